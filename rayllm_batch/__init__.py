@@ -1,0 +1,13 @@
+"""Offline LLM inference over a table of prompts: Ray Data moves the rows, vLLM generates."""
+
+from rayllm_batch.batch import RayLLMBatch
+from rayllm_batch.cnn_dailymail import CNNDailySummary
+from rayllm_batch.config import EngineConfig, init_engine_from_config
+from rayllm_batch.synthetic import SyntheticWithSharedPrefix
+from rayllm_batch.workload import ChatWorkloadBase
+
+__all__ = [
+    "ChatWorkloadBase", "CNNDailySummary", "EngineConfig", "RayLLMBatch", "SyntheticWithSharedPrefix",
+    "init_engine_from_config",
+]
+__version__ = "0.1.0"

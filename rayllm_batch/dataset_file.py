@@ -1,0 +1,205 @@
+"""`dataset_file`: one file, a folder or a glob of jsonl, json, csv or parquet, local or remote, as a Ray Dataset."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional
+
+from rayllm_batch.errors import DatasetError
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+    import ray.data
+
+FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "parquet": "parquet"}
+COMPRESSED = ("gz", "bz2", "zst", "br", "lz4")
+CHECKED_LINES = 1000  # of the first file, before the run; a bad line further on is named when the read meets it
+CHECKED_BYTES = 8 << 20
+
+
+@dataclass
+class DatasetFiles:
+    """What `dataset_file` resolved to: sorted paths of one format on one filesystem (None: the local disk)."""
+
+    given: str
+    format: str
+    paths: list[str]
+    filesystem: Optional[pyarrow.fs.FileSystem]
+
+
+def read_dataset_file(dataset_file: str | os.PathLike) -> ray.data.Dataset:
+    """The rows of `dataset_file`. A large job reads best from parquet: a JSON file is loaded whole by one task.
+
+    Raises DatasetError when nothing is there, when it is empty, or when its first lines are not what its name says.
+    """
+    import ray.data
+
+    files = find_files(dataset_file)
+    check_first_rows(files)
+    if files.format == "json":
+        return ray.data.read_json(files.paths, filesystem=files.filesystem, file_extensions=None)
+    if files.format == "csv":
+        return ray.data.read_csv(files.paths, filesystem=files.filesystem, file_extensions=None)
+    return ray.data.read_parquet(files.paths, filesystem=files.filesystem, file_extensions=None)
+
+
+def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
+    """Resolve a path, a folder, a glob or a URI to the data files it stands for."""
+    given = os.fspath(dataset_file)
+    filesystem, path = _filesystem(given)
+    wildcard = any(mark in path for mark in "*?[")
+    import pyarrow.fs
+
+    fs = filesystem or pyarrow.fs.LocalFileSystem()
+    try:
+        if wildcard:
+            root = path[: min(path.index(mark) for mark in "*?[" if mark in path)].rpartition("/")[0] or "."
+            found = [p for p in _listing(fs, root) if fnmatch.fnmatchcase(p, os.path.normpath(path))]
+        else:
+            info = fs.get_file_info(path)
+            if info.type == pyarrow.fs.FileType.NotFound:
+                raise DatasetError(_missing(given, path, filesystem))
+            found = [path] if info.is_file else _listing(fs, path)
+    except OSError as error:
+        raise DatasetError(f"dataset_file {given!r} cannot be read: {error}") from None
+    data = sorted(p for p in found if _format_of(p)) if wildcard or len(found) != 1 else found
+    kinds = sorted({_format_of(p) or os.path.basename(p) for p in data})
+    if not data:
+        raise DatasetError(f"dataset_file {given!r} matches no {', '.join(FORMATS)} file. Check the path.")
+    if len(kinds) > 1:
+        raise DatasetError(
+            f"dataset_file {given!r} holds files of different formats ({', '.join(kinds)}). Narrow it with a glob, "
+            f"such as {given.rstrip('/')}/*.{kinds[0]!s}."
+        )
+    if kinds[0] not in ("json", "csv", "parquet"):
+        raise DatasetError(
+            f"dataset_file {given!r} has an unknown ending. Known: {', '.join('.' + e for e in FORMATS)}, "
+            f"also with {', '.join('.' + c for c in COMPRESSED)} behind it."
+        )
+    return DatasetFiles(given, kinds[0], data, filesystem)
+
+
+def check_first_rows(files: DatasetFiles) -> None:
+    """Raise DatasetError when the first file is empty or its first lines are not what its name says."""
+    import pyarrow as pa
+    import pyarrow.fs
+
+    fs, path = files.filesystem or pyarrow.fs.LocalFileSystem(), files.paths[0]
+    try:
+        if all(info.size == 0 for info in fs.get_file_info(files.paths)):
+            raise DatasetError(f"dataset_file {files.given!r} is empty (0 bytes).")
+        if files.format == "parquet":
+            import pyarrow.parquet
+
+            with fs.open_input_file(path) as source:
+                metadata = pyarrow.parquet.ParquetFile(source).metadata
+            if metadata.num_rows == 0 and len(files.paths) == 1:
+                raise DatasetError(f"dataset_file {files.given!r} has no rows.")
+            return
+        with fs.open_input_stream(path, compression="detect") as source:
+            head = source.read(CHECKED_BYTES)
+            complete = not source.read(1)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatasetError(f"dataset_file {path!r} cannot be read as {files.format}: {error}") from None
+    if files.format == "csv":
+        lines = [line for line in head.splitlines() if line.strip()]
+        if complete and len(lines) < 2 and len(files.paths) == 1:
+            raise DatasetError(f"dataset_file {files.given!r} has no rows below its header line.")
+    else:
+        _check_json(head, complete, path, CHECKED_LINES)
+
+
+def find_bad_line(files: DatasetFiles) -> str | None:
+    """After a failed read: the first line that is not a JSON object, named, or None when every line is one."""
+    import pyarrow.fs
+
+    fs = files.filesystem or pyarrow.fs.LocalFileSystem()
+    for path in files.paths if files.format == "json" else ():
+        with fs.open_input_stream(path, compression="detect") as source:
+            try:
+                _check_json(source.read(), True, path, None)
+            except DatasetError as error:
+                return str(error)
+    return None
+
+
+def _check_json(head: bytes, complete: bool, path: str, most: Optional[int]) -> None:
+    if not head.strip():
+        raise DatasetError(f"dataset_file {path!r} has no rows.")
+    if head.lstrip()[:1] == b"[":  # one JSON array of objects, which is read whole
+        if complete:
+            try:
+                rows = json.loads(head)
+            except ValueError as error:
+                raise DatasetError(f"dataset_file {path!r} is not valid JSON: {error}") from None
+            if not rows or not all(isinstance(row, dict) for row in rows):
+                raise DatasetError(f"dataset_file {path!r} must hold an array of JSON objects, at least one.")
+        return
+    lines = head.split(b"\n")
+    if not complete:
+        lines.pop()  # cut in the middle
+    for number, line in enumerate(lines[:most], start=1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(
+                f"Line {number} of {path!r} is not JSON ({error}): {_shown(line)}. "
+                "Each line must be one JSON object; mend or remove this one."
+            ) from None
+        if not isinstance(row, dict):
+            raise DatasetError(
+                f"Line {number} of {path!r} must be a JSON object such as {{\"article\": \"...\"}}, given {_shown(line)}."
+            )
+
+
+def _shown(line: bytes, most: int = 80) -> str:
+    text = line.decode("utf-8", "replace").strip()
+    return repr(text if len(text) <= most else text[:most] + "...")
+
+
+def _filesystem(given: str) -> tuple[Optional[pyarrow.fs.FileSystem], str]:
+    """The filesystem of a URI and the path on it; None stands for the local disk."""
+    import pyarrow as pa
+    import pyarrow.fs
+
+    if given.startswith("hf://"):
+        from huggingface_hub import HfFileSystem
+
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(HfFileSystem())), given[len("hf://"):]
+    if "://" not in given:
+        return None, os.path.expanduser(given)
+    try:
+        return pyarrow.fs.FileSystem.from_uri(given)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatasetError(f"dataset_file {given!r} cannot be opened: {error}") from None
+
+
+def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:
+    import pyarrow.fs
+
+    infos = fs.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
+    return [os.path.normpath(i.path) for i in infos if i.is_file and not i.base_name.startswith((".", "_"))]
+
+
+def _format_of(path: str) -> Optional[str]:
+    parts = os.path.basename(path).lower().split(".")
+    if len(parts) > 1 and parts[-1] in COMPRESSED:
+        parts.pop()
+    return FORMATS.get(parts[-1]) if len(parts) > 1 else None
+
+
+def _missing(given: str, path: str, filesystem: Any) -> str:
+    text = f"dataset_file {given!r} does not exist"
+    if filesystem is not None:
+        return text + ". Check the URI and the credentials."
+    text += f" (looked from {os.getcwd()})."
+    folder, name = os.path.split(path)
+    names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = difflib.get_close_matches(name, names, n=1)
+    return text + (f" Did you mean {os.path.join(folder, near[0])!r}?" if near else " Check the path.")

@@ -1,0 +1,39 @@
+"""What the replica asks of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol
+
+
+@dataclass
+class Completion:
+    """One generated answer. `finish_reason` is vLLM's: "stop", "length" or "abort"."""
+
+    text: str
+    num_generated_tokens: int
+    finish_reason: str
+
+
+class EngineDied(Exception):
+    """The engine can answer nothing any more; its process must be replaced."""
+
+
+class Engine(Protocol):
+    """A started engine. `generate` is called from one event loop, many times at once."""
+
+    max_model_len: int
+
+    async def generate(
+        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str]
+    ) -> Completion:
+        """The answer to one prompt. ValueError and TypeError mean a bad request; EngineDied, a dead engine."""
+
+    def settings(self) -> dict[str, Any]:
+        """The limits the engine resolved: max_model_len, max_num_seqs, max_num_batched_tokens, KV cache tokens."""
+
+    def load(self) -> dict[str, float]:
+        """Now: running and waiting requests, kv_cache_usage from 0 to 1."""
+
+    def shutdown(self) -> None:
+        """End the engine and every process it started."""

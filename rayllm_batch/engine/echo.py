@@ -1,0 +1,66 @@
+"""An engine without a model: it answers with the beginning of the prompt. For tests of scale and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Optional
+
+from rayllm_batch.engine.base import Completion, EngineDied
+
+
+class EchoEngine:
+    """Answers with the first `max_tokens` token ids of the prompt, decoded.
+
+    engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up:
+    start_seconds and seconds_per_request (sleeps), start_error (a message: the engine does not start), fail_on and
+    crash_on (a text: a prompt that holds it makes its request fail, or the engine die). Other vLLM settings are
+    accepted and have no effect, so that a real configuration can be rehearsed.
+    """
+
+    def __init__(self, engine_kwargs: dict[str, Any], tokenizer: Any) -> None:
+        if start_error := engine_kwargs.get("start_error"):
+            raise RuntimeError(start_error)
+        time.sleep(engine_kwargs.get("start_seconds", 0))
+        self._kwargs, self._tokenizer = engine_kwargs, tokenizer
+        self.max_model_len = engine_kwargs.get("max_model_len") or 4096
+        self._running, self._dead = 0, False
+
+    async def generate(
+        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str]
+    ) -> Completion:
+        self._running += 1
+        try:
+            return await self._answer(prompt_token_ids, sampling_params)
+        finally:
+            self._running -= 1
+
+    async def _answer(self, prompt_token_ids: list[int], sampling_params: dict[str, Any]) -> Completion:
+        if self._dead:
+            raise EngineDied("the echo engine is dead")
+        max_tokens = sampling_params.get("max_tokens") or self.max_model_len
+        ids = prompt_token_ids[: min(max_tokens, self.max_model_len - len(prompt_token_ids))]
+        if "fail_on" in self._kwargs or "crash_on" in self._kwargs:
+            prompt = self._tokenizer.decode(prompt_token_ids)
+            if self._kwargs.get("crash_on") and self._kwargs["crash_on"] in prompt:
+                self._dead = True
+                raise EngineDied(f"crash_on: the prompt holds {self._kwargs['crash_on']!r}")
+            if self._kwargs.get("fail_on") and self._kwargs["fail_on"] in prompt:
+                raise ValueError(f"fail_on: the prompt holds {self._kwargs['fail_on']!r}")
+        if seconds := self._kwargs.get("seconds_per_request", 0):
+            await asyncio.sleep(seconds)
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(text, len(ids), "length" if len(ids) < len(prompt_token_ids) else "stop")
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": self._kwargs.get("max_num_seqs") or 256,
+            "max_num_batched_tokens": self._kwargs.get("max_num_batched_tokens") or 8192,
+        }
+
+    def load(self) -> dict[str, float]:
+        return {"running": self._running, "waiting": 0, "kv_cache_usage": 0.0}
+
+    def shutdown(self) -> None:
+        self._dead = True

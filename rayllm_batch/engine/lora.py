@@ -1,0 +1,39 @@
+"""LoRA adapters: `parse_row` names one under `model`, and it is found under dynamic_lora_loading_path."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import tempfile
+from typing import Any, Optional
+
+
+async def load(name: str, root: Optional[str], number: int) -> Any:
+    """vLLM's LoRARequest for the adapter `name`; downloaded first when the path is a URI. ValueError if it is not there."""
+    from vllm.lora.request import LoRARequest
+
+    path = await asyncio.to_thread(find, name, root)
+    return LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
+
+
+def find(name: str, root: Optional[str]) -> str:
+    """The local folder of adapter `name`."""
+    if root is None:
+        raise ValueError(f"the row asks for the LoRA adapter {name!r}, but lora_config.dynamic_lora_loading_path is not set")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name:
+        raise ValueError(f"{name!r} is not the name of a LoRA adapter")
+    if "://" not in root:
+        path = os.path.join(os.path.expanduser(root), name)
+        if not os.path.isfile(os.path.join(path, "adapter_config.json")):
+            raise ValueError(f"no LoRA adapter {name!r}: {path} has no adapter_config.json")
+        return path
+    import pyarrow.fs
+
+    source, prefix = pyarrow.fs.FileSystem.from_uri(root.rstrip("/") + "/" + name)
+    found = source.get_file_info(pyarrow.fs.FileSelector(prefix, allow_not_found=True, recursive=True))
+    if not any(info.base_name == "adapter_config.json" for info in found):
+        raise ValueError(f"no LoRA adapter {name!r}: {root.rstrip('/')}/{name} has no adapter_config.json")
+    path = tempfile.mkdtemp(prefix="lora-")
+    pyarrow.fs.copy_files(prefix, path, source_filesystem=source, destination_filesystem=pyarrow.fs.LocalFileSystem())
+    return path

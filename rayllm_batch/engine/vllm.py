@@ -1,0 +1,125 @@
+"""vLLM's asynchronous engine. Nothing of vLLM is imported before the engine starts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any, Optional
+
+from rayllm_batch.engine import lora
+from rayllm_batch.engine.base import Completion, EngineDied
+
+
+class VLLMEngine:
+    """One engine. Build it inside a running event loop, with the environment already set."""
+
+    def __init__(self, model: str, engine_kwargs: dict[str, Any], accelerator_type: str, lora_path: Optional[str]) -> None:
+        from vllm import AsyncEngineArgs, AsyncLLMEngine
+        from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
+
+        if current_platform.is_cpu() != (accelerator_type == "CPU"):
+            built = "for CPU only" if current_platform.is_cpu() else f"for {current_platform.device_name or 'GPUs'}"
+            raise ValueError(
+                f"accelerator_type is {accelerator_type}, but the installed vLLM is built {built}. "
+                "Choose the matching config, or install the other build of vLLM."
+            )
+        self._load: dict[str, float] = {}
+        self._counter = itertools.count()
+        self._params: dict[str, Any] = {}
+        self._lora_path, self._lora_requests = lora_path, {}
+        # The async engine's own context halves or quarters the scheduler's limits that LLM() would choose on the
+        # same GPU; offline work wants LLM's. Statistics go to _LoadLogger alone, not to vLLM's own log lines.
+        self._engine = AsyncLLMEngine.from_engine_args(
+            AsyncEngineArgs(model=model, **{"disable_log_stats": True, **engine_kwargs}),
+            usage_context=UsageContext.LLM_CLASS,
+            stat_loggers=[lambda _config, _index=0: _load_logger(self._load)],
+        )
+        self._config = self._engine.vllm_config
+        self.max_model_len = int(self._config.model_config.max_model_len)
+
+    async def generate(
+        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str]
+    ) -> Completion:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        request_id = str(next(self._counter))
+        params = self._sampling_params(sampling_params)
+        adapter = await self._lora_request(lora_name) if lora_name else None
+        final = None
+        try:
+            async for out in self._engine.generate(
+                {"prompt_token_ids": prompt_token_ids}, params, request_id, lora_request=adapter
+            ):
+                final = out
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
+        except Exception:
+            if self._engine.errored:
+                raise EngineDied("the engine's process died") from None
+            raise
+        if final is None or not final.outputs:
+            raise RuntimeError("the engine ended the request without an answer")
+        answer = final.outputs[0]
+        return Completion(answer.text, len(answer.token_ids), answer.finish_reason or "abort")
+
+    def settings(self) -> dict[str, Any]:
+        scheduler, cache = self._config.scheduler_config, self._config.cache_config
+        resolved = {
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": scheduler.max_num_seqs,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+            "enable_prefix_caching": cache.enable_prefix_caching,
+            "dtype": str(self._config.model_config.dtype).removeprefix("torch."),
+        }
+        if cache.num_gpu_blocks:
+            resolved["kv_cache_tokens"] = cache.num_gpu_blocks * cache.block_size
+        return resolved
+
+    def load(self) -> dict[str, float]:
+        return dict(self._load)
+
+    def shutdown(self) -> None:
+        self._engine.shutdown()
+
+    def _sampling_params(self, given: dict[str, Any]) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        key = json.dumps(given, sort_keys=True)
+        if key not in self._params:
+            fields = {"max_tokens": None, **given}  # SamplingParams alone would stop at 16 tokens
+            if isinstance(fields.get("structured_outputs"), dict):
+                fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
+            # FINAL_ONLY: one object a request crosses to us, not one a token.
+            params = SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
+            if len(self._params) > 1024:  # a row may bring its own seed; do not keep millions
+                self._params.clear()
+            self._params[key] = params
+        return self._params[key]
+
+    async def _lora_request(self, name: str) -> Any:
+        if name not in self._lora_requests:
+            self._lora_requests[name] = await lora.load(name, self._lora_path, len(self._lora_requests) + 1)
+        return self._lora_requests[name]
+
+
+def _load_logger(load: dict[str, float]) -> Any:
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class LoadLogger(StatLoggerBase):
+        """Keeps the scheduler's latest figures. vLLM calls these classes unstable, hence the getattr."""
+
+        def __init__(self) -> None:
+            pass
+
+        def record(self, scheduler_stats: Any = None, *_args: Any, **_kwargs: Any) -> None:
+            if scheduler_stats is not None:
+                load["running"] = getattr(scheduler_stats, "num_running_reqs", 0)
+                load["waiting"] = getattr(scheduler_stats, "num_waiting_reqs", 0)
+                load["kv_cache_usage"] = getattr(scheduler_stats, "kv_cache_usage", 0.0)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return LoadLogger()

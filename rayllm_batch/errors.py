@@ -1,0 +1,64 @@
+"""Every error a user of this package can cause. Each text says what was expected, what was given, what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RayLLMBatchError(Exception):
+    """Base of all errors raised on purpose; anything else that escapes is a bug of ours."""
+
+
+class ConfigError(RayLLMBatchError):
+    """The engine configuration cannot be read, or holds a key or value that no engine accepts."""
+
+
+class ClusterError(RayLLMBatchError):
+    """The Ray cluster cannot give what the job asks for: GPUs, an accelerator type, CPUs."""
+
+
+class DatasetError(RayLLMBatchError):
+    """The input rows cannot be read."""
+
+
+class WorkloadError(RayLLMBatchError):
+    """The workload is not usable: a wrong field, or a `parse_row` that cannot read the dataset's rows."""
+
+
+class EngineError(RayLLMBatchError):
+    """The inference engine did not start, or died while rows were in flight."""
+
+
+class ModelAccessError(RayLLMBatchError):
+    """The model cannot be opened on the Hugging Face Hub. The subclasses say why; `why` is the text without advice."""
+
+    def __init__(self, why: str, advice: str = "") -> None:
+        super().__init__(f"{why} {advice}".rstrip())
+        self.why = why
+
+
+class TokenRequiredError(ModelAccessError):
+    """The model is gated or private, and there is no token and nobody to ask for one."""
+
+
+class InvalidTokenError(ModelAccessError):
+    """The Hub does not accept the token."""
+
+
+class GatedModelError(ModelAccessError):
+    """The token is good, but its account has not been granted access to this model."""
+
+
+class ModelNotFoundError(ModelAccessError):
+    """The Hub has no such model, or hides it from this token."""
+
+
+class HubUnavailableError(ModelAccessError):
+    """The Hub could not be reached or answered with an error of its own."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest known name, or an empty string when nothing is near."""
+    near = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,195 @@
+"""Settings of 2024's vLLM (0.5-0.6) and of RayLLM configs of that time: what they became.
+
+A setting is looked up here only when today's vLLM does not have it. `translate` works on the raw
+configuration, in place, and returns one sentence for each setting that it touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rayllm_batch import engine_args
+
+Kwargs = dict[str, Any]
+
+# Dropped: the engine does it by itself now, or no longer does it. Key -> what happened to it.
+DROPPED = {
+    "use_v2_block_manager": "dropped: today's vLLM has one block manager only",
+    "preemption_mode": "dropped: vLLM now always recomputes preempted requests",
+    "max_seq_len_to_capture": "dropped: CUDA graphs are no longer bound by sequence length",
+    "swap_space": "dropped: vLLM no longer swaps KV cache to the CPU",
+    "num_scheduler_steps": "dropped: multi-step scheduling is gone, asynchronous scheduling took its place",
+    "multi_step_stream_outputs": "dropped: multi-step scheduling is gone",
+    "scheduler_delay_factor": "dropped: the scheduler batches continuously without a delay",
+    "num_lookahead_slots": "dropped: the scheduler reserves what speculation needs by itself",
+    "disable_async_output_proc": "dropped: output is always processed beside the engine",
+    "engine_use_ray": "dropped: the engine runs in a process of its own",
+    "disable_log_requests": "dropped: requests are not logged",
+    "device": "dropped: accelerator_type says where the model runs",
+    "tokenizer_pool_size": "dropped: prompts are tokenised in Ray tasks before the engine",
+    "tokenizer_pool_type": "dropped: prompts are tokenised in Ray tasks before the engine",
+    "tokenizer_pool_extra_config": "dropped: prompts are tokenised in Ray tasks before the engine",
+    "use_beam_search": "dropped: beam search is not an engine setting",
+    "quantization_param_path": "dropped: KV cache scales come with the checkpoint",
+    "logits_processor_pattern": "dropped: use logits_processors",
+    "enable_prompt_adapter": "dropped: prompt adapters are gone, use LoRA",
+    "max_prompt_adapters": "dropped: prompt adapters are gone, use LoRA",
+    "max_prompt_adapter_token": "dropped: prompt adapters are gone, use LoRA",
+    "qlora_adapter_name_or_path": "dropped: use lora_config.dynamic_lora_loading_path",
+    "enable_lora_bias": "dropped: LoRA biases are gone",
+    "lora_extra_vocab_size": "dropped: adapters cannot add vocabulary any more",
+    "long_lora_scaling_factors": "dropped: long-context LoRA is gone",
+    "disable_mm_preprocessor_cache": "dropped: see mm_processor_cache_gb",
+    "override_neuron_config": "dropped: it went to the Neuron plugin",
+    "override_pooler_config": "dropped: see pooler_config",
+    "task": "dropped: this library generates text",
+    "disable_logprobs_during_spec_decoding": "dropped: log probabilities come with speculation now",
+    "speculative_disable_mqa_scorer": "dropped: it has no counterpart",
+    "spec_decoding_acceptance_method": "dropped: rejection sampling is always used",
+    "typical_acceptance_sampler_posterior_threshold": "dropped: rejection sampling is always used",
+    "typical_acceptance_sampler_posterior_alpha": "dropped: rejection sampling is always used",
+}
+
+_SPECULATIVE = {
+    "speculative_model": "model",
+    "num_speculative_tokens": "num_speculative_tokens",
+    "speculative_model_quantization": "quantization",
+    "speculative_draft_tensor_parallel_size": "draft_tensor_parallel_size",
+    "speculative_max_model_len": "max_model_len",
+    "speculative_disable_by_batch_size": "disable_by_batch_size",
+    "ngram_prompt_lookup_max": "prompt_lookup_max",
+    "ngram_prompt_lookup_min": "prompt_lookup_min",
+}
+# disable_by_batch_size is no longer part of SpeculativeConfig.
+_SPECULATIVE_GONE = ("disable_by_batch_size",)
+
+
+def translate(raw: dict[str, Any]) -> list[str]:
+    """Bring a 2024 configuration up to date, in place; one note a setting that changed."""
+    notes: list[str] = []
+    kwargs = raw.get("engine_kwargs")
+    env_vars = raw.get("runtime_env").get("env_vars") if isinstance(raw.get("runtime_env"), dict) else None
+    if isinstance(env_vars, dict):
+        if not isinstance(kwargs, dict):
+            kwargs = raw["engine_kwargs"] = {} if kwargs is None else kwargs
+        if isinstance(kwargs, dict):
+            notes += _translate_env(env_vars, kwargs)
+    if isinstance(kwargs, dict) and raw.get("llm_engine") != "echo":
+        notes += _translate_kwargs(kwargs)
+    return notes
+
+
+def _translate_env(env_vars: dict[str, Any], kwargs: Kwargs) -> list[str]:
+    notes = []
+    for name in list(env_vars):
+        upper = str(name).upper()
+        if name != upper:  # the original upper-cased names, so configs of its time have them in lower case
+            env_vars.setdefault(upper, env_vars.pop(name))
+            notes.append(f"environment variable {name}: upper-cased to {upper}")
+        if change := _ENV.get(upper):
+            notes.append(f"environment variable {upper}: {change(env_vars.pop(upper), kwargs)}")
+    return notes
+
+
+def _translate_kwargs(kwargs: Kwargs) -> list[str]:
+    known = set(engine_args.known_fields())
+    notes = []
+    speculative = {key: kwargs.pop(key) for key in list(kwargs) if key in _SPECULATIVE and key not in known}
+    if speculative:
+        notes.append(_speculative(speculative, kwargs))
+    for key in list(kwargs):
+        if key in known:
+            continue
+        if key.lower() == "vllm_use_ray_spmd_worker":  # an environment variable that people also put here
+            notes.append(f"{key}: {_ENV['VLLM_USE_RAY_SPMD_WORKER'](kwargs.pop(key), kwargs)}")
+        elif key in DROPPED:
+            kwargs.pop(key)
+            notes.append(f"{key}: {DROPPED[key]}")
+        elif key in _TRANSLATED:
+            notes.append(f"{key}: {_TRANSLATED[key](kwargs.pop(key), kwargs)}")
+    return notes
+
+
+def _speculative(given: Kwargs, kwargs: Kwargs) -> str:
+    wanted = {_SPECULATIVE[key]: value for key, value in given.items() if value is not None}
+    gone = [key for key in given if _SPECULATIVE[key] in _SPECULATIVE_GONE]
+    for key in _SPECULATIVE_GONE:
+        wanted.pop(key, None)
+    if wanted.get("model") in ("[ngram]", "ngram"):
+        wanted.pop("model")
+        wanted["method"] = "ngram"
+    names = ", ".join(given)
+    if not ("model" in wanted or "method" in wanted):
+        return f"{names}: dropped: without speculative_model they had no effect"
+    kwargs.setdefault("speculative_config", wanted)
+    return f"{names}: now one dict, speculative_config" + (f" ({', '.join(gone)} has no counterpart)" if gone else "")
+
+
+def _truthy(value: Any) -> bool:
+    return str(value).strip().lower() not in ("", "0", "false", "no", "none")
+
+
+def _attention_backend(value: Any, kwargs: Kwargs) -> str:
+    if "attention_backend" not in engine_args.known_fields():
+        return "dropped: this vLLM chooses the attention backend by itself"
+    backend = {"XFORMERS": None, "TORCH_SDPA": None, "ROCM_FLASH": None}.get(str(value).upper(), str(value).upper())
+    if backend is None:
+        return f"dropped: the backend {value} is gone, vLLM chooses one"
+    kwargs.setdefault("attention_backend", backend)
+    return f"now the engine setting attention_backend: {kwargs['attention_backend']}"
+
+
+def _prefix_optimizations(value: Any, kwargs: Kwargs) -> str:
+    if not _truthy(value):
+        return "dropped: it belonged to Anyscale's vLLM (see enable_prefix_caching)"
+    kwargs.setdefault("enable_prefix_caching", True)
+    return f"now the engine setting enable_prefix_caching: {kwargs['enable_prefix_caching']}"
+
+
+def _worker_use_ray(value: Any, kwargs: Kwargs) -> str:
+    if not _truthy(value):
+        return "dropped: it was off"
+    kwargs.setdefault("distributed_executor_backend", "ray")
+    return f"now distributed_executor_backend: {kwargs['distributed_executor_backend']}"
+
+
+def _guided_backend(value: Any, kwargs: Kwargs) -> str:
+    gone = str(value).split(":")[0] == "lm-format-enforcer"
+    backend = "auto" if gone else str(value).split(":")[0]
+    kwargs.setdefault("structured_outputs_config", {"backend": backend})
+    return f"now structured_outputs_config: {{backend: {backend}}}"
+
+
+def _hf_override(name: str) -> Callable[[Any, Kwargs], str]:
+    def change(value: Any, kwargs: Kwargs) -> str:
+        if value is None:
+            return "dropped: it was not set"
+        overrides = kwargs.setdefault("hf_overrides", {})
+        overrides.setdefault(name, value)
+        return f"now hf_overrides: {{{name}: ...}}"
+
+    return change
+
+
+_TRANSLATED: dict[str, Callable[[Any, Kwargs], str]] = {
+    "worker_use_ray": _worker_use_ray,
+    "guided_decoding_backend": _guided_backend,
+    "rope_scaling": _hf_override("rope_scaling"),
+    "rope_theta": _hf_override("rope_theta"),
+}
+
+
+def _dropped(why: str) -> Callable[[Any, Kwargs], str]:
+    return lambda _value, _kwargs: f"dropped: {why}"
+
+
+_ENV: dict[str, Callable[[Any, Kwargs], str]] = {
+    "VLLM_ATTENTION_BACKEND": _attention_backend,
+    "ENABLE_ANYSCALE_PREFIX_OPTIMIZATIONS": _prefix_optimizations,
+    "VLLM_USE_RAY_SPMD_WORKER": _dropped("the Ray executor always works this way now"),
+    "VLLM_USE_RAY_COMPILED_DAG": _dropped("the Ray executor always works this way now"),
+    "VLLM_USE_V1": _dropped("the V1 engine is the only one"),
+    "VLLM_ALLOW_DEPRECATED_BLOCK_MANAGER_V1": _dropped("today's vLLM has one block manager only"),
+    "VLLM_USE_FLASHINFER_REJECTION_SAMPLER": _dropped("it has no counterpart"),
+}

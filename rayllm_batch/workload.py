@@ -1,0 +1,126 @@
+"""A workload: which rows to read, how a row becomes a chat, and how to sample the answer."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import MISSING, dataclass, field, is_dataclass
+from typing import TYPE_CHECKING, Any, Optional
+
+from rayllm_batch.dataset_file import read_dataset_file
+from rayllm_batch.errors import WorkloadError, did_you_mean
+from rayllm_batch.vllm_fields import SAMPLING_FIELDS
+
+if TYPE_CHECKING:
+    import ray.data
+
+
+@dataclass
+class ChatWorkloadBase:
+    """Subclass it, write `parse_row`, and hand an instance to `RayLLMBatch`.
+
+    dataset_file:     what `load_dataset` reads: a jsonl, json, csv or parquet file, a folder or a glob of them;
+                      local, `s3://...`, `gs://...` or `hf://datasets/...`.
+    dataset_fraction: up to 1 the share of the rows to run, above 1 their number. The first rows are taken, so
+                      that no more is read than needed and a second run gets the same ones. The runner applies
+                      it, whatever `load_dataset` does.
+    sampling_params:  keyword arguments of vLLM's `SamplingParams`; without `max_tokens` an answer may fill the
+                      model's context.
+
+    A subclass may change the defaults with or without `@dataclass` and type hints; an instance is checked when
+    the run starts.
+    """
+
+    dataset_file: Optional[str] = None
+    dataset_fraction: float = 1.0
+    sampling_params: dict[str, Any] = field(default_factory=lambda: {"max_tokens": 150, "temperature": 0.0})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        annotations = cls.__dict__.get("__annotations__", {})
+        inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__dataclass_fields__", {})}
+        for name, value in list(cls.__dict__.items()):
+            if name in inherited and name not in annotations:  # `dataset_file = "..."` without a type hint
+                annotations[name] = Any
+            if name in annotations and isinstance(value, (dict, list, set)):  # @dataclass refuses mutable defaults
+                setattr(cls, name, field(default_factory=lambda value=value: copy.deepcopy(value)))
+        cls.__annotations__ = annotations
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        # A subclass that forgot @dataclass would get its base's __init__, which resets every changed default.
+        if "__dataclass_fields__" not in cls.__dict__:
+            dataclass(cls)
+        return super().__new__(cls)
+
+    def load_dataset(self) -> ray.data.Dataset:
+        """The rows to run, as a Ray Dataset. Override it to read from anywhere else."""
+        if not self.dataset_file:
+            raise WorkloadError(
+                f"{type(self).__name__} has no rows to read: set dataset_file=..., or write load_dataset(self) "
+                "so that it returns a ray.data.Dataset."
+            )
+        return read_dataset_file(self.dataset_file)
+
+    def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The chat of one row: `{"messages": [{"role": "user", "content": "..."}, ...]}`.
+
+        A `sampling_params` dict beside `messages` goes over the workload's own for this row alone, and `model`
+        names a LoRA adapter. An exception here ends up in this row's `error` column.
+        """
+        raise WorkloadError(
+            f"{type(self).__name__} does not say how a row becomes a chat: write "
+            'parse_row(self, row) returning {"messages": [{"role": "user", "content": ...}]}.'
+        )
+
+
+def check_workload(workload: Any) -> None:
+    """Raise WorkloadError for an instance that cannot run, before anything is started."""
+    if isinstance(workload, type):
+        raise WorkloadError(f"workload= needs an instance: write {workload.__name__}() with parentheses.")
+    for method in ("load_dataset", "parse_row"):
+        if not callable(getattr(workload, method, None)):
+            raise WorkloadError(
+                f"workload= must have {method}(), as a subclass of rayllm_batch.workload.ChatWorkloadBase has; "
+                f"given a {type(workload).__name__}."
+            )
+    name = type(workload).__name__
+    if type(workload).parse_row is ChatWorkloadBase.parse_row:
+        ChatWorkloadBase.parse_row(workload, {})  # raises, with the next step
+    fraction = getattr(workload, "dataset_fraction", 1.0)
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not fraction > 0:
+        raise WorkloadError(
+            f"{name}.dataset_fraction must be a share of the rows (0 < x <= 1) or a number of rows (above 1), "
+            f"given {fraction!r}."
+        )
+    check_sampling_params(getattr(workload, "sampling_params", None), f"{name}.sampling_params")
+
+
+def check_sampling_params(params: Any, where: str) -> None:
+    """Raise WorkloadError unless `params` is a dict of vLLM SamplingParams fields that this library can honour."""
+    if params is None:
+        raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
+    if not isinstance(params, dict):
+        raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given {type(params).__name__}.")
+    for key in params:
+        if key not in SAMPLING_FIELDS:
+            raise WorkloadError(
+                f"Unknown sampling parameter {key!r} in {where}.{did_you_mean(key, SAMPLING_FIELDS)} "
+                "They are the fields of vLLM's SamplingParams."
+            )
+    if params.get("n", 1) not in (1, None):
+        raise WorkloadError(f"{where} asks for n={params['n']} answers, but a row has one. Repeat the row instead.")
+    for key in ("logprobs", "prompt_logprobs", "output_kind"):
+        if params.get(key) is not None:
+            raise WorkloadError(f"{where} sets {key!r}, which the output has no column for. Remove it.")
+
+
+def describe(workload: Any) -> str:
+    """`CNNDailySummary(dataset_file='x.jsonl', dataset_fraction=0.1)`: what differs from the defaults."""
+    if not is_dataclass(workload):
+        return type(workload).__name__
+    changed = []
+    for name, spec in type(workload).__dataclass_fields__.items():
+        value = getattr(workload, name, None)
+        default = spec.default if spec.default is not MISSING else spec.default_factory() if spec.default_factory is not MISSING else MISSING
+        if value != default:
+            changed.append(f"{name}={value!r}")
+    return f"{type(workload).__name__}({', '.join(changed)})"
