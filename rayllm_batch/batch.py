@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from rayllm_batch import cluster, output
 from rayllm_batch.config import EngineConfig, EnvVars, init_engine_from_config
-from rayllm_batch.errors import ConfigError, DatasetError, EngineError, RayLLMBatchError, WorkloadError
+from rayllm_batch.errors import (
+    ConfigError,
+    DatasetError,
+    EngineError,
+    HubUnavailableError,
+    RayLLMBatchError,
+    WorkloadError,
+)
+from rayllm_batch.hub import check_model_access, find_token
 from rayllm_batch.monitor import RunMonitor
 from rayllm_batch.progress import Progress
 from rayllm_batch.prompt import PromptJob, build_prompts, describe_parse_error, parse
@@ -24,6 +32,8 @@ from rayllm_batch.workload import ChatWorkloadBase, check_workload
 
 if TYPE_CHECKING:
     import ray.data
+
+log = logging.getLogger("rayllm_batch")
 
 # Rows read on the driver before any engine starts: parse_row is tried on the first PARSED_ROWS of them, and a job
 # that ends within them is a small one, whose size is then known.
@@ -92,8 +102,9 @@ class RayLLMBatch:
         began = time.time()
         cluster.connect()
         cluster.check(self.engine_config, self.num_replicas)
+        token = hub_token(self.engine_config)
         rows, total = self._rows()
-        job = self._job()
+        job = self._job(token)
         self._replicas = {}
         try:
             answered = self._answers(rows, total, job)
@@ -154,7 +165,11 @@ class RayLLMBatch:
             raise DatasetError(f"The dataset of {name} has no rows.")
         output.check_input_columns(list(sample[0]))
         self._try_parse_row(sample[:PARSED_ROWS])
-        return rows, len(sample) if len(sample) < SAMPLE_ROWS else limit
+        if len(sample) < SAMPLE_ROWS:
+            return rows, len(sample)
+        if limit is None and isinstance(rows, ray.data.dataset.MaterializedDataset):
+            return rows, rows.count()
+        return rows, limit
 
     def _try_parse_row(self, sample: list[dict[str, Any]]) -> None:
         problems = []
@@ -169,13 +184,14 @@ class RayLLMBatch:
                 f"The first: {problems[0]}"
             )
 
-    def _job(self) -> ReplicaJob:
+    def _job(self, token: str) -> ReplicaJob:
         import ray
 
         config = self.engine_config
         run_id = uuid.uuid4().hex[:8]
         _ship_by_value()
-        monitor = ray.remote(num_cpus=0)(RunMonitor).remote(dict(config.env_vars))
+        env_vars = {**config.env_vars, **({"HF_TOKEN": token} if token else {})}
+        monitor = ray.remote(num_cpus=0)(RunMonitor).remote(env_vars)
         kwargs = config.engine_kwargs
         tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
         if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
@@ -226,7 +242,9 @@ class RayLLMBatch:
         gpus = self.engine_config.gpus_per_replica
         remote: dict[str, Any] = {"num_cpus": cluster.cpus_per_replica(self.num_replicas, gpus)}
         if gpus:
-            remote.update(num_gpus=gpus, accelerator_type=self.engine_config.accelerator_type)
+            remote["num_gpus"] = gpus
+            if self.engine_config.accelerator_type != cluster.ANY_GPU:
+                remote["accelerator_type"] = self.engine_config.accelerator_type
         if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy.__init__).parameters:
             pool["max_concurrent_calls_per_actor"] = blocks_in_flight
         else:  # before Ray 2.60
@@ -275,6 +293,22 @@ class RayLLMBatch:
             f"{rows:,} rows, {failed:,} failed, {tokens_in:,} input and {tokens_out:,} output tokens in {elapsed_s:.1f} s "
             f"(engine start {started:.1f} s, generating {busy:.1f} s: {tokens_out / busy if busy else 0:,.0f} output tokens/s)"
         )
+
+
+def hub_token(config: EngineConfig) -> str:
+    """The token that opens the model, "" when none is needed; ModelAccessError before anything waits for a GPU.
+
+    The config's own token comes first, then HF_TOKEN and huggingface_hub's store.
+    """
+    try:
+        if config.hf_token:
+            check_model_access(config.model_id, config.hf_token, source="the HF_TOKEN of the config")
+            return config.hf_token
+        return find_token(config.model_id)
+    except HubUnavailableError as error:
+        # The workers may have the model in their cache. Where they do not, they raise the same.
+        log.warning("%s", error)
+        return config.hf_token or ""
 
 
 def _batch_size(total: Optional[int], num_replicas: int) -> int:

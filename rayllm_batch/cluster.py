@@ -11,6 +11,7 @@ from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ClusterError, did_you_mean
 
 ACCELERATOR = "accelerator_type:"
+ANY_GPU = "GPU"  # accelerator_type for a GPU whose kind Ray does not know, or where any kind will do
 
 
 def connect() -> None:
@@ -42,7 +43,7 @@ def check(config: EngineConfig, num_replicas: int) -> None:
             f"accelerator_type is {wanted}, but the cluster has no GPU ({_inventory(nodes)}). "
             "Run on a machine with one, or use a CPU config such as configs/demo-cpu.yaml."
         )
-    fitting = [node for node in nodes if node.get(ACCELERATOR + wanted)]
+    fitting = [node for node in nodes if node.get(ACCELERATOR + wanted) or (wanted == ANY_GPU and node.get("GPU"))]
     if not fitting:
         raise ClusterError(
             f"No node has the accelerator {wanted}; the cluster has {_inventory(nodes)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rayllm_batch.dataset_file import in_blocks
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.workload import ChatWorkloadBase
 
@@ -54,8 +55,6 @@ def _from_hub(split: str) -> ray.data.Dataset:
         raise DatasetError(
             f"Reading {HUB_DATASET} needs the `datasets` package: pip install datasets, or set dataset_file=..."
         ) from None
-    import ray.data
-
     try:
         rows = datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split=split)
     except Exception as error:
@@ -65,5 +64,5 @@ def _from_hub(split: str) -> ray.data.Dataset:
             "Check the network and HF_ENDPOINT, or set dataset_file= to a local copy such as "
             "assets/sample_articles.jsonl."
         ) from None
-    # from_huggingface makes one block of a local dataset; several let the tasks before the engine share the work.
-    return ray.data.from_huggingface(rows, override_num_blocks=max(1, min(200, len(rows) // 500)))
+    # ray.data.from_huggingface would read the Hub's parquet files once more, and make one block of a local dataset.
+    return in_blocks(rows.with_format("arrow")[:])

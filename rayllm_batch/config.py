@@ -38,7 +38,8 @@ class EngineConfig:
 
     model_id:        a Hugging Face repository, or a local folder ("./x" and "../x" start from the YAML's folder).
     llm_engine:      "vllm", or "echo" (no model at all: it repeats the prompt; for tests of scale and faults).
-    accelerator_type: Ray's name of the GPU ("A10G", "L4", "L40S", "A100", "H100", "H200", ...) or "CPU".
+    accelerator_type: Ray's name of the GPU ("A10G", "L4", "L40S", "A100", "H100", "H200", ...), "GPU" for one of any
+                     kind, or "CPU".
     engine_kwargs:   keyword arguments of vLLM's `AsyncEngineArgs`.
     env_vars:        environment of the engine's processes, names in upper case, values strings.
     dynamic_lora_loading_path: folder or URI that holds one LoRA adapter a sub-folder; None without LoRA.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from rayllm_batch.errors import DatasetError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.fs
     import ray.data
 
@@ -19,6 +20,8 @@ FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "par
 COMPRESSED = ("gz", "bz2", "zst", "br", "lz4")
 CHECKED_LINES = 1000  # of the first file, before the run; a bad line further on is named when the read meets it
 CHECKED_BYTES = 8 << 20
+IN_MEMORY_BYTES = 64 << 20  # local files up to this size together are read by the driver
+ROWS_A_BLOCK = 128
 
 
 @dataclass
@@ -40,11 +43,52 @@ def read_dataset_file(dataset_file: str | os.PathLike) -> ray.data.Dataset:
 
     files = find_files(dataset_file)
     check_first_rows(files)
+    if files.filesystem is None and sum(os.path.getsize(path) for path in files.paths) <= IN_MEMORY_BYTES:
+        return in_blocks(_read_local(files))
     if files.format == "json":
         return ray.data.read_json(files.paths, filesystem=files.filesystem, file_extensions=None)
     if files.format == "csv":
         return ray.data.read_csv(files.paths, filesystem=files.filesystem, file_extensions=None)
     return ray.data.read_parquet(files.paths, filesystem=files.filesystem, file_extensions=None)
+
+
+def in_blocks(table: pa.Table) -> ray.data.Dataset:
+    """A table as a Dataset of several blocks, so that the tasks before the engine share the work."""
+    import ray.data
+
+    return ray.data.from_arrow(table, override_num_blocks=max(1, min(200, table.num_rows // ROWS_A_BLOCK)))
+
+
+def _read_local(files: DatasetFiles) -> pa.Table:
+    # A small local file needs no read tasks, which cost seconds of worker start-up and another look for the row count;
+    # and it is then readable wherever the tasks run, on whichever node.
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    tables = []
+    for path in files.paths:
+        try:
+            if files.format == "parquet":
+                tables.append(pyarrow.parquet.read_table(path))
+                continue
+            with pa.input_stream(path, compression="detect") as source:
+                content = source.read()
+            if not content.strip():
+                continue
+            if files.format == "csv":
+                tables.append(pyarrow.csv.read_csv(pa.BufferReader(content)))
+            elif content.lstrip()[:1] == b"[":
+                tables.append(pa.Table.from_pylist(json.loads(content)))
+            else:
+                options = pyarrow.json.ReadOptions(block_size=max(len(content), 1 << 20))
+                tables.append(pyarrow.json.read_json(pa.BufferReader(content), read_options=options))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+            if files.format == "json":
+                _check_json(content, True, path, None)
+            raise DatasetError(f"dataset_file {path!r} cannot be read as {files.format}: {error}") from None
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from rayllm_batch import output
 from rayllm_batch.errors import ConfigError, EngineError
+from rayllm_batch.model_files import download_model
 
 CHAT_KEYS = ("messages", "sampling_params", "model")
 
@@ -123,10 +124,12 @@ def load_tokenizer(job: PromptJob) -> Any:
     env = ray.get(job.monitor.environment.remote()) if job.monitor is not None else {}
     from transformers import AutoTokenizer
 
+    # "dummy" weights: none, only what a tokenizer needs. The engine on this node finds these files in the cache.
+    folder = download_model(
+        job.tokenizer, env.get("HF_TOKEN"), revision=job.tokenizer_kwargs.get("revision"), load_format="dummy"
+    )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            job.tokenizer, token=env.get("HF_TOKEN") or None, **job.tokenizer_kwargs
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **job.tokenizer_kwargs)
     except Exception as error:
         raise EngineError(f"The tokenizer of {job.tokenizer!r} cannot be loaded: {_one_line(error)}") from None
     if job.chat_template is not None:

@@ -21,6 +21,7 @@ from rayllm_batch.engine.echo import EchoEngine
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
 from rayllm_batch.errors import EngineError
+from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
 from rayllm_batch.prompt import PromptJob, load_tokenizer
 
@@ -80,7 +81,12 @@ class Replica:
         config = self._job.config
         if config.llm_engine == "echo":
             return EchoEngine(config.engine_kwargs, load_tokenizer(self._job.prompt))
-        return VLLMEngine(config.model_id, config.engine_kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
+        kwargs = config.engine_kwargs
+        model = await asyncio.to_thread(
+            download_model, config.model_id, os.environ.get("HF_TOKEN"),
+            revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
+        )
+        return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The answers of one block, in the block's order (a retry must give the same rows in the same places)."""

@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# Sourced by run.sh and test.sh: makes the Python environment, once, and leaves PYTHON set to its interpreter.
+#
+#   make_environment cpu|gpu [LOCK ...]    the base set and, on top, further lock files
+#
+# Every way in which a machine can be unfit ends in one sentence that says what to do.
+
+TORCH_CPU=2.13.0+cpu
+UV=0.13.9
+
+fail() { printf '%s\n' "$*" >&2; exit 1; }
+
+has_nvidia_driver() { [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; }
+
+find_python() {
+  local candidate version found=""
+  for candidate in ${PYTHON:-} python3.11 python3.12 python3.10 python3; do
+    version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+    case $version in
+      3.10|3.11|3.12) printf '%s' "$candidate"; return ;;
+      *) found="$found $candidate is $version;" ;;
+    esac
+  done
+  fail "Python 3.10, 3.11 or 3.12 is needed, but${found:- there is no python3}${found:+ nothing else was found}. Install one (Debian and Ubuntu: apt-get install python3 python3-venv), or name it: PYTHON=/path/to/python3.11 $0"
+}
+
+need_disk() {  # need_disk GIB
+  local free
+  free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
+  [ "$free" -ge "$1" ] || fail "The environment needs $1 GiB of free disk, but $(pwd) has $free GiB: free some space, or clone to another disk."
+}
+
+make_environment() {
+  local kind=$1 folder=.venv.$1 stamp python began=$SECONDS
+  shift
+  local locks=("requirements/$kind.txt" "$@")
+  stamp=$(cat "${locks[@]}" scripts/environment.sh | sha256sum | cut -d' ' -f1)
+  if [ "$(cat "$folder/.installed.$#" 2>/dev/null)" = "$stamp" ]; then
+    PYTHON=$folder/bin/python
+    return
+  fi
+  python=$(find_python) || exit 1
+  case $kind in cpu) need_disk 6 ;; gpu) need_disk 20 ;; esac
+  echo "Making the $kind environment in $folder with $("$python" --version) (once; a few minutes) ..."
+  if [ ! -x "$folder/bin/pip" ]; then
+    rm -rf "$folder"
+    "$python" -m venv "$folder" >/dev/null 2>&1 \
+      || fail "$python cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"
+  fi
+  "$folder/bin/pip" install --quiet --disable-pip-version-check "uv==$UV" \
+    || fail "pip could not install uv $UV: check the network and pip's configuration (pip config list)."
+  pip_configuration "$folder"
+  [ "$kind" != cpu ] || install_cpu_torch "$folder"
+  for lock in "${locks[@]}"; do
+    VIRTUAL_ENV=$folder "$folder/bin/uv" pip install --quiet --no-deps --require-hashes -r "$lock" \
+      || fail "Installing $lock failed (see above). Run the same command again once the cause is mended; what is there is kept."
+  done
+  echo "$stamp" >"$folder/.installed.$#"
+  PYTHON=$folder/bin/python
+  echo "The environment is ready ($((SECONDS - began)) s)."
+}
+
+# uv reads neither pip's files nor its variables: hand over the index that pip would use.
+pip_configuration() {
+  local index
+  index=$("$1/bin/pip" config get global.index-url 2>/dev/null || true)
+  index=${PIP_INDEX_URL:-$index}
+  if [ -n "$index" ]; then export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}; fi
+}
+
+# torch for CPU: PyPI has only CUDA builds (gigabytes). First from wherever pip is configured, else from PyTorch's own
+# CPU index, which uv knows by name.
+install_cpu_torch() {
+  "$1/bin/python" -c "import torch, sys; sys.exit(torch.__version__ != '$TORCH_CPU')" 2>/dev/null && return
+  "$1/bin/pip" install --quiet --disable-pip-version-check --no-deps "torch==$TORCH_CPU" 2>/dev/null && return
+  VIRTUAL_ENV=$1 "$1/bin/uv" pip install --quiet --no-deps --torch-backend cpu "torch==${TORCH_CPU%+cpu}" \
+    || fail "torch $TORCH_CPU is neither where pip is configured to look nor could PyTorch's CPU index be reached: check the network, or put its wheel where pip finds it (PIP_FIND_LINKS)."
+}
