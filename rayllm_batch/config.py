@@ -14,6 +14,7 @@ import yaml
 
 from rayllm_batch import engine_args, legacy
 from rayllm_batch.errors import ConfigError, did_you_mean
+from rayllm_batch.secret import Secret
 
 TOP_LEVEL_KEYS = (
     "model_id", "llm_engine", "accelerator_type", "engine_kwargs", "runtime_env", "lora_config",
@@ -24,7 +25,10 @@ ENGINES = ("vllm", "echo")
 
 
 class EnvVars(dict):
-    """Environment variables for the engine's processes. Printing them shows the names only: some are secrets."""
+    """Environment variables for the engine's processes. Printing them shows the names only: some are secrets.
+
+    The values are Secrets, so that a plain copy (`dict(env_vars)`, `{**env_vars}`) in a traceback hides them too.
+    """
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{name!r}: '***'" for name in self) + "}"
@@ -42,8 +46,10 @@ class EngineConfig:
                      kind, or "CPU".
     engine_kwargs:   keyword arguments of vLLM's `AsyncEngineArgs`.
     env_vars:        environment of the engine's processes, names in upper case, values strings.
-    dynamic_lora_loading_path: folder or URI that holds one LoRA adapter a sub-folder; None without LoRA.
-    chat_template:   a Jinja file or the template's text, for a model whose tokenizer has none.
+    dynamic_lora_loading_path: folder (a path that starts from the YAML's folder) or URI that holds one LoRA adapter a
+                     sub-folder; None without LoRA.
+    chat_template:   a Jinja file (its path starts from the YAML's folder) or the template's text, for a model whose
+                     tokenizer has none.
     chat_template_kwargs: extra variables of the chat template, such as `enable_thinking: false`.
     """
 
@@ -61,7 +67,10 @@ class EngineConfig:
         """GPUs that one replica takes: tensor_parallel_size x pipeline_parallel_size, and 0 on CPU."""
         if self.accelerator_type == "CPU" or self.llm_engine == "echo":
             return 0
-        return self.engine_kwargs.get("tensor_parallel_size", 1) * self.engine_kwargs.get("pipeline_parallel_size", 1)
+        # "or 1": a key without a value in the YAML is None, and stands for vLLM's default
+        return (self.engine_kwargs.get("tensor_parallel_size") or 1) * (
+            self.engine_kwargs.get("pipeline_parallel_size") or 1
+        )
 
     @property
     def hf_token(self) -> str | None:
@@ -108,8 +117,10 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
         )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Config file {str(path)!r} is not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Config file {str(path)!r} is not UTF-8 text (byte {error.start} is not).") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Config file {str(path)!r} is not valid YAML{_where_in_yaml(error)}.") from None
     if raw is None:
         raise ConfigError(f"Config file {str(path)!r} is empty. It needs at least {', '.join(REQUIRED_KEYS)}.")
     if not isinstance(raw, dict):
@@ -140,7 +151,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     for key in raw:
         if key not in TOP_LEVEL_KEYS:
             hint = did_you_mean(key, TOP_LEVEL_KEYS)
-            if not hint and key in engine_args.known_fields():
+            if key in engine_args.known_fields() and key not in engine_args.OURS:
                 hint = f" {key!r} is a vLLM setting: put it under engine_kwargs."
             raise ConfigError(f"Unknown key {key!r} in {source}.{hint} Known keys: {', '.join(TOP_LEVEL_KEYS)}.")
     for key in REQUIRED_KEYS:
@@ -163,10 +174,11 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         for name, value in _mapping(runtime_env, "env_vars", source).items()
         if value is not None
     )
-    if token := engine_kwargs.pop("hf_token", None):  # one place for the secret, and none that gets printed
-        env_vars.setdefault("HF_TOKEN", str(token))
+    token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
+    if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
+        env_vars.setdefault("HF_TOKEN", Secret(token))
     engine_args.check(engine_kwargs, llm_engine, source)
-    lora_path = lora_config.get("dynamic_lora_loading_path")
+    lora_path = _lora_path(lora_config.get("dynamic_lora_loading_path"), source, folder)
     if lora_path is not None:
         engine_kwargs.setdefault("enable_lora", True)
     return EngineConfig(
@@ -175,8 +187,8 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         accelerator_type=raw["accelerator_type"].strip().upper(),
         engine_kwargs=engine_kwargs,
         env_vars=env_vars,
-        dynamic_lora_loading_path=None if lora_path is None else str(lora_path),
-        chat_template=_template_text(raw.get("chat_template"), source),
+        dynamic_lora_loading_path=lora_path,
+        chat_template=_template_text(raw.get("chat_template"), source, folder),
         chat_template_kwargs=dict(_mapping(raw, "chat_template_kwargs", source)),
     )
 
@@ -207,9 +219,9 @@ def _only(given: Mapping[str, Any], known: tuple[str, ...], where: str, source: 
 
 def _env_text(name: Any, value: Any, source: str) -> str:
     if isinstance(value, bool):
-        return str(int(value))
+        return Secret(int(value))
     if isinstance(value, (str, int, float)):
-        return str(value)
+        return Secret(value)
     raise ConfigError(f"Environment variable {name!r} in {source} must be text or a number, given {_kind(value)}.")
 
 
@@ -223,17 +235,34 @@ def _model(model_id: str, source: str, folder: Path) -> str:
     return str(Path(model_id).resolve()) if Path(model_id).is_dir() else model_id
 
 
-def _template_text(value: Any, source: str) -> str | None:
+def _lora_path(value: Any, source: str, folder: Path) -> str | None:
+    """A folder as an absolute path (workers have another working directory), a URI as it is."""
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(f"dynamic_lora_loading_path in {source} must be a folder or a URI, given {_kind(value)}.")
+    text = os.fspath(value)
+    return text if "://" in text else str((folder / Path(text).expanduser()).resolve())
+
+
+def _template_text(value: Any, source: str, folder: Path) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
         raise ConfigError(f"chat_template in {source} must be a Jinja file's path or its text, given {_kind(value)}.")
     if "{" in value or "\n" in value:
         return value
-    path = Path(value).expanduser()
+    path = (folder / Path(value).expanduser()).resolve()
     if not path.is_file():
-        raise ConfigError(f"chat_template in {source} names the file {value!r}, which does not exist.")
+        raise ConfigError(f"chat_template in {source} names the file {value!r}, which does not exist ({path}).")
     return path.read_text(encoding="utf-8")
+
+
+def _where_in_yaml(error: yaml.YAMLError) -> str:
+    """` at line 3, column 5: found a tab`; not the line itself, which PyYAML would quote and which may hold a token."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    return (f" at line {mark.line + 1}, column {mark.column + 1}" if mark else "") + (f": {problem}" if problem else "")
 
 
 def _kind(value: Any) -> str:

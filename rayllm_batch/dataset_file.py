@@ -22,6 +22,7 @@ CHECKED_LINES = 1000  # of the first file, before the run; a bad line further on
 CHECKED_BYTES = 8 << 20
 IN_MEMORY_BYTES = 64 << 20  # local files up to this size together are read by the driver
 ROWS_A_BLOCK = 128
+BOM = b"\xef\xbb\xbf"  # some editors write it before UTF-8
 
 
 @dataclass
@@ -39,6 +40,7 @@ def read_dataset_file(dataset_file: str | os.PathLike) -> ray.data.Dataset:
 
     Raises DatasetError when nothing is there, when it is empty, or when its first lines are not what its name says.
     """
+    import pyarrow.csv
     import ray.data
 
     files = find_files(dataset_file)
@@ -48,7 +50,8 @@ def read_dataset_file(dataset_file: str | os.PathLike) -> ray.data.Dataset:
     if files.format == "json":
         return ray.data.read_json(files.paths, filesystem=files.filesystem, file_extensions=None)
     if files.format == "csv":
-        return ray.data.read_csv(files.paths, filesystem=files.filesystem, file_extensions=None)
+        options = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        return ray.data.read_csv(files.paths, filesystem=files.filesystem, file_extensions=None, parse_options=options)
     return ray.data.read_parquet(files.paths, filesystem=files.filesystem, file_extensions=None)
 
 
@@ -63,39 +66,69 @@ def _read_local(files: DatasetFiles) -> pa.Table:
     # A small local file needs no read tasks, which cost seconds of worker start-up and another look for the row count;
     # and it is then readable wherever the tasks run, on whichever node.
     import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
     import pyarrow.parquet
 
-    tables = []
+    tables, content = [], b""
     for path in files.paths:
         try:
             if files.format == "parquet":
                 tables.append(pyarrow.parquet.read_table(path))
                 continue
             with pa.input_stream(path, compression="detect") as source:
-                content = source.read()
-            if not content.strip():
-                continue
-            if files.format == "csv":
-                tables.append(pyarrow.csv.read_csv(pa.BufferReader(content)))
-            elif content.lstrip()[:1] == b"[":
-                tables.append(pa.Table.from_pylist(json.loads(content)))
-            else:
-                options = pyarrow.json.ReadOptions(block_size=max(len(content), 1 << 20))
-                tables.append(pyarrow.json.read_json(pa.BufferReader(content), read_options=options))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+                content = source.read().removeprefix(BOM)
+            if content.strip():
+                tables.append(_table_of_csv(content) if files.format == "csv" else _table_of_json(content))
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             if files.format == "json":
                 _check_json(content, True, path, None)
             raise DatasetError(f"dataset_file {path!r} cannot be read as {files.format}: {error}") from None
-    return pa.concat_tables(tables, promote_options="default")
+    if not tables:
+        raise DatasetError(f"dataset_file {files.given!r} has no rows.")
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DatasetError(f"The files of dataset_file {files.given!r} do not go together: {error}") from None
+
+
+def _table_of_csv(content: bytes) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    # One block, and quoted line breaks: texts hold them, and may be longer than Arrow's block of 1 MiB.
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(content),
+        read_options=pyarrow.csv.ReadOptions(block_size=_block_size(content)),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+    )
+
+
+def _table_of_json(content: bytes) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.json
+
+    if content.lstrip()[:1] != b"[":
+        options = pyarrow.json.ReadOptions(block_size=_block_size(content))
+        return pyarrow.json.read_json(pa.BufferReader(content), read_options=options)
+    rows = json.loads(content)
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("its array must hold JSON objects only")
+    names = dict.fromkeys(name for row in rows for name in row)  # from_pylist would take those of the first row alone
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def _block_size(content: bytes) -> int:
+    return min(max(len(content), 1 << 20), (1 << 31) - 1)
 
 
 def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
     """Resolve a path, a folder, a glob or a URI to the data files it stands for."""
+    if not isinstance(dataset_file, (str, os.PathLike)):
+        raise DatasetError(
+            f"dataset_file must be the path or URI of a file, a folder or a glob, given a {type(dataset_file).__name__}."
+        )
     given = os.fspath(dataset_file)
     filesystem, path = _filesystem(given)
-    wildcard = any(mark in path for mark in "*?[")
+    wildcard = any(mark in path for mark in "*?[") and not (filesystem is None and os.path.exists(path))
     import pyarrow.fs
 
     fs = filesystem or pyarrow.fs.LocalFileSystem()
@@ -128,14 +161,16 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
 
 
 def check_first_rows(files: DatasetFiles) -> None:
-    """Raise DatasetError when the first file is empty or its first lines are not what its name says."""
+    """Raise DatasetError when every file is empty, or the first lines of the first are not what its name says."""
     import pyarrow as pa
     import pyarrow.fs
 
     fs, path = files.filesystem or pyarrow.fs.LocalFileSystem(), files.paths[0]
     try:
-        if all(info.size == 0 for info in fs.get_file_info(files.paths)):
+        sizes = [info.size for info in fs.get_file_info(files.paths)]
+        if all(size == 0 for size in sizes):
             raise DatasetError(f"dataset_file {files.given!r} is empty (0 bytes).")
+        path = next(path for path, size in zip(files.paths, sizes, strict=True) if size != 0)  # writers leave empty parts
         if files.format == "parquet":
             import pyarrow.parquet
 
@@ -145,7 +180,7 @@ def check_first_rows(files: DatasetFiles) -> None:
                 raise DatasetError(f"dataset_file {files.given!r} has no rows.")
             return
         with fs.open_input_stream(path, compression="detect") as source:
-            head = source.read(CHECKED_BYTES)
+            head = source.read(CHECKED_BYTES).removeprefix(BOM)
             complete = not source.read(1)
     except (pa.ArrowInvalid, OSError) as error:
         raise DatasetError(f"dataset_file {path!r} cannot be read as {files.format}: {error}") from None
@@ -153,7 +188,7 @@ def check_first_rows(files: DatasetFiles) -> None:
         lines = [line for line in head.splitlines() if line.strip()]
         if complete and len(lines) < 2 and len(files.paths) == 1:
             raise DatasetError(f"dataset_file {files.given!r} has no rows below its header line.")
-    else:
+    elif head.strip() or len(files.paths) == 1:
         _check_json(head, complete, path, CHECKED_LINES)
 
 
@@ -165,7 +200,7 @@ def find_bad_line(files: DatasetFiles) -> str | None:
     for path in files.paths if files.format == "json" else ():
         with fs.open_input_stream(path, compression="detect") as source:
             try:
-                _check_json(source.read(), True, path, None)
+                _check_json(source.read().removeprefix(BOM), True, path, None)
             except DatasetError as error:
                 return str(error)
     return None
@@ -228,7 +263,9 @@ def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:
     import pyarrow.fs
 
     infos = fs.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
-    return [os.path.normpath(i.path) for i in infos if i.is_file and not i.base_name.startswith((".", "_"))]
+    found = [os.path.normpath(info.path) for info in infos if info.is_file]
+    # Not what tools keep beside the data: .ipynb_checkpoints/rows-checkpoint.jsonl, _delta_log/0.json, _SUCCESS.
+    return [path for path in found if not any(p.startswith((".", "_")) for p in os.path.relpath(path, folder).split("/"))]
 
 
 def _format_of(path: str) -> Optional[str]:

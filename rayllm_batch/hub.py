@@ -118,7 +118,7 @@ def find_token(model_id: str) -> str:
     for source, token in (("no token", Secret("")), *saved_tokens()):
         try:
             check_model_access(model_id, token, source=source)
-            return token
+            return token or ""
         except (TokenRequiredError, InvalidTokenError, GatedModelError, ModelNotFoundError) as error:
             refusal = error
     assert refusal is not None

@@ -75,20 +75,23 @@ def translate(raw: dict[str, Any]) -> list[str]:
             kwargs = raw["engine_kwargs"] = {} if kwargs is None else kwargs
         if isinstance(kwargs, dict):
             notes += _translate_env(env_vars, kwargs)
-    if isinstance(kwargs, dict) and raw.get("llm_engine") != "echo":
+    if isinstance(kwargs, dict):
         notes += _translate_kwargs(kwargs)
     return notes
 
 
 def _translate_env(env_vars: dict[str, Any], kwargs: Kwargs) -> list[str]:
     notes = []
-    for name in list(env_vars):
+    given = list(env_vars.items())
+    env_vars.clear()
+    for name, value in given:
         upper = str(name).upper()
         if name != upper:  # the original upper-cased names, so configs of its time have them in lower case
-            env_vars.setdefault(upper, env_vars.pop(name))
             notes.append(f"environment variable {name}: upper-cased to {upper}")
-        if change := _ENV.get(upper):
-            notes.append(f"environment variable {upper}: {change(env_vars.pop(upper), kwargs)}")
+        env_vars[upper] = value  # of two spellings the later one counts, which is the override's
+    for name in [name for name in env_vars if name in _ENV]:
+        if (value := env_vars.pop(name)) is not None:
+            notes.append(f"environment variable {name}: {_ENV[name](value, kwargs)}")
     return notes
 
 

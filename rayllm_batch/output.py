@@ -50,7 +50,7 @@ def check_input_columns(columns: list[str]) -> None:
 
 def with_stage_columns(table: pa.Table, token_ids: list, requests: list, errors: list) -> pa.Table:
     """The input rows with what the engine needs: token ids, the request's own settings as JSON, an error so far."""
-    for field, values in zip(STAGE_SCHEMA, (token_ids, requests, errors)):
+    for field, values in zip(STAGE_SCHEMA, (token_ids, requests, errors), strict=True):
         table = table.append_column(field, pa.array(values, type=field.type))
     return table
 

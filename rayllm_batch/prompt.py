@@ -106,7 +106,7 @@ def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[s
     present = [i for i, text in enumerate(texts) if text is not None]
     ids: list[Optional[list[int]]] = [None] * len(texts)
     try:
-        for i, encoded in zip(present, _encode(tokenizer, [texts[i] for i in present])):
+        for i, encoded in zip(present, _encode(tokenizer, [texts[i] for i in present]), strict=True):
             ids[i] = encoded
     except Exception:
         for i in present:
@@ -176,4 +176,5 @@ def _shown(value: Any, most: int = 200) -> str:
 
 def _one_line(error: Exception, most: int = 500) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot stand in an Arrow column
     return text if len(text) <= most else text[:most] + "..."

@@ -20,10 +20,11 @@ from rayllm_batch.engine.base import Engine, EngineDied
 from rayllm_batch.engine.echo import EchoEngine
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
-from rayllm_batch.errors import EngineError
+from rayllm_batch.errors import EngineError, WorkloadError
 from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
 from rayllm_batch.prompt import PromptJob, load_tokenizer
+from rayllm_batch.workload import check_sampling_params
 
 REPORT_EVERY_S = 1.0
 LAST_WORDS_LINES = 25
@@ -118,6 +119,12 @@ class Replica:
             )
             return answer
         request = json.loads(row[output.REQUEST]) if row[output.REQUEST] else {}
+        if own := request.get("sampling_params"):
+            try:
+                check_sampling_params(own, "this row's sampling_params")
+            except WorkloadError as error:
+                answer.error = f"sampling_params: {error}"
+                return answer
         self._begin()
         try:
             done = await self._engine.generate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import MISSING, dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -36,6 +37,9 @@ class ChatWorkloadBase:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for base in reversed(cls.__mro__[1:]):  # a base that forgot @dataclass too, and was never instantiated
+            if issubclass(base, ChatWorkloadBase) and "__dataclass_fields__" not in base.__dict__:
+                dataclass(base)
         annotations = cls.__dict__.get("__annotations__", {})
         inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__dataclass_fields__", {})}
         for name, value in list(cls.__dict__.items()):
@@ -49,7 +53,11 @@ class ChatWorkloadBase:
         # A subclass that forgot @dataclass would get its base's __init__, which resets every changed default.
         if "__dataclass_fields__" not in cls.__dict__:
             dataclass(cls)
-        return super().__new__(cls)
+        workload = super().__new__(cls)
+        for spec in cls.__dataclass_fields__.values():  # for a subclass whose own __init__ leaves out super().__init__()
+            if callable(spec.default_factory):
+                setattr(workload, spec.name, spec.default_factory())
+        return workload
 
     def load_dataset(self) -> ray.data.Dataset:
         """The rows to run, as a Ray Dataset. Override it to read from anywhere else."""
@@ -83,10 +91,10 @@ def check_workload(workload: Any) -> None:
                 f"given a {type(workload).__name__}."
             )
     name = type(workload).__name__
-    if type(workload).parse_row is ChatWorkloadBase.parse_row:
+    if getattr(type(workload), "parse_row", None) is ChatWorkloadBase.parse_row:
         ChatWorkloadBase.parse_row(workload, {})  # raises, with the next step
     fraction = getattr(workload, "dataset_fraction", 1.0)
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not fraction > 0:
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < math.inf:
         raise WorkloadError(
             f"{name}.dataset_fraction must be a share of the rows (0 < x <= 1) or a number of rows (above 1), "
             f"given {fraction!r}."

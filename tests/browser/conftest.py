@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the loopback Hub, shared with tests/hub
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "browser" in item.path.parts[-2]:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    pytest.importorskip("playwright")
+    from jupyterlab_harness import chromium, chromium_path
+
+    if chromium_path() is None:
+        pytest.skip("Chromium is not installed")
+    with chromium() as browser:
+        yield browser

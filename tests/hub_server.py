@@ -1,0 +1,252 @@
+"""A Hugging Face Hub on the loopback interface: real HTTP, for the real huggingface_hub client.
+
+It answers as huggingface.co does for the routes that opening a model, downloading it and loading a dataset use, and
+fails on request:
+
+    with HubServer() as hub:
+        hub.add("models", "org/gated", {"config.json": b"{}"}, gated=True, readers={"alice"})
+        hub.tokens["hf_alice"] = "alice"
+        hub.fail("auth-check", 429, times=1, headers={"Retry-After": "1"})
+        os.environ["HF_ENDPOINT"] = hub.url
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+LARGE = (".safetensors", ".bin", ".parquet", ".pth")  # stored in LFS on the real Hub: another kind of ETag
+ROUTES = [
+    ("auth_check", r"/api/(models|datasets)/(.+)/auth-check"),
+    ("tree", r"/api/(models|datasets)/(.+)/tree/([^/]+)(?:/(.*))?"),
+    ("paths_info", r"/api/(models|datasets)/(.+)/paths-info/([^/]+)"),
+    ("info", r"/api/(models|datasets)/(.+)/revision/([^/]+)"),
+    ("info", r"/api/(models|datasets)/([^/]+/[^/]+|[^/]+)"),
+    ("resolve", r"/(datasets/)?([^/]+/[^/]+|[^/]+)/resolve/([^/]+)/(.+)"),
+]
+
+
+@dataclass
+class Repo:
+    kind: str
+    name: str
+    files: dict[str, bytes]
+    gated: bool = False
+    private: bool = False
+    readers: set[str] = field(default_factory=set)  # the users who may read it, where not everyone may
+
+    @property
+    def sha(self) -> str:
+        return hashlib.sha1(repr(sorted((n, self.etag(n)) for n in self.files)).encode()).hexdigest()
+
+    def etag(self, name: str) -> str:
+        data = self.files[name]
+        if name.endswith(LARGE):
+            return hashlib.sha256(data).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+    def entry(self, name: str) -> dict:
+        size = len(self.files[name])
+        entry = {"type": "file", "path": name, "size": size, "oid": self.etag(name)[:40]}
+        if name.endswith(LARGE):
+            entry["lfs"] = {"oid": self.etag(name), "size": size, "pointerSize": 130}
+        return entry
+
+    def info(self) -> dict:
+        return {
+            "id": self.name,
+            "modelId": self.name,
+            "sha": self.sha,
+            "gated": "manual" if self.gated else False,
+            "private": self.private,
+            "disabled": False,
+            "tags": [],
+            "siblings": [{"rfilename": name} for name in self.files],
+        }
+
+
+@dataclass
+class Fault:
+    part: str  # of the path
+    status: int  # 0: never answer
+    times: int | None
+    headers: dict[str, str]
+    message: str
+
+
+class HubServer:
+    """The server, in threads of this process, from `with` to its end. `requests` holds what it was asked."""
+
+    def __init__(self) -> None:
+        self.repos: dict[tuple[str, str], Repo] = {}
+        self.tokens: dict[str, str] = {}  # token -> user
+        self.narrow_tokens: set[str] = set()  # fine-grained, without the permission to read gated repositories
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str, str | None]] = []  # method, path, token
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> HubServer:
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.closing.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+    def add(self, kind: str, name: str, files: Mapping[str, bytes] | Path, **access) -> Repo:
+        """Add a repository of `kind` "models" or "datasets" that holds `files`, or a folder's files."""
+        if isinstance(files, Path):
+            paths = [p for p in sorted(files.rglob("*")) if p.is_file()]
+            files = {p.relative_to(files).as_posix(): p.read_bytes() for p in paths}
+        repo = Repo(kind, name, dict(files), **access)
+        self.repos[kind, name] = repo
+        return repo
+
+    def fail(self, part: str, status: int, times: int | None = None, message: str = "", **headers: str) -> None:
+        """Answer requests with `part` in their path with `status` (0: keep them waiting), the first `times` of them."""
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.faults.append(Fault(part, status, times, headers, message))
+
+    def asked(self, part: str, method: str = "GET") -> int:
+        """How many requests had `part` in their path."""
+        return sum(m == method and part in path for m, path, _ in self.requests)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = unquote(urlsplit(self.path).path)
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        with self.hub.lock:
+            self.hub.requests.append((self.command, path, token))
+            fault = next((f for f in self.hub.faults if f.part in path and f.times != 0), None)
+            if fault and fault.times:
+                fault.times -= 1
+        if fault and fault.status == 0:
+            self.hub.closing.wait()
+            self.close_connection = True
+        elif fault:
+            self._refuse(fault.status, fault.message or "Scripted failure", **fault.headers)
+        elif token and token not in self.hub.tokens:
+            self._refuse(401, "Invalid credentials in Authorization header")
+        elif path == "/api/whoami-v2":
+            self._whoami(token)
+        else:
+            self._route(path, token, body)
+
+    def _whoami(self, token: str | None) -> None:
+        if not token:
+            return self._refuse(401, "Invalid username or password.")
+        auth = {"type": "access_token", "accessToken": {"displayName": "laptop", "role": "read"}}
+        self._json({"type": "user", "name": self.hub.tokens[token], "auth": auth, "orgs": []})
+
+    def _route(self, path: str, token: str | None, body: bytes) -> None:
+        matches = [(action, match) for action, pattern in ROUTES if (match := re.fullmatch(pattern, path))]
+        if not matches:
+            return self._refuse(404, "Not Found")
+        action, match = matches[0]
+        kind, name, *rest = match.groups()
+        kind = "datasets" if (kind or "").startswith("datasets") else "models"
+        repo, user = self.hub.repos.get((kind, name)), self.hub.tokens.get(token or "")
+        if repo is None or (repo.private and user not in repo.readers):
+            if token:
+                return self._refuse(404, "Repository not found", X_Error_Code="RepoNotFound")
+            return self._refuse(401, "Invalid username or password.")
+        if repo.gated and action in ("auth_check", "resolve"):  # its description and list of files are for everyone
+            page = f"{self.hub.url}/{name}"
+            if token in self.hub.narrow_tokens:
+                settings = "Please enable access to public gated repositories in your fine-grained token settings"
+                return self._refuse(403, f"{settings} to view this repository.")
+            if not user:
+                text = f"Access to model {name} is restricted. You must have access to it and be authenticated."
+                return self._refuse(401, text, X_Error_Code="GatedRepo")
+            if user not in repo.readers:
+                text = f"Access to model {name} is restricted and you are not in the authorized list."
+                return self._refuse(403, f"{text} Visit {page} to ask for access.", X_Error_Code="GatedRepo")
+        getattr(self, f"_{action}")(repo, rest, body)
+
+    def _auth_check(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        self._send(200, b"OK", "text/plain")
+
+    def _info(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        if rest and rest[0] not in ("main", repo.sha):
+            return self._refuse(404, "Invalid rev id", X_Error_Code="RevisionNotFound")
+        self._json(repo.info())
+
+    def _tree(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        folder = f"{rest[1]}/" if rest[1] else ""
+        names = [name for name in repo.files if name.startswith(folder)]
+        if folder and not names:
+            return self._refuse(404, f"{rest[1]} does not exist", X_Error_Code="EntryNotFound")
+        if "recursive=true" in self.path.lower():
+            return self._json([repo.entry(name) for name in names])
+        entries = [repo.entry(name) for name in names if "/" not in name.removeprefix(folder)]
+        folders = {folder + n.removeprefix(folder).split("/")[0] for n in names if "/" in n.removeprefix(folder)}
+        entries += [{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in sorted(folders)]
+        self._json(entries)
+
+    def _paths_info(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        try:
+            paths = json.loads(body)["paths"]
+        except ValueError:
+            paths = re.findall(r"paths=([^&]*)", unquote(body.decode()))
+        self._json([repo.entry(path) for path in paths if path in repo.files])
+
+    def _resolve(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        name = rest[1]
+        if name not in repo.files:
+            return self._refuse(404, "Entry not found", X_Error_Code="EntryNotFound")
+        data, headers = repo.files[name], {"X-Repo-Commit": repo.sha, "Accept-Ranges": "bytes"}
+        if name.endswith(LARGE):
+            headers["X-Linked-Etag"], headers["X-Linked-Size"] = f'"{repo.etag(name)}"', str(len(data))
+        headers["ETag"], status = f'"{repo.etag(name)}"', 200
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            start, end = int(match[1]), int(match[2] or len(data) - 1)
+            headers["Content-Range"], status = f"bytes {start}-{min(end, len(data) - 1)}/{len(data)}", 206
+            data = data[start : end + 1]
+        self._send(status, data, "application/octet-stream", headers)
+
+    def _json(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), "application/json")
+
+    def _refuse(self, status: int, message: str, **headers: str) -> None:
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        headers["X-Error-Message"] = message
+        self._send(status, json.dumps({"error": message}).encode(), "application/json", headers)
+
+    def _send(self, status: int, data: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": content_type, **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)

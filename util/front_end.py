@@ -1,0 +1,49 @@
+"""Who sits in front of this process: a person at a notebook, a person at a terminal, or nobody."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from enum import Enum
+from importlib.util import find_spec
+from typing import Any
+
+
+class FrontEnd(Enum):
+    PANEL = "a notebook that shows widgets"
+    LINE = "a terminal, or a notebook that asks by its own input box"
+    NOBODY = "a job, a test, or another run that nobody watches"
+
+
+def front_end() -> FrontEnd:
+    """Which way of asking reaches a person."""
+    shell = ipython_shell()
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        watched = sys.stdin is not None and sys.stdin.isatty() and not os.environ.get("CI")
+        return FrontEnd.LINE if watched else FrontEnd.NOBODY
+    if not _allows_input(kernel):
+        return FrontEnd.NOBODY
+    # Jupyter Server puts the notebook's path here; VS Code, connected to one, a name of its own kind.
+    notebook = os.environ.get("JPY_SESSION_NAME", "")
+    in_vs_code = "__vsc_ipynb_file__" in shell.user_ns or "-jvsc-" in notebook
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if notebook and not in_vs_code and in_main_thread and find_spec("ipywidgets"):
+        from util.kernel_messages import can_read_messages
+
+        if can_read_messages(kernel):
+            return FrontEnd.PANEL
+    return FrontEnd.LINE
+
+
+def ipython_shell() -> Any:
+    """IPython's shell if this process runs one. Does not import IPython: where it is absent, it is not running."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
+
+
+def _allows_input(kernel: Any) -> bool:
+    """Whether the client that sent this cell answers questions. nbclient, nbconvert, papermill and nbval do not."""
+    request = kernel.get_parent("shell") or {}
+    return bool(request.get("content", {}).get("allow_stdin", False))
