@@ -146,7 +146,7 @@ class RayLLMBatch:
                 f"{name}.load_dataset must return a ray.data.Dataset, but returned a {type(rows).__name__}. "
                 "ray.data.from_items, from_pandas and from_huggingface make one."
             )
-        _quiet(rows.context)
+        cluster.quiet(rows.context)
         fraction, limit = getattr(self.workload, "dataset_fraction", 1.0), None
         if fraction > 1:
             limit = int(fraction)
@@ -225,7 +225,7 @@ class RayLLMBatch:
             Replica,
             fn_constructor_kwargs={"job": job},
             batch_format="pyarrow",
-            batch_size=None,
+            batch_size=batch_size,
             **self._placement(blocks_in_flight),
         )
 
@@ -328,15 +328,6 @@ def _ship_by_value() -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
-
-
-def _quiet(context: Any) -> None:
-    """Our progress line instead of Ray Data's bars and notices; its log files keep everything."""
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for handler in logging.getLogger("ray.data").handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.ERROR)
 
 
 def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:

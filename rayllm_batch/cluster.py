@@ -21,8 +21,28 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # The engine's log goes to files of its own; what else workers print is not for the driver's screen.
-    ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        # The engine's log goes to files of its own; what else workers print is not for the driver's screen.
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, TimeoutError) as error:
+        address = os.environ.get("RAY_ADDRESS")
+        raise ClusterError(
+            f"No Ray cluster answers at RAY_ADDRESS={address!r}: {error}. Start one there, or unset RAY_ADDRESS to run here."
+            if address
+            else f"Ray did not start on this machine: {error}. Its logs are in /tmp/ray/session_latest/logs."
+        ) from None
+    import ray.data
+
+    quiet(ray.data.DataContext.get_current())  # a Ray that somebody else started keeps their settings
+
+
+def quiet(context: Any) -> None:
+    """Our progress line instead of Ray Data's bars and notices, which all reach its log files as before."""
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.CRITICAL)  # its errors are raised, and explained, by run()
 
 
 def check(config: EngineConfig, num_replicas: int) -> None:

@@ -146,7 +146,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     if notes:
         warnings.warn(
             f"{source} uses settings that today's vLLM does not have:\n" + "\n".join(f"  - {note}" for note in notes),
-            stacklevel=4,
+            stacklevel=3,
         )
     for key in raw:
         if key not in TOP_LEVEL_KEYS:

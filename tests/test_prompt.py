@@ -1,0 +1,300 @@
+"""The CPU stage: exactly the token ids of `apply_chat_template`, and each bad row's error in that row."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import tokenizer_builders
+
+from rayllm_batch import output, prompt
+from rayllm_batch.errors import ConfigError, DatasetError, EngineError
+
+CHATS = [
+    [{"role": "user", "content": "The council opened a new library."}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A storm\n\nclosed  the harbour."}],
+    [{"role": "user", "content": "Größe, 図書館, 🙂 and a\u00a0space"}],
+    [{"role": "user", "content": "It says <s> and </s> and <pad> itself."}],
+    [{"role": "user", "content": "One."}, {"role": "assistant", "content": "Two."}, {"role": "user", "content": ""}],
+    [{"role": "user", "content": "a long one " * 400}],
+]
+SHAPES = [*tokenizer_builders.SHAPES, "padding_and_truncating", "split_special_tokens", "python_only"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("tokenizers")
+    made = {
+        name: tokenizer_builders.byte_level_bpe(root / name, bos_in_template=template, bos_by_tokenizer=tokenizer)
+        for name, (template, tokenizer) in tokenizer_builders.SHAPES.items()
+    }
+    made["padding_and_truncating"] = tokenizer_builders.padding_and_truncating(root / "padding")
+    made["split_special_tokens"] = tokenizer_builders.byte_level_bpe(
+        root / "split", bos_in_template=True, bos_by_tokenizer=False, split_special_tokens=True
+    )
+    made["python_only"] = tokenizer_builders.python_only(root / "python")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _no_cached_tokenizer() -> Iterator[None]:
+    yield
+    sys.__dict__.pop("_rayllm_batch_tokenizer", None)
+
+
+def job(folder: Path, parse_row: Callable[[dict[str, Any]], Any], **given: Any) -> prompt.PromptJob:
+    return prompt.PromptJob(run_id=uuid.uuid4().hex, parse_row=parse_row, tokenizer=str(folder), **given)
+
+
+def from_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": json.loads(row["chat"])}
+
+
+def chats(*messages: Any) -> pa.Table:
+    return pa.table({"chat": [json.dumps(m) for m in messages], "id": list(range(len(messages)))})
+
+
+def built(table: pa.Table, given: prompt.PromptJob) -> list[dict[str, Any]]:
+    return prompt.build_prompts(table, given).to_pylist()
+
+
+def errors_of(folder: Path, parse_row: Callable[[dict[str, Any]], Any], rows: int = 3) -> list[str | None]:
+    """The errors of a batch with column `n` 0, 1, ...; rows without one must have token ids, and the others none."""
+    out = built(pa.table({"n": list(range(rows))}), job(folder, parse_row))
+    assert [row["n"] for row in out] == list(range(rows)), "every row stays, in its place, with its columns"
+    for row in out:
+        assert (row[output.TOKEN_IDS] is None) == (row[output.STAGE_ERROR] is not None)
+    return [row[output.STAGE_ERROR] for row in out]
+
+
+def only_row_1_fails(folder: Path, answer: Callable[[], Any]) -> str:
+    """The error of row 1, for which `answer` stands in for parse_row; rows 0 and 2 must be good."""
+    good = {"messages": [{"role": "user", "content": "hello"}]}
+    first, error, last = errors_of(folder, lambda row: answer() if row["n"] == 1 else good)
+    assert first is None and last is None, "the other rows of the batch go on"
+    assert error is not None
+    return error
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ids_are_those_of_apply_chat_template(shape: str, folders: dict[str, Path]) -> None:
+    from transformers import AutoTokenizer
+
+    out = built(chats(*CHATS), job(folders[shape], from_row))
+    reference = AutoTokenizer.from_pretrained(folders[shape])  # not the one the stage prepared
+    assert [row[output.STAGE_ERROR] for row in out] == [None] * len(CHATS)
+    for row, messages in zip(out, CHATS, strict=True):
+        expected = reference.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
+        assert row[output.TOKEN_IDS] == expected
+
+
+@pytest.mark.parametrize(("shape", "count"), [("template", 1), ("both", 1), ("tokenizer", 0), ("none", 0)])
+def test_bos_stands_where_the_template_writes_it_and_once(shape: str, count: int, folders: dict[str, Path]) -> None:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(folders[shape])
+    if shape in ("tokenizer", "both"):  # the shape is what its name says
+        assert reference("hello")["input_ids"][0] == reference.bos_token_id
+    [row] = built(chats(CHATS[0]), job(folders[shape], from_row))
+    assert row[output.TOKEN_IDS].count(reference.bos_token_id) == count
+    assert (row[output.TOKEN_IDS][0] == reference.bos_token_id) == bool(count)
+
+
+def test_saved_padding_and_truncation_are_off(folders: dict[str, Path]) -> None:
+    short, long = built(chats(CHATS[0], CHATS[-1]), job(folders["padding_and_truncating"], from_row))
+    plain = built(chats(CHATS[0], CHATS[-1]), job(folders["template"], from_row))
+    assert short[output.TOKEN_IDS] == plain[0][output.TOKEN_IDS] and len(short[output.TOKEN_IDS]) < 64
+    assert long[output.TOKEN_IDS] == plain[1][output.TOKEN_IDS] and len(long[output.TOKEN_IDS]) > 64
+
+
+def test_a_chat_template_of_the_config_replaces_the_tokenizers_own(folders: dict[str, Path]) -> None:
+    from transformers import AutoTokenizer
+
+    given = job(
+        folders["both"], from_row, chat_template="{{ messages[0].content }}|{{ mood }}", chat_template_kwargs={"mood": "calm"}
+    )
+    [row] = built(chats([{"role": "user", "content": "hello"}]), given)
+    assert AutoTokenizer.from_pretrained(folders["both"]).decode(row[output.TOKEN_IDS]) == "hello|calm"
+
+
+def test_the_tokenizer_is_loaded_once_a_job(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    load = prompt.load_tokenizer
+    monkeypatch.setattr(prompt, "load_tokenizer", lambda given: loaded.append(given.run_id) or load(given))
+    first, second = job(folders["none"], from_row), job(folders["template"], from_row)
+    for given in (first, first, second):
+        prompt.build_prompts(chats(CHATS[0]), given)
+    assert loaded == [first.run_id, second.run_id]
+
+
+def test_input_columns_are_kept_and_three_are_added(folders: dict[str, Path]) -> None:
+    def parse_row(row: dict[str, Any]) -> dict[str, Any]:
+        row["id"] = "changed by the workload"
+        return from_row(row)
+
+    table = chats(*CHATS[:2]).append_column("when", pa.array([1, None], pa.timestamp("s")))
+    out = prompt.build_prompts(table, job(folders["none"], parse_row))
+    assert out.drop_columns(output.STAGE_SCHEMA.names).equals(table)
+    assert [out.schema.field(name).type for name in output.STAGE_SCHEMA.names] == output.STAGE_SCHEMA.types
+
+
+def test_an_empty_batch_and_one_of_failures_have_the_same_schema(folders: dict[str, Path]) -> None:
+    good = prompt.build_prompts(chats(CHATS[0]), job(folders["none"], from_row))
+    empty = prompt.build_prompts(chats(CHATS[0]).slice(0, 0), job(folders["none"], from_row))
+    failed = prompt.build_prompts(chats(CHATS[0]), job(folders["none"], lambda row: row["absent"]))
+    assert empty.num_rows == 0 and empty.schema == good.schema == failed.schema
+
+
+# --- errors of one row
+
+
+def test_a_column_that_is_missing_is_named_with_those_that_are_there(folders: dict[str, Path]) -> None:
+    error = only_row_1_fails(folders["none"], lambda: {}["article"])
+    assert error.startswith("parse_row: KeyError: 'article'") and "the row has: n" in error
+
+
+def test_an_exception_of_parse_row(folders: dict[str, Path]) -> None:
+    def fail() -> None:
+        raise ValueError("two\nlines " + "x" * 5000)
+
+    error = only_row_1_fails(folders["none"], fail)
+    assert error.startswith("parse_row: ValueError: two lines xxx")
+    assert "\n" not in error and len(error) < 600, "one short line, whatever the exception holds"
+    assert "the row has" not in error, "columns help against a missing one alone"
+
+
+def test_an_exception_whose_text_is_not_unicode(folders: dict[str, Path]) -> None:
+    def fail() -> None:
+        raise ValueError("cannot read \ud800")
+
+    assert "cannot read \\ud800" in only_row_1_fails(folders["none"], fail)
+
+
+@pytest.mark.parametrize(
+    ("returned", "shown"),
+    [
+        (None, "NoneType: None"),
+        ([{"role": "user", "content": "x"}], "list: [{'role': 'user'"),
+        ("hello", "str: 'hello'"),
+        ({"prompt": "hello"}, "dict: {'prompt': 'hello'}"),
+        ({"messages": []}, "list: []"),
+        ({"messages": "hello"}, "str: 'hello'"),
+        ({"messages": {"role": "user", "content": "x"}}, "dict: {'role': 'user'"),
+        ({"messages": ["hello"]}, "str: 'hello'"),
+        ({"messages": [{"content": "x"}]}, "dict: {'content': 'x'}"),
+        ({"messages": [{"role": 1, "content": "x"}]}, "dict: {'role': 1"),
+        ({"messages": [{"role": "user"}]}, "dict: {'role': 'user'}"),
+        ({"messages": [{"role": "user", "content": None}]}, "NoneType: None"),
+        ({"messages": [{"role": "user", "content": 7}]}, "int: 7"),
+        ({"messages": [{"role": "user", "content": "x"}], "sampling_params": [1]}, "list: [1]"),
+    ],
+)
+def test_what_parse_row_returned_instead_is_shown(returned: Any, shown: str, folders: dict[str, Path]) -> None:
+    error = only_row_1_fails(folders["none"], lambda: returned)
+    assert error.startswith("parse_row: TypeError: ") and shown in error
+    assert "must" in error, "and what was expected"
+
+
+def test_a_long_answer_is_shown_shortened(folders: dict[str, Path]) -> None:
+    assert len(only_row_1_fails(folders["none"], lambda: "x" * 100_000)) < 400
+
+
+def test_sampling_params_that_are_not_json(folders: dict[str, Path]) -> None:
+    chat = {"messages": [{"role": "user", "content": "x"}], "sampling_params": {"stop": {"a", "b"}}}
+    error = only_row_1_fails(folders["none"], lambda: chat)
+    assert error.startswith("parse_row: TypeError") and "set is not JSON serializable" in error
+
+
+def test_a_template_that_refuses_a_role(folders: dict[str, Path]) -> None:
+    error = only_row_1_fails(folders["template"], lambda: {"messages": [{"role": "wizard", "content": "x"}]})
+    assert error.startswith("chat_template: ") and "unknown role wizard" in error
+
+
+@pytest.mark.parametrize("shape", ["template", "python_only"])
+def test_text_that_the_tokenizer_refuses(shape: str, folders: dict[str, Path]) -> None:
+    error = only_row_1_fails(folders[shape], lambda: {"messages": [{"role": "user", "content": "half \ud83d an emoji"}]})
+    assert error.startswith("tokenize: ")
+
+
+def test_each_error_in_one_batch_lands_in_its_row(folders: dict[str, Path]) -> None:
+    answers = [
+        {"messages": [{"role": "user", "content": "fine"}]},
+        None,
+        {"messages": [{"role": "wizard", "content": "x"}]},
+        {"messages": [{"role": "user", "content": "\ud800"}]},
+        {"messages": [{"role": "user", "content": "fine too"}]},
+    ]
+    stages = [error and error.split(":")[0] for error in errors_of(folders["both"], lambda row: answers[row["n"]], rows=5)]
+    assert stages == [None, "parse_row", "chat_template", "tokenize", None]
+
+
+# --- a row's own settings
+
+
+def test_sampling_params_in_some_rows_only(folders: dict[str, Path]) -> None:
+    def parse_row(row: dict[str, Any]) -> dict[str, Any]:
+        chat: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
+        if row["n"] == 1:
+            chat["sampling_params"] = {"max_tokens": 3, "stop": ["ü", "\n"]}
+        if row["n"] == 2:
+            chat |= {"sampling_params": {"temperature": 0.5}, "model": "adapter-a"}
+        if row["n"] == 3:
+            chat |= {"sampling_params": {}, "model": None}
+        return chat
+
+    out = built(pa.table({"n": [0, 1, 2, 3]}), job(folders["none"], parse_row))
+    requests = [row[output.REQUEST] and json.loads(row[output.REQUEST]) for row in out]
+    assert requests == [
+        None,
+        {"sampling_params": {"max_tokens": 3, "stop": ["ü", "\n"]}},
+        {"model": "adapter-a", "sampling_params": {"temperature": 0.5}},
+        None,
+    ]
+
+
+# --- errors of the whole job
+
+
+def test_a_tokenizer_without_a_template(folders: dict[str, Path], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folders["none"])
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"no chat template.*set chat_template in the config"):
+        prompt.load_tokenizer(job(tmp_path, from_row))
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(EngineError, match="cannot be loaded") as caught:
+        prompt.load_tokenizer(job(tmp_path, from_row))
+    assert str(tmp_path) in str(caught.value)
+
+
+# --- the columns of the output
+
+
+@pytest.mark.parametrize("column", ["error", "generated_text", output.TOKEN_IDS])
+def test_an_input_column_with_the_name_of_an_output_column_is_refused(column: str) -> None:
+    with pytest.raises(DatasetError, match="rename_columns") as caught:
+        output.check_input_columns(["id", column])
+    assert repr(column) in str(caught.value) and "'id'" not in str(caught.value)
+    output.check_input_columns(["id", "article"])
+
+
+def test_answers_replace_the_stage_columns_and_keep_one_schema(folders: dict[str, Path]) -> None:
+    table = prompt.build_prompts(chats(CHATS[0], CHATS[1]), job(folders["none"], from_row))
+    good = output.Answer("text", 5, 1, "stop")
+    mixed = output.with_answers(table, [good, output.Answer(error="engine: it broke")])
+    assert mixed.column_names == ["chat", "id", *output.OUTPUT_SCHEMA.names]
+    assert mixed.schema == output.with_answers(table, [good, good]).schema
+    failed = mixed.to_pylist()[1]
+    assert failed["error"] == "engine: it broke" and failed["finish_reason"] == "error"
+    assert (failed["generated_text"], failed["num_input_tokens"], failed["num_generated_tokens"]) == ("", 0, 0)
