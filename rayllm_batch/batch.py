@@ -189,7 +189,7 @@ class RayLLMBatch:
 
         config = self.engine_config
         run_id = uuid.uuid4().hex[:8]
-        _ship_by_value()
+        _ship_by_value(self.workload)
         env_vars = {**config.env_vars, **({"HF_TOKEN": token} if token else {})}
         monitor = ray.remote(num_cpus=0)(RunMonitor).remote(env_vars)
         kwargs = config.engine_kwargs
@@ -197,7 +197,6 @@ class RayLLMBatch:
         if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
             tokenizer_kwargs["revision"] = revision
         prompt = PromptJob(
-            run_id=run_id,
             parse_row=self.workload.parse_row,
             tokenizer=kwargs.get("tokenizer") or config.model_id,
             tokenizer_kwargs=tokenizer_kwargs,
@@ -208,7 +207,7 @@ class RayLLMBatch:
         return ReplicaJob(
             run_id=run_id,
             config=dataclasses.replace(config, env_vars=EnvVars()),
-            sampling_params=dict(self.workload.sampling_params),
+            sampling_params=dict(getattr(self.workload, "sampling_params", {})),
             prompt=prompt,
             monitor=monitor,
         )
@@ -323,11 +322,20 @@ def _requests_in_flight(config: EngineConfig) -> int:
     return IN_FLIGHT_RATIO * max_num_seqs
 
 
-def _ship_by_value() -> None:
-    """Send this package's code along with the job, so that worker nodes need Ray and vLLM but not the package."""
+def _ship_by_value(workload: Any) -> None:
+    """Send this package's code, and the workload's, along with the job: worker nodes need Ray and vLLM, no more.
+
+    Classes of a notebook or script travel by value anyway; those of a module beside it would be imported by name, which
+    a worker elsewhere cannot. What is installed (site-packages) is taken to be installed on the workers too.
+    """
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
+    for cls in type(workload).__mro__:
+        module = sys.modules.get(cls.__module__)
+        file = getattr(module, "__file__", None)
+        if file and cls.__module__ != "__main__" and not file.startswith((sys.prefix, sys.base_prefix)):
+            cloudpickle.register_pickle_by_value(module)
 
 
 def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:

@@ -60,10 +60,10 @@ def check(config: EngineConfig, num_replicas: int) -> None:
     wanted = config.accelerator_type
     if not any(node.get("GPU", 0) for node in nodes):
         raise ClusterError(
-            f"accelerator_type is {wanted}, but the cluster has no GPU ({_inventory(nodes)}). "
+            f"accelerator_type is {wanted}, but the cluster has {_inventory(nodes)}. "
             "Run on a machine with one, or use a CPU config such as configs/demo-cpu.yaml."
         )
-    fitting = [node for node in nodes if node.get(ACCELERATOR + wanted) or (wanted == ANY_GPU and node.get("GPU"))]
+    fitting = [node for node in nodes if node.get("GPU") and (wanted == ANY_GPU or node.get(ACCELERATOR + wanted))]
     if not fitting:
         raise ClusterError(
             f"No node has the accelerator {wanted}; the cluster has {_inventory(nodes)}."

@@ -66,6 +66,11 @@ def check(engine_kwargs: Mapping[str, Any], llm_engine: str, source: str) -> Non
                 f"Unknown engine setting {key!r} under engine_kwargs in {source}.{did_you_mean(key, known)} "
                 f"The settings are those of vLLM's AsyncEngineArgs."
             )
+    if engine_kwargs.get("data_parallel_size") not in (None, 1):
+        raise ConfigError(
+            f"data_parallel_size in {source} is for serving. For several copies of the model, give RayLLMBatch "
+            f"num_replicas={engine_kwargs['data_parallel_size']}: each takes rows as it has room."
+        )
     for key in _POSITIVE:
         value = engine_kwargs.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -7,6 +7,7 @@ row goes into that row and the others go on.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,7 +32,6 @@ class PromptJob:
     chat_template: replaces the tokenizer's own when given.
     """
 
-    run_id: str
     parse_row: Callable[[dict[str, Any]], dict[str, Any]]
     tokenizer: str
     tokenizer_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -119,9 +119,7 @@ def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[s
 
 def load_tokenizer(job: PromptJob) -> Any:
     """The model's tokenizer with its chat template checked; raises ConfigError or EngineError for the driver."""
-    import ray
-
-    env = ray.get(job.monitor.environment.remote()) if job.monitor is not None else {}
+    env = ray_environment(job)
     from transformers import AutoTokenizer
 
     # "dummy" weights: none, only what a tokenizer needs. The engine on this node finds these files in the cache.
@@ -146,14 +144,36 @@ def load_tokenizer(job: PromptJob) -> Any:
     return tokenizer
 
 
+def load_decoder(job: PromptJob) -> Any:
+    """For the echo engine: what decodes token ids, without transformers (whose import takes seconds) where that will do."""
+    env = ray_environment(job)
+    folder = download_model(
+        job.tokenizer, env.get("HF_TOKEN"), revision=job.tokenizer_kwargs.get("revision"), load_format="dummy"
+    )
+    path = os.path.join(folder, "tokenizer.json")
+    if os.path.isfile(path):
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(path)
+    return load_tokenizer(job)
+
+
+def ray_environment(job: PromptJob) -> dict[str, str]:
+    """The engine's environment, asked of the monitor."""
+    import ray
+
+    return ray.get(job.monitor.environment.remote()) if job.monitor is not None else {}
+
+
 def _tokenizer(job: PromptJob) -> Any:
-    # Loading takes seconds and a task handles one block, so a worker process keeps its tokenizer. This module
-    # reaches workers by value and is rebuilt for each task: only another module's namespace outlives the task.
+    # Loading takes seconds and a task handles one block, so a worker process keeps its tokenizer, also for the next
+    # run. This module reaches workers by value and is rebuilt for each task: only another module's namespace outlives it.
     cache = sys.__dict__.setdefault("_rayllm_batch_tokenizer", {})
-    if job.run_id not in cache:
+    key = repr((job.tokenizer, job.tokenizer_kwargs, job.chat_template))
+    if key not in cache:
         cache.clear()
-        cache[job.run_id] = load_tokenizer(job)
-    return cache[job.run_id]
+        cache[key] = load_tokenizer(job)
+    return cache[key]
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:

@@ -23,7 +23,7 @@ from rayllm_batch.engine.vllm import VLLMEngine
 from rayllm_batch.errors import EngineError, WorkloadError
 from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
-from rayllm_batch.prompt import PromptJob, load_tokenizer
+from rayllm_batch.prompt import PromptJob, load_decoder
 from rayllm_batch.workload import check_sampling_params
 
 REPORT_EVERY_S = 1.0
@@ -81,7 +81,7 @@ class Replica:
     async def _start(self) -> Engine:
         config = self._job.config
         if config.llm_engine == "echo":
-            return EchoEngine(config.engine_kwargs, load_tokenizer(self._job.prompt))
+            return EchoEngine(config.engine_kwargs, load_decoder(self._job.prompt))
         kwargs = config.engine_kwargs
         model = await asyncio.to_thread(
             download_model, config.model_id, os.environ.get("HF_TOKEN"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.errors import WorkloadError
 from rayllm_batch.workload import ChatWorkloadBase
@@ -21,7 +21,7 @@ WORDS = (
 ).split()
 
 
-@dataclass
+@dataclass(init=False)
 class SyntheticWithSharedPrefix(ChatWorkloadBase):
     """`num_synthetic_requests` prompts; prompt i starts with prefix i % `num_synthetic_prefixes`.
 
@@ -30,30 +30,36 @@ class SyntheticWithSharedPrefix(ChatWorkloadBase):
     `sampling_params` says otherwise. Numbers may be floats, as from a command line; they are truncated.
     """
 
-    num_synthetic_requests: int = 1000
-    num_synthetic_prefixes: int = 1
-    num_synthetic_prefix_tokens: int = 512
-    num_unique_synthetic_prompt_tokens: int = 128
-    max_tokens: int = 128
+    num_synthetic_requests: int
+    num_synthetic_prefixes: int
+    num_synthetic_prefix_tokens: int
+    num_unique_synthetic_prompt_tokens: int
+    max_tokens: int
 
-    def __post_init__(self) -> None:
-        least = {"num_synthetic_prefix_tokens": 0, "num_unique_synthetic_prompt_tokens": 0}
-        for name in (
-            "num_synthetic_requests", "num_synthetic_prefixes", "num_synthetic_prefix_tokens",
-            "num_unique_synthetic_prompt_tokens", "max_tokens",
-        ):
-            try:
-                value = int(float(getattr(self, name)))
-            except (TypeError, ValueError, OverflowError):
-                value = -1
-            if value < least.get(name, 1):
-                raise WorkloadError(
-                    f"{name} must be a whole number of at least {least.get(name, 1)}, given {getattr(self, name)!r}."
-                )
-            setattr(self, name, value)
-        self.sampling_params = {
-            **self.sampling_params, "max_tokens": self.max_tokens, "ignore_eos": self.sampling_params.get("ignore_eos", True),
-        }
+    def __init__(
+        self,
+        num_synthetic_requests: float = 1000,
+        num_synthetic_prefixes: float = 1,
+        num_synthetic_prefix_tokens: float = 512,
+        num_unique_synthetic_prompt_tokens: float = 128,
+        max_tokens: float = 128,
+        *,
+        dataset_fraction: float = 1.0,
+        sampling_params: Optional[dict[str, Any]] = None,
+    ) -> None:
+        self.num_synthetic_requests = _whole("num_synthetic_requests", num_synthetic_requests, 1)
+        self.num_synthetic_prefixes = _whole("num_synthetic_prefixes", num_synthetic_prefixes, 1)
+        self.num_synthetic_prefix_tokens = _whole("num_synthetic_prefix_tokens", num_synthetic_prefix_tokens, 0)
+        self.num_unique_synthetic_prompt_tokens = _whole(
+            "num_unique_synthetic_prompt_tokens", num_unique_synthetic_prompt_tokens, 0
+        )
+        self.max_tokens = _whole("max_tokens", max_tokens, 1)
+        super().__init__(
+            dataset_fraction=dataset_fraction,
+            sampling_params={
+                "temperature": 0.0, "ignore_eos": True, **(sampling_params or {}), "max_tokens": self.max_tokens,
+            },
+        )
 
     def load_dataset(self) -> ray.data.Dataset:
         import ray.data
@@ -65,6 +71,16 @@ class SyntheticWithSharedPrefix(ChatWorkloadBase):
         prefix = _words(f"prefix {index % self.num_synthetic_prefixes}", self.num_synthetic_prefix_tokens)
         unique = _words(f"request {index}", self.num_unique_synthetic_prompt_tokens)
         return {"messages": [{"role": "user", "content": " ".join(prefix + unique)}]}
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        number = int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        number = least - 1
+    if number < least:
+        raise WorkloadError(f"{name} must be a whole number of at least {least}, given {value!r}.")
+    return number
 
 
 def _words(seed: str, count: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import MISSING, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.dataset_file import read_dataset_file
@@ -99,7 +99,7 @@ def check_workload(workload: Any) -> None:
             f"{name}.dataset_fraction must be a share of the rows (0 < x <= 1) or a number of rows (above 1), "
             f"given {fraction!r}."
         )
-    check_sampling_params(getattr(workload, "sampling_params", None), f"{name}.sampling_params")
+    check_sampling_params(getattr(workload, "sampling_params", {}), f"{name}.sampling_params")
 
 
 def check_sampling_params(params: Any, where: str) -> None:
@@ -119,16 +119,3 @@ def check_sampling_params(params: Any, where: str) -> None:
     for key in ("logprobs", "prompt_logprobs", "output_kind"):
         if params.get(key) is not None:
             raise WorkloadError(f"{where} sets {key!r}, which the output has no column for. Remove it.")
-
-
-def describe(workload: Any) -> str:
-    """`CNNDailySummary(dataset_file='x.jsonl', dataset_fraction=0.1)`: what differs from the defaults."""
-    if not is_dataclass(workload):
-        return type(workload).__name__
-    changed = []
-    for name, spec in type(workload).__dataclass_fields__.items():
-        value = getattr(workload, name, None)
-        default = spec.default if spec.default is not MISSING else spec.default_factory() if spec.default_factory is not MISSING else MISSING
-        if value != default:
-            changed.append(f"{name}={value!r}")
-    return f"{type(workload).__name__}({', '.join(changed)})"

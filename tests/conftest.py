@@ -42,14 +42,8 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
-def ray_session_environment():
-    """Ray's processes inherit the driver's environment: nothing in it may lead a test to the person's own files."""
-    return {"HF_HUB_OFFLINE": "1"}
-
-
 @pytest.fixture(scope="module")
-def ray_cluster(ray_session_environment):
+def ray_cluster():
     """A Ray with two CPUs and no GPU. One at a time: starting it takes ten seconds and more of both cores."""
     import ray
 

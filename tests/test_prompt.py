@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def _no_cached_tokenizer() -> Iterator[None]:
 
 
 def job(folder: Path, parse_row: Callable[[dict[str, Any]], Any], **given: Any) -> prompt.PromptJob:
-    return prompt.PromptJob(run_id=uuid.uuid4().hex, parse_row=parse_row, tokenizer=str(folder), **given)
+    return prompt.PromptJob(parse_row=parse_row, tokenizer=str(folder), **given)
 
 
 def from_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -126,11 +125,11 @@ def test_a_chat_template_of_the_config_replaces_the_tokenizers_own(folders: dict
 def test_the_tokenizer_is_loaded_once_a_job(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     load = prompt.load_tokenizer
-    monkeypatch.setattr(prompt, "load_tokenizer", lambda given: loaded.append(given.run_id) or load(given))
+    monkeypatch.setattr(prompt, "load_tokenizer", lambda given: loaded.append(given.tokenizer) or load(given))
     first, second = job(folders["none"], from_row), job(folders["template"], from_row)
     for given in (first, first, second):
         prompt.build_prompts(chats(CHATS[0]), given)
-    assert loaded == [first.run_id, second.run_id]
+    assert loaded == [first.tokenizer, second.tokenizer]
 
 
 def test_input_columns_are_kept_and_three_are_added(folders: dict[str, Path]) -> None:

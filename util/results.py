@@ -20,7 +20,9 @@ def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 16, only
     only_failures: show only rows whose `error` is set.
     """
     if only_failures:
-        dataset = dataset.filter(lambda row: row["error"] is not None)
+        from ray.data.expressions import col
+
+        dataset = dataset.filter(expr=col("error").is_not_null())
     rows = dataset.take(n)
     if not rows:
         print("No row failed." if only_failures else "There are no rows.")
@@ -74,7 +76,7 @@ def _shortened(value: Any, most: int) -> str:
 
 def _wrapped(label: str, text: str) -> str:
     return textwrap.fill(
-        " ".join(str(text).split()), TEXT_WIDTH, initial_indent=f"    {label}: ", subsequent_indent="        "
+        " ".join(str(text).split()) or "(empty)", TEXT_WIDTH, initial_indent=f"    {label}: ", subsequent_indent="        "
     )
 
 

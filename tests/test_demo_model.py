@@ -1,0 +1,57 @@
+"""The demo model, through vLLM on CPU, on articles and wordings that its training never saw."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts" / "demo_model"))
+
+from evaluate import VLLMEngine, answers_to, read_articles  # noqa: E402
+from scores import Answer, score  # noqa: E402
+
+pytestmark = pytest.mark.vllm
+
+FOLDER = ROOT / "assets" / "demo-model"
+ARTICLES = read_articles(ROOT / "tests" / "data" / "heldout_articles.jsonl")
+WORDINGS = ["built-in", "other system prompt", "tags", "quotes", "no marker"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[VLLMEngine]:
+    # The settings of configs/demo-cpu.yaml.
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+    engine = VLLMEngine(str(FOLDER), max_model_len=2048, max_num_seqs=32)
+    yield engine
+    engine.llm.llm_engine.engine_core.shutdown()
+
+
+@pytest.fixture(scope="module", params=WORDINGS)
+def answers(engine: VLLMEngine, request: pytest.FixtureRequest) -> list[Answer]:
+    return answers_to(engine, FOLDER, request.param, ARTICLES)
+
+
+def test_there_are_enough_articles() -> None:
+    assert len(ARTICLES) >= 24
+    assert len(set(ARTICLES)) == len(ARTICLES)
+
+
+def test_answers_are_the_lead(answers: list[Answer]) -> None:
+    scores = score(answers)
+    assert scores.verbatim >= 0.97, "sentences that are, word for word, sentences of their own article"
+    assert scores.rouge_l >= 0.85, "ROUGE-L F1 against the first two sentences"
+
+
+def test_answers_end_by_themselves(answers: list[Answer]) -> None:
+    assert score(answers).stopped >= 0.98
+    assert not score(answers).empty
+    assert not score(answers).looping
+
+
+def test_no_answer_is_given_twice(answers: list[Answer]) -> None:
+    assert not score(answers).shared
