@@ -10,6 +10,9 @@ from typing import Any
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ClusterError, did_you_mean
 
+log = logging.getLogger("rayllm_batch")
+_DID_NOT_START = "Ray did not start on this machine"
+_LOGS = "Its logs are in /tmp/ray/session_latest/logs."
 ACCELERATOR = "accelerator_type:"
 ANY_GPU = "GPU"  # accelerator_type for a GPU whose kind Ray does not know, or where any kind will do
 
@@ -25,12 +28,22 @@ def connect() -> None:
         # The engine's log goes to files of its own; what else workers print is not for the driver's screen.
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, TimeoutError) as error:
-        address = os.environ.get("RAY_ADDRESS")
-        raise ClusterError(
-            f"No Ray cluster answers at RAY_ADDRESS={address!r}: {error}. Start one there, or unset RAY_ADDRESS to run here."
-            if address
-            else f"Ray did not start on this machine: {error}. Its logs are in /tmp/ray/session_latest/logs."
-        ) from None
+        if address := os.environ.get("RAY_ADDRESS"):
+            raise ClusterError(
+                f"No Ray cluster answers at RAY_ADDRESS={address!r}: {error}. Start one there, or unset it to run here."
+            ) from None
+        raise ClusterError(f"{_DID_NOT_START}: {error}. {_LOGS}") from None
+    except Exception as error:
+        # Ray gives its node 30 s to start, which a small, busy machine exceeds; the dashboard is most of that work.
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        log.warning("%s within 30 s; trying once more, without its dashboard.", _DID_NOT_START)
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+        except Exception as second:
+            ray.shutdown()
+            raise ClusterError(f"{_DID_NOT_START}: {second} Is the machine busy or short of memory? {_LOGS}") from None
     import ray.data
 
     quiet(ray.data.DataContext.get_current())  # a Ray that somebody else started keeps their settings
