@@ -216,6 +216,8 @@ class RayLLMBatch:
 
         batch_size = self.batch_size or _batch_size(total, self.num_replicas)
         blocks_in_flight = max(2, math.ceil(_requests_in_flight(self.engine_config) / batch_size))
+        if total is not None:  # else the replica that is ready first takes all rows of a small job
+            blocks_in_flight = min(blocks_in_flight, max(2, math.ceil(total / batch_size / self.num_replicas)))
         # One fused CPU stage: read, prompts, and a repartition that bounds the blocks.
         prompts = rows.map_batches(
             build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=max(batch_size, 128)

@@ -142,7 +142,7 @@ def test_synthetic_prompts_have_the_lengths_asked_for(ray_cluster):
 
 
 def test_two_replicas_share_the_rows(ray_cluster):
-    batch = RayLLMBatch(echo(seconds_per_request=0.2), Numbered(), batch_size=5, num_replicas=2)
+    batch = RayLLMBatch(echo(seconds_per_request=3), Numbered(), batch_size=5, num_replicas=2)
     assert batch.run().count() == 100
     assert len(batch._replicas) == 2 and all(replica["rows"] > 0 for replica in batch._replicas.values())
 
