@@ -96,8 +96,9 @@ def test_html_keeps_the_lines_of_the_answer() -> None:
 class Rows(list):
     """As much of a Dataset as show_results needs."""
 
-    def filter(self, keep: Any) -> Rows:
-        return Rows(row for row in self if keep(row))
+    def filter(self, *, expr: object) -> Rows:
+        assert "error" in str(expr), "only the error column decides what failed"
+        return Rows(row for row in self if row["error"] is not None)
 
     def take(self, n: int) -> list:
         return self[:n]
