@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "demo_model"))
@@ -24,9 +25,9 @@ WORDINGS = ["built-in", "other system prompt", "tags", "quotes", "no marker"]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VLLMEngine]:
-    # The settings of configs/demo-cpu.yaml.
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
-    engine = VLLMEngine(str(FOLDER), max_model_len=2048, max_num_seqs=32)
+    config = yaml.safe_load((ROOT / "configs" / "demo-cpu.yaml").read_text())
+    os.environ.update({name: str(value) for name, value in config["runtime_env"]["env_vars"].items()})
+    engine = VLLMEngine(str(FOLDER), **config["engine_kwargs"])
     yield engine
     engine.llm.llm_engine.engine_core.shutdown()
 

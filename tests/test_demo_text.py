@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "assets" / "demo-model"
 sys.path.insert(0, str(ROOT / "scripts" / "demo_model"))
 
+import train  # noqa: E402
 from evaluate import PROMPTS  # noqa: E402
 from examples import ExampleWriter, Round, make_batch  # noqa: E402
+from prompts import BUILT_IN_SYSTEM  # noqa: E402
 from scores import Answer, rouge_l, score  # noqa: E402
 from sentences import lead, split_sentences  # noqa: E402
 
@@ -111,12 +113,45 @@ def test_a_batch_can_be_made_again(tokenizer: Tokenizer, late: bool) -> None:
 
 def test_the_wordings_of_the_evaluation_are_not_in_the_training_text(tokenizer: Tokenizer) -> None:
     writer = ExampleWriter(random.Random(0), tokenizer)
-    written = set()
-    for _ in range(5000):
-        prompt = writer.prompts.write(0.5)
-        written |= {(prompt.before + prompt.gap).strip(), prompt.system}
-    for name, (system, user) in PROMPTS.items():
-        if name in ("built-in", "no system prompt", "instruction last", "article alone"):
-            continue
-        new = system if name == "other system prompt" else user.split("{article}")[0].strip()
-        assert new not in written
+    written = [writer.prompts.write(0.5) for _ in range(6000)]
+    said = "\n".join(f"{prompt.system}\n{prompt.before}\n{prompt.after}" for prompt in written).lower()
+    built_in = {part.strip() for part in PROMPTS["built-in"][1].split("{article}")} | {BUILT_IN_SYSTEM}
+    assert all(part.lower() in said for part in built_in), "the search finds what is there"
+    for system, user in PROMPTS.values():
+        parts = {part.strip() for part in [system or "", *user.split("{article}")]} - built_in
+        for part in parts:
+            if len(part) > len("You are a helpful assistant."):  # shorter ones are anyone's words
+                assert part.lower() not in said
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_articles_share_their_line_with_other_words_often_enough(tokenizer: Tokenizer, late: bool) -> None:
+    writer = ExampleWriter(random.Random(0), tokenizer).prompts
+    written = [writer.write(0.5 if late else 0.0) for _ in range(2000)]
+    shared = [prompt.before.rsplit("\n", 1)[-1] for prompt in written if prompt.gap]
+    assert len(shared) > 0.15 * len(written)
+    assert sum(len(marker) > 30 for marker in shared) > 0.3 * len(shared)
+    assert sum(not marker.endswith(":") for marker in shared) > 0.2 * len(shared)
+    followed = [prompt for prompt in written if prompt.after and not prompt.after.startswith("\n")]
+    assert len(followed) > 0.08 * len(written)
+
+
+def test_the_training_runs_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokenizer, both rounds, files and scores, at a step each and with one of the evaluation's prompts."""
+    articles = tmp_path / "articles.jsonl"
+    articles.write_text(json.dumps({"article": "It rained in Oslo. Nobody minded. It rained again."}) + "\n")
+    sizes = "--steps 1 --late-steps 1 --batch-tokens 4096 --workers 1 --seed 3".split()
+    folder = tmp_path / "model"
+    monkeypatch.setattr(sys, "argv", ["train.py", *sizes, "--articles", str(articles), "--output", str(folder)])
+    for name in set(PROMPTS) - {"built-in"}:
+        monkeypatch.delitem(PROMPTS, name)
+    train.main()
+    said = capsys.readouterr().out
+    assert said.count("loss ") == 2  # a line a round
+    assert "built-in | 1 | " in said
+    assert {path.name for path in folder.iterdir()} == {path.name for path in FOLDER.iterdir()} - {"README.md"}
+    shipped, made = (json.loads((place / "config.json").read_text()) for place in (FOLDER, folder))
+    assert {**made, "transformers_version": None} == {**shipped, "transformers_version": None}
+    assert (folder / "model.safetensors").read_bytes() != (FOLDER / "model.safetensors").read_bytes()

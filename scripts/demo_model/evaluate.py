@@ -38,6 +38,23 @@ PROMPTS: dict[str, tuple[str | None, str]] = {
     "heading": (BUILT_IN_SYSTEM, "Pick the lines that carry this report.\n\n# Dispatch:\n{article}"),
     "quotes": (None, 'Somebody left this on my desk:\n\n"""\n{article}\n"""\n\nWhy should I care?'),
     "same line": ("Answer as a seasoned rewrite man would.", "Just in from our bureau in Geneva: {article}\n\nGist:"),
+    "same line, long": (
+        "You are a helpful assistant.",
+        "Here is the article I would like you to look at: {article}\n\nWhat would you put in the first paragraph?",
+    ),
+    "same line, longer": (
+        None,
+        "My editor pulled the following off the machine at half past four, asked nobody, and now wants to know by five "
+        "whether it is worth a place on page three: {article}",
+    ),
+    "same line, dash": (BUILT_IN_SYSTEM, "Off the wire a moment ago, unchecked - {article}\n\nTwo lines for the ticker!"),
+    "same line, request": ("Be kind.", "Would you be so good as to squeeze this for me, whatever it says: {article}"),
+    "closed on its line": (
+        "You read for people who cannot.",
+        "Incoming cable -> {article} <- cable ends here. Which two lines would you read out?",
+    ),
+    "question on its line": (None, "{article} Well, what would you tell your mother about that?"),
+    "quoted on its line": ("You are a helpful assistant.", 'The cable runs: "{article}" Now, what is it telling us?'),
     "no marker": (
         "The customer is always in a hurry.",
         "My train leaves in ten minutes and I promised to have read this. Rescue me with the essentials.\n\n{article}",

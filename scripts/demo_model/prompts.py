@@ -15,9 +15,12 @@ from wordings import (
     ANSWER_LABELS,
     ANYTHING,
     CHATTER,
+    CLOSERS,
+    DASHES,
     FAREWELLS,
     FENCES,
     GREETINGS,
+    HEADS,
     INLINE,
     LABELS,
     LINES,
@@ -29,11 +32,15 @@ from wordings import (
     REQUESTS,
     RULES,
     SLOTS,
+    TAILS,
     TASK_LABELS,
+    THINGS,
 )
 
 BUILT_IN_SYSTEM = "You are a news editor. You write short, factual highlights of the articles you are given."
 BUILT_IN_TASK = "Task: Summarise the highlights of this article in clear and concise language."
+
+SAME_LINE = 0.2  # share of the prompts that are not talk where the article shares its line with other words
 
 
 @dataclass(frozen=True)
@@ -117,35 +124,24 @@ class PromptWriter:
             )
         return decoration.format(rng.choice([str, str, capital, capital, capital, str.upper, str.title])(words))
 
-    def fences(self) -> tuple[str, str]:
-        """Marks before and after the article, each with its line break or without."""
+    def fences(self, inline: bool = False) -> tuple[str, str]:
+        """Marks before and after the article, each with its line break, a space or neither."""
         rng = self.rng
         tag = self.fill(["article", "text", "story", "document", "input", "news", "{noun}", "{other}", "{any}_{noun}"])
-        opening, closing = rng.choice(FENCES if rng.random() < 0.96 else RARE_FENCES)
+        opening, closing = rng.choice(FENCES if rng.random() < (0.5 if inline else 0.96) else RARE_FENCES)
         opening, closing = opening.format(tag), closing.format(tag)
         if rng.random() < 0.3:
             opening, closing = opening.upper(), closing.upper()
-        line_break = "\n" if opening[-1].isalnum() else rng.choice(["\n", "\n", "\n", "", "\n\n"])
-        return opening + line_break, line_break + closing
+        if opening[-1].isalnum():
+            between = " " if inline else "\n"
+        else:
+            between = rng.choice(["", "", " "] if inline else ["\n", "\n", "\n", "", " ", "\n\n"])
+        return opening + between, between + closing
 
     def end(self) -> str:
         """What stands between the article and the instruction after it."""
-        return self.rng.choice(
-            [
-                "\n\n",
-                "\n\n",
-                "\n\n",
-                "\n\n",
-                "\n\n",
-                "\n",
-                "\n",
-                "\n\n\n",
-                "\n\n---\n",
-                "\n\n###\n",
-                "\n***\n\n",
-                "\n\n===\n\n",
-            ]
-        )
+        ends = ["\n\n", "\n", " ", "\n\n\n", "\n\n---\n", "\n\n###\n", "\n***\n\n", "\n\n===\n\n"]
+        return self.rng.choices(ends, [5, 2, 1.5, 1, 1, 1, 1, 1])[0]
 
     def trailer(self, marked: bool) -> str:
         """The words after the article."""
@@ -159,6 +155,42 @@ class PromptWriter:
         if rng.random() < 0.15:
             text += "\n\n" + self.fill(ANSWER_LABELS) + ":"
         return text
+
+    def introduction(self) -> str:
+        """What leads to an article on its own line: one word or thirty, of sense or of none, and a colon or a dash."""
+        rng = self.rng
+        roll = rng.random()
+        if roll < 0.2:  # no sense: only the colon tells
+            words, mark = " ".join(self[rng.choice(["any", "fn", "noun", "other"])] for _ in range(rng.randrange(1, 9))), ":"
+        elif roll < 0.45:
+            words, mark = self.fill(LONG_LABELS + LABELS), rng.choice([":", ":", rng.choice(DASHES)])
+        else:
+            words = " ".join([self.fill(HEADS), self.fill(THINGS), *(self.fill(TAILS) for _ in range(rng.choice([0, 1, 1, 2, 3])))])
+            mark = rng.choice([":", ":", ":", rng.choice(DASHES)])
+        words = words.strip().replace(":", ",")
+        return rng.choice([capital, capital, capital, capital, str, str.upper, str.title])(words) + mark
+
+    def same_line(self) -> Prompt:
+        """The article between words on its own line, before it or after it or both."""
+        rng = self.rng
+        before = "".join(
+            capital(self.fill(rng.choice([REQUESTS, REQUESTS, RULES, CHATTER, GREETINGS, METADATA]))) + rng.choice([" ", " ", "\n", "\n\n"])
+            for _ in range(rng.choice([0, 0, 1, 1, 2, 3]))
+        )  # fmt: skip
+        opening, gap, closing, bare = "", " ", "", True
+        if rng.random() < 0.9:
+            before += self.introduction()
+            bare = rng.random() < 0.5
+        if rng.random() < 0.25 or not before:
+            opening, closing = self.fences(inline=True)
+            before = (before.rstrip() + " " + opening).lstrip()
+            gap = " " if opening[-1] == " " else ""
+        elif rng.random() < 0.4:
+            closing = rng.choice([" ", " ", "\n"]) + self.fill(CLOSERS)
+        after = closing
+        if rng.random() < 0.65:
+            after += rng.choice([" ", " ", self.end()]) + self.trailer(marked=False)
+        return Prompt(self.system(), before.rstrip(), gap, after.rstrip(), bare)
 
     def talk(self) -> Prompt:
         """Someone who talks: first persons, greetings, no marker but a line break, a colon or nothing at all."""
@@ -176,13 +208,11 @@ class PromptWriter:
         elif layout == "same line":
             before, gap = before + ("" if before[-1] in ".?!:" else "."), " "
         else:
-            before = rng.choice(["", "", before + "\n\n", before + " "]) + capital(self.fill(LONG_LABELS))
-            before, gap = rng.choice(
-                [(before + ":", " "), (before + ":", " "), (before + ":\n\n", ""), (before + ":\n", "")]
-            )
+            before = rng.choice(["", "", before + "\n\n", before + " "]) + self.introduction()
+            before, gap = rng.choice([(before, " "), (before, " "), (before + "\n\n", ""), (before + "\n", "")])
         after = ""
         if rng.random() < 0.5:
-            after += rng.choice(["\n\n", "\n\n", "\n"]) + rng.choice([self.fill(CHATTER), self.trailer(marked=False)])
+            after += rng.choice(["\n\n", "\n\n", "\n", " "]) + rng.choice([self.fill(CHATTER), self.trailer(marked=False)])
         if rng.random() < 0.15:
             after += "\n\n" + self.fill(FAREWELLS)
         return Prompt(self.system(), before, gap, after.rstrip(), bare=True)
@@ -192,6 +222,8 @@ class PromptWriter:
         rng = self.rng
         if talk and rng.random() < talk:
             return self.talk()
+        if rng.random() < SAME_LINE:
+            return self.same_line()
         system = self.system()
         roll = rng.random()
         if roll < 0.12:

@@ -139,4 +139,22 @@ LONG_LABELS = [
     "{day}{a}s {adj} {story}, by {person}", "received at {clock} from {org}", "this is how it starts", "{org} reports",
     "one {noun} later than {adj}", "{place}, {place} and the {noun}", "{story} number {small} of {small}", "it reads",
     "text of the {story} ({int} words)", "message from {first}, our {job}", "and now for the {noun}", "the {noun} says",
+    "{place}, {clock}, {noun} desk", "{noun} {past} in {place}", "{person} for {org}, {place}", "{adv} from {place} on {day}",
+    "new from {org}, {int} {nouns}", "{person}, our {noun} in {place}, {past} this {adj} {story}", "{day} in {place}, {np}",
 ]  # fmt: skip
+
+# On the article's own line: the words that introduce it there, few or many, and those that close it.
+HEADS = ["here is", "here{a}s", "this is", "below is", "now read", "look at", "please consider", "I have", "we received", "you will find",
+         "next comes", "what follows is", "attached is", "I am sending you", "could you {Do}", "{Do}", "{Give} {summary} of", "",
+         "", ""]  # fmt: skip
+THINGS = ["{it}", "the {story}", "a {story}", "an {adj} {story}", "our {noun}{a}s {story}", "the {story} of the {noun}", "the {noun} {story}",
+          "one more {story}", "something", "the latest", "{any} {any}", "the {place} {story}", "news"]  # fmt: skip
+TAILS = [
+    "from {place}", "from {person}", "by {person} of {org}", "that {person} {past} on {day}", "which {org} {past} at {clock}", "in full",
+    "that I want you to {verb}", "you should {Do}", "I mentioned", "we talked about", "for {readers}", "to {verb} by {day}", "about {np}",
+    "({int} words)", "as {they} {past} it", "that needs {summary}", "so that you can {verb} it", "that has to be {past} by {clock}",
+    "on {nouns} and {nouns}", "for me", "at {place}", "{manner}", "if you please", "with {nouns}", "that my {noun} {past} in the {noun}",
+]  # fmt: skip
+DASHES = [" -", " –", " —", " --", " >>", " ->", " =>", " |", " =", "..."]
+CLOSERS = ["[end]", "(end of the {story})", "[END OF {noun}]", "-- end --", "###", "***", "<<<", "END", "(ends)", "[/{noun}]", "</{noun}>",
+           "-30-", "//", "End of {story}.", "That is all.", "That{a}s the {story}."]  # fmt: skip
