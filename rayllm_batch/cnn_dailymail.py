@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.dataset_file import in_blocks
-from rayllm_batch.errors import DatasetError
+from rayllm_batch.errors import DatasetError, ModelAccessError
+from rayllm_batch.hub import CHECK_SECONDS, check_dataset_access, is_offline
 from rayllm_batch.workload import ChatWorkloadBase
 
 if TYPE_CHECKING:
+    import datasets
     import ray.data
 
 HUB_DATASET = "abisee/cnn_dailymail"
 HUB_CONFIG = "3.0.0"
+log = logging.getLogger("rayllm_batch")
 
 
 @dataclass
@@ -49,20 +53,56 @@ class CNNDailySummary(ChatWorkloadBase):
 
 
 def _from_hub(split: str) -> ray.data.Dataset:
+    # ray.data.from_huggingface would read the Hub's parquet files once more, and make one block of a local dataset.
+    return in_blocks(articles(split).with_format("arrow")[:])
+
+
+def articles(split: str) -> datasets.Dataset:
+    """One split, from the Hub or from an earlier download.
+
+    The Hub is asked first whether it opens the dataset, for CHECK_SECONDS at most: the datasets library alone asks a
+    Hub that does not answer again and again, for minutes.
+    """
     try:
         import datasets
     except ImportError:
         raise DatasetError(
             f"Reading {HUB_DATASET} needs the `datasets` package: pip install datasets, or set dataset_file=..."
         ) from None
+    name = f"{HUB_DATASET} ({HUB_CONFIG}, split {split!r})"
+    advice = "or set dataset_file= to a local copy such as assets/sample_articles.jsonl."
+    refusal = "HF_HUB_OFFLINE=1 is set, so the Hugging Face Hub is not asked."
+    offline = is_offline() or datasets.config.HF_HUB_OFFLINE
+    if not offline:
+        try:
+            check_dataset_access(HUB_DATASET, timeout=CHECK_SECONDS)
+        except ModelAccessError as error:
+            offline, refusal = True, error.why
+    if offline:
+        if (rows := _from_cache(split)) is not None:
+            log.warning("%s The copy of %s in the cache is used.", refusal, HUB_DATASET)
+            return rows
+        raise DatasetError(
+            f"{refusal} The dataset {name} is not in the cache of this machine either. Check the network, HF_ENDPOINT "
+            f"and HF_TOKEN, {advice}"
+        )
     try:
-        rows = datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split=split)
+        return datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split=split)
     except Exception as error:
         raise DatasetError(
-            f"The dataset {HUB_DATASET} ({HUB_CONFIG}, split {split!r}) could not be loaded from the Hugging Face Hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). "
-            "Check the network and HF_ENDPOINT, or set dataset_file= to a local copy such as "
-            "assets/sample_articles.jsonl."
+            f"The dataset {name} could not be loaded from the Hugging Face Hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}). Check the network and HF_ENDPOINT, {advice}"
         ) from None
-    # ray.data.from_huggingface would read the Hub's parquet files once more, and make one block of a local dataset.
-    return in_blocks(rows.with_format("arrow")[:])
+
+
+def _from_cache(split: str) -> Optional[datasets.Dataset]:
+    """What an earlier download left. The datasets library asks nobody where its own HF_HUB_OFFLINE is set."""
+    import datasets
+
+    before, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True
+    try:
+        return datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split=split)
+    except Exception:  # not there, or another split of it
+        return None
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before

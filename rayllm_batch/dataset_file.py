@@ -192,10 +192,14 @@ def check_first_rows(files: DatasetFiles) -> None:
         _check_json(head, complete, path, CHECKED_LINES)
 
 
-def find_bad_line(files: DatasetFiles) -> str | None:
-    """After a failed read: the first line that is not a JSON object, named, or None when every line is one."""
+def find_bad_line(dataset_file: str | os.PathLike) -> str | None:
+    """After a failed read: the first line that is not a JSON object, named, or None when that is not the reason."""
     import pyarrow.fs
 
+    try:
+        files = find_files(dataset_file)
+    except DatasetError:
+        return None
     fs = files.filesystem or pyarrow.fs.LocalFileSystem()
     for path in files.paths if files.format == "json" else ():
         with fs.open_input_stream(path, compression="detect") as source:

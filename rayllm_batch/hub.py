@@ -91,6 +91,19 @@ def check_model_access(
     HubClient(model_id, token, source, timeout, rate_limit_wait).ask(lambda api: api.auth_check(model_id))
 
 
+def check_dataset_access(
+    dataset_id: str, *, timeout: float = CHECK_SECONDS, rate_limit_wait: float = RATE_LIMIT_SECONDS
+) -> None:
+    """Return if the Hub opens this dataset with the token that huggingface_hub sends, or without one.
+
+    Raises:
+        ModelAccessError: As `check_model_access`, about the dataset.
+    """
+    source, token = next(saved_tokens(), ("no token", None))
+    client = HubClient(dataset_id, token, source, timeout, rate_limit_wait, "dataset")
+    client.ask(lambda api: api.auth_check(dataset_id, repo_type="dataset"))
+
+
 def saved_tokens() -> Iterator[tuple[str, Secret]]:
     """The tokens of this machine, each with its place in words: `HF_TOKEN`, then huggingface_hub's own store."""
     from huggingface_hub import constants, get_token

@@ -1,4 +1,4 @@
-"""Questions to the Hugging Face Hub about one model, bounded in time."""
+"""Questions to the Hugging Face Hub about one model, or one dataset, bounded in time."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class HubClient:
     source: str  # where the token comes from, as the messages name it
     timeout: float | None  # seconds for one question and its retries, a rate limit aside; None: no limit
     rate_limit_wait: float  # seconds
+    kind: str = "model"  # or "dataset"; `model_id` is its id then
 
     def ask(self, question: Callable[[HfApi], T]) -> T:
         """The answer to `question`, or a `ModelAccessError` that says why there is none.
@@ -57,7 +58,7 @@ class HubClient:
         if isinstance(error, KeyboardInterrupt):
             refusal: BaseException = KeyboardInterrupt()
         else:
-            words = Refusal(self.model_id, self.token, self.source, self.timeout, self.rate_limit_wait)
+            words = Refusal(self.model_id, self.token, self.source, self.timeout, self.rate_limit_wait, self.kind)
             refusal = words.of(error, lambda: call(lambda: api.whoami(self.token), _left(deadline))[1] is None)
         del error
         raise refusal

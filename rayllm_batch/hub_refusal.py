@@ -31,9 +31,9 @@ def tokens_page() -> str:
     return f"{endpoint()}/settings/tokens"
 
 
-def model_page(model_id: str) -> str:
-    """Where a person reads about a model and requests access to it."""
-    return f"{endpoint()}/{model_id}"
+def model_page(model_id: str, kind: str = "model") -> str:
+    """Where a person reads about a model (or a dataset) and requests access to it."""
+    return f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{model_id}"
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Refusal:
     source: str
     timeout: float | None
     rate_limit_wait: float
+    kind: str = "model"
 
     def of(self, error: Exception, token_is_valid: Callable[[], bool]) -> ModelAccessError:
         """The error to raise for huggingface_hub's `error`.
@@ -77,7 +78,7 @@ class Refusal:
         """The Hub answered, and keeps the model closed: 401, 403 or 404."""
         from huggingface_hub.errors import DisabledRepoError, GatedRepoError
 
-        model, page = self.model_id, model_page(self.model_id)
+        model, page, kind = self.model_id, model_page(self.model_id, self.kind), self.kind
         gated = isinstance(error, GatedRepoError)
         bad_credentials = "credentials" in (getattr(error, "server_message", None) or "")
         if isinstance(error, DisabledRepoError):
@@ -89,8 +90,8 @@ class Refusal:
             )
         if self.token is None:
             return ModelNotFoundError(
-                f"There is no public model {model} on {endpoint()}, and no token was found to look for a private one.",
-                "Check the spelling of the model id. If it is private, set HF_TOKEN to a token that can read it.",
+                f"There is no public {kind} {model} on {endpoint()}, and no token was found to look for a private one.",
+                f"Check the spelling of the {kind} id. If it is private, set HF_TOKEN to a token that can read it.",
             )
         if status == 401 and (bad_credentials or not token_is_valid()):
             return InvalidTokenError(
@@ -104,8 +105,8 @@ class Refusal:
                 f"Request access at {page}, and run this again once it is granted, or use another account's token.",
             )
         return ModelNotFoundError(
-            f"There is no model {model} on {endpoint()}, or it is private and hidden from {self.source}.",
-            "Check the spelling of the model id (owner/name), or use a token of an account that can read it.",
+            f"There is no {kind} {model} on {endpoint()}, or it is private and hidden from {self.source}.",
+            f"Check the spelling of the {kind} id (owner/name), or use a token of an account that can read it.",
         )
 
     def _no_answer(self, error: Exception) -> ModelAccessError:
@@ -118,8 +119,9 @@ class Refusal:
             )
         network = type(error).__module__.split(".")[0] in ("httpx", "httpx2", "requests", "urllib3")
         if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-            why = f"{endpoint()} did not answer a question about {self.model_id}"
-            why += f" within {self.timeout:.0f} s." if self.timeout else " in time."
+            why = f"{endpoint()} did not answer a question about {self.model_id} within {self.timeout or 0:.0f} s."
+            if self.timeout is None:
+                why = f"{endpoint()} fell silent while {self.model_id} was being downloaded."
         elif network or isinstance(error, ConnectionError):
             why = f"Could not reach {endpoint()} to ask about {self.model_id}: {self._clean(str(error))}."
         elif isinstance(error, OSError) and error.strerror:

@@ -45,6 +45,7 @@ def download_model(
 
     Raises:
         ModelAccessError: As `rayllm_batch.hub.check_model_access`, or if the files cannot be stored.
+        HubUnavailableError: Also if the Hub falls silent in the middle, after a minute without a byte (six, before a file's first).
     """
     if is_local(model_id):
         return os.path.expanduser(model_id)
@@ -64,8 +65,19 @@ def download_model(
         log.warning("%s The copy of %s in the cache is used.", error, model_id)
         return folder
     unread = files_to_skip([file.rfilename for file in info.siblings or []], load_format)
-    client.timeout = None  # the weights take as long as they take; each request of the client has its own limit
-    return client.ask(lambda api: _snapshot(api, model_id, revision, unread))
+    # The weights take as long as they take. A server that falls silent is huggingface_hub's to notice: it waits
+    # HF_HUB_DOWNLOAD_TIMEOUT (10 s) for the next byte of a file, and resumes five times before it gives up. Where
+    # the silence comes before a file's first byte, it tries for six minutes.
+    client.timeout = None
+    try:
+        return client.ask(lambda api: _snapshot(api, model_id, revision, unread))
+    except HubUnavailableError as error:
+        why = error.why
+    missing = _missing(model_id, info, unread)
+    raise HubUnavailableError(
+        f"{why} Still missing: {', '.join(missing[:3])}{f' and {len(missing) - 3} more' if missing[3:] else ''}.",
+        "Run it again: the files that are complete are kept. On a slow network, HF_HUB_DOWNLOAD_TIMEOUT=60 waits longer.",
+    )
 
 
 def files_to_skip(names: Iterable[str], load_format: str = "auto") -> list[str]:
@@ -97,6 +109,15 @@ def _snapshot(api: Any, model_id: str, revision: str | None, unread: list[str]) 
         return api.snapshot_download(model_id, revision=revision, ignore_patterns=unread, tqdm_class=Silent)
     except LocalEntryNotFoundError as error:  # "not in the cache" hides what the Hub answered
         raise (error.__cause__ or error) from None
+
+
+def _missing(model_id: str, info: Any, unread: list[str]) -> list[str]:
+    """The files that a download which broke off has not brought."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
+
+    names = filter_repo_objects([file.rfilename for file in info.siblings or []], ignore_patterns=unread)
+    return [name for name in names if not isinstance(try_to_load_from_cache(model_id, name, revision=info.sha), str)]
 
 
 def _from_cache(model_id: str, revision: str | None, load_format: str) -> str:

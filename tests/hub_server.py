@@ -74,9 +74,10 @@ class Repo:
 
 @dataclass
 class Fault:
-    part: str  # of the path
-    status: int  # 0: never answer
+    part: str  # of the method and path, "GET /org/model/resolve/main/config.json"
+    status: int  # 0: never answer, or fall silent after `sent` bytes of the file
     times: int | None
+    sent: int
     headers: dict[str, str]
     message: str
 
@@ -115,10 +116,15 @@ class HubServer:
         self.repos[kind, name] = repo
         return repo
 
-    def fail(self, part: str, status: int, times: int | None = None, message: str = "", **headers: str) -> None:
-        """Answer requests with `part` in their path with `status` (0: keep them waiting), the first `times` of them."""
+    def fail(
+        self, part: str, status: int, times: int | None = None, message: str = "", sent: int = 0, **headers: str
+    ) -> None:
+        """Answer requests with `part` in their method and path with `status`, the first `times` of them.
+
+        Status 0 keeps them waiting for ever, once the first `sent` bytes of the file are out.
+        """
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.faults.append(Fault(part, status, times, headers, message))
+        self.faults.append(Fault(part, status, times, sent, headers, message))
 
     def asked(self, part: str, method: str = "GET") -> int:
         """How many requests had `part` in their path."""
@@ -147,13 +153,14 @@ class _Handler(BaseHTTPRequestHandler):
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         with self.hub.lock:
             self.hub.requests.append((self.command, path, token))
-            fault = next((f for f in self.hub.faults if f.part in path and f.times != 0), None)
+            fault = next((f for f in self.hub.faults if f.part in f"{self.command} {path}" and f.times != 0), None)
             if fault and fault.times:
                 fault.times -= 1
-        if fault and fault.status == 0:
+        self.silent_after = fault.sent if fault else 0
+        if fault and fault.status == 0 and not fault.sent:
             self.hub.closing.wait()
             self.close_connection = True
-        elif fault:
+        elif fault and not fault.sent:
             self._refuse(fault.status, fault.message or "Scripted failure", **fault.headers)
         elif token and token not in self.hub.tokens:
             self._refuse(401, "Invalid credentials in Authorization header")
@@ -199,7 +206,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, repo: Repo, rest: list[str], body: bytes) -> None:
         if rest and rest[0] not in ("main", repo.sha):
             return self._refuse(404, "Invalid rev id", X_Error_Code="RevisionNotFound")
-        self._json(repo.info())
+        info = repo.info()
+        if "blobs=true" in self.path.lower():
+            info["siblings"] = [{**file, "size": len(repo.files[file["rfilename"]])} for file in info["siblings"]]
+        self._json(info)
 
     def _tree(self, repo: Repo, rest: list[str], body: bytes) -> None:
         folder = f"{rest[1]}/" if rest[1] else ""
@@ -248,5 +258,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        if self.command == "HEAD":
+            return
+        self.wfile.write(data[: self.silent_after or None])
+        if self.silent_after:
+            self.hub.closing.wait()
+            self.close_connection = True

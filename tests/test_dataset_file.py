@@ -287,7 +287,7 @@ def test_a_bad_line_far_down_is_named_too(put: Any) -> None:
     path = put("rows.jsonl", seventh(b"bad", before=dataset_file.CHECKED_LINES + 500))
     dataset_file.check_first_rows(dataset_file.find_files(path))  # does not read so far
     assert refusal(path).startswith(f"Line {dataset_file.CHECKED_LINES + 501} of ")
-    assert (dataset_file.find_bad_line(dataset_file.find_files(path)) or "").startswith("Line 1501 of ")
+    assert (dataset_file.find_bad_line(path) or "").startswith("Line 1501 of ")
 
 
 def test_a_bad_line_in_a_later_file(put: Any, tmp_path: Path) -> None:
@@ -295,11 +295,11 @@ def test_a_bad_line_in_a_later_file(put: Any, tmp_path: Path) -> None:
     path = put("data/b.jsonl", seventh(b"bad"))
     message = refusal(tmp_path / "data")
     assert message.startswith("Line 7 of ") and str(path) in message
-    assert dataset_file.find_bad_line(dataset_file.find_files(tmp_path / "data")) == message
+    assert dataset_file.find_bad_line(tmp_path / "data") == message
 
 
 def test_find_bad_line_of_a_good_file(put: Any) -> None:
-    assert dataset_file.find_bad_line(dataset_file.find_files(put("rows.jsonl", BOM + JSONL))) is None
+    assert dataset_file.find_bad_line(put("rows.jsonl", BOM + JSONL)) is None
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,16 @@ CONFIGS = {
 }
 
 
-def choose_config() -> str:
-    """The path of a config for the accelerators of this Ray cluster (one is started if none is there).
+def choose_config(given: str = "") -> str:
+    """`given`, or else the path of a config for the accelerators of this Ray cluster. One is started if none is there.
 
     Without a GPU it is the CPU demo. What was chosen, and why, is printed.
     """
     import ray
 
-    cluster.connect()
+    cluster.connect()  # in any case: what reads rows first would start Ray with settings of its own
+    if given:
+        return given
     resources = ray.cluster_resources()
     found = {key.removeprefix(cluster.ACCELERATOR) for key in resources if key.startswith(cluster.ACCELERATOR)}
     for accelerator, config in CONFIGS.items():

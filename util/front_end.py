@@ -7,7 +7,8 @@ import sys
 import threading
 from enum import Enum
 from importlib.util import find_spec
-from typing import Any
+
+from rayllm_batch.display import client_answers, ipython_shell
 
 
 class FrontEnd(Enum):
@@ -23,7 +24,7 @@ def front_end() -> FrontEnd:
     if kernel is None:
         watched = sys.stdin is not None and sys.stdin.isatty() and not os.environ.get("CI")
         return FrontEnd.LINE if watched else FrontEnd.NOBODY
-    if not _allows_input(kernel):
+    if not client_answers(kernel):
         return FrontEnd.NOBODY
     # Jupyter Server puts the notebook's path here; VS Code, connected to one, a name of its own kind.
     notebook = os.environ.get("JPY_SESSION_NAME", "")
@@ -35,15 +36,3 @@ def front_end() -> FrontEnd:
         if can_read_messages(kernel):
             return FrontEnd.PANEL
     return FrontEnd.LINE
-
-
-def ipython_shell() -> Any:
-    """IPython's shell if this process runs one. Does not import IPython: where it is absent, it is not running."""
-    ipython = sys.modules.get("IPython")
-    return ipython.get_ipython() if ipython else None
-
-
-def _allows_input(kernel: Any) -> bool:
-    """Whether the client that sent this cell answers questions. nbclient, nbconvert, papermill and nbval do not."""
-    request = kernel.get_parent("shell") or {}
-    return bool(request.get("content", {}).get("allow_stdin", False))

@@ -9,8 +9,8 @@ import ipywidgets as widgets
 import traitlets
 from IPython.display import display
 
+from rayllm_batch.display import ipython_shell
 from rayllm_batch.secret import Secret
-from util.front_end import ipython_shell
 from util.kernel_messages import WidgetMessages
 
 SETTLE_SECONDS = 0.25  # the field's last change may arrive after the click or the Enter key that submits it

@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright runs, no test of this process can start an event loop of its own
 def browser() -> Iterator[object]:
     pytest.importorskip("playwright")
     from jupyterlab_harness import chromium, chromium_path

@@ -151,12 +151,20 @@ class Notebook:
         self.page.evaluate("([name, args]) => { window.jupyterapp.commands.execute(name, args) }", [name, arguments])
 
     def run_cell(self, index: int) -> None:
-        """Select a cell and press Shift+Enter; returns once it has started."""
-        before = self.cells.nth(index).locator(".jp-InputPrompt").all_inner_texts()
-        self.cells.nth(index).locator(".jp-InputPrompt, .jp-MarkdownOutput").first.click()
-        self.page.keyboard.press("Shift+Enter")
-        if before:
-            expect(self.cells.nth(index).locator(".jp-InputPrompt")).not_to_have_text(before[0])
+        """Select a cell and press Ctrl+Enter; returns once it has started.
+
+        Shift+Enter, on the last cell, adds an empty one to the notebook.
+        """
+        cell = self.cells.nth(index)
+        if "jp-CodeCell" not in (cell.get_attribute("class") or ""):
+            cell.locator(".jp-MarkdownOutput").click(position={"x": 2, "y": 2})  # not on a link
+            self.page.keyboard.press("Control+Enter")
+            return
+        prompt = cell.locator(".jp-InputPrompt")
+        before = prompt.inner_text()
+        prompt.click()
+        self.page.keyboard.press("Control+Enter")
+        expect(prompt).not_to_have_text(before)
 
     def run_all(self) -> None:
         """Run > Run All Cells; returns once the first cell has started."""
@@ -201,6 +209,24 @@ class Notebook:
     def prompt(self, index: int) -> str:
         """The prompt beside a cell: `[1]:`, `[*]:` while it runs or waits, `[ ]:`."""
         return self.cells.nth(index).locator(".jp-InputPrompt").inner_text().replace("\xa0", " ").strip()
+
+    def execute(self, code: str) -> str:
+        """Run code in the kernel, as a console beside the notebook would; what it printed, showed and raised.
+
+        No cell and no history entry is left of it. It waits for the cell that runs.
+        """
+        return self.page.evaluate(
+            """async code => {
+                const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+                const run = kernel.requestExecute({ code, store_history: false, stop_on_error: false });
+                const parts = [];
+                run.onIOPub = ({ content }) =>
+                    parts.push(content.text ?? content.data?.['text/plain'] ?? content.traceback?.join('\\n') ?? '');
+                await run.done;
+                return parts.join('');
+            }""",
+            code,
+        )
 
     def screenshot(self, path: Path, index: int | None = None) -> None:
         """A picture of the page, or of one cell."""

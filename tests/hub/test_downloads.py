@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,40 @@ def test_cache_without_the_hub(hub, monkeypatch):
     with pytest.raises(ModelNotFoundError, match="HF_HUB_OFFLINE=1"):
         download_model("org/gated")
     assert len(hub.requests) == asked
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """huggingface_hub gives a silent server a third of a second instead of ten, and hardly pauses between its tries."""
+    from huggingface_hub import constants, file_download
+
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    monkeypatch.setattr(file_download, "_ETAG_RETRY_TIMEOUT", 0.3, raising=False)
+
+
+def test_a_download_that_stalls_goes_on_where_it_stopped(hub, impatient):
+    weights = os.urandom(3_000_000)
+    hub.add("models", "org/big", {"config.json": b"{}", "model.safetensors": weights})
+    hub.fail("GET /org/big/resolve/", 0, times=2, sent=1_000_000)
+    assert (Path(download_model("org/big")) / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(("asked", "sent"), [("HEAD", 0), ("GET", 0), ("GET", 1_000_000)])
+def test_a_download_that_stalls_for_good_names_the_file(hub, impatient, asked, sent):
+    repo = hub.add("models", "org/big", {"config.json": b"{}", "model.safetensors": bytes(3_000_000)})
+    weights = f"{asked} /org/big/resolve/{repo.sha}/model.safetensors"
+    if sent:
+        hub.fail(weights, 0, times=1, sent=sent)
+    hub.fail(weights, 0)
+    with pytest.raises(HubUnavailableError) as caught:
+        download_model("org/big")
+    assert "fell silent" in caught.value.why and "Still missing: model.safetensors." in caught.value.why
+    assert "Run it again" in str(caught.value) and caught.value.__context__ is None
+    hub.faults.clear()
+    assert names(download_model("org/big")) == {"config.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "consolidated.safetensors", "pytorch_model.bin"])
