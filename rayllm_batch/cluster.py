@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import socket
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from rayllm_batch.config import EngineConfig
@@ -12,27 +15,55 @@ from rayllm_batch.errors import ClusterError, did_you_mean
 
 log = logging.getLogger("rayllm_batch")
 _DID_NOT_START = "Ray did not start on this machine"
-_LOGS = "Its logs are in /tmp/ray/session_latest/logs."
 ACCELERATOR = "accelerator_type:"
+MOST_CPUS = {"GPU": 1.0, "CPU": 0.5}  # Ray CPUs for one replica
 ANY_GPU = "GPU"  # accelerator_type for a GPU whose kind Ray does not know, or where any kind will do
 
+_verbose = False
 
-def connect() -> None:
-    """Use the Ray that this process is connected to, else RAY_ADDRESS, else start one on this machine."""
+
+def connect(verbose: bool = False) -> None:
+    """Use the Ray that this process is connected to, else RAY_ADDRESS, else start one on this machine.
+
+    verbose: what Ray Data and the workers print comes to the screen too; the workers' only if the connection is made here.
+    """
     import ray
 
+    global _verbose  # noqa: PLW0603 (a process has one screen, and one connection to Ray)
+    _verbose = verbose
     if ray.is_initialized():
         return
+    # The default of Ray 2.60; older releases print a warning about it until it is set.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # The engine's log goes to files of its own; what else workers print is not for the driver's screen.
+    how = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
     try:
-        # The engine's log goes to files of its own; what else workers print is not for the driver's screen.
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, TimeoutError) as error:
         if address := os.environ.get("RAY_ADDRESS"):
-            raise ClusterError(
-                f"No Ray cluster answers at RAY_ADDRESS={address!r}: {error}. Start one there, or unset it to run here."
-            ) from None
-        raise ClusterError(f"{_DID_NOT_START}: {error}. {_LOGS}") from None
+            ray.init(address, **how)
+        else:
+            _start_here(how)
+    except (ConnectionError, TimeoutError) as error:
+        raise ClusterError(
+            f"No Ray cluster answers at RAY_ADDRESS={address!r}: {error}. Start one there, or unset it to run here."
+            if address else f"{_DID_NOT_START}: {error}. Its logs: {logs_folder()}"
+        ) from None
+    import ray.data
+
+    set_output(ray.data.DataContext.get_current())  # a Ray that somebody else started keeps their settings
+
+
+def _start_here(how: dict[str, Any]) -> None:
+    """Use the cluster that `ray start` made on this machine, if it lives, else make one of this process's own."""
+    import ray
+
+    if _is_running_here():
+        ray.init("auto", **how)
+        return
+    # One CPU would do for an engine or for tokenising, not for both; it is a number for Ray, not a use of cores.
+    if (os.cpu_count() or 1) < 2:
+        how = {**how, "num_cpus": 2}
+    try:
+        ray.init("local", **how)
     except Exception as error:
         # Ray gives its node 30 s to start, which a small, busy machine exceeds; the dashboard is most of that work.
         if "timed out during startup" not in str(error):
@@ -40,33 +71,50 @@ def connect() -> None:
         ray.shutdown()
         log.warning("%s within 30 s; trying once more, without its dashboard.", _DID_NOT_START)
         try:
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+            ray.init("local", include_dashboard=False, **how)
         except Exception as second:
             ray.shutdown()
-            raise ClusterError(f"{_DID_NOT_START}: {second} Is the machine busy or short of memory? {_LOGS}") from None
-    import ray.data
-
-    quiet(ray.data.DataContext.get_current())  # a Ray that somebody else started keeps their settings
+            raise ClusterError(f"{_DID_NOT_START}: {second} Is the machine busy or short of memory? Its logs: {logs_folder()}") from None
 
 
-def quiet(context: Any) -> None:
-    """Our progress line instead of Ray Data's bars and notices, which all reach its log files as before."""
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+def _is_running_here() -> bool:
+    """Whether the cluster whose address Ray keeps on this machine answers.
+
+    Ray itself does not ask: after a cluster that was killed, its init waits 40 s for it and then ends the process.
+    """
+    try:
+        folder = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+        host, _, port = (folder / "ray" / "ray_current_cluster").read_text().strip().rpartition(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def logs_folder() -> str:
+    """Of the Ray that started last on this machine."""
+    return os.path.join(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "session_latest", "logs")
+
+
+def set_output(context: Any) -> None:
+    """Our progress line instead of Ray Data's bars and notices, which all reach its log files as before; or, verbose, both."""
+    context.enable_progress_bars = _verbose
+    context.print_on_execution_start = _verbose
     for handler in logging.getLogger("ray.data").handlers:
         if not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.CRITICAL)  # its errors are raised, and explained, by run()
+            # its errors are raised, and explained, by run()
+            handler.setLevel(logging.INFO if _verbose else logging.CRITICAL)
 
 
 def check(config: EngineConfig, num_replicas: int) -> None:
     """Raise ClusterError, naming what the cluster has, when the job cannot be placed on it."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive_nodes()]
     needed = config.gpus_per_replica
-    cpus = sum(node.get("CPU", 0) for node in nodes)
-    if cpus < 1:
-        raise ClusterError(f"The run needs at least one CPU, but the cluster has {cpus:g}: start Ray with num_cpus=2.")
+    if not _leaves_a_cpu(nodes, num_replicas, needed):
+        raise ClusterError(
+            f"Beside {num_replicas} replica(s), reading and tokenising need one whole CPU on some node, but the cluster has "
+            f"{_inventory(nodes)}. Start Ray with more CPUs (num_cpus=2 will do, whatever the machine has), or fewer replicas."
+        )
     if not needed:
         return
     kinds = {key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)}
@@ -76,7 +124,7 @@ def check(config: EngineConfig, num_replicas: int) -> None:
             f"accelerator_type is {wanted}, but the cluster has {_inventory(nodes)}. "
             "Run on a machine with one, or use a CPU config such as configs/demo-cpu.yaml."
         )
-    fitting = [node for node in nodes if node.get("GPU") and (wanted == ANY_GPU or node.get(ACCELERATOR + wanted))]
+    fitting = [node for node in nodes if has_accelerator(node, wanted)]
     if not fitting:
         raise ClusterError(
             f"No node has the accelerator {wanted}; the cluster has {_inventory(nodes)}."
@@ -98,6 +146,44 @@ def check(config: EngineConfig, num_replicas: int) -> None:
         )
 
 
+def alive_nodes() -> list[dict[str, Any]]:
+    """Of `ray.nodes()`, those that live: NodeID, Resources, NodeManagerAddress, ..."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def has_accelerator(resources: dict[str, float], kind: str) -> bool:
+    """Whether a node with these resources has GPUs of that kind, an accelerator_type of a config."""
+    return bool(resources.get("GPU")) and (kind == ANY_GPU or bool(resources.get(ACCELERATOR + kind)))
+
+
+def can_read() -> bool:
+    """Whether some node has the one CPU that reading takes."""
+    return any(node["Resources"].get("CPU", 0) >= 1 for node in alive_nodes())
+
+
+def free() -> str:
+    """`The cluster has 2 x A10G, 16 CPUs on 2 nodes; free: 0 GPUs, 3 CPUs.`"""
+    import ray
+
+    now = ray.available_resources()
+    nodes = [node["Resources"] for node in alive_nodes()]
+    gpus = f"{now.get('GPU', 0):g} GPUs, " if any(node.get("GPU") for node in nodes) else ""
+    return f"The cluster has {_inventory(nodes)}; free: {gpus}{now.get('CPU', 0):g} CPUs."
+
+
+def replica_resources(config: EngineConfig, num_replicas: int) -> dict[str, Any]:
+    """What one replica asks of Ray: num_cpus, and with a GPU num_gpus and accelerator_type."""
+    gpus = config.gpus_per_replica
+    asked: dict[str, Any] = {"num_cpus": cpus_per_replica(num_replicas, gpus)}
+    if gpus:
+        asked["num_gpus"] = gpus
+        if config.accelerator_type != ANY_GPU:
+            asked["accelerator_type"] = config.accelerator_type
+    return asked
+
+
 def cpus_per_replica(num_replicas: int, gpus_per_replica: int) -> float:
     """Ray CPUs that one replica asks for: one beside a GPU where the cluster has plenty, else a share.
 
@@ -107,8 +193,21 @@ def cpus_per_replica(num_replicas: int, gpus_per_replica: int) -> float:
     """
     import ray
 
-    most = 1.0 if gpus_per_replica else 0.5
-    return min(most, round(ray.cluster_resources().get("CPU", 1) / (2 * num_replicas), 2))
+    most = MOST_CPUS["GPU" if gpus_per_replica else "CPU"]
+    # rounded down, to Ray's own precision: rounded up, six replicas on two CPUs would leave less than one
+    return min(most, int(10_000 * ray.cluster_resources().get("CPU", 1) / (2 * num_replicas)) / 10_000)
+
+
+def _leaves_a_cpu(nodes: list[dict[str, Any]], num_replicas: int, gpus_per_replica: int) -> bool:
+    """Whether some node has one whole CPU left, however the replicas come to lie. Without it, the run would hang."""
+    share = min(MOST_CPUS["GPU" if gpus_per_replica else "CPU"], sum(node.get("CPU", 0) for node in nodes) / (2 * num_replicas))
+    to_fill = 0  # replicas that it takes to leave no node a whole CPU
+    for node in nodes:
+        if node.get("CPU", 0) >= 1:
+            room = int(node.get("GPU", 0)) // gpus_per_replica if gpus_per_replica else num_replicas
+            fill = math.floor(round((node["CPU"] - 1) / share, 6)) + 1
+            to_fill += fill if fill <= room else num_replicas + 1
+    return to_fill > num_replicas
 
 
 def _inventory(nodes: list[dict[str, Any]]) -> str:

@@ -26,6 +26,10 @@ class WorkloadError(RayLLMBatchError):
     """The workload is not usable: a wrong field, or a `parse_row` that cannot read the dataset's rows."""
 
 
+class OutputError(RayLLMBatchError):
+    """The output folder cannot be used: it holds another job, is in use, or cannot be written."""
+
+
 class EngineError(RayLLMBatchError):
     """The inference engine did not start, or died while rows were in flight."""
 
@@ -56,6 +60,22 @@ class ModelNotFoundError(ModelAccessError):
 
 class HubUnavailableError(ModelAccessError):
     """The Hub could not be reached or answered with an error of its own."""
+
+
+class PreflightError(RayLLMBatchError):
+    """Several things are wrong; `problems` has the error of each: ours, and what the user's own code raised."""
+
+    def __init__(self, problems: list[Exception]) -> None:
+        listed = "\n".join(f"  {number}. {_named(problem)}" for number, problem in enumerate(problems, start=1))
+        super().__init__(f"{len(problems)} things are to be mended before the run can start:\n{listed}")
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type, tuple[list[Exception]]]:
+        return type(self), (self.problems,)
+
+
+def _named(error: Exception) -> str:
+    return str(error) if isinstance(error, RayLLMBatchError) else f"{type(error).__name__}: {error}"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

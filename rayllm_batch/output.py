@@ -8,6 +8,7 @@ from typing import Optional
 import pyarrow as pa
 
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.row_id import ID_TYPE
 
 OUTPUT_SCHEMA = pa.schema([
     ("generated_text", pa.string()),
@@ -21,6 +22,10 @@ OUTPUT_SCHEMA = pa.schema([
 TOKEN_IDS = "_rayllm_prompt_token_ids"
 REQUEST = "_rayllm_request"
 STAGE_ERROR = "_rayllm_error"
+# Of a run with an output folder: each row's id, and, in a row without content, the ids of rows that were finished before.
+ROW_ID = "_rayllm_row_id"
+FINISHED_IDS = "_rayllm_finished_ids"
+FOLDER_SCHEMA = pa.schema([(ROW_ID, ID_TYPE), (FINISHED_IDS, pa.binary())])
 STAGE_SCHEMA = pa.schema([(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string())])
 
 
@@ -40,7 +45,7 @@ class Answer:
 
 def check_input_columns(columns: list[str]) -> None:
     """Raise DatasetError when an input column has the name of an output column and would be lost."""
-    taken = [name for name in columns if name in OUTPUT_SCHEMA.names or name in STAGE_SCHEMA.names]
+    taken = [name for name in columns if name in {*OUTPUT_SCHEMA.names, *STAGE_SCHEMA.names, *FOLDER_SCHEMA.names}]
     if taken:
         raise DatasetError(
             f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds. Rename or drop "
@@ -53,6 +58,19 @@ def with_stage_columns(table: pa.Table, token_ids: list, requests: list, errors:
     for field, values in zip(STAGE_SCHEMA, (token_ids, requests, errors), strict=True):
         table = table.append_column(field, pa.array(values, type=field.type))
     return table
+
+
+def with_row_ids(table: pa.Table, ids: list[bytes]) -> pa.Table:
+    """The rows with their ids, for a run with an output folder."""
+    table = table.append_column(FOLDER_SCHEMA.field(ROW_ID), pa.array(ids, type=ID_TYPE))
+    return table.append_column(FOLDER_SCHEMA.field(FINISHED_IDS), pa.nulls(len(ids), pa.binary()))
+
+
+def finished_marker(schema: pa.Schema, finished_ids: list[bytes]) -> pa.Table:
+    """One row that stands for rows which were finished before, so that whoever counts the output still sees them."""
+    columns = {field.name: pa.nulls(1, field.type) for field in schema}
+    columns[FINISHED_IDS] = pa.array([b"".join(finished_ids)], type=pa.binary())
+    return pa.table(columns, schema=schema.remove_metadata())
 
 
 def with_answers(table: pa.Table, answers: list[Answer]) -> pa.Table:

@@ -1,0 +1,148 @@
+"""One driver at a time on an output folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Any, Optional
+
+from rayllm_batch.errors import OutputError
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+HEARTBEAT_S = 10.0  # on storage that has no locks, a driver signs this often; one that has not for LEASE_S is dead
+LEASE_S = 30.0
+LOOK_EVERY_S = 1.0  # at the lease of another, until it is signed again or has run out
+SETTLE_S = 2.0  # of two that came at once, the second to write holds it
+
+# The system's lock lasts until every process that has the file open is gone: a child that outlives a killed driver
+# must not have it.
+_held: set[IO[str]] = set()
+os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
+
+
+class FolderLock:
+    """Held from `acquire` to `release`; the end of the process releases it, however it ends.
+
+    On a local (or NFS) folder it is the operating system's lock on a file. On object storage, which has none, it is
+    a file that its holder signs every HEARTBEAT_S seconds.
+    """
+
+    def __init__(self, fs: pyarrow.fs.FileSystem, path: str, is_local: bool, folder: str) -> None:
+        self._fs, self._path, self._is_local, self._folder = fs, path, is_local, folder
+        self._file: Optional[IO[str]] = None
+        self._stop = threading.Event()
+        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "start": time.time()}
+        self._thread: Optional[threading.Thread] = None
+        self._signed, self._lost_to = 0.0, {}
+
+    def acquire(self) -> None:
+        """Raises OutputError when another driver holds it. May wait LEASE_S to see whether that one is alive."""
+        if self._is_local:
+            self._acquire_local()
+        else:
+            self._acquire_lease()
+
+    def check(self) -> None:
+        """Raises OutputError when a driver that was stopped for longer than its lease finds another in its place."""
+        if self._thread is not None and not self._lost_to and time.time() - self._signed > LEASE_S / 2:
+            now = self._read()
+            self._lost_to = now if self._is_other(now) else {}
+        if self._lost_to:
+            raise self._held(self._lost_to)
+
+    def release(self) -> None:
+        if self._file is not None:
+            _held.discard(self._file)
+            self._file.close()
+            self._file = None
+        elif self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+            try:
+                if not self._is_other(self._read()):
+                    self._write({**self._me, "beat": 0})
+            except OSError:  # the lease runs out by itself
+                pass
+
+    def _acquire_local(self) -> None:
+        file = open(self._path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (open as long as the lock is held)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = _loads(file.read())
+            file.close()
+            raise self._held(holder) from None
+        except OSError as error:  # a file system without locks
+            file.close()
+            raise OutputError(f"The output folder {self._folder!r} cannot be locked: {error}. Use a local folder.") from None
+        _held.add(file)
+        self._file = file
+        file.truncate(0)
+        file.write(json.dumps(self._me))
+        file.flush()
+
+    def _acquire_lease(self) -> None:
+        before, deadline = self._read(), time.time() + LEASE_S
+        while before.get("beat") and time.time() < deadline:
+            time.sleep(LOOK_EVERY_S)
+            now = self._read()
+            if now.get("beat") != before["beat"] and now.get("beat"):
+                raise self._held(now)
+            if not now.get("beat"):
+                break
+        self._write({**self._me, "beat": time.time()})
+        time.sleep(SETTLE_S)
+        if {**(now := self._read()), "beat": 0} != {**self._me, "beat": 0}:
+            raise self._held(now)
+        self._signed = time.time()
+        self._thread = threading.Thread(target=self._keep_signing, name="folder-lease", daemon=True)
+        self._thread.start()
+
+    def _keep_signing(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            try:
+                if self._is_other(now := self._read()):
+                    self._lost_to = now  # `check` says so
+                    return
+                self._write({**self._me, "beat": time.time()})
+                self._signed = time.time()
+            except OSError:  # the next write of rows fails too, and says so
+                pass
+
+    def _held(self, holder: dict[str, Any]) -> OutputError:
+        who = f" (process {holder['pid']} on {holder.get('host')})" if "pid" in holder else ""
+        return OutputError(
+            f"Another run is writing to the output folder {self._folder!r}{who}. Wait for it, stop it, or give this run "
+            "another output_path."
+        )
+
+    def _is_other(self, content: dict[str, Any]) -> bool:
+        return "start" in content and any(content.get(key) != value for key, value in self._me.items())
+
+    def _read(self) -> dict[str, Any]:
+        # Only a missing file is no lease: a storage that cannot be read just now may hold one.
+        try:
+            with self._fs.open_input_stream(self._path) as file:
+                return _loads(file.read().decode("utf-8", "replace"))
+        except FileNotFoundError:
+            return {}
+
+    def _write(self, content: dict[str, Any]) -> None:
+        with self._fs.open_output_stream(self._path) as file:
+            file.write(json.dumps(content).encode())
+
+
+def _loads(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

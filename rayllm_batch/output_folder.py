@@ -1,0 +1,375 @@
+"""`run(output_path=...)`: a folder of part files, a manifest that says which job it is, and the ids of finished rows.
+
+    output_path/part-000001-1f3a9c20.parquet      answered rows
+    output_path/failed-000002-1f3a9c20.parquet    rows with an error, apart, so that they can be run again
+    output_path/_rayllm_batch/manifest.json       the job, its state and its progress
+    output_path/_rayllm_batch/metrics.json        what the last run did, in numbers
+    output_path/_rayllm_batch/rows/NAME.ids       for each part: its size, its schema, and the id of each of its rows
+    output_path/_rayllm_batch/set_aside/          what was cut short, and failed rows that were run again
+
+A part counts when its ids are there and its size is what they say. Ids are written first, so whatever is killed at
+whatever moment leaves a part that counts or one that does not, and rows that do not count are computed again.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+
+from rayllm_batch.errors import OutputError
+from rayllm_batch.fingerprint import differences, fingerprint
+from rayllm_batch.folder_lock import FolderLock
+from rayllm_batch.jsonl import json_options
+from rayllm_batch.row_id import ID_BYTES, RowCounts, as_pairs
+
+if TYPE_CHECKING:
+    import ray.data
+
+FORMATS = ("parquet", "jsonl")
+INSIDE = "_rayllm_batch"
+PART = re.compile(r"(part|failed)-(\d{6,})-[0-9a-f]{8}\.(parquet|jsonl)")
+UNFINISHED = ".unfinished"
+
+log = logging.getLogger("rayllm_batch")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of rows."""
+
+    name: str
+    rows: int
+
+    @property
+    def failed(self) -> bool:
+        return self.name.startswith("failed")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is written down of a part before it is written: `size` in bytes, `job` the job's fingerprint."""
+
+    ids: bytes
+    size: int
+    job: str
+    schema: bytes
+
+
+class OutputFolder:
+    """The folder of one job, locked for one driver while it is open (`with OutputFolder(...) as folder`).
+
+    output_path: a local folder, or a URI that pyarrow knows (s3://, gs://, hdfs://); made if it is not there.
+    job:         what `fingerprint.describe_job` gives. A folder of another job is refused.
+    retry_failed: rows with an error count as not done.
+
+    Raises OutputError on entry.
+    """
+
+    def __init__(self, output_path: str | os.PathLike, job: dict[str, str], output_format: str, retry_failed: bool = False) -> None:
+        if output_format not in FORMATS:
+            raise OutputError(f"output_format must be one of {', '.join(FORMATS)}, given {output_format!r}.")
+        if not isinstance(output_path, (str, os.PathLike)) or not os.fspath(output_path):
+            raise OutputError(f"output_path must be the path or URI of a folder, given {output_path!r}.")
+        self.given = os.fspath(output_path)
+        self.format, self._job, self._retry_failed = output_format, job, retry_failed
+        self.fingerprint = fingerprint(job)
+        self.fs, self.root, self.is_local = _filesystem(self.given)
+        self.parts: dict[str, Part] = {}
+        self._schema = b""
+        self.complete = False
+        self.set_aside: list[str] = []
+        self._lock = FolderLock(self.fs, self.inside("lock"), self.is_local, self.given)
+        self._manifest_at = 0.0
+
+    def __enter__(self) -> OutputFolder:
+        try:
+            self._refuse_foreign()
+            for folder in (self.inside("rows"), self.inside("set_aside")):
+                self.fs.create_dir(folder, recursive=True)
+            self._lock.acquire()
+        except OSError as error:
+            self._lock.release()
+            raise OutputError(f"The output folder {self.given!r} cannot be written: {error}. Choose another output_path.") from None
+        try:
+            self._open()
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, OSError):
+                raise OutputError(
+                    f"The output folder {self.given!r} cannot be used: {error}. Make room, or mend the folder, and run the same again."
+                ) from None
+            raise
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.release()
+
+    def inside(self, *names: str) -> str:
+        return "/".join((self.root, INSIDE, *names))
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts.values())
+
+    @property
+    def failed_rows(self) -> int:
+        return sum(part.rows for part in self.parts.values() if part.failed)
+
+    @property
+    def schema(self) -> Optional[pa.Schema]:
+        """Of the newest part, without the row ids. It only grows from part to part, also when a run is continued."""
+        # Read when it is asked for: by then Ray Data has told Arrow of its types.
+        return pa.ipc.read_schema(pa.BufferReader(self._schema)) if self._schema else None
+
+    def finished(self) -> RowCounts:
+        """The rows that need not be computed again."""
+        known = self._read_ids()
+        return RowCounts(as_pairs(b"".join(known[name].ids for name in self.parts)))
+
+    def next_number(self) -> int:
+        return 1 + max(map(_number, self.parts), default=0)
+
+    def store(self, name: str, content: bytes | memoryview, ids: bytes, schema: pa.Schema) -> None:
+        """Add one part, all of it or nothing. Raises OSError, and OutputError when another driver has taken the folder."""
+        self._lock.check()
+        serialized = schema.remove_metadata().serialize().to_pybytes()
+        header = {
+            "part": name, "rows": len(ids) // ID_BYTES, "bytes": len(content), "job": self.fingerprint,
+            "schema": base64.b64encode(serialized).decode(),
+        }  # fmt: skip
+        self._write(self.inside("rows", f"{name}.ids"), json.dumps(header).encode() + b"\n" + ids)
+        self._write(f"{self.root}/{name}", content)
+        self.parts[name] = Part(name, header["rows"])
+        self._schema = serialized
+
+    def write_manifest(self, state: str, rows: int, failed: int, every_s: float = 0.0) -> None:
+        """state: "unfinished" or "complete". Nothing is written within `every_s` seconds of the last time."""
+        if time.time() - self._manifest_at < every_s:
+            return
+        manifest = {
+            "format": 1, "state": state, "rows": rows, "failed": failed, "output_format": self.format,
+            "fingerprint": self.fingerprint, "job": self._job, "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        }  # fmt: skip
+        self._write(self.inside("manifest.json"), json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        self._manifest_at = time.time()
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Of the last run that computed rows, in place of an earlier one's. The answers are as good without: a failure is a warning."""
+        try:
+            self._lock.check()
+            self._write(self.inside("metrics.json"), json.dumps(metrics, indent=1, ensure_ascii=False).encode())
+        except Exception as error:
+            log.warning("The run's metrics cannot be written to %s: %s.", self.inside("metrics.json"), error)
+
+    def dataset(self) -> ray.data.Dataset:
+        """All rows of the folder."""
+        import ray.data
+
+        paths = [f"{self.root}/{name}" for name in sorted(self.parts)]
+        # No partitioning: a folder named like `model=8b` is not a column.
+        given: dict[str, Any] = {"filesystem": None if self.is_local else self.fs, "file_extensions": None, "partitioning": None}
+        if self.format == "parquet":  # without the schema, that of the first part: a column all null there is null in all
+            return ray.data.read_parquet(paths, schema=self.schema, **given)
+        return ray.data.read_json(paths, parse_options=json_options(self.schema), **given)
+
+    def _refuse_foreign(self) -> None:
+        """Before anything is made in a folder that is somebody else's."""
+        info = self.fs.get_file_info(self.root)
+        if info.type == pyarrow.fs.FileType.File:
+            raise OutputError(f"output_path {self.given!r} is a file. Give the path of a folder, new or empty.")
+        names = [i.base_name for i in self.fs.get_file_info(pyarrow.fs.FileSelector(self.root, allow_not_found=True))]
+        if INSIDE not in names and any(not _is_ignored(name) for name in names):
+            raise self._foreign(names)
+
+    def _foreign(self, names: list[str]) -> OutputError:
+        shown = [name for name in sorted(names) if name != INSIDE and not _is_ignored(name)]
+        return OutputError(
+            f"The output folder {self.given!r} holds files that are not of a run of this library "
+            f"({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}). Give an empty or a new folder."
+        )
+
+    def _open(self) -> None:
+        manifest = self._read_manifest()
+        listing = self.fs.get_file_info(pyarrow.fs.FileSelector(self.root))
+        sizes = {info.base_name: info.size for info in listing if info.is_file and PART.fullmatch(info.base_name)}
+        known = self._read_ids()
+        if not sizes and not known:
+            manifest = {}  # a job that wrote nothing, refused by a check perhaps, has no claim on the folder
+        if manifest:
+            self._compare(manifest)
+        else:
+            self._compare_parts(sizes, known, [info.base_name for info in listing])
+        self._remove_unfinished()
+        for name in sorted({*sizes, *known}, key=_number):
+            if name in known and sizes.get(name) == known[name].size:
+                self.parts[name] = Part(name, len(known[name].ids) // ID_BYTES)
+            elif name in sizes:
+                self._put_aside(name)
+                self.set_aside.append(name)
+            else:
+                self.fs.delete_file(self.inside("rows", f"{name}.ids"))
+        self.complete = manifest.get("state") == "complete" and manifest.get("rows") == self.rows
+        failed = [name for name, part in self.parts.items() if part.failed]
+        if self._retry_failed and failed:
+            self.complete = False
+            self.write_manifest("unfinished", self.rows, self.failed_rows)
+            for name in failed:
+                self._put_aside(name)
+                del self.parts[name]
+        if self.parts:
+            self._schema = known[max(self.parts, key=_number)].schema
+        if not self.complete:
+            self.write_manifest("unfinished", self.rows, self.failed_rows)
+
+    def _compare(self, manifest: dict[str, Any]) -> None:
+        if manifest.get("fingerprint") != self.fingerprint:
+            earlier = manifest.get("job")
+            differing = differences(earlier if isinstance(earlier, dict) else {}, self._job)
+            raise OutputError(
+                f"The output folder {self.given!r} holds another job: {'; '.join(differing)}. "
+                "Run it as it was to continue it, or give this job another output_path."
+            )
+        if manifest.get("output_format") != self.format:
+            raise self._other_format(manifest.get("output_format"))
+
+    def _compare_parts(self, sizes: dict[str, int], known: dict[str, Record], names: list[str]) -> None:
+        """Without a manifest, the parts say whose they are."""
+        if known and {record.job for record in known.values()} != {self.fingerprint}:
+            raise OutputError(
+                f"The manifest of the output folder {self.given!r} cannot be read, and its rows are of another job. "
+                "Give this run another output_path."
+            )
+        if sizes and not known or any(name not in (INSIDE, *sizes) and not _is_ignored(name) for name in names):
+            raise self._foreign(names)
+        if formats := {PART.fullmatch(name)[3] for name in sizes} - {self.format}:
+            raise self._other_format(formats.pop())
+
+    def _other_format(self, begun_with: Any) -> OutputError:
+        return OutputError(
+            f"The output folder {self.given!r} was begun with output_format={begun_with!r}, not {self.format!r}. Keep the "
+            "format, or give another output_path."
+        )
+
+    def _remove_unfinished(self) -> None:
+        """What a killed driver was writing: up to the size of a part each."""
+        for folder in (self.root, self.inside(), self.inside("rows")) if self.is_local else ():
+            for info in self.fs.get_file_info(pyarrow.fs.FileSelector(folder)):
+                if info.base_name.endswith(UNFINISHED) and (folder != self.root or _is_ignored(info.base_name)):
+                    self.fs.delete_file(info.path)
+
+    def _put_aside(self, name: str) -> None:
+        # The rows first: ids without rows count for nothing.
+        self.fs.move(f"{self.root}/{name}", self.inside("set_aside", name))
+        ids = self.inside("rows", f"{name}.ids")
+        if self.fs.get_file_info(ids).is_file:
+            self.fs.delete_file(ids)
+
+    def _read_manifest(self) -> dict[str, Any]:
+        try:
+            with self.fs.open_input_stream(self.inside("manifest.json")) as file:
+                manifest = json.loads(file.read())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return manifest if isinstance(manifest, dict) and "fingerprint" in manifest else {}
+
+    def _read_ids(self) -> dict[str, Record]:
+        """What is recorded of each part, where that can be read."""
+        found = {}
+        for info in self.fs.get_file_info(pyarrow.fs.FileSelector(self.inside("rows"))):
+            name = info.base_name.removesuffix(".ids")
+            if not info.is_file or not PART.fullmatch(name):
+                continue
+            with self.fs.open_input_stream(info.path) as file:
+                head, _, ids = file.read().partition(b"\n")
+            try:
+                header = json.loads(head)
+                record = Record(ids, header["bytes"], header["job"], base64.b64decode(header["schema"]))
+                if len(ids) == header["rows"] * ID_BYTES:
+                    found[name] = record
+            except (ValueError, LookupError, TypeError):  # cut short
+                continue
+        return found
+
+    def _write(self, path: str, content: bytes | memoryview) -> None:
+        if not self.is_local:  # object storage shows a file when it is complete
+            with self.fs.open_output_stream(path) as file:
+                file.write(content)
+            return
+        unfinished = path + UNFINISHED
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except OSError:
+            if os.path.exists(unfinished):
+                os.unlink(unfinished)
+            raise
+
+
+def failed_rows(output_path: str | os.PathLike) -> int:
+    """The rows with an error in a complete folder, those of earlier runs included, as its manifest says. Raises OutputError."""
+    fs, root, _ = _filesystem(os.fspath(output_path))
+    try:
+        with fs.open_input_stream(f"{root}/{INSIDE}/manifest.json") as file:
+            return int(json.loads(file.read())["failed"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise OutputError(f"The manifest of the output folder {os.fspath(output_path)!r} cannot be read: {error}") from None
+
+
+class FinishedRows:
+    """The rows that were finished before this run, and which of them came again while the data was read."""
+
+    def __init__(self, counts: RowCounts) -> None:
+        self.counts = counts
+        self._seen = np.zeros(len(counts), dtype=np.int64)
+
+    def saw(self, ids: bytes) -> None:
+        places = self.counts.find(as_pairs(ids))
+        if (places < 0).any():
+            raise ValueError("a row was left out as finished that is not")
+        np.add.at(self._seen, places, 1)
+
+    def owed(self) -> dict[bytes, int]:
+        """Of rows that are in the data several times, how many more there are than were finished."""
+        more = self._seen - self.counts.counts
+        pairs = np.stack([self.counts.high, self.counts.low], axis=1).astype(">u8")
+        return {pairs[i].tobytes(): int(more[i]) for i in np.flatnonzero(more > 0)}
+
+    def missing(self) -> int:
+        """Finished rows that are not in the data any more."""
+        return int(np.maximum(self.counts.counts - self._seen, 0).sum())
+
+
+def _number(name: str) -> int:
+    return int(PART.fullmatch(name)[2])
+
+
+def _is_ignored(name: str) -> bool:
+    """.DS_Store, .ipynb_checkpoints and the like; and what a killed driver was writing."""
+    return name.startswith(".") or name.endswith(UNFINISHED) and PART.fullmatch(name.removesuffix(UNFINISHED)) is not None
+
+
+def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
+    if marks := [mark for mark in "*?[#" if mark in given]:  # else found out when all rows are there
+        raise OutputError(f"output_path {given!r} has a {marks[0]!r}, with which Ray Data cannot read it back. Leave it out.")
+    if "://" not in given:
+        return pyarrow.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(given)), True
+    try:
+        fs, path = pyarrow.fs.FileSystem.from_uri(given)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise OutputError(f"output_path {given!r} cannot be opened: {error}") from None
+    if not path.strip("/"):
+        raise OutputError(f"output_path {given!r} names no folder. Add one: {given.rstrip('/')}/answers.")
+    return fs, path.rstrip("/"), isinstance(fs, pyarrow.fs.LocalFileSystem)

@@ -1,0 +1,185 @@
+"""Answered rows become part files, as they come and before long."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from typing import Any, Optional
+
+import pyarrow as pa
+
+from rayllm_batch import output
+from rayllm_batch.errors import DatasetError, OutputError
+from rayllm_batch.jsonl import to_jsonl
+from rayllm_batch.output_folder import OutputFolder
+from rayllm_batch.row_id import UniqueIds, as_pairs
+
+PART_BYTES = 64 << 20
+# Seconds that an answer may wait in memory: what a killed driver computes again at most, besides the rows in the
+# engines. It grows with the run, so that a day's work is some thousands of files: a fiftieth of the time so far.
+WAIT_S = (2.0, 30.0)
+MANIFEST_EVERY_S = 5.0
+
+
+class PartWriter:
+    """Use as a context manager; leaving it writes what is there, also after an error or an interrupt.
+
+    unique: ids come from a column whose values the user says are unique; DatasetError when one comes twice.
+    """
+
+    def __init__(self, folder: OutputFolder, unique_column: Optional[str] = None) -> None:
+        self._folder, self._unique_column = folder, unique_column
+        self._run_id, self._number = uuid.uuid4().hex[:8], folder.next_number() - 1
+        self._began = time.time()
+        # Rows as they came, and, with their names, parts that are being written.
+        self._waiting: dict[str, list[tuple[str, pa.Table]]] = {"part": [], "failed": []}
+        self._waiting_bytes, self._oldest = 0, 0.0
+        self._ids = UniqueIds() if unique_column else None
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._error: Optional[BaseException] = None
+        self._schema = folder.schema
+        self._thread = threading.Thread(target=self._keep_flushing, name="part-writer", daemon=True)
+
+    @property
+    def rows(self) -> int:
+        """Of the folder, those of earlier runs included."""
+        return self._folder.rows
+
+    @property
+    def failed(self) -> int:
+        return self._folder.failed_rows
+
+    def __enter__(self) -> PartWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+        with self._lock:
+            if self._error is None:
+                try:
+                    self._flush()
+                    self._write_manifest()
+                except Exception as error:  # must not hide the one that ends the run
+                    self._error = error
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def add(self, table: pa.Table) -> None:
+        """Rows with their ids. Raises OutputError when they, or earlier ones, cannot be written."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._ids is not None:
+                self._check_unique(table)
+            is_error = pa.compute.is_valid(table.column("error"))
+            for kind, mask in (("part", pa.compute.invert(is_error)), ("failed", is_error)):
+                rows = table.filter(mask)
+                if rows.num_rows:
+                    self._waiting[kind].append(("", rows))
+            self._oldest = self._oldest or time.time()
+            self._waiting_bytes += table.nbytes
+            if self._waiting_bytes >= PART_BYTES:
+                try:
+                    self._flush()
+                except Exception as error:
+                    self._error = error
+                    raise
+
+    def _keep_flushing(self) -> None:
+        while not self._stop.wait(0.5):
+            longest = min(max(WAIT_S[0], (time.time() - self._began) / 50), WAIT_S[1])
+            with self._lock:
+                if self._error is None and self._oldest and time.time() - self._oldest >= longest:
+                    try:
+                        self._flush()
+                    except BaseException as error:
+                        self._error = error
+
+    def _flush(self) -> None:
+        for kind in ("part", "failed"):
+            # A part keeps its name until it is out of the list: Ctrl-C may come between any two steps, and what was
+            # stored just then is stored once more on leaving, over itself.
+            waiting = self._waiting[kind]
+            named = [part for part in waiting if part[0]]
+            tables = self._tables([table for name, table in waiting if not name])
+            self._waiting[kind] = named + [(self._new_name(kind), table) for table in tables]
+            while self._waiting[kind]:
+                self._store(*self._waiting[kind][0])
+                self._waiting[kind].pop(0)
+        self._waiting_bytes, self._oldest = 0, 0.0
+        try:
+            self._write_manifest(MANIFEST_EVERY_S)
+        except OutputError:  # the parts are what counts
+            pass
+
+    def _new_name(self, kind: str) -> str:
+        self._number += 1
+        return f"{kind}-{self._number:06d}-{self._run_id}.{self._folder.format}"
+
+    def _store(self, name: str, table: pa.Table) -> None:
+        ids = _ids_of(table)
+        rows = table.drop_columns([output.ROW_ID])
+        try:
+            self._folder.store(name, encoded(rows, self._folder.format), ids, rows.schema)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _write_manifest(self, every_s: float = 0.0) -> None:
+        try:
+            self._folder.write_manifest("unfinished", self.rows, self.failed, every_s)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"The output folder {self._folder.given!r} cannot be written: {error}. The {self.rows:,} rows written so "
+            "far are safe. Make room, or mend the folder, and run the same again: it continues."
+        )
+
+    def _tables(self, tables: list[pa.Table]) -> list[pa.Table]:
+        """The tables as one, or as several where a column has two kinds of values, such as numbers and text."""
+        if not tables:
+            return []
+        try:
+            return [self._one_table(tables)]
+        except pa.ArrowException:
+            by_schema: dict[pa.Schema, list[pa.Table]] = {}
+            for table in tables:
+                by_schema.setdefault(table.schema.remove_metadata(), []).append(table)
+            return [pa.concat_tables(alike).combine_chunks() for alike in by_schema.values()]
+
+    def _one_table(self, tables: list[pa.Table]) -> pa.Table:
+        """All parts of a job have one schema, as far as it goes: a column that was all null takes its type later."""
+        table = pa.concat_tables(tables, promote_options="permissive")
+        if self._schema is not None:
+            schema = pa.unify_schemas([self._schema, table.schema], promote_options="permissive")
+            table = pa.concat_tables([table, schema.empty_table()], promote_options="permissive").select(schema.names)
+        self._schema = table.schema
+        return table.combine_chunks()
+
+    def _check_unique(self, table: pa.Table) -> None:
+        twice = self._ids.add(as_pairs(_ids_of(table)))
+        if twice.any():
+            value = table.column(self._unique_column)[int(twice.argmax())].as_py()
+            raise DatasetError(
+                f"id_column={self._unique_column!r} is not unique: {value!r} comes more than once. Name a column whose "
+                "values are, or leave id_column out: then a row's content tells it from others."
+            )
+
+
+def _ids_of(table: pa.Table) -> bytes:
+    return b"".join(table.column(output.ROW_ID).to_pylist())
+
+
+def encoded(table: pa.Table, output_format: str) -> bytes | memoryview:
+    """The content of a part file."""
+    if output_format == "jsonl":
+        return to_jsonl(table)
+    import pyarrow.parquet
+
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    return memoryview(sink.getvalue())

@@ -1,0 +1,85 @@
+"""Everything that can be known to be wrong before an engine starts, in one list."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Optional, TypeVar
+
+from rayllm_batch import cluster
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.errors import HubUnavailableError, PreflightError
+from rayllm_batch.hub import check_model_access, find_token
+from rayllm_batch.model_check import check_chat_template, check_disk, check_memory, look_at
+from rayllm_batch.output_folder import OutputFolder
+from rayllm_batch.output_room import check_output_room
+from rayllm_batch.rows import Rows, read_rows
+from rayllm_batch.versions import check_versions, runs_here
+
+T = TypeVar("T")
+log = logging.getLogger("rayllm_batch")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the checks found out and the run needs. token: "" where the model needs none."""
+
+    token: str
+    rows: Rows
+
+
+def preflight(
+    config: EngineConfig,
+    workload: Any,
+    num_replicas: int,
+    preserve_order: bool = False,
+    id_column: Optional[str] = None,
+    *,
+    folder: Optional[OutputFolder] = None,
+) -> Ready:
+    """Raises the error that was found, or PreflightError with all of them. folder: where the answers go, if to one."""
+    found: list[Exception] = []
+
+    def attempt(check: Callable[[], T]) -> Optional[T]:
+        try:
+            return check()
+        except Exception as error:  # load_dataset is the user's code: what it raises must not hide the rest
+            found.append(error)
+            return None
+
+    attempt(lambda: cluster.check(config, num_replicas))
+    attempt(lambda: check_versions(config))
+    token = attempt(lambda: hub_token(config))
+    if token is not None and (facts := attempt(lambda: look_at(config, token))) is not None:
+        attempt(lambda: check_chat_template(config, facts))
+        if config.llm_engine == "vllm":
+            attempt(lambda: check_memory(config, facts))
+            if attempt(lambda: runs_here(config)):  # else the download goes to other disks
+                attempt(lambda: check_disk(config, facts))
+    rows = None
+    if cluster.can_read():  # else cluster.check has said so, and to read would be to wait for ever
+        rows = attempt(lambda: read_rows(workload, preserve_order, id_column))
+    if folder is not None and rows is not None:
+        attempt(lambda: check_output_room(folder, rows, workload))
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise PreflightError(found)
+    return Ready(token, rows)
+
+
+def hub_token(config: EngineConfig) -> str:
+    """The token that opens the model, "" when none is needed; ModelAccessError before anything waits for a GPU.
+
+    The config's own token comes first, then HF_TOKEN and huggingface_hub's store.
+    """
+    try:
+        if config.hf_token:
+            check_model_access(config.model_id, config.hf_token, source="the HF_TOKEN of the config")
+            return config.hf_token
+        return find_token(config.model_id)
+    except HubUnavailableError as error:
+        # The workers may have the model in their cache. Where they do not, they raise the same.
+        log.warning("%s", error)
+        return config.hf_token or ""

@@ -1,0 +1,122 @@
+"""The rows of a workload: read, limited, and tried on the driver before any engine starts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
+
+from rayllm_batch import cluster, output
+from rayllm_batch.dataset_file import find_bad_line
+from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError
+from rayllm_batch.prompt import describe_parse_error, parse
+
+if TYPE_CHECKING:
+    import ray.data
+
+# Rows read on the driver before any engine starts: parse_row is tried on the first PARSED_ROWS of them, and a job
+# that ends within them is a small one, whose size is then known.
+SAMPLE_ROWS = 256
+PARSED_ROWS = 8
+NOTICE_S = 60.0
+
+T = TypeVar("T")
+log = logging.getLogger("rayllm_batch")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
+
+    total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
+    """
+
+    dataset: ray.data.Dataset
+    sample: list[dict[str, Any]]
+    total: Optional[int]
+    total_is_a_limit: bool = False
+
+
+def read_rows(workload: Any, preserve_order: bool = False, id_column: Optional[str] = None) -> Rows:
+    """Raises DatasetError or WorkloadError."""
+    import ray.data
+
+    rows = workload.load_dataset()
+    name = type(workload).__name__
+    if not isinstance(rows, ray.data.Dataset):
+        raise WorkloadError(
+            f"{name}.load_dataset must return a ray.data.Dataset, but returned a {type(rows).__name__}. "
+            "ray.data.from_items, from_pandas and from_huggingface make one."
+        )
+    whole = rows
+    cluster.set_output(rows.context)
+    fraction, limit = getattr(workload, "dataset_fraction", 1.0), None
+    if fraction > 1:
+        limit = int(fraction)
+    elif fraction < 1:
+        # rounded first: 0.07 of 100 rows are 7, but 0.07 * 100 is a little more
+        limit = max(1, math.ceil(round(fraction * _read(rows.count, workload), 6)))
+    if limit is not None:
+        rows.context.execution_options.preserve_order = True  # else "the first rows" are whichever come first
+        rows = rows.limit(limit)
+    if preserve_order:
+        rows.context.execution_options.preserve_order = True
+    sample = _read(lambda: rows.take(SAMPLE_ROWS), workload)
+    if not sample:
+        raise DatasetError(f"The dataset of {name} has no rows.")
+    output.check_input_columns(list(sample[0]))
+    if id_column is not None and id_column not in sample[0]:
+        raise DatasetError(f"id_column={id_column!r} is not a column of the dataset, which has: {', '.join(sample[0])}.")
+    _try_parse_row(workload, sample[:PARSED_ROWS])
+    total, is_a_limit = limit, fraction > 1
+    if len(sample) < SAMPLE_ROWS:
+        total, is_a_limit = len(sample), False
+    elif isinstance(whole, ray.data.dataset.MaterializedDataset):
+        total, is_a_limit = min(whole.count(), limit or math.inf), False
+    return Rows(rows, sample, total, is_a_limit)
+
+
+def _read(question: Callable[[], T], workload: Any) -> T:
+    """What is asked of the dataset; an error of it explained, and a long wait not silent."""
+    name = type(workload).__name__
+    notice = threading.Timer(NOTICE_S, lambda: log.warning(
+        "Reading the first rows of %s takes more than %.0f s. %s", name, NOTICE_S, cluster.free()
+    ))
+    notice.daemon = True
+    notice.start()
+    try:
+        return question()
+    except Exception as error:
+        raise explain_read(error, workload) from None
+    finally:
+        notice.cancel()
+
+
+def explain_read(error: Exception, workload: Any) -> Exception:
+    """One of our own errors inside one of Ray's, or the bad line that Ray's does not name, or the error as it is."""
+    cause: Optional[BaseException] = error
+    while cause is not None:
+        if isinstance(cause, RayLLMBatchError):
+            return cause
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        cause = inner if inner is not cause else None
+    # Only the first lines were checked before the run: a read that failed further on does not say at which line.
+    if (path := getattr(workload, "dataset_file", None)) and (bad_line := find_bad_line(path)):
+        return DatasetError(bad_line)
+    return error
+
+
+def _try_parse_row(workload: Any, sample: list[dict[str, Any]]) -> None:
+    problems = []
+    for row in sample:
+        try:
+            parse(workload.parse_row, row)
+        except Exception as error:
+            problems.append(describe_parse_error(error, row))
+    if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
+        raise WorkloadError(
+            f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
+        )

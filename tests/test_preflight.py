@@ -1,0 +1,166 @@
+"""All that is wrong comes in one list: the checks themselves are stood in for here, each has its own tests."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import ray
+
+from rayllm_batch import cluster, init_engine_from_config, preflight
+from rayllm_batch.errors import (
+    ClusterError,
+    ConfigError,
+    DatasetError,
+    GatedModelError,
+    PreflightError,
+    RayLLMBatchError,
+    WorkloadError,
+)
+from rayllm_batch.model_check import ModelFacts
+from rayllm_batch.rows import Rows
+
+FACTS = ModelFacts({"model_type": "llama"}, 1000, True)
+ROWS = Rows(None, [{"text": "a"}], 1)
+ORDER = ["cluster", "versions", "token", "look_at", "template", "memory", "here", "disk", "rows", "room"]
+
+
+class Checks:
+    """Every check passes until a test sets its error; `done` has those that were made, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.errors: dict[str, Exception] = {}
+        self.results: dict[str, Any] = {"token": "hf_of_the_config", "look_at": FACTS, "here": True, "rows": ROWS}
+        self.done: list[str] = []
+        self.arguments: dict[str, tuple] = {}
+        self.cpus = 4.0
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": self.cpus}}])
+        for name, place, attribute in [
+            ("cluster", cluster, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
+            ("look_at", preflight, "look_at"), ("template", preflight, "check_chat_template"),
+            ("memory", preflight, "check_memory"), ("here", preflight, "runs_here"), ("disk", preflight, "check_disk"),
+            ("rows", preflight, "read_rows"), ("room", preflight, "check_output_room"),
+        ]:
+            monkeypatch.setattr(place, attribute, self._check(name))
+
+    def _check(self, name: str) -> Any:
+        def check(*arguments: Any) -> Any:
+            self.done.append(name)
+            self.arguments[name] = arguments
+            if name in self.errors:
+                raise self.errors[name]
+            return self.results.get(name)
+
+        return check
+
+    def run(self, llm_engine: str = "vllm", folder: Any = "folder") -> preflight.Ready:
+        return preflight.preflight(
+            init_engine_from_config({"model_id": "org/model", "llm_engine": llm_engine, "accelerator_type": "A10G"}),
+            "workload", 2, preserve_order=True, id_column="id", folder=folder,
+        )  # fmt: skip
+
+    def refusal(self) -> BaseException:
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            self.run()
+        return caught.value
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
+    return Checks(monkeypatch)
+
+
+def test_all_is_well(checks: Checks) -> None:
+    ready = checks.run()
+    assert (ready.token, ready.rows) == ("hf_of_the_config", ROWS)
+    assert checks.done == ORDER
+    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"] == ("workload", True, "id")
+    assert checks.arguments["look_at"][1] == "hf_of_the_config"
+    assert checks.arguments["room"] == ("folder", ROWS, "workload")
+
+
+def test_without_a_folder_nothing_is_written(checks: Checks) -> None:
+    checks.run(folder=None)
+    assert checks.done == ORDER[:-1]
+
+
+def test_an_empty_token_is_a_token(checks: Checks) -> None:
+    checks.results["token"] = ""
+    assert checks.run().token == "" and checks.done == ORDER
+
+
+def test_the_echo_engine_has_no_weights(checks: Checks) -> None:
+    checks.run("echo")
+    assert checks.done == ["cluster", "versions", "token", "look_at", "template", "rows", "room"]
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_one_problem_is_raised_as_itself(name: str, checks: Checks) -> None:
+    error = checks.errors[name] = ClusterError(f"{name} is wrong")
+    assert checks.refusal() is error
+
+
+def test_all_problems_are_listed_in_order(checks: Checks) -> None:
+    checks.errors = {
+        "rows": DatasetError("no such file"), "cluster": ClusterError("no GPU"), "versions": ClusterError("no vLLM"),
+        "template": ConfigError("no chat template"), "memory": ConfigError("too large"), "disk": ClusterError("no room"),
+    }
+    error = checks.refusal()
+    assert type(error) is PreflightError
+    assert error.problems == [checks.errors[name] for name in ORDER if name in checks.errors]
+    assert str(error) == (
+        "6 things are to be mended before the run can start:\n"
+        "  1. no GPU\n  2. no vLLM\n  3. no chat template\n  4. too large\n  5. no room\n  6. no such file"
+    )
+    assert checks.done == ORDER[:-1], "none hides another; only the room cannot be looked at without the rows"
+
+
+@pytest.mark.parametrize(("name", "left_out"), [
+    ("token", {"look_at", "template", "memory", "here", "disk"}), ("look_at", {"template", "memory", "here", "disk"}),
+    ("here", {"disk"}), ("cluster", set()), ("versions", set()), ("template", set()), ("memory", set()), ("disk", set()),
+])
+def test_what_a_failed_check_leaves_out(name: str, left_out: set[str], checks: Checks) -> None:
+    checks.errors = {name: GatedModelError("no access.", "Ask for it."), "rows": WorkloadError("parse_row fails")}
+    error = checks.refusal()
+    assert error.problems == [checks.errors[name], checks.errors["rows"]]
+    assert checks.done == [each for each in ORDER if each not in {*left_out, "room"}]
+
+
+def test_an_error_of_the_users_code_hides_no_other(checks: Checks) -> None:
+    checks.errors = {"cluster": ClusterError("no GPU"), "rows": KeyError("column")}
+    error = checks.refusal()
+    assert type(error) is PreflightError and error.problems == list(checks.errors.values())
+    assert "  1. no GPU\n  2. KeyError: 'column'" in str(error)
+
+
+def test_an_error_of_the_users_code_alone_is_raised_as_it_is(checks: Checks) -> None:
+    error = checks.errors["rows"] = FileNotFoundError("prompts.csv")
+    assert checks.refusal() is error
+
+
+def test_an_interrupt_is_not_a_problem_among_others(checks: Checks) -> None:
+    checks.errors = {"cluster": ClusterError("no GPU"), "token": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        checks.run()
+
+
+def test_a_weak_cluster_does_not_hang_the_reading(checks: Checks) -> None:
+    """Ray would wait for ever for a CPU to read on, after cluster.check has said that there is none."""
+    checks.cpus = 0.5
+    checks.errors["cluster"] = ClusterError("no CPU")
+    assert checks.refusal() is checks.errors["cluster"]
+    assert not {"rows", "room"} & {*checks.done}
+
+
+def test_where_the_disk_is_another_nodes(checks: Checks) -> None:
+    checks.results["here"] = False
+    checks.run()
+    assert "disk" not in checks.done
+
+
+def test_the_list_survives_pickling(checks: Checks) -> None:
+    error = PreflightError([ClusterError("no GPU"), GatedModelError("no access.", "Ask."), ValueError("yours")])
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and [type(p) for p in again.problems] == [ClusterError, GatedModelError, ValueError]
+    assert isinstance(again, RayLLMBatchError)

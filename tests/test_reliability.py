@@ -1,0 +1,42 @@
+"""The short form of bench/reliability.py: real drivers and nodes are killed, and nothing is lost."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.ray
+ROWS = 2000
+
+
+def echoed() -> list[str]:
+    """What the echo engine answers to each row of the benchmark's job: its prompt's first 12 tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("assets/demo-model")
+    answers = []
+    for i in range(ROWS):
+        messages = [{"role": "user", "content": f"row {i} of the data asks for an answer"}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        answers.append(tokenizer.decode(ids[:12], skip_special_tokens=True))
+    return answers
+
+
+def test_nothing_is_lost_when_a_node_and_then_the_driver_is(tmp_path):
+    import ray
+
+    ray.shutdown()  # one Ray at a time on a small machine
+    report = tmp_path / "reliability.md"
+    # The answers of an undisturbed run, without the minute that it takes.
+    (tmp_path / f"reliability-{ROWS}.json").write_text(json.dumps({"accounts": {}, "undisturbed": echoed()}))
+    command = [sys.executable, "bench/reliability.py", "--only", "raylet-driver", "--rows", str(ROWS), "--times", "1"]
+    command += ["--seconds-per-request", "0.5", "--output", str(report), "--add", "--kept", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=550, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = [line.split("|") for line in report.read_text().splitlines() if "SIGKILL" in line]
+    assert len(rows) == 1
+    for row in rows:
+        times, lost, doubled, wrong, again = (int(cell.split()[0].replace(",", "")) for cell in row[2:7])
+        assert (times, lost, doubled, wrong) == (1, 0, 0, 0)
+        assert again < 1500, "what was written is not computed again"

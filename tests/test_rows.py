@@ -1,0 +1,220 @@
+"""The rows of a workload before the run: a Dataset of this file's own stands in for Ray's, which would start Ray."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.data
+from ray.data.dataset import MaterializedDataset
+
+from rayllm_batch import cluster, rows
+from rayllm_batch.errors import DatasetError, WorkloadError
+from rayllm_batch.rows import PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
+from rayllm_batch.workload import ChatWorkloadBase
+
+
+class Lazy(ray.data.Dataset):
+    """What read_rows uses of a Dataset, over a list; `taken` has how many rows were asked for each time."""
+
+    def __init__(self, all_rows: list[dict[str, Any]], error: Exception | None = None) -> None:
+        self._rows, self._error, self._current_executor = all_rows, error, None
+        self._context = copy.deepcopy(ray.data.DataContext.get_current())
+        self.limited: int | None = None
+        self.taken: list[int] = []
+        self.counted = 0
+
+    def limit(self, limit: int) -> Lazy:
+        assert self.context.execution_options.preserve_order, "the first rows, not whichever come first"
+        limited = Lazy(self._rows[:limit], self._error)
+        limited._context, limited.limited = self._context, limit
+        return limited
+
+    def take(self, limit: int) -> list[dict[str, Any]]:
+        self.taken.append(limit)
+        if self._error:
+            raise self._error
+        return self._rows[:limit]
+
+    def count(self) -> int:
+        self.counted += 1
+        if self._error:
+            raise self._error
+        return len(self._rows)
+
+
+class Materialized(Lazy, MaterializedDataset):
+    pass
+
+
+@dataclass
+class Work(ChatWorkloadBase):
+    data: Any = None
+    parsed: list[dict[str, Any]] = field(default_factory=list)
+
+    def load_dataset(self) -> Any:
+        return self.data
+
+    def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        self.parsed.append(row)
+        if row.get("bad"):
+            raise ValueError("this row is bad")
+        return {"messages": [{"role": "user", "content": row["text"]}]}
+
+
+def some(number: int, **columns: Any) -> list[dict[str, Any]]:
+    return [{"id": n, "text": f"text {n}", **columns} for n in range(number)]
+
+
+def read(data: Any, fraction: float = 1.0, **kwargs: Any) -> rows.Rows:
+    return read_rows(Work(data=data, dataset_fraction=fraction), **kwargs)
+
+
+def test_a_long_dataset_is_read_only_at_its_beginning() -> None:
+    work = Work(data=Lazy(some(5000)))
+    found = read_rows(work)
+    assert found.dataset is work.data and found.sample == some(SAMPLE_ROWS) and found.total is None
+    assert work.data.taken == [SAMPLE_ROWS] and not work.data.counted and work.parsed == some(PARSED_ROWS)
+    assert not found.dataset.context.execution_options.preserve_order
+
+
+def test_a_short_datasets_size_is_known() -> None:
+    assert read(Lazy(some(255))).total == 255
+    assert read(Lazy(some(256))).total is None, "there may be more"
+    assert read(Lazy(some(1))).total == 1
+
+
+def test_the_size_of_a_dataset_in_memory_is_known() -> None:
+    assert read(Materialized(some(5000))).total == 5000
+    assert read(Materialized(some(5000)), 1000).total == 1000
+    assert read(Materialized(some(5000)), 9000).total == 5000
+
+
+@pytest.mark.parametrize(("fraction", "of", "expected"), [
+    (0.25, 1000, 250), (0.07, 100, 7), (0.55, 100, 55), (0.29, 100, 29), (1e-9, 1000, 1), (0.999, 10, 10), (0.34, 3, 2),
+    (300, 1000, 300), (1000.0, 5000, 1000), (1.5, 1000, 1), (2.9, 1000, 2),
+])
+def test_a_fraction_is_a_share_or_a_number(fraction: float, of: int, expected: int) -> None:
+    found = read(Lazy(some(of)), fraction)
+    assert found.dataset.limited == found.total == expected
+    assert found.sample == some(min(expected, SAMPLE_ROWS))
+
+
+def test_more_rows_asked_for_than_there_are() -> None:
+    assert read(Lazy(some(20)), 1000).total == 20
+
+
+def test_a_number_of_rows_that_was_asked_for_is_a_limit_where_nobody_has_counted() -> None:
+    assert read(Lazy(some(5000)), 1000).total_is_a_limit
+    for known in (read(Lazy(some(20)), 1000), read(Lazy(some(5000)), 0.5), read(Materialized(some(5000)), 9000), read(Lazy(some(300)))):
+        assert not known.total_is_a_limit
+
+
+def test_all_rows_are_not_limited() -> None:
+    assert read(Lazy(some(300)), 1.0).dataset.limited is None
+    assert read(Lazy(some(300)), 1).dataset.limited is None
+
+
+def test_order_is_kept_when_asked_for() -> None:
+    assert read(Lazy(some(3)), preserve_order=True).dataset.context.execution_options.preserve_order
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5, 10])
+def test_no_rows(fraction: float) -> None:
+    with pytest.raises(DatasetError, match="The dataset of Work has no rows"):
+        read(Lazy([]), fraction)
+
+
+@pytest.mark.parametrize("given", [some(3), None, {"train": 1}, "rows.jsonl"])
+def test_load_dataset_returns_something_else(given: Any) -> None:
+    with pytest.raises(WorkloadError, match=f"must return a ray.data.Dataset, but returned a {type(given).__name__}"):
+        read(given)
+
+
+def test_columns_that_the_output_adds() -> None:
+    with pytest.raises(DatasetError, match="already has the column.*'error'"):
+        read(Lazy(some(3, error="none")))
+
+
+def test_an_id_column_that_is_not_there() -> None:
+    read(Lazy(some(3)), id_column="id")
+    with pytest.raises(DatasetError, match="id_column='uid' is not a column of the dataset, which has: id, text"):
+        read(Lazy(some(3)), id_column="uid")
+
+
+def test_some_bad_rows_pass_and_none_good_do_not() -> None:
+    read(Lazy([*some(PARSED_ROWS - 1, bad=True), *some(1)]))
+    with pytest.raises(WorkloadError, match=r"Work.parse_row fails on each of the first 8 row\(s\).*this row is bad"):
+        read(Lazy([*some(PARSED_ROWS, bad=True), *some(100)]))
+    with pytest.raises(WorkloadError, match=r"each of the first 2 row\(s\)"):
+        read(Lazy(some(2, bad=True)))
+
+
+# --- errors of a read
+
+
+class OfRay(Exception):
+    def __init__(self, cause: BaseException | None) -> None:
+        super().__init__("a task failed")
+        self.cause = cause
+
+
+def test_our_own_error_inside_rays() -> None:
+    ours = DatasetError("line 7 is not JSON")
+    middle = RuntimeError("in between")
+    middle.__cause__ = OfRay(ours)
+    assert explain_read(OfRay(middle), Work()) is ours
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5], ids=["take", "count"])
+def test_an_error_is_explained_wherever_it_comes(fraction: float) -> None:
+    with pytest.raises(DatasetError, match="line 7") as caught:
+        read(Lazy(some(3), OfRay(DatasetError("line 7 is not JSON"))), fraction)
+    assert caught.value.__cause__ is None
+    with pytest.raises(PermissionError):
+        read(Lazy(some(3), PermissionError("prompts.csv")), fraction)
+
+
+def test_an_error_that_goes_in_a_circle_ends() -> None:
+    error = OfRay(None)
+    error.cause = error
+    assert explain_read(error, Work()) is error
+
+
+def test_the_bad_line_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(DatasetError, match="rows.jsonl"):
+        read_rows(Work(data=Lazy(some(3), ValueError("Arrow says no")), dataset_file=str(path)))
+
+
+def test_a_long_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "NOTICE_S", 0.01)
+    monkeypatch.setattr(cluster, "free", lambda: "The cluster has 2 CPUs on 1 node; free: 0 CPUs.")
+    said, heard = [], threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            heard.set()
+
+    monkeypatch.setattr(rows.log, "handlers", [Handler()])
+    slow = Lazy(some(3))
+    slow.take = lambda limit: heard.wait(60) and some(3)
+    assert read(slow).total == 3
+    assert said == ["Reading the first rows of Work takes more than 0 s. The cluster has 2 CPUs on 1 node; free: 0 CPUs."]
+
+
+def test_a_quick_read_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    monkeypatch.setattr(rows.log, "handlers", [])
+    read(Lazy(some(3)), 0.5)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(60)  # cancelled: it ends by itself, long before its time
+    assert threading.active_count() <= before

@@ -1,0 +1,148 @@
+"""Runs with an output folder through a real Ray: written as they go, continued, never lost, never doubled."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config
+from rayllm_batch.errors import ConfigError, DatasetError, OutputError
+
+pytestmark = pytest.mark.ray
+
+
+def echo(**engine_kwargs):
+    return init_engine_from_config("configs/demo-cpu.yaml", override={"llm_engine": "echo", "engine_kwargs": engine_kwargs})
+
+
+class Repeated(ChatWorkloadBase):
+    """Each of `different` rows `times` times; row 13 fails while `broken` exists."""
+
+    different: int = 60
+    times: int = 3
+    broken: str = ""
+    sampling_params: dict = {"max_tokens": 8}
+
+    def load_dataset(self):
+        import ray.data
+
+        return ray.data.from_items([{"number": i % self.different, "note": None} for i in range(self.different * self.times)])
+
+    def parse_row(self, row):
+        if self.broken and row["number"] == 13 and Path(self.broken).exists():
+            raise ValueError("broken")
+        return {"messages": [{"role": "user", "content": f"number {row['number']} of a long list of things"}]}
+
+
+def rows_in(folder):
+    """What stands in the files of a folder, read without Ray, which takes seconds each time."""
+    import pyarrow.dataset
+
+    files = [str(path) for kind in ("part", "failed") for path in parts(folder, kind)]
+    return pyarrow.dataset.dataset(files).to_table().to_pylist()
+
+
+def numbers(rows):
+    return Counter(row["number"] for row in rows)
+
+
+def metrics(folder):
+    return json.loads((folder / "_rayllm_batch" / "metrics.json").read_text())
+
+
+def as_json(value):
+    return json.loads(json.dumps(value))
+
+
+def parts(folder, kind="part"):
+    return sorted(path for path in folder.iterdir() if path.name.startswith(f"{kind}-"))
+
+
+def rewritten(path, rows):
+    """A part as an earlier run would have left it that got no further than its first rows."""
+    import pyarrow.parquet
+
+    ids = path.parent / "_rayllm_batch" / "rows" / f"{path.name}.ids"
+    head, _, content = ids.read_bytes().partition(b"\n")
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, rows), path)
+    header = {**json.loads(head), "rows": rows, "bytes": path.stat().st_size}
+    ids.write_bytes(json.dumps(header).encode() + b"\n" + content[: 16 * rows])
+
+
+def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tmp_path, capsys):
+    folder, broken = tmp_path / "model=demo", tmp_path / "broken"
+    broken.touch()
+    workload = Repeated(broken=str(broken))
+    everything = Counter({number: 3 for number in range(60)})
+    batch = RayLLMBatch(echo(), workload)
+    dataset = batch.run(folder)
+    assert numbers(dataset.take_all()) == everything
+    assert (metrics(folder)["rows"], metrics(folder)["failed_by_kind"]) == (180, {"parse_row": 3})
+    assert metrics(folder)["finish_reasons"] == {"length": 177, "error": 3} and metrics(folder) == as_json(batch.metrics.to_dict())
+    assert batch._history.points[-1].rows == 180 and {"first engine ready", "last row"} <= set(batch._history.phases)
+    report = Path(batch.report(tmp_path / "report.html")).read_text(encoding="utf-8")
+    assert "3 of 180 rows failed (2%), all in parse_row." in report and "parse_row: ValueError: broken" in report
+    assert set(dataset.schema().names) == {
+        "number", "note", "generated_text", "num_input_tokens", "num_generated_tokens", "finish_reason", "error",
+    }
+    rows = rows_in(folder)
+    assert {row["number"] for row in rows if row["error"]} == {13}
+    assert "180 rows, 3 failed" in capsys.readouterr().out
+
+    # cut off in the middle: some copies of a row are done, some are not
+    done = {row["number"]: row["generated_text"] for row in rows if not row["error"]}
+    rewritten(parts(folder)[0], 70)
+    RayLLMBatch(echo(), workload).run(folder)
+    assert numbers(rows_in(folder)) == everything
+    assert "73 rows are in" in capsys.readouterr().out and metrics(folder)["rows"] == 107, "of the last run"
+
+    broken.unlink()
+    RayLLMBatch(echo(), workload).run(folder, retry_failed=True)
+    rows = rows_in(folder)
+    assert numbers(rows) == everything and not parts(folder, "failed")
+    assert {row["number"]: row["generated_text"] for row in rows if row["number"] != 13} == done
+    assert all(row["error"] is None for row in rows)
+
+    capsys.readouterr()
+    assert RayLLMBatch(echo(start_error="must not be reached"), workload).run(folder).count() == 180
+    assert metrics(folder)["rows"] == 3, "a run that has nothing to do leaves them"
+    assert "180 rows, 0 failed, are complete" in capsys.readouterr().out
+    with pytest.raises(OutputError, match="holds another job: workload.different was 60, is 61"):
+        RayLLMBatch(echo(), Repeated(different=61, broken=str(broken))).run(folder)
+
+
+class Drifting(Repeated):
+    """Reads other rows each time."""
+
+    notes: str = ""
+
+    def load_dataset(self):
+        import ray.data
+
+        start = int(Path(self.notes).read_text())
+        return ray.data.from_items([{"number": i} for i in range(start, start + 30)])
+
+
+def test_data_that_is_read_differently_each_time_is_said(ray_cluster, tmp_path):
+    notes, folder = tmp_path / "start", tmp_path / "out"
+    notes.write_text("0")
+    dataset = RayLLMBatch(echo(), Drifting(notes=str(notes))).run(folder, output_format="jsonl", id_column="number")
+    assert numbers(dataset.take_all()) == Counter(range(30))
+    manifest = folder / "_rayllm_batch" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("complete", "unfinished"))
+    notes.write_text("10")
+    with pytest.raises(DatasetError, match="10 rows that are answered in .* are not in the data any more"):
+        RayLLMBatch(echo(), Drifting(notes=str(notes))).run(folder, output_format="jsonl", id_column="number")
+
+
+def test_an_id_column_must_be_there_and_unique(ray_cluster, tmp_path):
+    with pytest.raises(DatasetError, match="id_column='identity' is not a column.*number, note"):
+        RayLLMBatch(echo(), Repeated()).run(tmp_path / "a", id_column="identity")
+    with pytest.raises(DatasetError, match="id_column='number' is not unique: "):
+        RayLLMBatch(echo(), Repeated()).run(tmp_path / "a", id_column="number")
+
+
+def test_what_continues_a_folder_needs_one():
+    with pytest.raises(ConfigError, match="give output_path="):
+        RayLLMBatch(echo(), Repeated()).run(retry_failed=True)
