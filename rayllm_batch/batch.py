@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import logging
-import math
 import os
-import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from rayllm_batch import cluster, output
+from rayllm_batch import cluster, output, pipeline, preview, report, warm
 from rayllm_batch.config import EngineConfig, EnvVars, init_engine_from_config
-from rayllm_batch.errors import (
-    ConfigError,
-    DatasetError,
-    EngineError,
-    HubUnavailableError,
-    RayLLMBatchError,
-    WorkloadError,
-)
-from rayllm_batch.hub import check_model_access, find_token
+from rayllm_batch.display import show
+from rayllm_batch.errors import ConfigError, DatasetError, OutputError, RayLLMBatchError
+from rayllm_batch.estimate import Estimate, estimate
+from rayllm_batch.fingerprint import describe_job
+from rayllm_batch.history import History
+from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.monitor import RunMonitor
-from rayllm_batch.progress import Progress
-from rayllm_batch.prompt import PromptJob, build_prompts, describe_parse_error, parse
-from rayllm_batch.replica import Replica, ReplicaJob
+from rayllm_batch.output_folder import FinishedRows, OutputFolder
+from rayllm_batch.part_writer import PartWriter
+from rayllm_batch.preflight import Ready, preflight
+from rayllm_batch.prometheus import Prometheus
+from rayllm_batch.prompt import PromptJob
+from rayllm_batch.replica import ReplicaJob
+from rayllm_batch.row_id import RowCounts
+from rayllm_batch.session import Session, explained
+from rayllm_batch.warm import WarmEngines
 from rayllm_batch.workload import ChatWorkloadBase, check_workload
 
 if TYPE_CHECKING:
     import ray.data
 
 log = logging.getLogger("rayllm_batch")
-
-# Rows read on the driver before any engine starts: parse_row is tried on the first PARSED_ROWS of them, and a job
-# that ends within them is a small one, whose size is then known.
-SAMPLE_ROWS = 256
-PARSED_ROWS = 8
-MAX_BATCH_SIZE = 64
-# Requests in flight a replica, over max_num_seqs: enough that blocks which wait for their last row, and rows on
-# their way, never leave the engine short.
-IN_FLIGHT_RATIO = 3
-LARGE_MEMORY = ("H100", "H200", "B200", "MI300X", "A100")  # where vLLM's own default is up to 1,024 sequences
 
 
 class RayLLMBatch:
@@ -53,8 +44,16 @@ class RayLLMBatch:
     workload:      an instance of ChatWorkloadBase or of anything with its methods.
     batch_size:    rows a block: what one task carries to an engine, and what is computed again when an engine
                    dies. It does not bound what the engine batches. None chooses it.
-    num_replicas:  engines side by side, each on its own GPUs; they start together.
+    num_replicas:  engines side by side, each on its own GPUs; they start together. (least, most) starts with `least`
+                   and adds others, up to `most`, while rows wait and the cluster has GPUs free.
     preserve_order: rows come out in the order in which they were read.
+    stall_timeout_s: seconds without a sign of life after which a replica is started again, and then the run ended; None
+                   waits for ever. An answer of many thousand tokens is not a stall, its engine steps show.
+    deduplicate:   rows with equal prompts and settings are computed once a replica where temperature is 0, which makes
+                   their answers equal; each row gets its answer. False computes each.
+    reorder:       rows whose prompts begin alike reach the engine one after the other, which saves it work on what is
+                   in its prefix cache. False, or preserve_order, leaves them in the order in which they are read.
+    verbose:       what Ray Data and the engines say comes to the screen too. Else it is in files; a line says where.
     """
 
     def __init__(
@@ -62,10 +61,14 @@ class RayLLMBatch:
         engine_config: Union[EngineConfig, Mapping[str, Any], str, os.PathLike, None] = None,
         workload: Optional[ChatWorkloadBase] = None,
         batch_size: Optional[int] = None,
-        num_replicas: int = 1,
+        num_replicas: Union[int, tuple[int, int]] = 1,
         *,
         engine_cfg: Union[EngineConfig, Mapping[str, Any], str, os.PathLike, None] = None,
         preserve_order: bool = False,
+        stall_timeout_s: Optional[float] = 1800.0,
+        deduplicate: bool = True,
+        reorder: bool = True,
+        verbose: bool = False,
     ) -> None:
         if engine_config is not None and engine_cfg is not None:
             raise ConfigError("engine_config= and engine_cfg= are two names of one argument: give one of them.")
@@ -76,53 +79,75 @@ class RayLLMBatch:
                 "RayLLMBatch(engine_config=engine, workload=CNNDailySummary())."
             )
         check_workload(workload)
-        for name, value in (("batch_size", batch_size), ("num_replicas", num_replicas)):
+        least, most = num_replicas if isinstance(num_replicas, (tuple, list)) and len(num_replicas) == 2 else (num_replicas,) * 2
+        for name, value in (("batch_size", batch_size), ("num_replicas", least), ("num_replicas", most)):
             if value is None and name == "batch_size":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, given {value!r}.")
+            _check_whole(name, value)
+        if least > most:
+            raise ConfigError(f"num_replicas=(least, most) must not have least above most, given {num_replicas!r}.")
+        self._replica_range = (least, most)
+        if stall_timeout_s is not None and not stall_timeout_s > 0:
+            raise ConfigError(f"stall_timeout_s must be above 0 seconds, or None, given {stall_timeout_s!r}.")
+        self.stall_timeout_s = stall_timeout_s
+        self.deduplicate, self.reorder = deduplicate, reorder
         self.engine_config = init_engine_from_config(given)
         self.workload = workload
         self.batch_size = batch_size
         self.num_replicas = num_replicas
         self.preserve_order = preserve_order
+        self.verbose = verbose
+        self.metrics: Optional[RunMetrics] = None  # of the last run
+        self._history = History()
         self._replicas: dict[str, dict[str, Any]] = {}
 
-    def run(self) -> ray.data.Dataset:
+    def run(
+        self,
+        output_path: Union[str, os.PathLike, None] = None,
+        *,
+        output_format: str = "parquet",
+        id_column: Optional[str] = None,
+        retry_failed: bool = False,
+    ) -> ray.data.Dataset:
         """Answer every row, once, and return them: a Dataset that can be read many times without computing again.
 
         It has the input columns and `generated_text`, `num_input_tokens`, `num_generated_tokens`,
         `finish_reason` ("stop", "length", "abort", or "error") and `error` (null, or what failed in which stage).
         One input row gives one output row. Order is not kept unless `preserve_order` is set.
 
-        Raises ClusterError, DatasetError, WorkloadError or ModelAccessError before an engine starts, and
+        output_path:   a local folder or a URI (s3://, gs://). Rows are written there as they finish, and the result is
+                       read from there, so that memory does not grow with the job. The same call on a folder that is
+                       not complete continues: finished rows are not computed again. On a complete one it returns at once.
+        output_format: "parquet" or "jsonl".
+        id_column:     a column whose values are unique, to tell one row from another; else all its content does.
+        retry_failed:  with an output_path, run those rows again that have an error.
+
+        Raises ClusterError, DatasetError, WorkloadError, ModelAccessError or OutputError before an engine starts, and
         EngineError when the engine does not start or keeps dying; it carries the engine's last words.
         """
-
-        began = time.time()
-        cluster.connect()
-        cluster.check(self.engine_config, self.num_replicas)
-        token = hub_token(self.engine_config)
-        rows, total = self._rows()
-        job = self._job(token)
-        self._replicas = {}
-        try:
-            answered = self._answers(rows, total, job)
-            with Progress(job.monitor, self.num_replicas, total):
-                result = answered.materialize()
-        except BaseException as error:
-            failure = self._end(job)
-            raise self._explained(error, failure) from None
-        self._end(job)
-        self._summarise(result.count(), time.time() - began)
-        return result
+        if output_path is None:
+            if id_column is not None or retry_failed:
+                raise ConfigError("id_column= and retry_failed= say how a folder is continued: give output_path= too.")
+            cluster.connect(self.verbose)
+            return self._run_in_memory()
+        job = describe_job(self.engine_config, self.workload, id_column)
+        with OutputFolder(output_path, job, output_format, retry_failed) as folder:
+            for name in folder.set_aside:
+                log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, folder.inside("set_aside"))
+            cluster.connect(self.verbose)
+            if folder.complete:
+                self._begin(time.time())
+                self.metrics = RunMetrics()
+                print(f"{folder.rows:,} rows, {folder.failed_rows:,} failed, are complete in {folder.given}: nothing to run.")
+            else:
+                self._run_to_folder(folder, id_column)
+            return folder.dataset()
 
     def get_avg_engine_time_per_replica(self) -> float:
         """Seconds during which an engine had work, averaged over the replicas of the last run. Start-up is not in it."""
-        times = [r["engine_s"] for r in self._replicas.values() if r.get("rows")]
-        if not times:
+        if self.metrics is None:
             raise RayLLMBatchError("There is no engine time yet: call run() first.")
-        return sum(times) / len(times)
+        return self.metrics.engine_s
 
     @staticmethod
     def project_1m_token_time(total_tokens: float, elapsed_time: float, engine_time: float) -> float:
@@ -135,63 +160,219 @@ class RayLLMBatch:
             raise ValueError(f"total_tokens must be above 0, given {total_tokens!r}.")
         return (elapsed_time - engine_time) + engine_time * 1_000_000 / total_tokens
 
-    def _rows(self) -> tuple[ray.data.Dataset, Optional[int]]:
-        """The workload's rows, limited, with parse_row tried on the first; and their number where it is known for free."""
-        import ray.data
+    def check(self) -> None:
+        """Look for everything that can be known to be wrong before an engine starts, as `run` does first.
 
-        rows = self.workload.load_dataset()
-        name = type(self.workload).__name__
-        if not isinstance(rows, ray.data.Dataset):
-            raise WorkloadError(
-                f"{name}.load_dataset must return a ray.data.Dataset, but returned a {type(rows).__name__}. "
-                "ray.data.from_items, from_pandas and from_huggingface make one."
-            )
-        cluster.quiet(rows.context)
-        fraction, limit = getattr(self.workload, "dataset_fraction", 1.0), None
-        if fraction > 1:
-            limit = int(fraction)
-        elif fraction < 1:
-            limit = max(1, math.ceil(fraction * rows.count()))
-        if limit is not None:
-            rows.context.execution_options.preserve_order = True  # else "the first rows" are whichever come first
-            rows = rows.limit(limit)
-        if self.preserve_order:
-            rows.context.execution_options.preserve_order = True
+        The cluster's GPUs and CPUs, the versions on its nodes, access to the model, its size against the GPU's memory
+        and the disk, its chat template, the dataset, and parse_row on its first rows. Raises the error found, or
+        PreflightError with all of them.
+        """
+        cluster.connect(self.verbose)
+        rows = self._preflight().rows
+        count = f"{rows.total:,} rows" if rows.total is not None else f"more than {len(rows.sample):,} rows"
+        print(f"Ready to run: {count}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
+
+    def preview(self, n: int = 8) -> None:
+        """Run the first `n` rows and show them: the prompt as the model sees it, the answer, its tokens, or the error.
+
+        The engines stay ready for ten minutes, so that a run that follows does not start them again, unless its config or
+        num_replicas is another. They hold their GPUs meanwhile; `release()` ends them. Raises what `run` raises.
+        """
+        import ray
+
+        _check_whole("preview(n=...)", n)
+        cluster.connect(self.verbose)
+        ready = self._preflight()
+        rows = ready.rows.dataset.take_batch(n, batch_format="pyarrow")
+        with self._engines(ready, rows.num_rows) as (engines, run_id):
+            answered = ray.get(engines.hosts[0].preview.remote(run_id, rows))
+        show(preview.as_html(answered), preview.as_text(answered))
+
+    def estimate(self, sample_rows: int = 64, gpu_hour_usd: Optional[float] = None) -> Estimate:
+        """What the whole job will take: rows, tokens, time, GPU-hours, and what bounds it; an object to print.
+
+        sample_rows:  rows that are tried, from all over the dataset's first SPREAD_OVER rows. On a large job each is tried
+                      several times, until the engine is as full as the job will keep it.
+        gpu_hour_usd: the price of one GPU for an hour; the estimate then has the cost.
+
+        The engines stay ready, as with `preview`. Raises what `run` raises, and DatasetError where every tried row failed.
+        """
+        import ray
+
+        _check_whole("estimate(sample_rows=...)", sample_rows)
+        cluster.connect(self.verbose)
+        ready = self._preflight()
+        total = ready.rows.total or ready.rows.dataset.count()
+        table = pipeline.sample(ready.rows.dataset, total, sample_rows)
+        with self._engines(ready, None) as (engines, run_id):
+            replicas = max(len(engines.hosts), self._replica_range[0])
+            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster.cpus_per_replica(replicas, self.engine_config.gpus_per_replica))
+            sample, max_num_seqs, start_s = ray.get(engines.hosts[0].sample.remote(run_id, table, total / replicas))
+        if not sample.input_tokens:
+            raise DatasetError(f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}")
+        return estimate(
+            sample, rows=total, num_replicas=replicas, gpus_per_replica=self.engine_config.gpus_per_replica,
+            accelerator_type=self.engine_config.accelerator_type, max_num_seqs=max_num_seqs, cpus=cpus, start_s=start_s,
+            gpu_hour_usd=gpu_hour_usd,
+        )  # fmt: skip
+
+    @staticmethod
+    def release() -> None:
+        """End the engines that preview() or estimate() left ready, and free their GPUs. Also done by the next run."""
+        warm.release()
+
+    def report(self, path: Union[str, os.PathLike] = "report.html") -> str:
+        """Show what the last run did, in a notebook, and write it as one HTML file, which needs no network.
+
+        Were the engines full, what failed and why, tokens/s over time, lengths, the slowest rows, settings and versions;
+        also of a run that failed or was interrupted. path: the file, replaced if it is there. Returns its whole path.
+
+        Raises RayLLMBatchError before any run, and when the file cannot be written.
+        """
+        run = {
+            "num_replicas": self.num_replicas, "batch_size": self.batch_size or "chosen", "preserve_order": self.preserve_order,
+            "deduplicate": self.deduplicate, "reorder": self.reorder, "stall_timeout_s": self.stall_timeout_s,
+        }  # fmt: skip
+        return report.show_and_save(
+            path, self.engine_config, self.workload, run=run, metrics=self.metrics, history=self._history, replicas=self._replicas
+        )
+
+    def _begin(self, began: float) -> None:
+        """Nothing of an earlier run is left in what this one is measured by."""
+        self._replicas, self._history = {}, History(self._replica_range[0], began)
+
+    def _measure(self, folder: Optional[OutputFolder] = None) -> None:
+        """What the run did so far, also one that failed; beside its answers too, if they are in a folder."""
+        self.metrics = RunMetrics.of(self._replicas, time.time() - self._history.began, self._history)
+        if folder:
+            folder.write_metrics(self.metrics.to_dict())
+
+    def _preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> Ready:
+        least = self._replica_range[0]
+        return preflight(self.engine_config, self.workload, least, self.preserve_order, id_column, folder=folder)
+
+    def _run_in_memory(self) -> ray.data.Dataset:
+        began = time.time()
+        ready = self._preflight()
+        self._begin(began)
         try:
-            sample = rows.take(SAMPLE_ROWS)
-        except Exception as error:
-            raise self._explained(error, None) from None
-        if not sample:
-            raise DatasetError(f"The dataset of {name} has no rows.")
-        output.check_input_columns(list(sample[0]))
-        self._try_parse_row(sample[:PARSED_ROWS])
-        if len(sample) < SAMPLE_ROWS:
-            return rows, len(sample)
-        if limit is None and isinstance(rows, ray.data.dataset.MaterializedDataset):
-            return rows, rows.count()
-        return rows, limit
+            result = self._execute(ready.rows.dataset, ready.rows.total, ready.token, lambda answers: answers.materialize())
+        finally:
+            self._measure()
+        print(f"{result.count():,} rows, {self.metrics.failed:,} failed, {self.metrics}")
+        return result
 
-    def _try_parse_row(self, sample: list[dict[str, Any]]) -> None:
-        problems = []
-        for row in sample:
-            try:
-                parse(self.workload.parse_row, row)
-            except Exception as error:
-                problems.append(describe_parse_error(error, row))
-        if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
-            raise WorkloadError(
-                f"{type(self.workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). "
-                f"The first: {problems[0]}"
+    def _run_to_folder(self, folder: OutputFolder, id_column: Optional[str]) -> None:
+        began = time.time()
+        ready = self._preflight(id_column, folder)
+        token, rows, total = ready.token, ready.rows.dataset, ready.rows.total
+        before = FinishedRows(folder.finished())
+        self._begin(began)
+        folder_job = {"with_row_ids": True, "id_column": id_column}
+        if folder.rows:
+            print(f"{folder.rows:,} rows are in {folder.given} already: continuing with the rest.")
+            total = None if total is None else max(total - folder.rows, 0)
+        writer = PartWriter(folder, id_column)
+        try:
+            with writer:
+
+                def write(answers: ray.data.Dataset) -> None:
+                    for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+                        finished = table.column(output.FINISHED_IDS)
+                        before.saw(b"".join(finished.drop_null().to_pylist()))
+                        writer.add(table.filter(finished.is_null()).drop_columns([output.FINISHED_IDS]))
+
+                finished = before.counts if folder.rows else None
+                self._execute(rows, total, token, write, finished=finished, **folder_job)
+                if owed := before.owed():
+                    if id_column is not None:
+                        raise DatasetError(f"id_column={id_column!r} is not unique: {len(owed):,} values come more than once.")
+                    self._execute(pipeline.pick(rows, owed), sum(owed.values()), token, write, **folder_job)
+        except BaseException:
+            print(f"{writer.rows:,} rows are in {folder.given}. Run the same again to continue from there.", flush=True)
+            raise
+        finally:
+            self._measure(folder)
+        if missing := before.missing():
+            raise DatasetError(
+                f"{missing:,} rows that are answered in {folder.given!r} are not in the data any more. It has changed, or "
+                "load_dataset reads other rows each time (a random_sample without a seed?). All rows of this reading are "
+                "answered there too; for a clean result, give another output_path."
             )
+        try:
+            folder.write_manifest("complete", writer.rows, writer.failed)
+        except OSError as error:
+            raise OutputError(
+                f"All {writer.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make room, and run "
+                "the same again."
+            ) from None
+        print(f"{writer.rows:,} rows, {writer.failed:,} failed, {self.metrics}")
 
-    def _job(self, token: str) -> ReplicaJob:
+    def _execute(
+        self, rows: ray.data.Dataset, total: Optional[int], token: str, consume: Callable[[ray.data.Dataset], Any], **prompt_job: Any
+    ) -> Any:
+        """Run the pipeline for as long as `consume` reads its answers; every engine has ended when this returns."""
+        engines = self._kept_engines(total)
+        session = self._session(self._job(token, engines, **prompt_job), engines)
+        job = session.job
+        try:
+            answers = pipeline.answers(rows, job, self._rows_a_block(total), self._replica_range, total, warm=engines is not None)
+            with (
+                Prometheus(job.run_id, self.engine_config.model_id) as prometheus,
+                session.watched(total, self._history.observe, prometheus.observe),
+            ):
+                result = consume(answers)
+        except BaseException as error:
+            failure = explained(error, self._saw(session.end()), self.workload)
+            self._history.end(failure)
+            raise failure from None
+        self._saw(session.end())
+        return result
+
+    @contextmanager
+    def _engines(self, ready: Ready, total: Optional[int]) -> Iterator[tuple[WarmEngines, str]]:
+        """Running engines and the id of a run with them, for something small before the run that uses them next."""
+        least, most = self._replica_range
+        engines = self._kept_engines(ready.rows.total)
+        job = self._job(ready.token, engines)
+        if engines is None:
+            in_flight = self._blocks_in_flight(ready.rows.total)
+            engines = warm.start(self.engine_config, job, least if least == most else 1, in_flight)
+        session = self._session(job, engines)
+        try:
+            with session.watched(total):
+                yield engines, job.run_id
+        except BaseException as error:
+            raise explained(error, session.end(), self.workload) from None
+        if least == most:
+            warm.keep(engines)
+        else:  # a range of replicas is Ray Data's to start and to end
+            session.end()
+
+    def _session(self, job: ReplicaJob, engines: Optional[WarmEngines]) -> Session:
+        return Session(job, engines, self._replica_range[0], self.stall_timeout_s, self.verbose)
+
+    def _kept_engines(self, total: Optional[int]) -> Optional[WarmEngines]:
+        """Engines that preview() or estimate() left running, if they suit; others are ended, since they have the GPUs."""
+        least, most = self._replica_range
+        return warm.take(self.engine_config, least if least == most else 0, self._blocks_in_flight(total))
+
+    def _rows_a_block(self, total: Optional[int]) -> int:
+        return self.batch_size or pipeline.batch_size(total, self._replica_range[1])
+
+    def _blocks_in_flight(self, total: Optional[int]) -> int:
+        return pipeline.blocks_in_flight(self.engine_config, self._rows_a_block(total), self._replica_range[1], total)
+
+    def _job(
+        self, token: str, engines: Optional[WarmEngines], finished: Optional[RowCounts] = None, **folder_job: Any
+    ) -> ReplicaJob:
         import ray
 
         config = self.engine_config
         run_id = uuid.uuid4().hex[:8]
-        _ship_by_value(self.workload)
+        pipeline.ship_by_value(self.workload)
         env_vars = {**config.env_vars, **({"HF_TOKEN": token} if token else {})}
-        monitor = ray.remote(num_cpus=0)(RunMonitor).remote(env_vars)
+        monitor = engines.monitor if engines else ray.remote(num_cpus=0)(RunMonitor).remote(env_vars)
         kwargs = config.engine_kwargs
         tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
         if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
@@ -203,151 +384,30 @@ class RayLLMBatch:
             monitor=monitor,
             chat_template=config.chat_template,
             chat_template_kwargs=config.chat_template_kwargs,
+            sort=self.reorder and not self.preserve_order,
+            finished=None if finished is None else ray.put(finished),  # after ship_by_value: workers lack its class
+            **folder_job,
         )
-        return ReplicaJob(
+        job = ReplicaJob(
             run_id=run_id,
             config=dataclasses.replace(config, env_vars=EnvVars()),
             sampling_params=dict(getattr(self.workload, "sampling_params", {})),
             prompt=prompt,
             monitor=monitor,
+            deduplicate=self.deduplicate,
         )
+        if engines:
+            engines.begin(job)
+        return job
 
-    def _answers(self, rows: ray.data.Dataset, total: Optional[int], job: ReplicaJob) -> ray.data.Dataset:
-
-        batch_size = self.batch_size or _batch_size(total, self.num_replicas)
-        blocks_in_flight = max(2, math.ceil(_requests_in_flight(self.engine_config) / batch_size))
-        if total is not None:  # else the replica that is ready first takes all rows of a small job
-            blocks_in_flight = min(blocks_in_flight, max(2, math.ceil(total / batch_size / self.num_replicas)))
-        # One fused CPU stage: read, prompts, and a repartition that bounds the blocks.
-        prompts = rows.map_batches(
-            build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=max(batch_size, 128)
-        ).repartition(target_num_rows_per_block=batch_size)
-        return prompts.map_batches(
-            Replica,
-            fn_constructor_kwargs={"job": job},
-            batch_format="pyarrow",
-            batch_size=batch_size,
-            **self._placement(blocks_in_flight),
-        )
-
-    def _placement(self, blocks_in_flight: int) -> dict[str, Any]:
-        """What map_batches needs to give every replica its GPUs and its concurrent blocks."""
-        import ray.data
-
-        pool: dict[str, Any] = {
-            "size": self.num_replicas,
-            # half as many again wait in the actor's queue, so that a finished block's place is taken at once
-            "max_tasks_in_flight_per_actor": blocks_in_flight + (blocks_in_flight + 1) // 2,
-            "enable_true_multi_threading": True,
-        }
-        gpus = self.engine_config.gpus_per_replica
-        remote: dict[str, Any] = {"num_cpus": cluster.cpus_per_replica(self.num_replicas, gpus)}
-        if gpus:
-            remote["num_gpus"] = gpus
-            if self.engine_config.accelerator_type != cluster.ANY_GPU:
-                remote["accelerator_type"] = self.engine_config.accelerator_type
-        if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy.__init__).parameters:
-            pool["max_concurrent_calls_per_actor"] = blocks_in_flight
-        else:  # before Ray 2.60
-            remote["max_concurrency"] = blocks_in_flight
-        return {"compute": ray.data.ActorPoolStrategy(**pool), **remote}
-
-    def _end(self, job: ReplicaJob) -> Optional[str]:
-        """End every replica of this run and its engine processes; returns what the monitor knows of a failure."""
-        import ray
-
-        try:
-            snapshot = ray.get(job.monitor.snapshot.remote(), timeout=10)
-            actors = ray.get(job.monitor.actors.remote(), timeout=10)
-        except Exception:
-            return None
-        self._replicas = snapshot["replicas"]
-        for actor in actors:
-            try:
-                ray.kill(actor)
-            except Exception:
-                pass
-        _wait_gone([r["reaper_pid"] for r in self._replicas.values() if r.get("node") == ray.util.get_node_ip_address()])
-        ray.kill(job.monitor)
-        return snapshot["failure"]
-
-    def _explained(self, error: BaseException, failure: Optional[str]) -> BaseException:
-        """The error that the user should see in place of one from Ray's inside."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit, RayLLMBatchError)):
-            return error
-        if failure:
-            return EngineError(failure)
-        cause: Optional[BaseException] = error
-        while cause is not None:
-            inner = getattr(cause, "cause", None) or cause.__cause__
-            if isinstance(cause, RayLLMBatchError):
-                return cause
-            cause = inner if inner is not cause else None
-        return error
-
-    def _summarise(self, rows: int, elapsed_s: float) -> None:
-        replicas = self._replicas.values()
-        failed, tokens_in, tokens_out = (sum(r.get(k, 0) for r in replicas) for k in ("failed", "input_tokens", "output_tokens"))
-        busy = max((r.get("engine_s", 0.0) for r in replicas), default=0.0)
-        started = max((r.get("start_s", 0.0) for r in replicas), default=0.0)
-        print(
-            f"{rows:,} rows, {failed:,} failed, {tokens_in:,} input and {tokens_out:,} output tokens in {elapsed_s:.1f} s "
-            f"(engine start {started:.1f} s, generating {busy:.1f} s: {tokens_out / busy if busy else 0:,.0f} output tokens/s)"
-        )
+    def _saw(self, snapshot: Optional[dict[str, Any]]) -> Optional[dict[str, Any]]:
+        """The run's last second."""
+        if snapshot:
+            self._replicas.update(snapshot["replicas"])
+            self._history.observe(snapshot)
+        return snapshot
 
 
-def hub_token(config: EngineConfig) -> str:
-    """The token that opens the model, "" when none is needed; ModelAccessError before anything waits for a GPU.
-
-    The config's own token comes first, then HF_TOKEN and huggingface_hub's store.
-    """
-    try:
-        if config.hf_token:
-            check_model_access(config.model_id, config.hf_token, source="the HF_TOKEN of the config")
-            return config.hf_token
-        return find_token(config.model_id)
-    except HubUnavailableError as error:
-        # The workers may have the model in their cache. Where they do not, they raise the same.
-        log.warning("%s", error)
-        return config.hf_token or ""
-
-
-def _batch_size(total: Optional[int], num_replicas: int) -> int:
-    """Small jobs get small blocks, so that every replica has several."""
-    if total is None:
-        return MAX_BATCH_SIZE
-    return max(1, min(MAX_BATCH_SIZE, total // (8 * num_replicas)))
-
-
-def _requests_in_flight(config: EngineConfig) -> int:
-    max_num_seqs = config.engine_kwargs.get("max_num_seqs") or (1024 if config.accelerator_type in LARGE_MEMORY else 256)
-    return IN_FLIGHT_RATIO * max_num_seqs
-
-
-def _ship_by_value(workload: Any) -> None:
-    """Send this package's code, and the workload's, along with the job: worker nodes need Ray and vLLM, no more.
-
-    Classes of a notebook or script travel by value anyway; those of a module beside it would be imported by name, which
-    a worker elsewhere cannot. What is installed (site-packages) is taken to be installed on the workers too.
-    """
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
-    for cls in type(workload).__mro__:
-        module = sys.modules.get(cls.__module__)
-        file = getattr(module, "__file__", None)
-        if file and cls.__module__ != "__main__" and not file.startswith((sys.prefix, sys.base_prefix)):
-            cloudpickle.register_pickle_by_value(module)
-
-
-def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:
-    """Wait until the reapers on this node are gone: each ends after the last engine process of its replica."""
-    import psutil
-
-    processes = []
-    for pid in pids:
-        try:
-            processes.append(psutil.Process(pid))
-        except psutil.Error:
-            pass
-    psutil.wait_procs(processes, timeout=timeout_s)
+def _check_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, given {value!r}.")

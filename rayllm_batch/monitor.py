@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, Optional
 
-MAX_DEATHS_WITHOUT_PROGRESS = 3
+from rayllm_batch.suspects import Suspects
+
+# Deaths in a row with no row answered between them: one more than it takes to find two guilty rows that are neighbours.
+MAX_DEATHS_WITHOUT_AN_ANSWER = 5
+MAX_GUILTY_ROWS = 100  # beyond, it is not the rows
+MAX_STALLS_WITHOUT_AN_ANSWER = 2
+LIVE = ("downloading", "starting", "ready")  # states of a replica that is at work
 
 
 class RunMonitor:
@@ -20,41 +27,94 @@ class RunMonitor:
 
     def __init__(self, env_vars: dict[str, str]) -> None:
         self._env_vars = env_vars
+        self.begin()
+
+    def begin(self, job: Optional[list[Any]] = None, hosts: Iterable[Any] = ()) -> None:
+        """A run begins: nothing of an earlier one is left.
+
+        hosts: actors whose engines are running already. job: the run's ReplicaJob for them, as an object reference in a
+        list, so that it stays unread here: a parse_row may import half a notebook.
+        """
+        self._job, self._hosts = job, list(hosts)
+        self._relays: list[str] = []
         self._replicas: dict[str, dict[str, Any]] = {}
         self._actors: dict[str, Any] = {}
-        self._deaths = 0
-        self._rows_at_death = 0
-        self._failure: Optional[str] = None
+        self._suspects = Suspects()
+        self._deaths: dict[str, int] = {}  # of each actor, since it last answered a row
+        self._stalls = 0
+        self._answered: dict[tuple[str, Optional[str]], int] = {}
+        self._failure: Optional[tuple[str, str]] = None
+        self._stop: Optional[str] = None
 
-    def register(self, key: str, actor: Any, info: dict[str, Any]) -> Optional[str]:
-        """A replica begins to start. Returns a reason when it should not: the engine has died too often."""
+    def register(self, key: str, actor: Any, info: dict[str, Any]) -> dict[str, Any]:
+        """A replica begins to start. It gets the rows to be careful with; "stop" is a reason not to start at all."""
+        for earlier in self._replicas.values():
+            if earlier.get("actor_id") == info["actor_id"] and earlier["state"] in LIVE:
+                earlier["state"] = "dead"  # killed from outside, with no time to say so
         self._replicas[key] = {"state": "starting", "since": time.time(), "rows": 0, **info}
         self._actors[key] = actor
-        if self._deaths >= MAX_DEATHS_WITHOUT_PROGRESS:
-            return self._failure
-        return None
+        suspects = self._suspects.of(info["actor_id"])
+        return {"stop": self._stop, "suspects": suspects, "guilty": dict(self._suspects.guilty), "job": self._job}
+
+    def host(self, relay: str) -> Any:
+        """The actor that a relay (by its actor's id) passes its blocks to; the same one when it asks again."""
+        if relay not in self._relays:
+            self._relays.append(relay)
+        return self._hosts[self._relays.index(relay) % len(self._hosts)]
 
     def environment(self) -> dict[str, str]:
         return self._env_vars
 
     def update(self, key: str, values: dict[str, Any]) -> None:
-        self._replicas.setdefault(key, {}).update(values)
+        if key in self._replicas:  # else the last words of a replica to a run that is over
+            self._replicas[key].update(values)
 
-    def failed(self, key: str, message: str) -> None:
-        """An engine that did not start. The message reaches the user."""
-        self.update(key, {"state": "failed"})
-        self._failure = message
+    def failed(self, error: str, message: str, key: Optional[str] = None) -> None:
+        """What ends the run: the name of a class of `rayllm_batch.errors` and its text, which reach the user.
 
-    def died(self, key: str, message: str) -> None:
-        """An engine that died with rows in flight. Progress since the last death resets the count."""
-        self.update(key, {"state": "dead"})
-        rows = sum(replica.get("rows", 0) for replica in self._replicas.values())
-        self._deaths = 1 if rows > self._rows_at_death else self._deaths + 1
-        self._rows_at_death = rows
-        self._failure = f"The engine died {self._deaths} time(s) on the same rows. Its last words:\n{message}"
+        Ray keeps neither through its own layers of errors. `key` is that of the replica which did not start.
+        """
+        if key:
+            self.update(key, {"state": "failed"})
+        self._failure = (error, message)
+
+    def died(self, key: str, values: dict[str, Any], in_engine: Iterable[bytes], message: str) -> None:
+        """An engine that died. in_engine: the prompt keys of the rows that it was computing."""
+        self.update(key, {"state": "dead", **values})
+        actor = self._replicas[key]["actor_id"]
+        self._suspects.engine_died(actor, in_engine, message)
+        self._deaths[actor] = 1 if self._answered_since("death", actor) else self._deaths.get(actor, 0) + 1
+        guilty = len(self._suspects.guilty)
+        if guilty > MAX_GUILTY_ROWS:
+            self._give_up(f"{guilty} rows have made the engine crash, each alone: the rows are hardly the reason.", message)
+        elif self._deaths[actor] >= MAX_DEATHS_WITHOUT_AN_ANSWER:
+            self._give_up(f"The engine died {self._deaths[actor]} times without answering a row in between.", message)
+        else:
+            self._failure = ("EngineError", f"The engine died. Its last words:\n{message}")
+
+    def stalled(self, key: str, message: str) -> bool:
+        """A replica that did nothing for too long. Returns whether to try again."""
+        self.update(key, {"state": "stalled"})
+        self._stalls = 1 if self._answered_since("stall") else self._stalls + 1
+        self._failure = ("EngineError", message)
+        if self._stalls >= MAX_STALLS_WITHOUT_AN_ANSWER:
+            self._stop = message
+        return self._stop is None
 
     def snapshot(self) -> dict[str, Any]:
-        return {"replicas": self._replicas, "failure": self._failure, "deaths": self._deaths}
+        return {"replicas": self._replicas, "failure": self._failure, "deaths": max(self._deaths.values(), default=0)}
 
-    def actors(self) -> list[Any]:
-        return list(self._actors.values())
+    def actors(self) -> dict[str, Any]:
+        return self._actors
+
+    def _answered_since(self, what: str, actor: Optional[str] = None) -> bool:
+        """Whether a row was answered, by this actor or any, since the last `what`. A failed row is not an answer."""
+        replicas = [r for r in self._replicas.values() if actor in (None, r.get("actor_id"))]
+        answered = sum(replica.get("rows", 0) - replica.get("failed", 0) for replica in replicas)
+        since = answered > self._answered.get((what, actor), 0)
+        self._answered[what, actor] = answered
+        return since
+
+    def _give_up(self, why: str, last_words: str) -> None:
+        self._stop = f"{why} Its last words:\n{last_words}"
+        self._failure = ("EngineError", self._stop)

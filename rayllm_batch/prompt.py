@@ -16,10 +16,9 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from rayllm_batch import output
-from rayllm_batch.errors import ConfigError, EngineError
+from rayllm_batch.errors import ConfigError, EngineError, RayLLMBatchError
 from rayllm_batch.model_files import download_model
-
-CHAT_KEYS = ("messages", "sampling_params", "model")
+from rayllm_batch.row_id import as_pairs, row_id
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,10 @@ class PromptJob:
     tokenizer:     a Hub id or a folder, with its `revision` and `trust_remote_code` in `tokenizer_kwargs`.
     monitor:       the RunMonitor's handle, for the environment (it may hold the Hub token).
     chat_template: replaces the tokenizer's own when given.
+    with_row_ids:  each row gets its id, of `id_column` or else of all its content; for a run with an output folder.
+    sort:          the rows of a batch come out in the order of their token ids, so that those with a common beginning
+                   reach the engine one after the other, while its prefix cache holds it.
+    finished:      an object of the Ray store: the RowCounts of rows that were finished before and are left out.
     """
 
     parse_row: Callable[[dict[str, Any]], dict[str, Any]]
@@ -38,15 +41,26 @@ class PromptJob:
     monitor: Any = None
     chat_template: Optional[str] = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    sort: bool = False
+    with_row_ids: bool = False
+    id_column: Optional[str] = None
+    finished: Any = None
 
 
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     """A batch of input rows with their token ids, request settings (JSON) and errors appended."""
-    tokenizer = _tokenizer(job)
+    try:
+        tokenizer = _tokenizer(job)
+    except RayLLMBatchError as error:
+        _tell(job, error)
+        raise
+    marker = None
+    if job.with_row_ids:
+        table, marker = _without_finished(table, job)
     texts: list[Optional[str]] = []
     requests: list[Optional[str]] = []
     errors: list[Optional[str]] = []
-    for row in table.to_pylist():
+    for row in table.drop_columns([name for name in output.FOLDER_SCHEMA.names if name in table.column_names]).to_pylist():
         text = request = error = None
         try:
             chat = parse(job.parse_row, row)
@@ -62,7 +76,28 @@ def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         requests.append(request)
         errors.append(error)
     token_ids = tokenize(tokenizer, texts, errors)
-    return output.with_stage_columns(table, token_ids, requests, errors)
+    prompts = output.with_stage_columns(table, token_ids, requests, errors)
+    if job.sort:
+        order = sorted(range(len(token_ids)), key=lambda i: token_ids[i] or [])
+        prompts = prompts.take(pa.array(order, type=pa.int64()))
+    if marker is None:
+        return prompts
+    return pa.concat_tables([prompts, output.with_stage_columns(marker, [None], [None], [None])])
+
+
+def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Optional[pa.Table]]:
+    """The rows that are left to do, with their ids, and the marker of those that are not, if there are any."""
+    import ray
+
+    ids = [row_id(row, job.id_column) for row in table.to_pylist()]
+    table = output.with_row_ids(table, ids)
+    if job.finished is None or not ids:
+        return table, None
+    done = ray.get(job.finished).find(as_pairs(b"".join(ids))) >= 0
+    if not done.any():
+        return table, None
+    marker = output.finished_marker(table.schema, [ids[i] for i in done.nonzero()[0]])
+    return table.filter(pa.array(~done)).cast(marker.schema), marker
 
 
 def parse(parse_row: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
@@ -117,15 +152,16 @@ def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[s
     return ids
 
 
+def decode(token_ids: list[int], job: PromptJob) -> str:
+    """The text of a prompt's tokens, special tokens included and nothing tidied up."""
+    return _tokenizer(job).decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
 def load_tokenizer(job: PromptJob) -> Any:
     """The model's tokenizer with its chat template checked; raises ConfigError or EngineError for the driver."""
-    env = ray_environment(job)
     from transformers import AutoTokenizer
 
-    # "dummy" weights: none, only what a tokenizer needs. The engine on this node finds these files in the cache.
-    folder = download_model(
-        job.tokenizer, env.get("HF_TOKEN"), revision=job.tokenizer_kwargs.get("revision"), load_format="dummy"
-    )
+    folder = _tokenizer_folder(job)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **job.tokenizer_kwargs)
     except Exception as error:
@@ -146,11 +182,7 @@ def load_tokenizer(job: PromptJob) -> Any:
 
 def load_decoder(job: PromptJob) -> Any:
     """For the echo engine: what decodes token ids, without transformers (whose import takes seconds) where that will do."""
-    env = ray_environment(job)
-    folder = download_model(
-        job.tokenizer, env.get("HF_TOKEN"), revision=job.tokenizer_kwargs.get("revision"), load_format="dummy"
-    )
-    path = os.path.join(folder, "tokenizer.json")
+    path = os.path.join(_tokenizer_folder(job), "tokenizer.json")
     if os.path.isfile(path):
         from tokenizers import Tokenizer
 
@@ -158,11 +190,21 @@ def load_decoder(job: PromptJob) -> Any:
     return load_tokenizer(job)
 
 
-def ray_environment(job: PromptJob) -> dict[str, str]:
-    """The engine's environment, asked of the monitor."""
+def _tokenizer_folder(job: PromptJob) -> str:
     import ray
 
-    return ray.get(job.monitor.environment.remote()) if job.monitor is not None else {}
+    env = ray.get(job.monitor.environment.remote()) if job.monitor is not None else {}
+    # "dummy" weights: none, only what a tokenizer needs. The engine on this node finds these files in the cache.
+    return download_model(
+        job.tokenizer, env.get("HF_TOKEN"), revision=job.tokenizer_kwargs.get("revision"), load_format="dummy"
+    )
+
+
+def _tell(job: PromptJob, error: RayLLMBatchError) -> None:
+    import ray
+
+    if job.monitor is not None:
+        ray.get(job.monitor.failed.remote(type(error).__name__, str(error)))
 
 
 def _tokenizer(job: PromptJob) -> Any:

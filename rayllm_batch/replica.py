@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -10,20 +11,26 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import output
+from rayllm_batch import gpu, output
 from rayllm_batch.config import EngineConfig
-from rayllm_batch.engine.base import Engine, EngineDied
+from rayllm_batch.duplicates import Duplicates, is_greedy
+from rayllm_batch.engine.base import Completion, Engine, EngineDied
 from rayllm_batch.engine.echo import EchoEngine
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
-from rayllm_batch.errors import EngineError, WorkloadError
+from rayllm_batch.engine_logs import RAYS_OWN_MARKS
+from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError
 from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
 from rayllm_batch.prompt import PromptJob, load_decoder
+from rayllm_batch.row_stats import RowStats
+from rayllm_batch.suspects import Gate, guilty_error, prompt_key
+from rayllm_batch.trial import Request, Trial, run_trial
 from rayllm_batch.workload import check_sampling_params
 
 REPORT_EVERY_S = 1.0
@@ -38,6 +45,7 @@ class ReplicaJob:
     sampling_params: the workload's; a row's own go over them.
     prompt:          the CPU stage's job (the echo engine needs its tokenizer).
     monitor:         the RunMonitor's handle.
+    deduplicate:     equal prompts with equal settings are computed once, where the answer is the same each time.
     """
 
     run_id: str
@@ -45,6 +53,11 @@ class ReplicaJob:
     sampling_params: dict[str, Any]
     prompt: PromptJob
     monitor: Any
+    deduplicate: bool = True
+
+
+class BadRow(Exception):
+    """A row that cannot reach the engine; its text is the row's error."""
 
 
 class Replica:
@@ -53,45 +66,103 @@ class Replica:
     def __init__(self, job: ReplicaJob) -> None:
         import ray
 
-        self._job, self._monitor = job, job.monitor
         self._key = uuid.uuid4().hex[:8]
         self._log = _own_log_file(job.run_id, self._key)
         self._reaper = Reaper()
-        context = ray.get_runtime_context()
-        stop = ray.get(self._monitor.register.remote(self._key, context.current_actor, {
-            "node": ray.util.get_node_ip_address(), "pid": os.getpid(), "reaper_pid": self._reaper.pid, "log": self._log,
-        }))
-        if stop:
-            raise EngineError(stop)
+        self._join(job)
         _set_environment(ray.get(self._monitor.environment.remote()), job.config)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
-        self._counts = {"rows": 0, "failed": 0, "input_tokens": 0, "output_tokens": 0}
-        self._in_flight, self._busy_since, self._busy_s = 0, 0.0, 0.0
         began = time.time()
-        try:
-            self._engine: Engine = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
-        except BaseException as error:
-            message = f"The engine did not start: {error}\n{last_words(self._log)}".rstrip()
-            ray.get(self._monitor.failed.remote(self._key, message))
-            raise EngineError(message) from None
-        self._report(state="ready", start_s=time.time() - began, settings=self._engine.settings())
+        self._engine: Optional[Engine] = None
         threading.Thread(target=self._keep_reporting, name="report", daemon=True).start()
+        try:
+            self._engine = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        except BaseException as error:
+            kind, message = "EngineError", f"The engine did not start: {error}\n{last_words(self._log)}".rstrip()
+            if isinstance(error, RayLLMBatchError):  # it says all there is to say
+                kind, message = type(error).__name__, str(error)
+            ray.get(self._monitor.failed.remote(kind, message, self._key))
+            raise EngineError(message) from None
+        self.start_s = time.time() - began
+        self._report(state="ready", start_s=self.start_s, settings=self.settings)
+
+    def _join(self, job: ReplicaJob, kept: bool = False) -> None:
+        """Take part in a run. Everything here belongs to the run; the engine and its log belong to this process.
+
+        kept: the engine is running already.
+        """
+        import ray
+
+        context = ray.get_runtime_context()
+        told = ray.get(job.monitor.register.remote(self._key, context.current_actor, {
+            "actor_id": context.get_actor_id(), "node": ray.util.get_node_ip_address(), "pid": os.getpid(),
+            "reaper_pid": self._reaper.pid, "log": self._log, "kept": kept,
+        }))
+        if told["stop"]:
+            raise EngineError(told["stop"])
+        # A later run may have taken over the actor that this process was started again for.
+        self._job, self._monitor = (ray.get(told["job"][0]) if told["job"] else job), job.monitor
+        self._guilty: dict[bytes, str] = told["guilty"]
+        self._gate = Gate(told["suspects"]) if told["suspects"] else None
+        self._in_engine: dict[int, tuple[list[int], Optional[str]]] = {}  # oldest first
+        self._numbers = itertools.count()
+        self._duplicates = Duplicates()
+        self._counts = {"rows": 0, "failed": 0, "input_tokens": 0, "output_tokens": 0}
+        self._row_stats = RowStats()
+        self._busy_since, self._busy_s = 0.0, 0.0
+
+    def adopt(self, run_id: str) -> None:
+        """Take part in that run, which the monitor has begun, with the engine as it is."""
+        if self._job.run_id != run_id:
+            self._join(self._job, kept=True)
+            self._report(state="ready", start_s=0.0, settings=self.settings)
+
+    @property
+    def prompt_job(self) -> PromptJob:
+        return self._job.prompt
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self._engine.settings()
+
+    def try_out(self, requests: list[Request], copies: int, max_tokens: Optional[int] = None) -> Trial:
+        """Time these requests, and nothing beside them."""
+        try:
+            return asyncio.run_coroutine_threadsafe(run_trial(self._engine, requests, copies, max_tokens), self._loop).result()
+        except EngineDied as error:
+            message = f"The engine died. Its last words:\n{error}\n{last_words(self._log)}".rstrip()
+            raise EngineError(message) from None
+
+    def requests(self, prompts: pa.Table) -> tuple[list[Request], list[str]]:
+        """Of the CPU stage's rows, those that reach the engine, and the errors of the others."""
+        requests, failed = [], []
+        for row in prompts.select(output.STAGE_SCHEMA.names).to_pylist():
+            try:
+                requests.append(self._request(row))
+            except BadRow as error:
+                failed.append(str(error))
+        return requests, failed
 
     async def _start(self) -> Engine:
         config = self._job.config
         if config.llm_engine == "echo":
             return EchoEngine(config.engine_kwargs, load_decoder(self._job.prompt))
         kwargs = config.engine_kwargs
+        self._report(state="downloading")
         model = await asyncio.to_thread(
             download_model, config.model_id, os.environ.get("HF_TOKEN"),
             revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
         )
+        self._report(state="starting")
         return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The answers of one block, in the block's order (a retry must give the same rows in the same places)."""
         rows = table.select(output.STAGE_SCHEMA.names).to_pylist()
+        if output.FINISHED_IDS in table.column_names:
+            for row, finished in zip(rows, table.column(output.FINISHED_IDS).is_valid(), strict=True):
+                row["finished"] = finished.as_py()
         answers = asyncio.run_coroutine_threadsafe(self._answer_all(rows), self._loop).result()
         self._report()
         return output.with_answers(table, answers)
@@ -100,55 +171,80 @@ class Replica:
         return list(await asyncio.gather(*(self._counted(row) for row in rows)))
 
     async def _counted(self, row: dict[str, Any]) -> Answer:
+        if row.get("finished"):  # not a row but the marker of some that need no answer
+            return Answer()
+        began = time.monotonic()
         answer = await self._answer(row)
+        self._row_stats.add(answer, time.monotonic() - began)
         self._counts["rows"] += 1
         self._counts["failed"] += answer.error is not None
         self._counts["input_tokens"] += answer.num_input_tokens
         self._counts["output_tokens"] += answer.num_generated_tokens
         return answer
 
-    async def _answer(self, row: dict[str, Any]) -> Answer:
+    def _request(self, row: dict[str, Any]) -> Request:
+        """What the engine gets for a row. Raises BadRow, which has the row's error, where it can get nothing."""
         ids = row[output.TOKEN_IDS]
-        answer = Answer(num_input_tokens=len(ids or ()), error=row[output.STAGE_ERROR])
-        if answer.error is not None:
-            return answer
+        if row[output.STAGE_ERROR] is not None:
+            raise BadRow(row[output.STAGE_ERROR])
         if len(ids) >= self._engine.max_model_len:
-            answer.error = (
+            raise BadRow(
                 f"tokenize: the prompt has {len(ids)} tokens, but max_model_len is {self._engine.max_model_len} "
                 "(prompt and answer together); shorten the row or raise max_model_len"
             )
-            return answer
         request = json.loads(row[output.REQUEST]) if row[output.REQUEST] else {}
         if own := request.get("sampling_params"):
             try:
                 check_sampling_params(own, "this row's sampling_params")
             except WorkloadError as error:
-                answer.error = f"sampling_params: {error}"
-                return answer
-        self._begin()
+                raise BadRow(f"sampling_params: {error}") from None
+        return Request(ids, {**self._job.sampling_params, **request.get("sampling_params", {})}, request.get("model"))
+
+    async def _answer(self, row: dict[str, Any]) -> Answer:
+        answer = Answer(num_input_tokens=len(row[output.TOKEN_IDS] or ()))
         try:
-            done = await self._engine.generate(
-                ids, {**self._job.sampling_params, **request.get("sampling_params", {})}, request.get("model")
-            )
-        except EngineDied as error:
-            self._die(str(error))
+            request = self._request(row)
+        except BadRow as error:
+            answer.error = str(error)
+            return answer
+        once = self._job.deduplicate and is_greedy(request.sampling_params)
+        key = prompt_key(request.token_ids, row[output.REQUEST]) if once or self._guilty or self._gate else b""
+        if key in self._guilty:
+            answer.error = guilty_error(self._guilty[key])
+            return answer
+        suspect = self._gate is not None and await self._gate.enter(key)
+        try:
+            generate = partial(self._generate, request, row[output.REQUEST])
+            done = await (self._duplicates.answer(key, generate) if once else generate())
         except Exception as error:
             answer.error = f"engine: {type(error).__name__}: {error}"
         else:
             answer.generated_text, answer.num_generated_tokens = done.text, done.num_generated_tokens
             answer.finish_reason = done.finish_reason
-        finally:
-            self._end()
+        if self._gate is not None:
+            await self._gate.leave(suspect)
         return answer
 
-    def _begin(self) -> None:
-        if self._in_flight == 0:
-            self._busy_since = time.time()
-        self._in_flight += 1
+    async def _generate(self, request: Request, own_settings: Optional[str]) -> Completion:
+        number = self._begin(request.token_ids, own_settings)
+        try:
+            return await self._engine.generate(request.token_ids, request.sampling_params, request.model)
+        except EngineDied as error:
+            self._die(str(error))
+            raise
+        finally:
+            self._end(number)
 
-    def _end(self) -> None:
-        self._in_flight -= 1
-        if self._in_flight == 0:
+    def _begin(self, ids: list[int], request: Optional[str]) -> int:
+        if not self._in_engine:
+            self._busy_since = time.time()
+        number = next(self._numbers)
+        self._in_engine[number] = (ids, request)
+        return number
+
+    def _end(self, number: int) -> None:
+        del self._in_engine[number]
+        if not self._in_engine:
             self._busy_s += time.time() - self._busy_since
 
     def _die(self, reason: str) -> None:
@@ -156,18 +252,26 @@ class Replica:
         import ray
 
         try:
-            ray.get(self._monitor.died.remote(self._key, f"{reason}\n{last_words(self._log)}".rstrip()), timeout=10)
+            # The engine computes the oldest; those behind wait in its queue, and can have done nothing to it.
+            most = self._engine.settings().get("max_num_seqs") or len(self._in_engine)
+            computing = [prompt_key(ids, request) for ids, request in itertools.islice(self._in_engine.values(), most)]
+            message = f"{reason}\n{last_words(self._log)}".rstrip()
+            last = {**self._counts, "row_stats": self._row_stats.as_dict()}
+            ray.get(self._monitor.died.remote(self._key, last, computing, message), timeout=10)
         finally:
             os._exit(1)
 
     def _report(self, **values: Any) -> None:
-        busy = self._busy_s + (time.time() - self._busy_since if self._in_flight else 0.0)
-        self._monitor.update.remote(self._key, {**self._counts, "engine_s": busy, **values})
+        busy = self._busy_s + (time.time() - self._busy_since if self._in_engine else 0.0)
+        self._monitor.update.remote(self._key, {**self._counts, "row_stats": self._row_stats.as_dict(), "engine_s": busy, **values})
 
     def _keep_reporting(self) -> None:
         while True:
             time.sleep(REPORT_EVERY_S)
-            self._report(in_flight=self._in_flight, **self._engine.load())
+            load = self._engine.load() if self._engine is not None else {}
+            if self._job.config.gpus_per_replica:
+                load["gpu_utilization"] = gpu.utilization()
+            self._report(in_flight=len(self._in_engine), log_bytes=_size(self._log), **load)
 
 
 def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:
@@ -179,6 +283,13 @@ def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if config.accelerator_type == "CPU":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; unset, vLLM reserves a share of the whole host
+
+
+def _size(path: Optional[str]) -> int:
+    try:
+        return os.path.getsize(path) if path else 0
+    except OSError:
+        return 0
 
 
 def _own_log_file(run_id: str, key: str) -> Optional[str]:
@@ -209,5 +320,6 @@ def last_words(log: Optional[str], most: int = LAST_WORDS_LINES) -> str:
     sys.stdout.flush()
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = [line.rstrip() for line in file.readlines()[-400:]]
+    lines = [line for line in lines if not line.startswith(RAYS_OWN_MARKS)]
     causes = [line for line in lines if "ERROR" in line or "Error" in line]
     return "\n".join((causes or lines)[-most:])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,13 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _own_log_level(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Libraries that tests load into this process raise the root logger's level and those of its handlers."""
+    with caplog.at_level(logging.WARNING, "rayllm_batch"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def ray_cluster():
     """A Ray with two CPUs and no GPU. One at a time: starting it takes ten seconds and more of both cores."""
@@ -50,7 +59,7 @@ def ray_cluster():
     for left in (2, 1, 0):
         try:
             if not ray.is_initialized():
-                ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+                ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
             break
         except Exception:  # Ray allows its node 30 s, which is short just after another Ray has ended
             ray.shutdown()

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "rayllm_batch").rglob("*.py"))
 UTIL = sorted((ROOT / "util").rglob("*.py"))
-HEAVY = ("torch", "vllm", "transformers", "tokenizers", "datasets", "ray", "pandas", "huggingface_hub", "IPython", "ipywidgets")
+HEAVY = ("torch", "vllm", "transformers", "tokenizers", "datasets", "ray", "pandas", "huggingface_hub", "IPython", "ipywidgets", "matplotlib")
 
 
 def loaded_by(statement: str) -> set[str]:

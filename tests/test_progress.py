@@ -1,90 +1,111 @@
-"""The line that a person watches while a run goes on."""
+"""What is said once in a run, and what the line is made of: the monitor's snapshots are this file's own."""
 
 from __future__ import annotations
 
-import io
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 
-from rayllm_batch.progress import Progress, line
+import pytest
 
-READY = {
-    "state": "ready", "start_s": 41.6, "settings": {"max_num_seqs": 128, "max_model_len": 8192},
-    "rows": 1200, "failed": 0, "output_tokens": 30_000, "engine_s": 20.0,
-    "running": 48.0, "waiting": 12.0, "kv_cache_usage": 0.374,
-}
-STARTING = {"node": "10.0.0.1", "pid": 1}
+from rayllm_batch import progress as progress_module
+from rayllm_batch.progress import Progress
+from rayllm_batch.status import Status
 
-
-def text(*replicas: dict[str, Any], of: int = 1, total: int | None = 5000, elapsed: float = 7.4) -> str:
-    return line({"replicas": dict(enumerate(replicas)), "failure": None}, of, total, elapsed)
+STARTING = {"node": "10.0.0.1", "pid": 1, "state": "starting", "log": "/tmp/ray/session_1/logs/rayllm_batch-aaaa-k1.log"}
+READY = {**STARTING, "state": "ready", "start_s": 41.6, "settings": {"max_num_seqs": 128, "max_model_len": 8192}, "rows": 0}
 
 
-def test_before_any_replica() -> None:
-    assert text(of=2) == "preparing rows and 2 replica(s) ... 7 s"
+class Kept:
+    """A view that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.shown: list[str] = []
+        self.final: Any = "open"
+
+    def show(self, status: Status) -> None:
+        self.shown.append(status.text())
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def close(self, final: Optional[Status]) -> None:
+        self.final = final.text() if final else None
 
 
-def test_engines_start() -> None:
-    assert text(STARTING, of=2) == "starting engine 1 of 2 ... 7 s"
+@pytest.fixture
+def view() -> Kept:
+    return Kept()
 
 
-def test_generating() -> None:
-    assert text(READY) == (
-        "generating: 1,200 of 5,000 rows, 1,500 output tokens/s, 48 running, 12 waiting, KV cache 37%"
-    )
+def snapshot(**replicas: dict[str, Any]) -> dict[str, Any]:
+    return {"replicas": replicas, "failure": None}
 
 
-def test_generating_an_unknown_number_of_rows() -> None:
-    assert text(READY, total=None).startswith("generating: 1,200 rows, ")
+def test_where_the_logs_are_and_the_resolved_settings_are_said_once(view: Kept) -> None:
+    with Progress(2, None, view=view) as progress:
+        for replicas in ({}, {"k1": STARTING}, {"k1": STARTING, "k2": READY}, {"k1": READY, "k2": READY}):
+            progress.observe(snapshot(**replicas))
+    assert view.said == [
+        "Engine logs: /tmp/ray/session_1/logs/rayllm_batch-aaaa-*.log, on the node of each; Ray's own are beside them.",
+        "Engine ready in 42 s: max_num_seqs=128, max_model_len=8192",
+    ]
 
 
-def test_failures_are_counted() -> None:
-    assert "1,200 of 5,000 rows, 1,003 failed, " in text({**READY, "failed": 1003})
+def test_the_rate_is_of_the_last_seconds_and_begins_when_an_engine_is_ready(view: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    progress = Progress(1, 1000, view=view)
+    for _ in range(50):
+        progress.observe(snapshot(k1=STARTING))
+        now[0] += 1
+    assert view.shown[-1] == "starting engine 1 of 1 ... 49 s"
+    for second in range(21):
+        rows = 10 * second
+        progress.observe(snapshot(k1={**READY, "rows": rows, "output_tokens": 5 * rows, "engine_s": float(second)}))
+        now[0] += 1
+    assert view.shown[-1].startswith("generating: 200 of 1,000 rows (20%), 1 min 20 s left, 50 output tokens/s, 50 on average, ")
 
 
-def test_ready_and_nothing_done_yet() -> None:
-    shown = text({"state": "ready", "start_s": 1.0})
-    assert shown == "generating: 0 of 5,000 rows, 0 running, 0 waiting, KV cache 0%"
+def test_a_run_that_goes_well_ends_with_its_figures(view: Kept) -> None:
+    with Progress(1, 10, view=view) as progress:
+        progress.observe(snapshot(k1={**READY, "rows": 10, "failed": 1}))
+    assert view.final == "done in 0 s: 10 of 10 rows (100%), 1 failed"
 
 
-def test_several_replicas_are_added_up() -> None:
-    shown = text(READY, {**READY, "rows": 100, "engine_s": 10.0, "kv_cache_usage": 0.9, "running": 2}, of=2)
-    assert "1,300 of 5,000 rows" in shown and "3,000 output tokens/s" in shown, "over the time in which any was busy"
-    assert "50 running, 24 waiting, KV cache 90%" in shown and "replicas ready" not in shown
+def test_a_failure_before_any_engine_says_where_the_logs_are(view: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/scratch")
+    with pytest.raises(KeyError), Progress(1, 10, view=view):
+        raise KeyError("of a read")
+    assert view.said == ["Ray's logs: /scratch/ray/session_latest/logs"] and view.final is None
 
 
-def test_some_replicas_still_start() -> None:
-    assert text(READY, STARTING, of=3).endswith(", 1 of 3 replicas ready")
+def test_an_interrupt_needs_no_logs(view: Kept) -> None:
+    with pytest.raises(KeyboardInterrupt), Progress(1, 10, view=view) as progress:
+        progress.observe(snapshot())
+        raise KeyboardInterrupt
+    assert not view.said and view.final is None
 
 
-def test_rows_of_a_replica_that_died_still_count() -> None:
-    died = {**READY, "state": "died", "rows": 50, "running": 7}
-    assert "1,250 of 5,000 rows" in text(READY, died) and "48 running" in text(READY, died)
+def test_verbose_follows_the_engines_logs(view: Kept, tmp_path: Path) -> None:
+    log = tmp_path / "rayllm_batch-aaaa-k1.log"
+    log.write_text(":actor_name:Replica\nINFO loading\nINFO half a li")
+    progress = Progress(1, 10, verbose=True, view=view)
+    replicas = {"k1": {**STARTING, "log": str(log)}, "k2": {**STARTING, "log": "/not/here/rayllm_batch-aaaa-k2.log"}}
+    progress.observe(snapshot(**replicas))
+    with log.open("a") as file:
+        file.write("ne\n\nWARNING last\n")
+    progress.observe(snapshot(**replicas))
+    progress.observe(snapshot(**replicas))
+    assert view.said[1:] == [
+        "(k1) INFO loading",
+        "(k2) its log is on another node: ray logs cluster rayllm_batch-aaaa-k2.log --node-ip 10.0.0.1 --follow",
+        "(k1) INFO half a line", "(k1) WARNING last",
+    ]  # fmt: skip
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def shown_by(stream: io.StringIO, *lines: str) -> str:
-    progress = Progress(monitor=None, num_replicas=1, total_rows=None, stream=stream)
-    for text in lines:
-        progress._show_line(text)
-    return stream.getvalue()
-
-
-def test_a_terminal_gets_one_line_that_is_written_over() -> None:
-    written = shown_by(Terminal(), "generating: 10 rows", "done", "done")
-    assert written == "generating: 10 rows" + "\r" + " " * 19 + "\r" + "done"
-
-
-def test_a_log_file_gets_a_line_now_and_then() -> None:
-    assert shown_by(io.StringIO(), "one", "two", "three") == "one\n"
-
-
-def test_the_resolved_settings_are_shown_once() -> None:
-    stream = io.StringIO()
-    progress = Progress(monitor=None, num_replicas=2, total_rows=None, stream=stream)
-    for replicas in ({"a": STARTING}, {"a": STARTING, "b": READY}, {"a": READY, "b": READY}):
-        progress._show_settings({"replicas": replicas})
-    assert stream.getvalue() == "Engine ready in 42 s: max_num_seqs=128, max_model_len=8192\n"
+def test_without_verbose_the_logs_stay_where_they_are(view: Kept, tmp_path: Path) -> None:
+    log = tmp_path / "rayllm_batch-aaaa-k1.log"
+    log.write_text("INFO loading\n")
+    Progress(1, 10, view=view).observe(snapshot(k1={**STARTING, "log": str(log)}))
+    assert len(view.said) == 1 and view.said[0].startswith("Engine logs: ")

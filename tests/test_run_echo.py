@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import shutil
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,11 @@ from rayllm_batch import (
     CNNDailySummary,
     RayLLMBatch,
     SyntheticWithSharedPrefix,
+    dataset_file,
     init_engine_from_config,
+    warm,
 )
-from rayllm_batch.errors import ClusterError, ConfigError, DatasetError, EngineError, WorkloadError
+from rayllm_batch.errors import ClusterError, ConfigError, DatasetError, EngineError, PreflightError, WorkloadError
 
 pytestmark = pytest.mark.ray
 ARTICLES = "assets/sample_articles.jsonl"
@@ -26,10 +32,9 @@ def echo(**engine_kwargs):
 
 
 class Numbered(ChatWorkloadBase):
-    """Rows 0..count-1; `calls` is a file that notes each parse_row with its process."""
+    """Rows 0..count-1."""
 
     count: int = 100
-    calls: str = ""
     sampling_params: dict = {"max_tokens": 8}
 
     def load_dataset(self):
@@ -38,10 +43,16 @@ class Numbered(ChatWorkloadBase):
         return ray.data.range(self.count, override_num_blocks=4)
 
     def parse_row(self, row):
-        if self.calls:
-            with open(self.calls, "a") as file:
-                file.write(f"{row['id']} {os.getpid()}\n")
         return {"messages": [{"role": "user", "content": f"number {row['id']} of a long list of things to say"}]}
+
+
+def prometheus_rows(ray, run_id) -> dict[str, float]:
+    """What the node's endpoint says of a run: the rows of each replica."""
+    node = next(node for node in ray.nodes() if node["Alive"])
+    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    of_run = [line for line in lines if line.startswith("ray_rayllm_batch_rows_total{") and f'run_id="{run_id}"' in line]
+    return {re.search(r'replica="(\w+)"', line)[1]: float(line.split()[-1]) for line in of_run}
 
 
 def test_every_row_comes_back_once_with_the_columns_of_the_public_surface(ray_cluster):
@@ -59,21 +70,8 @@ def test_every_row_comes_back_once_with_the_columns_of_the_public_surface(ray_cl
     assert batch.get_avg_engine_time_per_replica() > 0
 
 
-def test_run_computes_once_and_tokenises_outside_the_engine(ray_cluster, tmp_path):
-    calls = tmp_path / "calls"
-    batch = RayLLMBatch(engine_cfg=echo(), workload=Numbered(calls=str(calls)))
-    dataset = batch.run()
-    assert dataset.count() == len(dataset.take_all()) == dataset.to_pandas().shape[0] == 100
-    lines = [line.split() for line in calls.read_text().splitlines()]
-    workers = [int(pid) for _, pid in lines if int(pid) != os.getpid()]  # the driver tries the first rows
-    assert len(workers) == 100
-    engine_processes = {replica["pid"] for replica in batch._replicas.values()}
-    assert engine_processes and not engine_processes & set(workers)
-
-
-@pytest.mark.parametrize("fraction", [25, 0.25])
-def test_dataset_fraction_takes_the_first_rows_and_order_is_kept_when_asked_for(ray_cluster, fraction):
-    batch = RayLLMBatch(echo(), Numbered(dataset_fraction=fraction), batch_size=7, preserve_order=True)
+def test_dataset_fraction_takes_the_first_rows_and_order_is_kept_when_asked_for(ray_cluster):
+    batch = RayLLMBatch(echo(), Numbered(dataset_fraction=0.25), batch_size=7, preserve_order=True)
     assert [row["id"] for row in batch.run().take_all()] == list(range(25))
 
 
@@ -119,19 +117,44 @@ def test_an_error_of_each_stage_lands_in_its_row_and_the_others_go_on(ray_cluste
     assert {r["num_generated_tokens"] for r in good if r["id"] != 15} == {8} and rows[15]["num_generated_tokens"] == 3
 
 
-def test_a_class_from_a_notebook_cell_works(ray_cluster):
-    cell = {"__name__": "__main__", "ChatWorkloadBase": ChatWorkloadBase}
+def test_a_run_after_preview_and_estimate_uses_their_engine_and_survives_its_death(ray_cluster, capsys):
+    batch = RayLLMBatch(echo(crash_on="number 77 of"), Numbered())
+    batch.preview(n=2)
+    shown = capsys.readouterr().out
+    assert "[2] " in shown and "<|user|>number 0 of a long list of things to say<|end|><|assistant|>" in shown
+    host = warm._kept.hosts[0]
+    said = batch.estimate(sample_rows=4)
+    assert said.rows == 100 and said.sample_rows == 4 and not said.failed and warm._kept.hosts == [host]
+    assert said.output_tokens_per_row.mean == 8 and said.start_s > 0
+    rows = {row["id"]: row for row in batch.run().take_all()}
+    assert sorted(rows) == list(range(100))
+    assert [i for i, row in rows.items() if row["error"]] == [77] and "makes the engine crash" in rows[77]["error"]
+    assert {replica["actor_id"] for replica in batch._replicas.values()} == {host._actor_id.hex()}
+    assert warm._kept is None
+
+
+def test_a_class_from_a_notebook_cell_works_and_run_computes_once_outside_the_engine(ray_cluster, tmp_path):
+    cell = {"__name__": "__main__", "ChatWorkloadBase": ChatWorkloadBase, "calls": str(tmp_path / "calls"), "os": os}
     exec(
         "class Cell(ChatWorkloadBase):\n"
         "    def load_dataset(self):\n"
         "        import ray.data\n"
-        "        return ray.data.from_items([{'q': str(i)} for i in range(5)])\n"
+        "        return ray.data.from_items([{'q': str(i)} for i in range(100)])\n"
         "    def parse_row(self, row):\n"
+        "        with open(calls, 'a') as file:\n"
+        "            file.write(f'{os.getpid()}\\n')\n"
         "        return {'messages': [{'role': 'user', 'content': row['q']}]}\n",
         cell,
     )
-    rows = RayLLMBatch(echo(), cell["Cell"]()).run().take_all()
-    assert sorted(row["q"] for row in rows) == list("01234")
+    batch = RayLLMBatch(engine_cfg=echo(), workload=cell["Cell"]())
+    dataset = batch.run()
+    assert sorted(int(row["q"]) for row in dataset.take_all()) == list(range(100))
+    assert dataset.count() == dataset.to_pandas().shape[0] == 100
+    callers = [int(pid) for pid in (tmp_path / "calls").read_text().split()]
+    workers = [pid for pid in callers if pid != os.getpid()]  # the driver tries the first rows
+    assert len(workers) == 100
+    engine_processes = {replica["pid"] for replica in batch._replicas.values()}
+    assert engine_processes and not engine_processes & set(workers)
 
 
 def test_synthetic_prompts_have_the_lengths_asked_for(ray_cluster):
@@ -145,6 +168,10 @@ def test_two_replicas_share_the_rows(ray_cluster):
     batch = RayLLMBatch(echo(seconds_per_request=3), Numbered(), batch_size=5, num_replicas=2)
     assert batch.run().count() == 100
     assert len(batch._replicas) == 2 and all(replica["rows"] > 0 for replica in batch._replicas.values())
+    run_id, until = batch._replicas.copy().popitem()[1]["log"].split("-")[-2], time.monotonic() + 60
+    while sum((exported := prometheus_rows(ray_cluster, run_id)).values()) < 100 and time.monotonic() < until:  # Ray sends every 10 s
+        time.sleep(0.5)
+    assert exported == {str(number): replica["rows"] for number, replica in enumerate(batch._replicas.values())}
 
 
 def test_an_engine_that_does_not_start_says_why(ray_cluster):
@@ -152,9 +179,33 @@ def test_an_engine_that_does_not_start_says_why(ray_cluster):
         RayLLMBatch(echo(start_error="no kernel image is available"), Numbered()).run()
 
 
-def test_a_row_that_always_kills_the_engine_ends_the_run_instead_of_looping(ray_cluster):
-    with pytest.raises(EngineError, match="(?s)died 3 time.*number 57"):
-        RayLLMBatch(echo(crash_on="number 57 "), Numbered(), batch_size=10).run()
+def test_a_row_that_crashes_the_engine_costs_itself_and_no_other(ray_cluster):
+    rows = {row["id"]: row for row in RayLLMBatch(echo(crash_on="number 57 "), Numbered(), batch_size=10).run().take_all()}
+    assert sorted(rows) == list(range(100))
+    assert {i for i, row in rows.items() if row["error"]} == {57}
+    assert "makes the engine crash" in rows[57]["error"] and "the prompt holds 'number 57 '" in rows[57]["error"]
+    assert {row["num_generated_tokens"] for i, row in rows.items() if i != 57} == {8}
+
+
+def test_an_engine_that_dies_whatever_it_is_given_ends_the_run(ray_cluster):
+    with pytest.raises(EngineError, match="(?s)died 5 times without answering a row.*the prompt holds 'number'"):
+        RayLLMBatch(echo(crash_on="number"), Numbered()).run()
+
+
+def test_an_engine_that_answers_nothing_is_started_again_and_then_the_run_fails(ray_cluster, capsys):
+    with pytest.raises(EngineError, match="finished no row for 4 s .*[0-9]+ rows in it.*Its log: "):
+        RayLLMBatch(echo(seconds_per_request=1000), Numbered(), stall_timeout_s=4).run()
+    assert "It is started again." in capsys.readouterr().out
+
+
+def test_a_parse_row_that_hangs_is_not_waited_for_for_ever(ray_cluster):
+    class Hangs(Numbered):
+        def parse_row(self, row):
+            time.sleep(1000 if row["id"] > 20 else 0)
+            return super().parse_row(row)
+
+    with pytest.raises(EngineError, match="No row reached an engine for 5 s.*parse_row hangs.*The cluster has no GPU, 2 CPUs"):
+        RayLLMBatch(echo(), Hangs(), stall_timeout_s=5).run()
 
 
 @pytest.mark.parametrize(("override", "said"), [
@@ -198,6 +249,33 @@ class Chained(Numbered):
 def test_a_workload_that_cannot_run_is_refused_before_an_engine_starts(ray_cluster, workload, error, said):
     with pytest.raises(error, match=said):
         RayLLMBatch(echo(start_error="must not be reached"), workload).run()
+
+
+def test_a_bad_line_that_only_the_read_meets_is_named(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)  # as a file too large for the driver to read
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"article": "one"}\n' * 1500 + "oops\n" + '{"article": "two"}\n' * 9)
+    with pytest.raises(DatasetError, match="Line 1501 of .*rows.jsonl.* is not JSON.*'oops'"):
+        RayLLMBatch(echo(start_error="must not be reached"), CNNDailySummary(dataset_file=str(path))).run()
+
+
+def test_a_tokenizer_without_a_chat_template_is_named(ray_cluster, tmp_path):
+    shutil.copytree("assets/demo-model", tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    config = init_engine_from_config(
+        "configs/demo-cpu.yaml", override={"llm_engine": "echo", "model_id": str(tmp_path / "base")}
+    )
+    with pytest.raises(ConfigError, match="has no chat template.*set chat_template in the config"):
+        RayLLMBatch(config, Numbered()).run()
+
+
+def test_check_lists_all_that_is_wrong_and_says_when_nothing_is(ray_cluster, capsys):
+    RayLLMBatch(echo(), Numbered()).check()
+    assert "Ready to run: 100 rows, 1 replica(s)" in capsys.readouterr().out
+    config = init_engine_from_config("configs/demo-cpu.yaml", override={"accelerator_type": "H100"})
+    with pytest.raises(PreflightError, match="(?s)2 things.*1. accelerator_type is H100.*2. .*has no rows") as caught:
+        RayLLMBatch(config, NoRows()).check()
+    assert [type(problem) for problem in caught.value.problems] == [ClusterError, DatasetError]
 
 
 @pytest.mark.parametrize("arguments", [{"num_replicas": 0}, {"num_replicas": 1.5}, {"batch_size": 0}, {"batch_size": True}])

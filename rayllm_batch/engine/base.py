@@ -25,15 +25,18 @@ class Engine(Protocol):
     max_model_len: int
 
     async def generate(
-        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str]
+        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
     ) -> Completion:
-        """The answer to one prompt. ValueError and TypeError mean a bad request; EngineDied, a dead engine."""
+        """The answer to one prompt. ValueError and TypeError mean a bad request; EngineDied, a dead engine.
+
+        cache_salt: prompts share what is in the prefix cache only with those of the same salt.
+        """
 
     def settings(self) -> dict[str, Any]:
         """The limits the engine resolved: max_model_len, max_num_seqs, max_num_batched_tokens, KV cache tokens."""
 
     def load(self) -> dict[str, float]:
-        """Now: running and waiting requests, kv_cache_usage from 0 to 1."""
+        """Now: running and waiting requests, kv_cache_usage from 0 to 1; generation_tokens, of all requests so far."""
 
     def shutdown(self) -> None:
         """End the engine and every process it started."""

@@ -14,7 +14,8 @@ class EchoEngine:
 
     engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up:
     start_seconds and seconds_per_request (sleeps), start_error (a message: the engine does not start), fail_on and
-    crash_on (a text: a prompt that holds it makes its request fail, or the engine die). Other vLLM settings are
+    crash_on (a text: a prompt that holds it makes its request fail, or the engine die), calls_file (a file that gets a
+    byte for each request that is answered, so that what is answered twice can be counted). Other vLLM settings are
     accepted and have no effect, so that a real configuration can be rehearsed.
     """
 
@@ -24,16 +25,18 @@ class EchoEngine:
         time.sleep(engine_kwargs.get("start_seconds", 0))
         self._kwargs, self._tokenizer = engine_kwargs, tokenizer
         self.max_model_len = engine_kwargs.get("max_model_len") or 4096
-        self._running, self._dead = 0, False
+        self._running, self._generation_tokens, self._dead = 0, 0, False
 
     async def generate(
-        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str]
+        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
     ) -> Completion:
         self._running += 1
         try:
-            return await self._answer(prompt_token_ids, sampling_params)
+            done = await self._answer(prompt_token_ids, sampling_params)
         finally:
             self._running -= 1
+        self._generation_tokens += done.num_generated_tokens
+        return done
 
     async def _answer(self, prompt_token_ids: list[int], sampling_params: dict[str, Any]) -> Completion:
         if self._dead:
@@ -49,6 +52,9 @@ class EchoEngine:
                 raise ValueError(f"fail_on: the prompt holds {self._kwargs['fail_on']!r}")
         if seconds := self._kwargs.get("seconds_per_request", 0):
             await asyncio.sleep(seconds)
+        if path := self._kwargs.get("calls_file"):
+            with open(path, "ab") as file:
+                file.write(b".")
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(text, len(ids), "length" if len(ids) < len(prompt_token_ids) else "stop")
 
@@ -60,7 +66,9 @@ class EchoEngine:
         }
 
     def load(self) -> dict[str, float]:
-        return {"running": self._running, "waiting": 0, "kv_cache_usage": 0.0}
+        return {
+            "running": self._running, "waiting": 0, "kv_cache_usage": 0.0, "generation_tokens": self._generation_tokens
+        }  # fmt: skip
 
     def shutdown(self) -> None:
         self._dead = True

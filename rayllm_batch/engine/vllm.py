@@ -39,18 +39,17 @@ class VLLMEngine:
         self.max_model_len = int(self._config.model_config.max_model_len)
 
     async def generate(
-        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str]
+        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
     ) -> Completion:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         request_id = str(next(self._counter))
         params = self._sampling_params(sampling_params)
         adapter = await self._lora_request(lora_name) if lora_name else None
+        prompt = {"prompt_token_ids": prompt_token_ids, **({"cache_salt": cache_salt} if cache_salt else {})}
         final = None
         try:
-            async for out in self._engine.generate(
-                {"prompt_token_ids": prompt_token_ids}, params, request_id, lora_request=adapter
-            ):
+            async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter):
                 final = out
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
@@ -113,7 +112,10 @@ def _load_logger(load: dict[str, float]) -> Any:
         def __init__(self) -> None:
             pass
 
-        def record(self, scheduler_stats: Any = None, *_args: Any, **_kwargs: Any) -> None:
+        def record(self, scheduler_stats: Any = None, iteration_stats: Any = None, *_args: Any, **_kwargs: Any) -> None:
+            load["steps"] = load.get("steps", 0) + 1
+            generated = getattr(iteration_stats, "num_generation_tokens", 0)
+            load["generation_tokens"] = load.get("generation_tokens", 0) + generated
             if scheduler_stats is not None:
                 load["running"] = getattr(scheduler_stats, "num_running_reqs", 0)
                 load["waiting"] = getattr(scheduler_stats, "num_waiting_reqs", 0)

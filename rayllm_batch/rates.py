@@ -1,0 +1,37 @@
+"""How fast a run goes now, from what its counters were a moment ago."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Optional
+
+NOW_S = 10.0  # what "now" means; rows count when they are done, so that less would jump
+ETA_S = 60.0  # engines finish in waves
+
+
+class Rates:
+    """Samples of counters that only grow. Memory does not grow with the run."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, dict[str, int]]] = deque()
+
+    def add(self, at_s: float, counts: dict[str, int]) -> None:
+        """at_s: seconds on any clock that does not go back."""
+        self._samples.append((at_s, counts))
+        while len(self._samples) > 2 and self._samples[1][0] <= at_s - ETA_S:
+            self._samples.popleft()
+
+    def per_s(self, name: str, over_s: float = NOW_S) -> Optional[float]:
+        """Of one counter over the last `over_s` seconds, or as many as there are; None before a second has passed."""
+        if not self._samples:
+            return None
+        last_s, last = self._samples[-1]
+        first_s, first = next(sample for sample in self._samples if sample[0] >= last_s - over_s)
+        if last_s - first_s < 1:
+            return None
+        return (last[name] - first[name]) / (last_s - first_s)
+
+    def left_s(self, name: str, goal: int) -> Optional[float]:
+        """Seconds until the counter is at `goal`; None while it stands still or is there."""
+        rate, now = self.per_s(name, ETA_S), self._samples[-1][1][name] if self._samples else goal
+        return (goal - now) / rate if rate and now < goal else None

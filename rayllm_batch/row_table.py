@@ -1,0 +1,46 @@
+"""Rows with their answers for a person to read: cells of a table in a notebook, wrapped text in a terminal."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+TEXT_WIDTH = 110
+_CELL = "text-align:left;vertical-align:top;padding:6px 10px;white-space:pre-wrap"
+
+
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of numbered rows. Cells are HTML already: escape what a model or a user wrote."""
+    def line(tag: str, cells: Iterable[str]) -> str:
+        return "<tr>" + "".join(f"<{tag} style='{_CELL}'>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+    head = line("th", ("", *map(html.escape, headings)))
+    body = "".join(line("td", (str(number), *row)) for number, row in enumerate(rows, start=1))
+    return f"<table style='table-layout:auto;width:100%'><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def html_answer(row: dict[str, Any]) -> str:
+    text, label = answer(row)
+    return f"{'<b>error:</b> ' if label == 'error' else ''}{html.escape(text)}"
+
+
+def answer(row: dict[str, Any]) -> tuple[str, str]:
+    """The answer, or the error in its place, and which of the two it is."""
+    return (row["error"], "error") if row.get("error") else (row["generated_text"], "generated_text")
+
+
+def counts(row: dict[str, Any]) -> str:
+    return f"{row['num_input_tokens']:,} in, {row['num_generated_tokens']:,} out, {row['finish_reason']}"
+
+
+def shortened(value: Any, most: int) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else text[: most - 4].rsplit(" ", 1)[0] + " ..."
+
+
+def wrapped(label: str, text: str) -> str:
+    return textwrap.fill(
+        " ".join(str(text).split()) or "(empty)", TEXT_WIDTH, initial_indent=f"    {label}: ", subsequent_indent="        "
+    )

@@ -1,0 +1,95 @@
+"""The engines of one call, run or preview: watched while they work, ended afterwards, their failure explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from rayllm_batch import errors
+from rayllm_batch.errors import RayLLMBatchError
+from rayllm_batch.progress import Progress
+from rayllm_batch.replica import ReplicaJob
+from rayllm_batch.rows import explain_read
+from rayllm_batch.warm import WarmEngines
+from rayllm_batch.watch import Watch
+from rayllm_batch.watchdog import Watchdog
+
+
+@dataclass(frozen=True)
+class Session:
+    """engines: those that were running before, or that outlive the call; None where Ray Data starts and ends them.
+
+    stall_timeout_s: see RayLLMBatch. verbose: the engines' logs come to the screen.
+    """
+
+    job: ReplicaJob
+    engines: Optional[WarmEngines]
+    num_replicas: int
+    stall_timeout_s: Optional[float]
+    verbose: bool
+
+    @contextmanager
+    def watched(self, total: Optional[int], *observers: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """Shows the progress towards `total` rows, looks for stalls, and passes each of the monitor's snapshots on."""
+        with (
+            Progress(self.num_replicas, total, self.job.prompt.with_row_ids, self.verbose) as progress,
+            self._watchdog(progress) as watchdog,
+            Watch(self.job.monitor, [progress.observe, *observers, *([watchdog.observe] if self.stall_timeout_s else [])]),
+        ):
+            yield
+
+    def end(self) -> Optional[dict[str, Any]]:
+        """End every replica and its engine's processes; returns the monitor's last snapshot, if there is one."""
+        import ray
+
+        try:
+            snapshot = ray.get(self.job.monitor.snapshot.remote(), timeout=10)
+            actors = ray.get(self.job.monitor.actors.remote(), timeout=10)
+        except Exception:  # Ray is gone, or the monitor's node
+            snapshot, actors = None, {}
+        for actor in (*actors.values(), *(self.engines.hosts if self.engines else ())):  # some wait for a GPU, unregistered
+            try:
+                ray.kill(actor)
+            except Exception:
+                pass
+        if snapshot:
+            here = ray.util.get_node_ip_address()
+            _wait_gone([replica["reaper_pid"] for replica in snapshot["replicas"].values() if replica.get("node") == here])
+            ray.kill(self.job.monitor)
+        return snapshot
+
+    def _watchdog(self, progress: Progress) -> Watchdog:
+        import ray
+
+        def call(method: str, *arguments: Any) -> Any:
+            return ray.get(getattr(self.job.monitor, method).remote(*arguments), timeout=10)
+
+        def restart(key: str) -> None:
+            ray.kill(call("actors")[key], no_restart=False)
+
+        return Watchdog(self.stall_timeout_s or 0.0, call, restart, progress.say)
+
+
+def explained(error: BaseException, snapshot: Optional[dict[str, Any]], workload: Any) -> BaseException:
+    """The error that the user should see in place of one from Ray's inside. snapshot: the monitor's last."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit, RayLLMBatchError)):
+        return error
+    if snapshot and snapshot["failure"]:
+        kind, message = snapshot["failure"]
+        return getattr(errors, kind)(message)
+    return explain_read(error, workload)
+
+
+def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:
+    """Wait until the reapers on this node are gone: each ends after the last engine process of its replica."""
+    import psutil
+
+    processes = []
+    for pid in pids:
+        try:
+            processes.append(psutil.Process(pid))
+        except psutil.Error:
+            pass
+    psutil.wait_procs(processes, timeout=timeout_s)

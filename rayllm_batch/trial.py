@@ -1,0 +1,75 @@
+"""A trial: some rows through a running engine, timed, to learn what the whole job will cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from rayllm_batch.engine.base import Engine, EngineDied
+
+LOOK_EVERY_S = 0.05
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt of a trial: its token ids, its sampling parameters, and its LoRA adapter."""
+
+    token_ids: list[int]
+    sampling_params: dict[str, Any]
+    model: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of it.
+
+    seconds:        from the first request's start to the last one's end; all are given to the engine at once.
+    output_tokens:  of each request, in their order and over all copies; None where it failed.
+    errors:         of those that failed.
+    load:           over time: seconds since the start, requests running, tokens generated so far.
+    """
+
+    seconds: float
+    output_tokens: list[Optional[int]]
+    errors: list[str] = field(default_factory=list)
+    load: list[tuple[float, float, float]] = field(default_factory=list)
+
+
+async def run_trial(engine: Engine, requests: list[Request], copies: int = 1, max_tokens: Optional[int] = None) -> Trial:
+    """Each request `copies` times. max_tokens: instead of the requests' own; 1 leaves little but reading the prompts.
+
+    Copies do not share the prefix cache with each other, nor with anything before: within one they share it as the
+    rows of the job would.
+    """
+    began, load, errors = time.perf_counter(), [], []
+    already = engine.load().get("generation_tokens", 0)
+    trial = uuid.uuid4().hex[:8]
+
+    async def answer(request: Request, copy: int) -> Optional[int]:
+        params = request.sampling_params
+        if max_tokens is not None:
+            params = {**params, "max_tokens": max_tokens}
+            params.pop("min_tokens", None)
+        try:
+            return (await engine.generate(request.token_ids, params, request.model, f"{trial}-{copy}")).num_generated_tokens
+        except EngineDied:
+            raise
+        except Exception as error:  # a bad row; the run will give it an error too
+            errors.append(f"engine: {type(error).__name__}: {error}")
+            return None
+
+    async def look() -> None:
+        while True:
+            now = engine.load()
+            load.append((time.perf_counter() - began, now.get("running", 0), now.get("generation_tokens", 0) - already))
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    looking = asyncio.create_task(look())
+    try:
+        answers = await asyncio.gather(*(answer(request, copy) for copy in range(copies) for request in requests))
+    finally:
+        looking.cancel()
+    return Trial(time.perf_counter() - began, list(answers), errors, load)

@@ -1,0 +1,118 @@
+"""How a run went over time: points, phases, what counts as full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayllm_batch import history
+from rayllm_batch.history import MOST_POINTS, History
+
+READY = {"state": "ready", "settings": {"max_num_seqs": 100}, "rows": 0, "in_flight": 0, "running": 0, "waiting": 0}
+
+
+class Run:
+    """A history, and a clock that stands still until it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, num_replicas: int = 1) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(history.time, "time", lambda: self.now)
+        self.history = History(num_replicas)
+
+    def at(self, seconds: float, *replicas: dict[str, Any], first_key: int = 0) -> None:
+        self.now = 1000.0 + seconds
+        self.history.observe({"replicas": {str(first_key + i): replica for i, replica in enumerate(replicas)}, "failure": None})
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    return Run(monkeypatch)
+
+
+def test_a_point_adds_up_the_replicas(run: Run) -> None:
+    one = {**READY, "rows": 5, "failed": 1, "input_tokens": 50, "output_tokens": 7, "running": 9, "in_flight": 12, "kv_cache_usage": 0.2}
+    dead = {**one, "state": "dead", "kv_cache_usage": 0.9}
+    run.at(1, one, {**one, "waiting": 3, "kv_cache_usage": 0.4, "gpu_utilization": 0.9}, dead, {"state": "starting"})
+    (point,) = run.history.points
+    assert (point.rows, point.failed, point.input_tokens, point.output_tokens) == (15, 3, 150, 21), "the dead one's rows count"
+    assert (point.running, point.waiting, point.in_flight, point.slots, point.ready) == (18, 3, 24, 200, 2), "but not its load"
+    assert point.kv_cache_usage == pytest.approx(0.3) and point.gpu_utilization == 0.9 and point.full == 0.5
+
+
+def test_nothing_is_told_before_an_engine_is_ready(run: Run) -> None:
+    run.at(1, {"state": "starting"})
+    (point,) = run.history.points
+    assert point.kv_cache_usage is None and point.gpu_utilization is None and point.full == 0 and not run.history.phases
+
+
+@pytest.mark.parametrize(("load", "full"), [
+    ({"running": 89}, 0), ({"running": 90}, 1), ({"running": 5, "waiting": 1}, 1), ({"running": 5, "kv_cache_usage": 0.95}, 1),
+    ({"running": 5, "kv_cache_usage": 0.5}, 0), ({"running": 5000, "settings": {}}, 0),
+])  # fmt: skip
+def test_what_is_full(run: Run, load: dict[str, Any], full: float) -> None:
+    run.at(1, {**READY, **load})
+    assert run.history.points[-1].full == full
+
+
+def test_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch, num_replicas=2)
+    run.at(1, {"state": "starting"}, {"state": "starting"})
+    run.at(10, READY, {"state": "starting"})
+    run.at(12, {**READY, "rows": 3}, {"state": "starting"})
+    run.at(20, {**READY, "rows": 8}, READY)
+    run.at(30, {**READY, "rows": 9}, {"state": "dead"})
+    run.at(31, {**READY, "rows": 9}, READY)
+    assert run.history.phases == {"first engine ready": 10, "first row": 12, "all engines ready": 20, "last row": 30}
+
+
+def test_memory_is_flat_and_the_whole_run_stays_covered(run: Run) -> None:
+    for second in range(1, 10_001):
+        run.at(second, {**READY, "rows": second, "in_flight": 1})
+    points = run.history.points
+    assert MOST_POINTS // 2 <= len(points) <= MOST_POINTS + 1
+    assert points[0].time_s <= 16 and points[-1].time_s == 10_000 and points[-1].rows == 10_000
+    gaps = {b.time_s - a.time_s for a, b in zip(points[:-1], points[1:-1], strict=False)}
+    assert gaps == {16.0}, "evenly spaced"
+    assert all(a.rows < b.rows for a, b in zip(points, points[1:], strict=False))
+
+
+def test_the_latest_is_always_there(run: Run) -> None:
+    run.at(1, READY)
+    run.at(1.2, {**READY, "rows": 7})
+    assert [point.rows for point in run.history.points] == [0, 7]
+    run.at(1.3, {**READY, "rows": 8})
+    assert [point.rows for point in run.history.points] == [0, 8]
+
+
+def test_a_second_part_of_a_run_goes_on_counting(run: Run) -> None:
+    run.at(1, {**READY, "rows": 60, "running": 9})
+    run.at(2, {**READY, "rows": 5, "running": 2}, first_key=7)
+    assert run.history.points[-1].rows == 65 and run.history.points[-1].running == 2
+
+
+def test_generating_is_from_the_first_request_to_the_last_row_with_the_gaps(run: Run) -> None:
+    run.at(1, {"state": "starting"})
+    run.at(2, READY)
+    run.at(4, {**READY, "in_flight": 5})
+    run.at(5, {**READY, "rows": 5})
+    run.at(9, {**READY, "rows": 5})
+    run.at(10, {**READY, "rows": 9, "in_flight": 1})
+    run.at(13, {**READY, "rows": 10})
+    run.at(20, {**READY, "rows": 10})
+    assert [(seconds, point.time_s) for seconds, point in run.history.generating] == [(2, 4), (1, 5), (4, 9), (1, 10), (3, 13)]
+
+
+def test_nothing_was_generated(run: Run) -> None:
+    assert run.history.generating == [] and len(run.history.points) == 1
+    run.at(1, {**READY, "in_flight": 5})
+    assert run.history.generating == []
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (ValueError("one\ntwo"), "ValueError: one"), (ValueError(), "ValueError"), (KeyboardInterrupt(), "it was interrupted"),
+])  # fmt: skip
+def test_what_ended_it(run: Run, error: BaseException, said: str) -> None:
+    assert run.history.ended is None
+    run.history.end(error)
+    assert run.history.ended == said

@@ -1,0 +1,137 @@
+"""What the run's monitor makes of replicas that die, stall and come back. It is a plain object here, no Ray actor."""
+
+from __future__ import annotations
+
+from rayllm_batch.monitor import MAX_DEATHS_WITHOUT_AN_ANSWER, MAX_GUILTY_ROWS, MAX_STALLS_WITHOUT_AN_ANSWER, RunMonitor
+
+
+class Run:
+    """Replicas that register, work and die, one process after the other, under one actor's id unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.monitor = RunMonitor({"HF_TOKEN": "hf_secret"})
+        self.started = 0
+
+    def start(self, actor: str = "actor") -> tuple[str, dict]:
+        self.started += 1
+        key = f"key-{self.started}"
+        return key, self.monitor.register(key, f"handle of {actor}", {"actor_id": actor, "node": "10.0.0.1"})
+
+    def die(self, in_engine: list[bytes], rows: int = 0, failed: int = 0, actor: str = "actor", words: str = "CUDA error") -> dict:
+        key, told = self.start(actor)
+        self.monitor.update(key, {"state": "ready"})
+        self.monitor.died(key, {"rows": rows, "failed": failed}, in_engine, words)
+        return told
+
+    def stall(self, rows: int = 0) -> bool:
+        key, _ = self.start()
+        self.monitor.update(key, {"state": "ready", "rows": rows})
+        return self.monitor.stalled(key, f"{key} has finished no row")
+
+    @property
+    def stop(self) -> str | None:
+        return self.start()[1]["stop"]
+
+    @property
+    def failure(self) -> tuple[str, str] | None:
+        return self.monitor.snapshot()["failure"]
+
+
+def some(number: int) -> list[bytes]:
+    return [b"row %d" % n for n in range(number)]
+
+
+def test_deaths_without_an_answer_end_the_run_with_the_last_words() -> None:
+    run = Run()
+    for _ in range(MAX_DEATHS_WITHOUT_AN_ANSWER - 1):
+        run.die(some(50))
+        assert run.stop is None
+        assert run.failure == ("EngineError", "The engine died. Its last words:\nCUDA error")
+    run.die(some(50), words="Xid 79: GPU has fallen off the bus")
+    assert run.stop == (
+        "The engine died 5 times without answering a row in between. Its last words:\nXid 79: GPU has fallen off the bus"
+    )
+    assert run.failure == ("EngineError", run.stop)
+
+
+def test_an_answer_in_between_starts_the_count_again() -> None:
+    run = Run()
+    for _ in range(4 * MAX_DEATHS_WITHOUT_AN_ANSWER):
+        run.die(some(50), rows=1)
+    assert run.stop is None and run.monitor.snapshot()["deaths"] == 1
+    run.die(some(50), rows=0)
+    assert run.monitor.snapshot()["deaths"] == 2
+
+
+def test_a_failed_row_is_not_an_answer() -> None:
+    run = Run()
+    for _ in range(MAX_DEATHS_WITHOUT_AN_ANSWER):
+        run.die(some(50), rows=7, failed=7)
+    assert run.stop
+
+
+def test_too_many_guilty_rows_are_no_guilty_rows() -> None:
+    run = Run()
+    for n in range(MAX_GUILTY_ROWS + 1):
+        assert run.stop is None
+        run.die([b"row %d" % n], rows=1)
+        run.die([b"row %d" % n], rows=1)
+    assert "101 rows have made the engine crash, each alone" in run.stop and run.stop.endswith("CUDA error")
+    assert run.failure == ("EngineError", run.stop)
+
+
+def test_what_a_restarted_replica_is_told() -> None:
+    run = Run()
+    assert run.die(some(2)) == {"stop": None, "suspects": {}, "guilty": {}, "job": None}
+    assert run.die([b"row 1"], words="boom")["suspects"] == {b"row 0": 1, b"row 1": 1}
+    told = run.start()[1]
+    assert told["guilty"] == {b"row 1": "boom"}
+    assert run.start("another")[1] == {"stop": None, "suspects": {}, "guilty": {b"row 1": "boom"}, "job": None}
+
+
+def test_stalls_without_an_answer_end_the_run() -> None:
+    run = Run()
+    for n in range(1, MAX_STALLS_WITHOUT_AN_ANSWER):
+        assert run.stall() and run.failure[0] == "EngineError" and f"key-{n} has finished no row" in run.failure[1]
+    assert not run.stall()
+    assert "has finished no row" in run.stop
+    assert Run().stop is None
+
+
+def test_a_stall_after_answers_is_the_first_again() -> None:
+    run = Run()
+    for _ in range(5):
+        assert run.stall(rows=10)
+    assert run.stop is None
+
+
+def test_a_replica_killed_from_outside_is_dead_once_its_actor_is_back() -> None:
+    run = Run()
+    first, other = run.start("a")[0], run.start("b")[0]
+    run.monitor.update(first, {"state": "ready"})
+    run.start("a")
+    states = {key: replica["state"] for key, replica in run.monitor.snapshot()["replicas"].items()}
+    assert states == {first: "dead", other: "starting", "key-3": "starting"}
+
+
+def test_a_replica_that_did_not_start_keeps_its_state_and_its_reason() -> None:
+    run = Run()
+    key, _ = run.start()
+    run.monitor.failed("ModelAccessError", "no access", key)
+    run.start()
+    assert run.monitor.snapshot()["replicas"][key]["state"] == "failed" and run.failure == ("ModelAccessError", "no access")
+
+
+def test_rows_of_all_lives_stay_counted() -> None:
+    run = Run()
+    run.die(some(3), rows=5)
+    key, _ = run.start()
+    run.monitor.update(key, {"rows": 2})
+    assert sum(replica.get("rows", 0) for replica in run.monitor.snapshot()["replicas"].values()) == 7
+
+
+def test_no_secret_in_what_the_driver_asks_for() -> None:
+    run = Run()
+    run.die(some(3))
+    assert "hf_secret" not in repr(run.monitor.snapshot()) and "hf_secret" not in repr(run.monitor.actors())
+    assert run.monitor.environment() == {"HF_TOKEN": "hf_secret"}

@@ -1,0 +1,42 @@
+"""What a run sends to its workers arrives on nodes that have Ray and vLLM, but not this package."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayllm_batch import ChatWorkloadBase, init_engine_from_config, pipeline
+from rayllm_batch.config import EnvVars
+from rayllm_batch.monitor import RunMonitor
+from rayllm_batch.pipeline import keep_rows
+from rayllm_batch.prompt import PromptJob, build_prompts
+from rayllm_batch.replica import Replica, ReplicaJob
+from rayllm_batch.row_id import RowCounts
+from rayllm_batch.warm import Host, Relay
+
+
+class Mine(ChatWorkloadBase):
+    def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": row["text"]}]}
+
+
+def job() -> ReplicaJob:
+    config = init_engine_from_config("configs/demo-cpu.yaml")
+    prompt = PromptJob(parse_row=Mine().parse_row, tokenizer=config.model_id)
+    return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), {"temperature": 0.0}, prompt, None)
+
+
+@pytest.mark.parametrize("sent", [Replica, Host, Relay, RunMonitor, RowCounts, build_prompts, keep_rows, job], ids=lambda sent: sent.__name__)
+def test_it_is_understood_without_the_package(sent: Any, tmp_path: Path) -> None:
+    from ray import cloudpickle
+
+    pipeline.ship_by_value(Mine())
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps(sent() if sent is job else sent))
+    code = "import pickle, sys; pickle.load(open('sent', 'rb')); assert 'rayllm_batch' not in sys.modules"
+    there = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=False)
+    assert there.returncode == 0, there.stderr

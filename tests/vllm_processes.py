@@ -1,0 +1,49 @@
+"""vLLM's own processes on this machine: an engine's core, which the replica spawns, and the worker that the core spawns.
+
+vLLM gives them titles that begin with VLLM::, but not always. setproctitle looks for the command line below the first
+variable of the environment and gives up, silently, where that one has been set anew since the process began. Ray hands
+its workers their environment in an order that differs from run to run, and vLLM's import sets some variables: where
+one of them was in the environment already (this process has imported vLLM) and comes first, there are no titles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import psutil
+
+SPAWNED = "multiprocessing.spawn import spawn_main"
+
+
+def title(process: psutil.Process) -> str:
+    """The command line, which a process may replace; "" of one that has ended."""
+    try:
+        return " ".join(process.cmdline()).strip("\0 ")
+    except psutil.Error:
+        return ""
+
+
+def is_engine(process: psutil.Process) -> bool:
+    """Also without its title; Ray's dashboard is what else spawns in this way."""
+    said = title(process)
+    if SPAWNED not in said:
+        return said.startswith("VLLM::")
+    try:
+        parent = process.parent()
+    except psutil.Error:
+        return False
+    return parent is not None and "dashboard" not in title(parent)
+
+
+def left_after(seconds: float, engines: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that are still there after that time; returns at once when none is."""
+    deadline = time.monotonic() + seconds
+    while (left := [process for process in engines if is_engine(process)]) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    return left
+
+
+def engine_processes() -> set[int]:
+    """Their process ids."""
+    return {process.pid for process in psutil.process_iter() if is_engine(process)}
