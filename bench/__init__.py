@@ -1,0 +1,1 @@
+"""Measurements of this library against the bare engine. Nothing in rayllm_batch imports it."""

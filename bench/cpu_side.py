@@ -1,0 +1,261 @@
+"""What the CPU side can carry: parquet to parquet with an engine that costs nothing, articles of 4 KB.
+
+    python -m bench.cpu_side --sizes 4000 28000            # all three, each measurement in a process of its own
+    python -m bench.cpu_side --sizes 100000 1000000 --only RayLLMBatch
+
+  encode_batch_fast  the tokenizer alone, on the same rendered prompts and the same cores, in one process
+  RayLLMBatch        run() with the echo engine, then write_parquet
+  ray.data.llm       its template, tokenise and detokenise stages with an engine stage that echoes as well, then
+                     write_parquet. The stage hands on the columns that the real one does (the prompt and its token ids
+                     among them), without vLLM's and pydantic's work for them.
+
+A Ray Data run has a fixed cost, mostly worker processes that start and import, so the rate is the marginal one: the
+difference in rows over the difference in seconds between two sizes. Seconds run from the call, Ray's start included, until
+the files are written. Each row is answered with its first 32 tokens.
+
+Rows that come with token ids are not a mode of the library (every row goes through chat template and tokenizer), so there
+is no measurement of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench import table
+from bench.contenders import versions
+from bench.models import DEMO_MODEL
+from bench.rows import words
+
+ARTICLE_CHARACTERS = 4096
+MAX_TOKENS = 32
+ROWS_A_GROUP = 1024
+TOKENIZER_ALONE, OURS, RAYS = "encode_batch_fast", "RayLLMBatch", "ray.data.llm"
+
+
+def make_rows(count: int, path: Path) -> None:
+    """Rows of id and article, in row groups as a writer of such files would make them."""
+    schema = pa.schema([("id", pa.int64()), ("article", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, count, ROWS_A_GROUP):
+            ids = range(first, min(first + ROWS_A_GROUP, count))
+            articles = []
+            for i in ids:
+                text = " ".join(words(random.Random(i), ARTICLE_CHARACTERS // 4))
+                articles.append(text[:ARTICLE_CHARACTERS])
+            writer.write_table(pa.table({"id": list(ids), "article": articles}, schema=schema))
+
+
+def tokenizer_alone(path: str, out: str, cores: int) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    from rayllm_batch.prompt import PromptJob, render
+
+    tokenizer = AutoTokenizer.from_pretrained(str(DEMO_MODEL))
+    job = PromptJob(parse_row=_parse_row(), tokenizer=str(DEMO_MODEL))
+    rows = pq.read_table(path).to_pylist()
+    texts = [render(tokenizer, job.parse_row(row)["messages"], job) for row in rows]
+    began = time.time()
+    tokens = 0
+    for first in range(0, len(texts), ROWS_A_GROUP):
+        batch = texts[first : first + ROWS_A_GROUP]
+        tokens += sum(len(e.ids) for e in tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+    return {"seconds": time.time() - began, "input_tokens": tokens}
+
+
+def ours(path: str, out: str, cores: int) -> dict[str, Any]:
+    began = time.time()
+    import ray
+
+    from rayllm_batch import CNNDailySummary, RayLLMBatch, init_engine_from_config
+
+    # The default, except that it may be fewer CPUs than the machine has
+    ray.init(num_cpus=cores, logging_level="ERROR", log_to_driver=False)
+    config = init_engine_from_config({
+        "model_id": str(DEMO_MODEL), "llm_engine": "echo", "accelerator_type": "CPU", "engine_kwargs": {"max_model_len": 4096},
+    })
+    workload = CNNDailySummary(dataset_file=path, sampling_params={"max_tokens": MAX_TOKENS})
+    answered = RayLLMBatch(config, workload).run()
+    answered.write_parquet(out)
+    seconds = time.time() - began
+    return {"seconds": seconds, "stored_bytes": stored_bytes(answered.stats()), "result_bytes": answered.size_bytes()}
+
+
+def rays(path: str, out: str, cores: int) -> dict[str, Any]:
+    began = time.time()
+    import ray
+    import ray.data
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    # Four stages whose actors ask for a CPU each: told of two CPUs, it waits for ever; told of eight, Ray starts eighteen
+    # processes on the two that there are. Half a CPU each, of four, is the kindest to it.
+    half = {"enabled": True, "num_cpus": 0.5}
+    ray.init(num_cpus=max(4, cores), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    from ray import cloudpickle
+
+    parse_row = _parse_row()
+    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])  # its workers need not have this folder on their path
+    processor = build_processor(
+        vLLMEngineProcessorConfig(
+            model_source=str(DEMO_MODEL), batch_size=64, concurrency=1, log_engine_metrics=False,
+            engine_kwargs={"distributed_executor_backend": "mp"}, placement_group_config={"bundles": [{"CPU": 0.5}]},
+            chat_template_stage=half, tokenize_stage=half, detokenize_stage=half,
+        ),
+        preprocess=lambda row: {**parse_row(row), "sampling_params": {"max_tokens": MAX_TOKENS}},
+        postprocess=lambda row: {
+            name: row[name] for name in ("id", "article", "generated_text", "num_input_tokens", "num_generated_tokens")
+        },
+    )
+    stage = processor.stages["vLLMEngineStage"]
+    stage.fn = _echo_stage()
+    stage.map_batches_kwargs.pop("num_gpus", None)  # setting `fn` asks for a GPU anew
+    answered = processor(ray.data.read_parquet(path)).materialize()
+    answered.write_parquet(out)
+    seconds = time.time() - began
+    return {"seconds": seconds, "stored_bytes": stored_bytes(answered.stats()), "result_bytes": answered.size_bytes()}
+
+
+CONTENDERS: dict[str, Callable[[str, str, int], dict[str, Any]]] = {TOKENIZER_ALONE: tokenizer_alone, OURS: ours, RAYS: rays}
+
+
+def stored_bytes(stats: str) -> Optional[int]:
+    """Bytes that all operators together put into the object store, from `Dataset.stats()`; None if it does not say."""
+    totals = re.findall(r"Output size bytes per block: .*?, (\d+) total", stats)
+    return sum(map(int, totals)) if totals else None
+
+
+def measure(name: str, path: str, cores: int) -> dict[str, Any]:
+    """One measurement, in this process: seconds, rows, the driver's memory (MiB, largest and last)."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    sizes: list[float] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            sizes.append(psutil.Process().memory_info().rss / 2**20)
+
+    threading.Thread(target=watch, daemon=True).start()
+    with tempfile.TemporaryDirectory(prefix="bench-") as out:
+        found = CONTENDERS[name](path, out, cores)
+        stop.set()
+        count = pq.read_metadata(path).num_rows
+        if name != TOKENIZER_ALONE:
+            written = pq.ParquetDataset(out).read(columns=["id", "num_input_tokens"])
+            if sorted(written["id"].to_pylist()) != list(range(count)):
+                raise SystemExit(f"{name} wrote {written.num_rows} rows of {count}")
+            found["input_tokens"] = sum(written["num_input_tokens"].to_pylist())
+    return {
+        "contender": name, "rows": count, "cores": cores, "driver_mib": max(sizes), "driver_mib_at_end": sizes[-1],
+        "versions": versions(), **found,
+    }
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """A table: rates between the smallest and the largest size, and what is left over as fixed cost."""
+    lines = []
+    alone: Optional[float] = None
+    for name in CONTENDERS:
+        runs = sorted((r for r in results if r["contender"] == name), key=lambda r: r["rows"])
+        if not runs:
+            continue
+        small, large = runs[0], runs[-1]
+        rate = fixed = None
+        if large["rows"] > small["rows"]:
+            rate = (large["rows"] - small["rows"]) / (large["seconds"] - small["seconds"])
+            if name != TOKENIZER_ALONE:  # it starts nothing
+                fixed = small["seconds"] - small["rows"] / rate
+        alone = rate if name == TOKENIZER_ALONE else alone
+        lines.append([
+            name, " / ".join(f"{r['rows']:,}" for r in runs), " / ".join(f"{r['seconds']:.1f}" for r in runs),
+            f"{rate:,.0f}" if rate else "-", f"{rate / alone:.2f}" if rate and alone else "-",
+            f"{fixed:.1f}" if fixed is not None else "-", " / ".join(f"{r['driver_mib']:,.0f}" for r in runs),
+            f"{large['stored_bytes'] / large['rows']:,.0f}" if large.get("stored_bytes") else "-",
+            f"{large['result_bytes'] / large['rows']:,.0f}" if large.get("result_bytes") else "-",
+        ])
+    return table.markdown([
+        "contender", "rows", "seconds", "rows/s (marginal)", "of encode_batch_fast", "fixed s", "driver MiB (largest)",
+        "bytes a row through the object store", "bytes a row of the result",
+    ], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.cpu_side", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4000, 28000])
+    parser.add_argument("--only", action="append", choices=CONTENDERS, help="may be given more than once")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--out", default=os.path.join(os.environ.get("OUT", "bench"), "results", "cpu_side"))
+    parser.add_argument("--add", action="store_true", help="add to the results that are there (else they are replaced)")
+    parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)  # the child's side
+    options = parser.parse_args()
+    if options.one:
+        path = options.out
+        print(json.dumps(measure(options.one, path, options.cores)), flush=True)
+        return
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / "results.json"
+    results = json.loads(stored.read_text(encoding="utf-8")) if options.add and stored.is_file() else []
+    for count in options.sizes:
+        path = folder / f"articles-{count}.parquet"
+        make_rows(count, path)
+        for name in options.only or CONTENDERS:
+            child = subprocess.run(
+                [sys.executable, "-m", "bench.cpu_side", "--one", name, "--cores", str(options.cores), "--out", str(path.resolve())],
+                capture_output=True, text=True, check=False,
+            )
+            if child.returncode:
+                print(f"{name}, {count:,} rows: failed\n{child.stderr[-2000:]}", flush=True)
+                continue
+            results.append(json.loads(child.stdout.splitlines()[-1]))
+            print(f"{name}, {count:,} rows: {results[-1]['seconds']:.1f} s", flush=True)
+            stored.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print(report(results))
+    tokens = {(r["rows"], r["input_tokens"]) for r in results}
+    if len(tokens) != len({rows for rows, _ in tokens}):
+        raise SystemExit(f"NOT COMPARABLE: input tokens differ: {sorted(tokens)}")
+
+
+def _parse_row() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    from rayllm_batch import CNNDailySummary
+
+    return CNNDailySummary().parse_row
+
+
+def _echo_stage() -> type:
+    from ray.llm._internal.batch.stages.base import StatefulStageUDF
+
+    class EchoStage(StatefulStageUDF):
+        def __init__(self, data_column: str, expected_input_keys: list[str], **_: Any) -> None:
+            super().__init__(data_column, expected_input_keys)
+
+        async def udf(self, batch: list[dict[str, Any]]) -> Any:
+            for row in batch:
+                ids = list(row.pop("tokenized_prompt"))
+                row.pop("sampling_params")
+                yield {
+                    self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN], "prompt": row.pop("prompt"),
+                    "prompt_token_ids": ids, "num_input_tokens": len(ids), "generated_tokens": ids[:MAX_TOKENS],
+                    "generated_text": "", "num_generated_tokens": len(ids[:MAX_TOKENS]),
+                }
+
+    return EchoStage
+
+
+if __name__ == "__main__":
+    main()
