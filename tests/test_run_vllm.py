@@ -1,146 +1,112 @@
 """Whole runs through a real Ray and a real vLLM engine on CPU, with the model that ships with the repository."""
 
-import os
+import json
+import re
 import signal
-import subprocess
-import sys
-import time
 
-import psutil
+import pyarrow.parquet
 import pytest
+import vllm_processes
+from driver import Driver
 
-from rayllm_batch import CNNDailySummary, RayLLMBatch, init_engine_from_config
+from rayllm_batch import CNNDailySummary
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 ARTICLES = "assets/sample_articles.jsonl"
-
-
-def all_engine_processes():
-    """vLLM gives its processes titles of their own."""
-    return {p.pid for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith("VLLM::")}
-
-
-NOT_OURS = all_engine_processes()  # of whatever else runs on this machine
+ROWS = 48  # answers take long enough for the story of a broken run
+MAX_TOKENS = 40
+NOT_OURS = vllm_processes.engine_processes()  # of whatever else runs on this machine
 
 
 def engine_processes():
-    return sorted(all_engine_processes() - NOT_OURS)
-
-
-def workload(**changes):
-    return CNNDailySummary(**{
-        "dataset_file": ARTICLES, "dataset_fraction": 8, "sampling_params": {"max_tokens": 40, "temperature": 0.0}, **changes,
-    })
-
-
-@pytest.fixture(scope="module")
-def finished(ray_cluster):
-    """One run, looked at by several tests: an engine takes about a minute to start."""
-    config = init_engine_from_config("configs/demo-cpu.yaml", override={"engine_kwargs": {"max_num_seqs": 8}})
-    batch = RayLLMBatch(config, workload())
-    rows = batch.run().take_all()
-    return batch, rows, engine_processes()
-
-
-def test_answers_are_what_the_model_says_greedily(finished):
-    """The same prompt through transformers, one token after the other, gives the same text."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    _, rows, _ = finished
-    assert len(rows) == 8 and all(row["error"] is None for row in rows)
-    tokenizer = AutoTokenizer.from_pretrained("assets/demo-model")
-    model = AutoModelForCausalLM.from_pretrained("assets/demo-model", dtype=torch.float32).eval()
-    for row in rows[:3]:
-        ids = tokenizer.apply_chat_template(
-            workload().parse_row(row)["messages"], add_generation_prompt=True, return_dict=False, return_tensors="pt"
-        )
-        assert ids.shape[1] == row["num_input_tokens"]
-        out = model.generate(ids, max_new_tokens=40, do_sample=False)[0, ids.shape[1]:]
-        assert tokenizer.decode(out, skip_special_tokens=True) == row["generated_text"]
-        assert len(out) == row["num_generated_tokens"]
-
-
-def test_the_scheduler_has_the_limits_of_vllms_own_llm(finished):
-    batch, _, _ = finished
-    settings = next(iter(batch._replicas.values()))["settings"]
-    # vLLM's CPU defaults: 4,096 batched tokens for LLM(), 2,048 for a server; max_num_seqs is the config's.
-    assert settings["max_num_batched_tokens"] == 4096 and settings["max_num_seqs"] == 8
-
-
-def test_no_engine_process_is_left_and_a_second_run_with_another_config_works(finished, ray_cluster):
-    _, rows, left = finished
-    assert left == []
-    config = init_engine_from_config(
-        "configs/demo-cpu.yaml", override={"engine_kwargs": {"max_num_seqs": 4, "max_model_len": 900}}
-    )
-    again = {row["id"]: row for row in RayLLMBatch(config, workload()).run().take_all()}
-    assert engine_processes() == []
-    assert sorted(again) == sorted(row["id"] for row in rows)
-    for row in rows:
-        if row["num_input_tokens"] < 900 - 40:
-            assert again[row["id"]]["generated_text"] == row["generated_text"]
-        elif row["num_input_tokens"] >= 900:
-            error = again[row["id"]]["error"]
-            assert str(row["num_input_tokens"]) in error and "max_model_len is 900" in error
+    return sorted(vllm_processes.engine_processes() - NOT_OURS)
 
 
 DRIVER = """
-import sys
-sys.path.insert(0, {root!r})
+import json
+
 from rayllm_batch import CNNDailySummary, RayLLMBatch, init_engine_from_config
 
-config = init_engine_from_config("configs/demo-cpu.yaml", override={{"engine_kwargs": {{"max_num_seqs": 2}}}})
+# Two requests at once, and without speculation, which guesses an answer that repeats itself so well that all is done
+# before it can be broken.
+slow = {{"max_num_seqs": 2, "speculative_config": None}}
+config = init_engine_from_config("configs/demo-cpu.yaml", override={{"engine_kwargs": slow}})
 rows = CNNDailySummary(
-    dataset_file="assets/sample_articles.jsonl", dataset_fraction={rows},
-    sampling_params={{"max_tokens": 400, "temperature": 0.0, "ignore_eos": True}},
+    dataset_file={articles!r}, dataset_fraction={rows}, sampling_params={{"max_tokens": {max_tokens}, "temperature": 0.0}}
 )
-dataset = RayLLMBatch(config, rows, batch_size=2).run()
-print("DONE", dataset.count(), sum(row["error"] is not None for row in dataset.take_all()), flush=True)
+batch = RayLLMBatch(config, rows, batch_size=2)
+batch.run({folder!r})
+print("COMPUTED", batch.metrics.rows, flush=True)
+print("SETTINGS", json.dumps(next(iter(batch._replicas.values()))["settings"]), flush=True)
 """
 
 
-@pytest.fixture
-def driver(request):
-    """A driver of its own, stopped when its engine is generating; yields the process and its engine's processes."""
+def written(folder):
+    """The rows in the part files of a folder that is being written: a file has its name when it is complete."""
+    return [row for part in sorted(folder.glob("part-*.parquet")) for row in pyarrow.parquet.read_table(part).to_pylist()]
+
+
+def said_by_transformers(rows):
+    """Texts and token counts of the same prompts through transformers, one row and one token after the other."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("assets/demo-model")
+    model = AutoModelForCausalLM.from_pretrained("assets/demo-model", dtype=torch.float32).eval()
+    workload = CNNDailySummary(dataset_file=ARTICLES)
+    for row in rows:
+        ids = tokenizer.apply_chat_template(
+            workload.parse_row(row)["messages"], add_generation_prompt=True, return_dict=False, return_tensors="pt"
+        )
+        out = model.generate(ids, max_new_tokens=MAX_TOKENS, do_sample=False)[0, ids.shape[1] :]
+        yield {
+            "generated_text": tokenizer.decode(out, skip_special_tokens=True),
+            "num_input_tokens": ids.shape[1], "num_generated_tokens": len(out), "error": None,
+        }  # fmt: skip
+
+
+def test_a_killed_engine_and_an_interrupt_lose_and_double_no_row(tmp_path):
+    """One job in two drivers: an engine that dies is started again, Ctrl-C ends it, the same call completes it.
+
+    The answers are the model's, as transformers gives them. One story, because an engine takes a minute to start.
+    """
     import ray
 
     ray.shutdown()  # one Ray at a time on a small machine
-    process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER.format(root=os.getcwd(), rows=request.param)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )
-    said = ""
-    for line in process.stdout:
-        said += line
-        if "Engine ready" in line:
-            break
-    else:
-        pytest.fail(f"the driver ended before its engine was ready:\n{said}")
-    time.sleep(3)
-    yield process, engine_processes()
-    if process.poll() is None:
-        process.kill()
+    folder = tmp_path / "answers"
+    code = DRIVER.format(articles=ARTICLES, rows=ROWS, max_tokens=MAX_TOKENS, folder=str(folder))
 
+    with Driver(code, tmp_path / "first.log") as driver:
+        driver.wait_for("its engine", lambda: "Engine ready" in driver.said, 300)
+        first = driver.wait_for("its engine's processes", driver.engines, 60)
+        driver.wait_for("the first rows in its folder", lambda: written(folder), 60)
+        core = next(process for process in first if process.parent() not in first)
+        core.kill()
+        assert vllm_processes.left_after(60, first) == []
+        second = driver.wait_for("another engine", driver.engines, 200)
+        rows_before = len(written(folder))  # it takes a while to start: what the first one answered is written by now
+        driver.wait_for("rows of the other engine", lambda: len(written(folder)) > rows_before, 200)
+        second = {*second, *driver.engines()}  # its worker comes after its core
+        driver.process.send_signal(signal.SIGINT)
+        assert driver.process.wait(90) != 0
+        assert "KeyboardInterrupt" in driver.said
+        there = len(written(folder))
+        assert f"{there} rows are in {folder}. Run the same again to continue from there." in driver.said
+        assert vllm_processes.left_after(15, second) == []
+        assert rows_before < there < ROWS
 
-@pytest.mark.parametrize("driver", [40], indirect=True)
-def test_an_interrupt_while_generating_leaves_no_engine_process(driver):
-    process, engines = driver
-    assert engines
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=90)
-    assert process.returncode not in (0, None) and "KeyboardInterrupt" in said
-    deadline = time.time() + 15
-    while engine_processes() and time.time() < deadline:
-        time.sleep(0.5)
+    with Driver(code, tmp_path / "second.log") as driver:
+        assert driver.process.wait(400) == 0
+        assert f"{there} rows are in {folder} already: continuing with the rest." in driver.said
+        assert f"COMPUTED {ROWS - there}\n" in driver.said, "finished rows are not computed again"
+        settings = json.loads(re.search(r"^SETTINGS (.*)$", driver.said, re.MULTILINE)[1])
     assert engine_processes() == []
+    # vLLM's CPU defaults: 4,096 batched tokens for LLM(), 2,048 for a server; max_num_seqs is the driver's.
+    assert settings["max_num_batched_tokens"] == 4096 and settings["max_num_seqs"] == 2
 
-
-@pytest.mark.parametrize("driver", [12], indirect=True)
-def test_a_killed_engine_is_started_again_and_no_row_is_lost(driver):
-    process, engines = driver
-    assert engines
-    os.kill(engines[0], signal.SIGKILL)
-    said, _ = process.communicate(timeout=500)
-    assert "DONE 12 0" in said, said
-    assert engine_processes() == []
+    answers = written(folder)
+    with open(ARTICLES, encoding="utf-8") as lines:
+        ids = [json.loads(line)["id"] for line in lines][:ROWS]
+    assert sorted(row["id"] for row in answers) == sorted(ids) and not list(folder.glob("failed-*"))
+    for row, said in zip(answers, said_by_transformers(answers)):
+        assert {name: row[name] for name in said} == said
