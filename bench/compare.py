@@ -230,10 +230,12 @@ def _job(options: argparse.Namespace) -> Job:
     engine_kwargs = dict(work.engine_kwargs)
     if options.mode == "side-by-side" and "gpu_memory_utilization" in engine_kwargs:
         engine_kwargs["gpu_memory_utilization"] = SIDE_BY_SIDE_MEMORY
+    if options.warm:
+        engine_kwargs["enable_prefix_caching"] = False
     return Job(
         workload=options.workload, model=str(model.resolve()), rows=str(rows_file.resolve()), token_ids=str(ids_file.resolve()),
         engine_kwargs={**engine_kwargs, **json.loads(options.engine_kwargs)}, requested_at=time.time(), ours=json.loads(options.ours),
-        batch_size=options.batch_size, num_replicas=options.num_replicas,
+        batch_size=options.batch_size, num_replicas=options.num_replicas, engines_per_gpu=options.engines_per_gpu, warm=options.warm,
     )
 
 
@@ -249,6 +251,8 @@ def _options(arguments: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument("--ours", default="{}", metavar="JSON", help="for RayLLMBatch alone, over those")
     parser.add_argument("--batch-size", type=int, help="RayLLMBatch's; None chooses")
     parser.add_argument("--num-replicas", type=int, default=1, help="RayLLMBatch's")
+    parser.add_argument("--engines-per-gpu", type=int, default=1, help="RayLLMBatch's, with its share of the memory in --ours")
+    parser.add_argument("--warm", action="store_true", help="RayLLMBatch keeps its engines between pairs; no prefix caching, which would keep the answers of the last pair")
     parser.add_argument("--limit-s", type=float, default=86400, help="no run starts, and none goes on, after this many seconds")
     parser.add_argument("--least-s", type=float, default=0, help="no run starts with fewer seconds than this left of --limit-s")
     parser.add_argument("--scratch", default="/tmp/bench-scratch", help="folder of dummy models and rows (default %(default)s)")

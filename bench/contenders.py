@@ -45,7 +45,8 @@ class Job:
 
     requested_at: when the first run was asked for (seconds since the epoch), before this process was started.
     ours:         engine settings for RayLLMBatch alone, over `engine_kwargs`; the comparison then says what differs.
-    batch_size, num_replicas: RayLLMBatch's arguments.
+    batch_size, num_replicas, engines_per_gpu: RayLLMBatch's arguments.
+    warm:         RayLLMBatch keeps its engines from one run to the next, as preview() does for the run that follows.
     ray_batch_size, ray_concurrent_batches: ray.data.llm's; chosen so that its engine has more requests than it computes
                   at once.
     """
@@ -59,6 +60,8 @@ class Job:
     ours: dict[str, Any]
     batch_size: int | None = None
     num_replicas: int = 1
+    engines_per_gpu: int = 1
+    warm: bool = False
     ray_batch_size: int = 64
     ray_concurrent_batches: int = 48
 
@@ -98,7 +101,7 @@ class LLMGenerate:
 
 
 class Ours:
-    """RayLLMBatch. It starts an engine for every run, also where Ray is there already."""
+    """RayLLMBatch. It starts an engine for every run, also where Ray is there already, unless the job says `warm`."""
 
     name = "RayLLMBatch"
 
@@ -109,27 +112,43 @@ class Ours:
         self._job = job
 
     def run(self, requested_at: float) -> dict[str, Any]:
-        from rayllm_batch import RayLLMBatch, init_engine_from_config
+        import ray
+
+        from rayllm_batch import RayLLMBatch, init_engine_from_config, warm
+        from rayllm_batch.session import Session
 
         job = self._job
         config = init_engine_from_config({
             "model_id": job.model, "llm_engine": "vllm", "accelerator_type": accelerator(job),
-            "engine_kwargs": {**job.engine_kwargs, **job.ours},
+            "engine_kwargs": {**job.engine_kwargs, **job.ours}, "engines_per_gpu": job.engines_per_gpu,
         })
         answered_at: list[float] = []
 
-        class Timed(RayLLMBatch):
+        class TimedSession(Session):
             """Notes when the answers are there: run() ends the engines after that and before it returns."""
 
-            def _end(self, *args: Any, **kwargs: Any) -> Any:
+            def end(self) -> Any:
                 answered_at.append(time.time())
-                return super()._end(*args, **kwargs)
+                if not job.warm:
+                    return super().end()
+                warm.keep(self.engines)
+                return ray.get(self.job.monitor.snapshot.remote())
+
+        class Timed(RayLLMBatch):
+            def _session(self, *args: Any) -> Session:
+                return TimedSession(**vars(super()._session(*args)))
 
         batch = Timed(config, _workload(job), batch_size=job.batch_size, num_replicas=job.num_replicas)
+        if job.warm:
+            if warm._kept is None:
+                batch.preview(1)
+            while _ready(warm._kept.monitor) < job.num_replicas:
+                time.sleep(0.5)
+            began = time.time()
         answered = batch.run()
         ended = time.time()
         replicas = [replica for replica in batch._replicas.values() if replica.get("state") == "ready"]
-        ready_at = max(replica["since"] + replica["start_s"] for replica in replicas)
+        ready_at = began if job.warm else min(replica["since"] + replica["start_s"] for replica in replicas)
         settings = dict(replicas[0]["settings"])
         # The replica does not report it; vLLM does not speculate unless asked to.
         settings.setdefault("speculative", (config.engine_kwargs.get("speculative_config") or {}).get("method"))
@@ -238,6 +257,12 @@ def accelerator(job: Job) -> str:
     return min(kinds, key=len) if kinds else "GPU"
 
 
+def _ready(monitor: Any) -> int:
+    import ray
+
+    return sum(replica["state"] == "ready" for replica in ray.get(monitor.snapshot.remote())["replicas"].values())
+
+
 def _read(path: str) -> Any:
     import pyarrow.parquet as pq
     import ray.data
@@ -324,7 +349,7 @@ def serve(name: str, job: Job, requests: Iterable[str]) -> None:
         else:
             requested_at = time.time()
         path = Path(line.strip())
-        found = {**about, "engine_kwargs": job.engine_kwargs, "ours": job.ours, **contender.run(requested_at)}
+        found = {**about, "engine_kwargs": job.engine_kwargs, "ours": {**job.ours, **({"num_replicas": job.num_replicas, "engines_per_gpu": job.engines_per_gpu} if job.num_replicas > 1 else {})}, **contender.run(requested_at)}
         found["device"] = device(job.on_cpu)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(found), encoding="utf-8")

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=640)
     parser.add_argument("--sample-rows", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=150)
+    parser.add_argument("--report", help="write the run's report to this file")
     args = parser.parse_args()
 
     import ray.data
@@ -57,6 +58,10 @@ def main() -> None:
     began = time.time()
     batch.run()
     took = time.time() - began
+    if args.report:
+        batch.report(args.report)
+    if (busy := batch.metrics.mean_gpu_utilization) is not None:
+        print(f"mean GPU utilization {busy:.2f}")
     held = "within" if said.low_s <= took <= said.high_s else "outside"
     done = batch.metrics
     print(

@@ -134,14 +134,14 @@ def check(config: EngineConfig, num_replicas: int) -> None:
     largest = max(int(node["GPU"]) for node in fitting)
     if needed > largest and config.engine_kwargs.get("distributed_executor_backend") != "ray":
         raise ClusterError(
-            f"One replica needs {needed} {wanted} GPUs on one node (tensor_parallel_size x pipeline_parallel_size), but "
+            f"One replica needs {needed:g} {wanted} GPUs on one node (tensor_parallel_size x pipeline_parallel_size), but "
             f"the largest node has {largest}; the cluster has {_inventory(nodes)}. Lower tensor_parallel_size, or use a "
             "quantized or smaller model."
         )
-    room = sum(int(node["GPU"]) // needed for node in fitting)
+    room = sum(_room(node, needed) for node in fitting)
     if num_replicas > room:
         raise ClusterError(
-            f"num_replicas={num_replicas} needs {num_replicas} x {needed} {wanted} GPUs, but the cluster has room for "
+            f"num_replicas={num_replicas} needs {num_replicas} x {needed:g} {wanted} GPUs, but the cluster has room for "
             f"{room} replica(s): {_inventory(nodes)}. Set num_replicas={max(room, 1)}, or add nodes."
         )
 
@@ -184,7 +184,7 @@ def replica_resources(config: EngineConfig, num_replicas: int) -> dict[str, Any]
     return asked
 
 
-def cpus_per_replica(num_replicas: int, gpus_per_replica: int) -> float:
+def cpus_per_replica(num_replicas: int, gpus_per_replica: float) -> float:
     """Ray CPUs that one replica asks for: one beside a GPU where the cluster has plenty, else a share.
 
     The stage before the engine needs CPUs at the same time: if the replicas held all of them, the run would wait for
@@ -198,16 +198,22 @@ def cpus_per_replica(num_replicas: int, gpus_per_replica: int) -> float:
     return min(most, int(10_000 * ray.cluster_resources().get("CPU", 1) / (2 * num_replicas)) / 10_000)
 
 
-def _leaves_a_cpu(nodes: list[dict[str, Any]], num_replicas: int, gpus_per_replica: int) -> bool:
+def _leaves_a_cpu(nodes: list[dict[str, Any]], num_replicas: int, gpus_per_replica: float) -> bool:
     """Whether some node has one whole CPU left, however the replicas come to lie. Without it, the run would hang."""
     share = min(MOST_CPUS["GPU" if gpus_per_replica else "CPU"], sum(node.get("CPU", 0) for node in nodes) / (2 * num_replicas))
     to_fill = 0  # replicas that it takes to leave no node a whole CPU
     for node in nodes:
         if node.get("CPU", 0) >= 1:
-            room = int(node.get("GPU", 0)) // gpus_per_replica if gpus_per_replica else num_replicas
+            room = _room(node, gpus_per_replica) if gpus_per_replica else num_replicas
             fill = math.floor(round((node["CPU"] - 1) / share, 6)) + 1
             to_fill += fill if fill <= room else num_replicas + 1
     return to_fill > num_replicas
+
+
+def _room(resources: dict[str, float], gpus_per_replica: float) -> int:
+    """Replicas whose GPUs a node with these resources has; one that takes a part of a GPU has it on a single one."""
+    gpus = int(resources.get("GPU", 0))
+    return gpus // int(gpus_per_replica) if gpus_per_replica >= 1 else gpus * int(1 / gpus_per_replica)
 
 
 def _inventory(nodes: list[dict[str, Any]]) -> str:

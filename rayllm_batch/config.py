@@ -18,10 +18,11 @@ from rayllm_batch.secret import Secret
 
 TOP_LEVEL_KEYS = (
     "model_id", "llm_engine", "accelerator_type", "engine_kwargs", "runtime_env", "lora_config",
-    "chat_template", "chat_template_kwargs",
+    "chat_template", "chat_template_kwargs", "engines_per_gpu",
 )
 REQUIRED_KEYS = ("model_id", "llm_engine", "accelerator_type")
 ENGINES = ("vllm", "echo")
+SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the config does not say each one's share
 
 
 class EnvVars(dict):
@@ -51,6 +52,9 @@ class EngineConfig:
     chat_template:   a Jinja file (its path starts from the YAML's folder) or the template's text, for a model whose
                      tokenizer has none.
     chat_template_kwargs: extra variables of the chat template, such as `enable_thinking: false`.
+    engines_per_gpu: replicas that share one GPU, for small models, whose engine is held up by its CPU side. Each gets
+                     gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise, and num_replicas
+                     counts each of them.
     """
 
     model_id: str
@@ -61,12 +65,16 @@ class EngineConfig:
     dynamic_lora_loading_path: str | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    engines_per_gpu: int = 1
 
     @property
-    def gpus_per_replica(self) -> int:
-        """GPUs that one replica takes: tensor_parallel_size x pipeline_parallel_size, and 0 on CPU."""
+    def gpus_per_replica(self) -> float:
+        """GPUs that one replica takes: tensor_parallel_size x pipeline_parallel_size, a part of one where replicas share
+        it, and 0 on CPU."""
         if self.accelerator_type == "CPU" or self.llm_engine == "echo":
             return 0
+        if self.engines_per_gpu > 1:
+            return int(10_000 / self.engines_per_gpu) / 10_000  # Ray's precision; rounded up, the last would not fit
         # "or 1": a key without a value in the YAML is None, and stands for vLLM's default
         return (self.engine_kwargs.get("tensor_parallel_size") or 1) * (
             self.engine_kwargs.get("pipeline_parallel_size") or 1
@@ -178,6 +186,9 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
         env_vars.setdefault("HF_TOKEN", Secret(token))
     engine_args.check(engine_kwargs, llm_engine, source)
+    engines_per_gpu = _engines_per_gpu(raw.get("engines_per_gpu"), engine_kwargs, source)
+    if engines_per_gpu > 1 and llm_engine == "vllm":
+        engine_kwargs.setdefault("gpu_memory_utilization", round(SHARED_MEMORY / engines_per_gpu, 3))
     lora_path = _lora_path(lora_config.get("dynamic_lora_loading_path"), source, folder)
     if lora_path is not None:
         engine_kwargs.setdefault("enable_lora", True)
@@ -190,6 +201,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         dynamic_lora_loading_path=lora_path,
         chat_template=_template_text(raw.get("chat_template"), source, folder),
         chat_template_kwargs=dict(_mapping(raw, "chat_template_kwargs", source)),
+        engines_per_gpu=engines_per_gpu,
     )
 
 
@@ -215,6 +227,26 @@ def _only(given: Mapping[str, Any], known: tuple[str, ...], where: str, source: 
             raise ConfigError(
                 f"Unknown key {key!r} under {where} in {source}.{did_you_mean(key, known)} Known: {', '.join(known)}."
             )
+
+
+def _engines_per_gpu(value: Any, engine_kwargs: Mapping[str, Any], source: str) -> int:
+    if value is None:
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"engines_per_gpu in {source} must be a whole number of at least 1, given {value!r}.")
+    split = [key for key in ("tensor_parallel_size", "pipeline_parallel_size") if (engine_kwargs.get(key) or 1) > 1]
+    if value > 1 and split:
+        raise ConfigError(
+            f"engines_per_gpu={value} in {source} puts several engines on one GPU, but {split[0]}={engine_kwargs[split[0]]} "
+            "splits one engine over several. Use one or the other."
+        )
+    share = engine_kwargs.get("gpu_memory_utilization")
+    if value > 1 and isinstance(share, (int, float)) and share * value > 1:
+        raise ConfigError(
+            f"engines_per_gpu={value} in {source} times gpu_memory_utilization={share:g} is more than one GPU has. Set "
+            f"gpu_memory_utilization to {SHARED_MEMORY / value:.2f}, or leave it out."
+        )
+    return value
 
 
 def _env_text(name: Any, value: Any, source: str) -> str:

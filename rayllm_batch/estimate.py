@@ -118,7 +118,7 @@ class Estimate:
 
 
 def estimate(
-    sample: Sample, *, rows: int, num_replicas: int, gpus_per_replica: int, accelerator_type: str, max_num_seqs: int,
+    sample: Sample, *, rows: int, num_replicas: int, gpus_per_replica: float, accelerator_type: str, max_num_seqs: int,
     cpus: float, start_s: float, gpu_hour_usd: Optional[float] = None,
 ) -> Estimate:  # fmt: skip
     """The job of `rows` rows, from a sample of it.

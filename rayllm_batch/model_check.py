@@ -85,6 +85,7 @@ def check_chat_template(config: EngineConfig, facts: ModelFacts) -> None:
 def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
     """Raise ConfigError when the weights, or these and the KV cache of one longest request, exceed the GPU's memory."""
     kwargs, gpus = config.engine_kwargs, config.gpus_per_replica
+    gpus = gpus and max(1, gpus)  # engines that share a GPU have the whole model each
     memory = GPU_MEMORY_GIB.get(config.accelerator_type)
     if not gpus or memory is None or not facts.weight_bytes or kwargs.get("load_format") == "dummy" or kwargs.get("cpu_offload_gb"):
         return

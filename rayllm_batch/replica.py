@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import json
 import os
+import re
 import sys
+import tempfile
 import threading
 import time
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Optional
+from typing import IO, Any, Optional
 
 import pyarrow as pa
 
@@ -154,8 +158,9 @@ class Replica:
             download_model, config.model_id, os.environ.get("HF_TOKEN"),
             revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
         )
-        self._report(state="starting")
-        return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
+        with await asyncio.to_thread(_gpu_to_itself) if config.engines_per_gpu > 1 else nullcontext():
+            self._report(state="starting")
+            return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The answers of one block, in the block's order (a retry must give the same rows in the same places)."""
@@ -283,6 +288,17 @@ def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if config.accelerator_type == "CPU":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; unset, vLLM reserves a share of the whole host
+
+
+def _gpu_to_itself() -> IO[str]:
+    """Waits until no other engine of this user starts on this process's GPU; to be closed when this one has started.
+
+    vLLM measures how much memory is free while it starts, and another engine's start would be in that.
+    """
+    gpus = re.sub(r"\W", "-", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    lock = open(os.path.join(tempfile.gettempdir(), f"rayllm_batch-{os.getuid()}-gpu-{gpus}.lock"), "a", encoding="utf-8")  # noqa: SIM115 (the caller's to close)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def _size(path: Optional[str]) -> int:

@@ -108,5 +108,5 @@ def test_a_killed_engine_and_an_interrupt_lose_and_double_no_row(tmp_path):
     with open(ARTICLES, encoding="utf-8") as lines:
         ids = [json.loads(line)["id"] for line in lines][:ROWS]
     assert sorted(row["id"] for row in answers) == sorted(ids) and not list(folder.glob("failed-*"))
-    for row, said in zip(answers, said_by_transformers(answers)):
+    for row, said in zip(answers, said_by_transformers(answers), strict=True):
         assert {name: row[name] for name in said} == said
