@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import itertools
 import json
 import os
-import re
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, Optional
+from typing import Any, Optional
 
 import pyarrow as pa
 
@@ -29,6 +26,7 @@ from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
 from rayllm_batch.engine_logs import RAYS_OWN_MARKS
 from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError
+from rayllm_batch.gpu_lock import gpu_to_itself
 from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
 from rayllm_batch.prompt import PromptJob, load_decoder
@@ -158,8 +156,8 @@ class Replica:
             download_model, config.model_id, os.environ.get("HF_TOKEN"),
             revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
         )
-        with await asyncio.to_thread(_gpu_to_itself) if config.engines_per_gpu > 1 else nullcontext():
-            self._report(state="starting")
+        self._report(state="starting")
+        with await asyncio.to_thread(gpu_to_itself) if config.engines_per_gpu > 1 else nullcontext():
             return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -288,17 +286,6 @@ def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if config.accelerator_type == "CPU":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; unset, vLLM reserves a share of the whole host
-
-
-def _gpu_to_itself() -> IO[str]:
-    """Waits until no other engine of this user starts on this process's GPU; to be closed when this one has started.
-
-    vLLM measures how much memory is free while it starts, and another engine's start would be in that.
-    """
-    gpus = re.sub(r"\W", "-", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    lock = open(os.path.join(tempfile.gettempdir(), f"rayllm_batch-{os.getuid()}-gpu-{gpus}.lock"), "a", encoding="utf-8")  # noqa: SIM115 (the caller's to close)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
 
 
 def _size(path: Optional[str]) -> int:

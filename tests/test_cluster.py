@@ -32,9 +32,12 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return made
 
 
-def check(accelerator: str, num_replicas: int = 1, llm_engine: str = "vllm", **engine_kwargs: Any) -> None:
+def check(
+    accelerator: str, num_replicas: int = 1, llm_engine: str = "vllm", engines_per_gpu: int = 1, **engine_kwargs: Any
+) -> None:
     config = init_engine_from_config({
         "model_id": "org/model", "llm_engine": llm_engine, "accelerator_type": accelerator, "engine_kwargs": engine_kwargs,
+        "engines_per_gpu": engines_per_gpu,
     })
     cluster.check(config, num_replicas)
 
@@ -51,6 +54,15 @@ def test_a_job_that_fits(nodes: list) -> None:
     check("a10g", 8)
     check("A10G", 2, tensor_parallel_size=4)
     check("A10G", 2, tensor_parallel_size=2, pipeline_parallel_size=2)
+
+
+def test_engines_that_share_gpus(nodes: list) -> None:
+    nodes += [node(gpus=1, kind="H100"), node(gpus=2, kind="H100")]
+    check("H100", 6, engines_per_gpu=2)
+    check("H100", 9, engines_per_gpu=3)
+    message = refusal("H100", 7, engines_per_gpu=2)
+    for words in ("num_replicas=7", "7 x 0.5 H100", "room for 6 replica(s)", "Set num_replicas=6"):
+        assert words in message
 
 
 def test_no_gpu(nodes: list) -> None:

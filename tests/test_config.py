@@ -65,7 +65,7 @@ def test_shipped_config_loads_without_a_warning(path: Path) -> None:
             pytest.skip("the demo model is not built")
         config = init_engine_from_config(path)
     assert config.llm_engine == "vllm"
-    assert config.gpus_per_replica == (0 if config.accelerator_type == "CPU" else 4 if "-4x" in path.name else 1)
+    assert config.gpus_per_replica == (0 if config.accelerator_type == "CPU" else 4 if "-4x" in path.name else 0.5 if "-1b-" in path.name else 1)
     assert config.hf_token is None
 
 
@@ -329,10 +329,37 @@ def test_accelerator_is_upper_cased() -> None:
         ({"engine_kwargs": {"tensor_parallel_size": None, "pipeline_parallel_size": 2}}, 2),
         ({"engine_kwargs": {"tensor_parallel_size": 2}, "accelerator_type": "CPU"}, 0),
         ({"engine_kwargs": {"tensor_parallel_size": 2}, "llm_engine": "echo"}, 0),
+        ({"engines_per_gpu": None}, 1),
+        ({"engines_per_gpu": 2}, 0.5),
+        ({"engines_per_gpu": 3}, 0.3333),  # three of these are no more than one
+        ({"engines_per_gpu": 2, "accelerator_type": "CPU"}, 0),
     ],
 )
-def test_gpus_per_replica(keys: dict[str, Any], gpus: int) -> None:
+def test_gpus_per_replica(keys: dict[str, Any], gpus: float) -> None:
     assert load(**keys).gpus_per_replica == gpus
+
+
+def test_engines_on_one_gpu_share_its_memory_unless_told_how() -> None:
+    assert "gpu_memory_utilization" not in load(engines_per_gpu=1).engine_kwargs
+    assert load(engines_per_gpu=2).engine_kwargs["gpu_memory_utilization"] == 0.45
+    given = {"gpu_memory_utilization": 0.3}
+    assert load(engines_per_gpu=2, engine_kwargs=given).engine_kwargs == given
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"engines_per_gpu": 0}, ("engines_per_gpu", "at least 1", "0")),
+        ({"engines_per_gpu": 0.5}, ("engines_per_gpu", "at least 1", "0.5")),
+        ({"engines_per_gpu": True}, ("engines_per_gpu", "True")),
+        ({"engines_per_gpu": 2, "engine_kwargs": {"tensor_parallel_size": 2}}, ("engines_per_gpu=2", "tensor_parallel_size=2", "one or the other")),
+        ({"engines_per_gpu": 2, "engine_kwargs": {"gpu_memory_utilization": 0.9}}, ("gpu_memory_utilization=0.9", "0.45")),
+    ],
+)
+def test_engines_that_cannot_share_a_gpu(keys: dict[str, Any], words: tuple[str, ...]) -> None:
+    message = refusal(**keys)
+    for word in words:
+        assert word in message
 
 
 def test_a_relative_model_folder_starts_from_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
