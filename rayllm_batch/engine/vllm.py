@@ -71,6 +71,8 @@ class VLLMEngine:
             "enable_prefix_caching": cache.enable_prefix_caching,
             "dtype": str(self._config.model_config.dtype).removeprefix("torch."),
         }
+        if (overlapped := getattr(scheduler, "async_scheduling", None)) is not None:
+            resolved["async_scheduling"] = overlapped
         if cache.num_gpu_blocks:
             resolved["kv_cache_tokens"] = cache.num_gpu_blocks * cache.block_size
         return resolved
