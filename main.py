@@ -358,7 +358,7 @@ print(headlines.parse_row(sample)["sampling_params"])
 # | `configs/` | models and accelerators, each setting with what it trades |
 # | `rayllm_batch/` | the library |
 # | `util/` | the token prompt, the choice of a config, the results table |
-# | `tests/` | what `./test.sh` runs |
+# | `tests/` | what `./test.sh` runs; `./test.sh --slow` has those of many minutes too |
 # | `bench/` | how fast it is, and what is lost when things break, measured |
 # | `jobs/` | a job file for Kubernetes |
 #

@@ -20,6 +20,17 @@ _before = dict(os.environ)
 _home = Path(tempfile.mkdtemp(prefix="tests-home-"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also the tests marked slow: before a release, not before each commit")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: --slow"))
+
+
 def pytest_configure() -> None:
     # Before any test module is imported: huggingface_hub reads its environment once, at its import.
     for name in [name for name in os.environ if name.startswith(PRIVATE)]:

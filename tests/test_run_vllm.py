@@ -65,28 +65,58 @@ def said_by_transformers(rows):
         }  # fmt: skip
 
 
+def job(folder):
+    import ray
+
+    ray.shutdown()  # one Ray at a time on a small machine
+    return DRIVER.format(articles=ARTICLES, rows=ROWS, max_tokens=MAX_TOKENS, folder=str(folder))
+
+
+def first_rows(driver, folder):
+    """The engine's core and all its processes, once it has answered rows and they are written."""
+    driver.wait_for("its engine", lambda: "Engine ready" in driver.said, 300)
+    processes = driver.wait_for("its engine's processes", driver.engines, 60)
+    driver.wait_for("the first rows in its folder", lambda: written(folder), 60)
+    return next(process for process in processes if process.parent() not in processes), processes
+
+
+def rows_of_another_engine(driver, folder):
+    """How many rows the first engine has left, and the second one's processes, once that has answered rows."""
+    second = driver.wait_for("another engine", driver.engines, 200)
+    rows_before = len(written(folder))  # it takes a while to start: what the first one answered is written by now
+    driver.wait_for("rows of the other engine", lambda: len(written(folder)) > rows_before, 200)
+    return rows_before, {*second, *driver.engines()}  # its worker comes after its core
+
+
+def completed(code, folder, log):
+    """The rows that were there already, and the engine's settings, after a last run; all that can be known is right."""
+    with Driver(code, log) as driver:
+        assert driver.process.wait(400) == 0
+        there = int(re.search(rf"^(\d+) rows are in {folder} already: continuing with the rest.$", driver.said, re.MULTILINE)[1])
+        assert f"COMPUTED {ROWS - there}\n" in driver.said, "finished rows are not computed again"
+        settings = json.loads(re.search(r"^SETTINGS (.*)$", driver.said, re.MULTILINE)[1])
+    assert engine_processes() == []
+    answers = written(folder)
+    with open(ARTICLES, encoding="utf-8") as lines:
+        ids = [json.loads(line)["id"] for line in lines][:ROWS]
+    assert sorted(row["id"] for row in answers) == sorted(ids) and not list(folder.glob("failed-*"))
+    for row, said in zip(answers, said_by_transformers(answers), strict=True):
+        assert {name: row[name] for name in said} == said
+    return there, settings
+
+
 def test_a_killed_engine_and_an_interrupt_lose_and_double_no_row(tmp_path):
     """One job in two drivers: an engine that dies is started again, Ctrl-C ends it, the same call completes it.
 
     The answers are the model's, as transformers gives them. One story, because an engine takes a minute to start.
     """
-    import ray
-
-    ray.shutdown()  # one Ray at a time on a small machine
     folder = tmp_path / "answers"
-    code = DRIVER.format(articles=ARTICLES, rows=ROWS, max_tokens=MAX_TOKENS, folder=str(folder))
-
+    code = job(folder)
     with Driver(code, tmp_path / "first.log") as driver:
-        driver.wait_for("its engine", lambda: "Engine ready" in driver.said, 300)
-        first = driver.wait_for("its engine's processes", driver.engines, 60)
-        driver.wait_for("the first rows in its folder", lambda: written(folder), 60)
-        core = next(process for process in first if process.parent() not in first)
+        core, first = first_rows(driver, folder)
         core.kill()
         assert vllm_processes.left_after(60, first) == []
-        second = driver.wait_for("another engine", driver.engines, 200)
-        rows_before = len(written(folder))  # it takes a while to start: what the first one answered is written by now
-        driver.wait_for("rows of the other engine", lambda: len(written(folder)) > rows_before, 200)
-        second = {*second, *driver.engines()}  # its worker comes after its core
+        rows_before, second = rows_of_another_engine(driver, folder)
         driver.process.send_signal(signal.SIGINT)
         assert driver.process.wait(90) != 0
         assert "KeyboardInterrupt" in driver.said
@@ -94,19 +124,27 @@ def test_a_killed_engine_and_an_interrupt_lose_and_double_no_row(tmp_path):
         assert f"{there} rows are in {folder}. Run the same again to continue from there." in driver.said
         assert vllm_processes.left_after(15, second) == []
         assert rows_before < there < ROWS
-
-    with Driver(code, tmp_path / "second.log") as driver:
-        assert driver.process.wait(400) == 0
-        assert f"{there} rows are in {folder} already: continuing with the rest." in driver.said
-        assert f"COMPUTED {ROWS - there}\n" in driver.said, "finished rows are not computed again"
-        settings = json.loads(re.search(r"^SETTINGS (.*)$", driver.said, re.MULTILINE)[1])
-    assert engine_processes() == []
+    already, settings = completed(code, folder, tmp_path / "second.log")
+    assert already == there
     # vLLM's CPU defaults: 4,096 batched tokens for LLM(), 2,048 for a server; max_num_seqs is the driver's.
     assert settings["max_num_batched_tokens"] == 4096 and settings["max_num_seqs"] == 2
 
-    answers = written(folder)
-    with open(ARTICLES, encoding="utf-8") as lines:
-        ids = [json.loads(line)["id"] for line in lines][:ROWS]
-    assert sorted(row["id"] for row in answers) == sorted(ids) and not list(folder.glob("failed-*"))
-    for row, said in zip(answers, said_by_transformers(answers), strict=True):
-        assert {name: row[name] for name in said} == said
+
+@pytest.mark.slow
+def test_a_killed_actor_and_a_killed_driver_lose_and_double_no_row(tmp_path):
+    """As above; nobody is left to end what the killed ones started, and it ends all the same."""
+    folder = tmp_path / "answers"
+    code = job(folder)
+    with Driver(code, tmp_path / "first.log") as driver:
+        core, first = first_rows(driver, folder)
+        actor = core.parent()
+        assert vllm_processes.title(actor).startswith("ray::")
+        actor.kill()
+        assert vllm_processes.left_after(60, first) == []
+        rows_before, second = rows_of_another_engine(driver, folder)
+        driver.process.kill()
+        driver.process.wait()
+        assert vllm_processes.left_after(60, second) == []
+        assert rows_before < len(written(folder)) < ROWS
+    already, _ = completed(code, folder, tmp_path / "second.log")
+    assert already > rows_before
