@@ -249,7 +249,10 @@ class RayLLMBatch:
 
     def _preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> Ready:
         least = self._replica_range[0]
-        return preflight(self.engine_config, self.workload, least, self.preserve_order, id_column, folder=folder)
+        ready = preflight(self.engine_config, self.workload, least, self.preserve_order, id_column, folder=folder)
+        if ready.hint:
+            print(ready.hint)
+        return ready
 
     def _run_in_memory(self) -> ray.data.Dataset:
         began = time.time()

@@ -25,6 +25,8 @@ GPU_MEMORY_GIB = {
 }  # fmt: skip
 UTILIZATION = 0.92  # vLLM's default for gpu_memory_utilization
 BESIDE_GIB = 2.0  # activations and CUDA graphs: for a max_model_len that is suggested, not for what is refused
+# Where two engines on a GPU were measured to give more than one (bench/RESULTS.md: 1.95 times on an H100, 2.3 GiB of weights).
+SMALL_WEIGHTS_GIB, LARGE_GPU_GIB = 3.0, 80
 BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 # Every layer of these keeps keys and values of all tokens, so their KV cache is known. Others (MLA, Mamba, windows,
 # layers that share) keep less, each in its own way.
@@ -112,6 +114,20 @@ def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
             f"A request of max_model_len={length:,}{given} needs {cache:.1f} GiB of KV cache a GPU beside {weights:.1f} GiB of "
             f"weights, but {have}. {shorter} tensor_parallel_size, or use a quantized or smaller model."
         )
+
+
+def shared_gpu_hint(config: EngineConfig, facts: ModelFacts) -> str:
+    """What to set where the model is so small that one engine leaves the GPU idle; "" where that is not so."""
+    large = GPU_MEMORY_GIB.get(config.accelerator_type, 0) >= LARGE_GPU_GIB
+    if not large or config.gpus_per_replica != 1 or config.engines_per_gpu > 1 or not facts.weight_bytes:
+        return ""
+    weights = facts.weight_bytes * _shrink(config.engine_kwargs, facts.config) / GIB
+    if weights > SMALL_WEIGHTS_GIB:
+        return ""
+    return (
+        f"A model of {weights:.1f} GiB leaves one {config.accelerator_type} idle half of the time: with engines_per_gpu: 2 in the config and "
+        "twice the num_replicas, two engines share it. See configs/llama-3.2-1b-h100.yaml."
+    )
 
 
 def check_disk(config: EngineConfig, facts: ModelFacts) -> None:

@@ -21,6 +21,7 @@ from rayllm_batch.model_check import (
     check_memory,
     kv_values_per_token,
     look_at,
+    shared_gpu_hint,
 )
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -31,6 +32,7 @@ LLAMA_8B = {
     "max_position_embeddings": 131072, "torch_dtype": "bfloat16", "vocab_size": 128256, "intermediate_size": 14336,
 }  # fmt: skip
 LLAMA_70B = {**LLAMA_8B, "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "intermediate_size": 28672}
+LLAMA_1B = {**LLAMA_8B, "hidden_size": 2048, "num_hidden_layers": 16, "head_dim": 64, "intermediate_size": 8192}
 QWEN_7B = {
     "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
     "max_position_embeddings": 32768, "torch_dtype": "bfloat16", "sliding_window": 131072, "use_sliding_window": False,
@@ -38,6 +40,7 @@ QWEN_7B = {
 FACTS = {
     "meta-llama/Llama-3.1-8B-Instruct": ModelFacts(LLAMA_8B, 16_060_556_376, True),
     "meta-llama/Llama-3.3-70B-Instruct": ModelFacts(LLAMA_70B, 141_107_497_872, True),
+    "meta-llama/Llama-3.2-1B-Instruct": ModelFacts(LLAMA_1B, 2_471_645_608, True),
     "Qwen/Qwen2.5-7B-Instruct": ModelFacts(QWEN_7B, 15_231_271_864, True),
 }
 LLAMA = FACTS["meta-llama/Llama-3.1-8B-Instruct"]
@@ -68,6 +71,29 @@ def test_the_shipped_configs_pass(path: Path) -> None:
     of_model = look_at(shipped, "") if Path(shipped.model_id).is_dir() else FACTS[shipped.model_id]
     check_memory(shipped, of_model)
     check_chat_template(shipped, of_model)
+
+
+def test_each_engine_on_a_shared_gpu_has_the_whole_model() -> None:
+    shared = {"model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "A10G", "engines_per_gpu": 2}
+    fits = init_engine_from_config({**shared, "engine_kwargs": {"max_model_len": 4096}})
+    check_memory(fits, facts(9))  # by hand: 22.5 GiB x 0.45 are 10.1
+    message = refusal(fits, facts(11))
+    for words in ("take 11.0 GiB a GPU", "gpu_memory_utilization=0.45", "10.1 GiB"):
+        assert words in message
+
+
+def test_a_small_model_on_a_large_gpu_gets_a_hint_and_nothing_else_does() -> None:
+    small = FACTS["meta-llama/Llama-3.2-1B-Instruct"]
+    hint = shared_gpu_hint(config("H100"), small)
+    for words in ("2.3 GiB", "one H100", "engines_per_gpu: 2", "configs/llama-3.2-1b-h100.yaml"):
+        assert words in hint
+    shared = {"model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "H100", "engines_per_gpu": 2}
+    assert shared_gpu_hint(init_engine_from_config(shared), small) == ""
+    assert shared_gpu_hint(config("A10G"), small) == ""
+    assert shared_gpu_hint(config("CPU"), small) == ""
+    assert shared_gpu_hint(config("H100", tensor_parallel_size=2), small) == ""
+    assert shared_gpu_hint(config("H100"), LLAMA) == ""
+    assert shared_gpu_hint(config("H100"), ModelFacts()) == ""
 
 
 def test_keys_and_values_of_known_models() -> None:
