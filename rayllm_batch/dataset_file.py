@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.secret import without_credentials
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,6 +129,7 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
         )
     given = os.fspath(dataset_file)
     filesystem, path = _filesystem(given)
+    given = without_credentials(given)
     wildcard = any(mark in path for mark in "*?[") and not (filesystem is None and os.path.exists(path))
     import pyarrow.fs
 
@@ -260,7 +262,8 @@ def _filesystem(given: str) -> tuple[Optional[pyarrow.fs.FileSystem], str]:
     try:
         return pyarrow.fs.FileSystem.from_uri(given)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"dataset_file {given!r} cannot be opened: {error}") from None
+        shown = without_credentials(given)
+        raise DatasetError(f"dataset_file {shown!r} cannot be opened: {str(error).replace(given, shown)}") from None
 
 
 def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:

@@ -31,6 +31,7 @@ from rayllm_batch.fingerprint import differences, fingerprint
 from rayllm_batch.folder_lock import FolderLock
 from rayllm_batch.jsonl import json_options
 from rayllm_batch.row_id import ID_BYTES, RowCounts, as_pairs
+from rayllm_batch.secret import without_credentials
 
 if TYPE_CHECKING:
     import ray.data
@@ -80,10 +81,10 @@ class OutputFolder:
             raise OutputError(f"output_format must be one of {', '.join(FORMATS)}, given {output_format!r}.")
         if not isinstance(output_path, (str, os.PathLike)) or not os.fspath(output_path):
             raise OutputError(f"output_path must be the path or URI of a folder, given {output_path!r}.")
-        self.given = os.fspath(output_path)
+        self.given = without_credentials(os.fspath(output_path))
         self.format, self._job, self._retry_failed = output_format, job, retry_failed
         self.fingerprint = fingerprint(job)
-        self.fs, self.root, self.is_local = _filesystem(self.given)
+        self.fs, self.root, self.is_local = _filesystem(os.fspath(output_path))
         self.parts: dict[str, Part] = {}
         self._schema = b""
         self.complete = False
@@ -362,14 +363,15 @@ def _is_ignored(name: str) -> bool:
 
 
 def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
+    shown = without_credentials(given)
     if marks := [mark for mark in "*?[#" if mark in given]:  # else found out when all rows are there
-        raise OutputError(f"output_path {given!r} has a {marks[0]!r}, with which Ray Data cannot read it back. Leave it out.")
+        raise OutputError(f"output_path {shown!r} has a {marks[0]!r}, with which Ray Data cannot read it back. Leave it out.")
     if "://" not in given:
         return pyarrow.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(given)), True
     try:
         fs, path = pyarrow.fs.FileSystem.from_uri(given)
     except (pa.ArrowInvalid, OSError) as error:
-        raise OutputError(f"output_path {given!r} cannot be opened: {error}") from None
+        raise OutputError(f"output_path {shown!r} cannot be opened: {str(error).replace(given, shown)}") from None
     if not path.strip("/"):
-        raise OutputError(f"output_path {given!r} names no folder. Add one: {given.rstrip('/')}/answers.")
+        raise OutputError(f"output_path {shown!r} names no folder. Add one: {shown.rstrip('/')}/answers.")
     return fs, path.rstrip("/"), isinstance(fs, pyarrow.fs.LocalFileSystem)

@@ -220,6 +220,8 @@ def test_dataset_file_of_another_kind(given: Any) -> None:
 
 def test_unknown_kind_of_uri() -> None:
     assert "cannot be opened" in refusal("zzz://bucket/rows.jsonl")
+    message = refusal("zzz://key:password@bucket/rows.jsonl")
+    assert "zzz://***@bucket/rows.jsonl" in message and "password" not in message
 
 
 # --- what cannot be read

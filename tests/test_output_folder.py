@@ -289,6 +289,14 @@ def test_a_place_that_cannot_be_a_folder(tmp_path: Path, place: str) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.parametrize("uri", ["nosuch://key:pass%2Fword@x/y@z", "nosuch://key:pass%2Fword@x/y@z*"])
+def test_the_password_of_a_uri_is_not_shown(uri: str) -> None:
+    with pytest.raises(OutputError) as caught:
+        opened(uri)
+    assert "pass" not in str(caught.value) and "word" not in str(caught.value)
+    assert "nosuch://***@x/y@z" in str(caught.value)
+
+
 @pytest.mark.parametrize("uri", ["nosuch://x/y", "://", "s3://", "s3:///"])
 def test_a_uri_that_cannot_be_opened(uri: str) -> None:
     with pytest.raises(OutputError, match="output_path"):
