@@ -52,7 +52,8 @@ def status(
         )  # fmt: skip
     # A replica that died may have taken answered rows with it, so the count alone does not say that all is done.
     all_done = bool(total) and counts["rows"] >= total and not any(replica.get("in_flight") for replica in ready)
-    parts = [_rows(counts, total), *_failed(counts)]
+    # An estimate's trials are no rows of a run: what they show is that the engine works.
+    parts = [*([_rows(counts, total)] if total or counts["rows"] else []), *_failed(counts)]
     if len(ready) < num_replicas:
         parts.append((3, f"{len(ready)} of {num_replicas} replicas ready"))
     left_s = rates.left_s("rows", total) if total else None
