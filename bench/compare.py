@@ -251,7 +251,7 @@ def _options(arguments: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument("--ours", default="{}", metavar="JSON", help="for RayLLMBatch alone, over those")
     parser.add_argument("--batch-size", type=int, help="RayLLMBatch's; None chooses")
     parser.add_argument("--num-replicas", type=int, default=1, help="RayLLMBatch's")
-    parser.add_argument("--engines-per-gpu", type=int, default=1, help="RayLLMBatch's, with its share of the memory in --ours")
+    parser.add_argument("--engines-per-gpu", type=int, default=1, help="RayLLMBatch's; give gpu_memory_utilization in --engine-kwargs")
     parser.add_argument("--warm", action="store_true", help="RayLLMBatch keeps its engines between pairs; no prefix caching, which would keep the answers of the last pair")
     parser.add_argument("--limit-s", type=float, default=86400, help="no run starts, and none goes on, after this many seconds")
     parser.add_argument("--least-s", type=float, default=0, help="no run starts with fewer seconds than this left of --limit-s")

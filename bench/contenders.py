@@ -66,6 +66,12 @@ class Job:
     ray_concurrent_batches: int = 48
 
     @property
+    def of_ours(self) -> dict[str, Any]:
+        """What a table says of RayLLMBatch's settings: those that the others do not have."""
+        many = {"num_replicas": self.num_replicas, "engines_per_gpu": self.engines_per_gpu}
+        return {**self.ours, **(many if self.num_replicas > 1 else {})}
+
+    @property
     def on_cpu(self) -> bool:
         return WORKLOADS[self.workload].shape == "demo"
 
@@ -349,7 +355,7 @@ def serve(name: str, job: Job, requests: Iterable[str]) -> None:
         else:
             requested_at = time.time()
         path = Path(line.strip())
-        found = {**about, "engine_kwargs": job.engine_kwargs, "ours": {**job.ours, **({"num_replicas": job.num_replicas, "engines_per_gpu": job.engines_per_gpu} if job.num_replicas > 1 else {})}, **contender.run(requested_at)}
+        found = {**about, "engine_kwargs": job.engine_kwargs, "ours": job.of_ours, **contender.run(requested_at)}
         found["device"] = device(job.on_cpu)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(found), encoding="utf-8")

@@ -3,7 +3,7 @@
     python -m bench.estimate                                  # 640 rows from 64, the demo model on CPU: about 10 minutes
     python -m bench.estimate --config configs/llama-3.1-8b-a10g.yaml --rows 6400 --sample-rows 640
 
-The rows are the sample articles with their paragraphs in other orders, so that no two are equal; answers end where the
+The rows are the sample articles with numbers of their own before them, so that no two are equal; answers end where the
 model ends them. The run uses the engines that the estimate started: starting up is in neither figure.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.secret import without_credentials
+from rayllm_batch.uri import filesystem_of, without_credentials
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -250,20 +250,17 @@ def _shown(line: bytes, most: int = 80) -> str:
 
 def _filesystem(given: str) -> tuple[Optional[pyarrow.fs.FileSystem], str]:
     """The filesystem of a URI and the path on it; None stands for the local disk."""
-    import pyarrow as pa
-    import pyarrow.fs
-
     if given.startswith("hf://"):
+        import pyarrow.fs
         from huggingface_hub import HfFileSystem
 
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(HfFileSystem())), given[len("hf://"):]
     if "://" not in given:
         return None, os.path.expanduser(given)
     try:
-        return pyarrow.fs.FileSystem.from_uri(given)
-    except (pa.ArrowInvalid, OSError) as error:
-        shown = without_credentials(given)
-        raise DatasetError(f"dataset_file {shown!r} cannot be opened: {str(error).replace(given, shown)}") from None
+        return filesystem_of(given)
+    except OSError as error:
+        raise DatasetError(f"dataset_file {without_credentials(given)!r} cannot be opened: {error}") from None
 
 
 def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:

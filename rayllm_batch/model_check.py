@@ -119,7 +119,7 @@ def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
 def shared_gpu_hint(config: EngineConfig, facts: ModelFacts) -> str:
     """What to set where the model is so small that one engine leaves the GPU idle; "" where that is not so."""
     large = GPU_MEMORY_GIB.get(config.accelerator_type, 0) >= LARGE_GPU_GIB
-    if not large or config.gpus_per_replica != 1 or config.engines_per_gpu > 1 or not facts.weight_bytes:
+    if not large or config.gpus_per_replica != 1 or not facts.weight_bytes:  # less than 1 where engines share one already
         return ""
     weights = facts.weight_bytes * _shrink(config.engine_kwargs, facts.config) / GIB
     if weights > SMALL_WEIGHTS_GIB:

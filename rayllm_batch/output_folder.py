@@ -31,7 +31,7 @@ from rayllm_batch.fingerprint import differences, fingerprint
 from rayllm_batch.folder_lock import FolderLock
 from rayllm_batch.jsonl import json_options
 from rayllm_batch.row_id import ID_BYTES, RowCounts, as_pairs
-from rayllm_batch.secret import without_credentials
+from rayllm_batch.uri import filesystem_of, without_credentials
 
 if TYPE_CHECKING:
     import ray.data
@@ -369,9 +369,9 @@ def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
     if "://" not in given:
         return pyarrow.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(given)), True
     try:
-        fs, path = pyarrow.fs.FileSystem.from_uri(given)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise OutputError(f"output_path {shown!r} cannot be opened: {str(error).replace(given, shown)}") from None
+        fs, path = filesystem_of(given)
+    except OSError as error:
+        raise OutputError(f"output_path {shown!r} cannot be opened: {error}") from None
     if not path.strip("/"):
         raise OutputError(f"output_path {shown!r} names no folder. Add one: {shown.rstrip('/')}/answers.")
     return fs, path.rstrip("/"), isinstance(fs, pyarrow.fs.LocalFileSystem)

@@ -1,8 +1,6 @@
-"""A string that does not show itself, and a URI that shows no password."""
+"""A string that does not show itself."""
 
 from __future__ import annotations
-
-import re
 
 
 class Secret(str):
@@ -16,8 +14,3 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "Secret('***')" if self else "Secret('')"
-
-
-def without_credentials(uri: str) -> str:
-    """The URI as it may be printed: `s3://KEY:SECRET@bucket/answers` has neither, a path is left as it is."""
-    return re.sub(r"^([A-Za-z][\w+.-]*://)[^/]*@", r"\1***@", uri)

@@ -8,6 +8,8 @@ import re
 import tempfile
 from typing import Any, Optional
 
+from rayllm_batch.uri import filesystem_of, without_credentials
+
 
 async def load(name: str, root: Optional[str], number: int) -> Any:
     """vLLM's LoRARequest for the adapter `name`; downloaded first when the path is a URI. ValueError if it is not there."""
@@ -30,10 +32,11 @@ def find(name: str, root: Optional[str]) -> str:
         return path
     import pyarrow.fs
 
-    source, prefix = pyarrow.fs.FileSystem.from_uri(root.rstrip("/") + "/" + name)
+    uri = f"{root.rstrip('/')}/{name}"
+    source, prefix = filesystem_of(uri)
     found = source.get_file_info(pyarrow.fs.FileSelector(prefix, allow_not_found=True, recursive=True))
     if not any(info.base_name == "adapter_config.json" for info in found):
-        raise ValueError(f"no LoRA adapter {name!r}: {root.rstrip('/')}/{name} has no adapter_config.json")
+        raise ValueError(f"no LoRA adapter {name!r}: {without_credentials(uri)} has no adapter_config.json")
     path = tempfile.mkdtemp(prefix="lora-")
     pyarrow.fs.copy_files(prefix, path, source_filesystem=source, destination_filesystem=pyarrow.fs.LocalFileSystem())
     return path
