@@ -17,7 +17,7 @@ OURS = {"model": "model_id at the top level of the config", "enable_log_requests
 
 ECHO_FIELDS = (
     "max_model_len", "max_num_seqs", "max_num_batched_tokens", "start_seconds", "seconds_per_request",
-    "fail_on", "crash_on", "start_error", "calls_file",
+    "fail_on", "crash_on", "start_error", "oom_above", "run_oom_above", "calls_file",
 )
 _POSITIVE = (
     "tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens",

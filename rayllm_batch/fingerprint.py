@@ -22,7 +22,8 @@ HOW_FAST = {
     "enforce_eager", "compilation_config", "cuda_graph_sizes", "block_size", "swap_space", "cpu_offload_gb",
     "kv_cache_memory_bytes", "num_gpu_blocks_override", "max_parallel_loading_workers", "download_dir", "disable_log_stats",
     "disable_custom_all_reduce", "async_scheduling", "optimization_level", "performance_mode", "scheduling_policy",
-    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "calls_file",  # of the echo engine
+    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above", "run_oom_above",
+    "calls_file",  # of the echo engine
 }  # fmt: skip
 SECRET = re.compile(
     r"\btoken\b|_token\b|hf_\w{20}|secret|passw|\bpwd\b|credential|authorization|bearer|(api|access|private)_?key|[?&]sig="

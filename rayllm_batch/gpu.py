@@ -1,4 +1,4 @@
-"""How busy the GPUs are that this process sees."""
+"""How busy the GPUs are that this process sees, and what memory they have."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ def utilization() -> Optional[float]:
         return sum(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu for handle in handles) / len(handles) / 100
     except Exception:  # no package, no driver, no right to ask: a run does not need to know
         return None
+
+
+def memory() -> str:
+    """`one NVIDIA A10G has 22.5 GiB, of which 21.9 are free now`, of the first one; or that it cannot be known."""
+    try:
+        import pynvml
+
+        handle = _handles(os.environ.get("CUDA_VISIBLE_DEVICES"))[0]
+        name, found = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle)
+        name = name.decode() if isinstance(name, bytes) else name
+        return f"one {name} has {found.total / 2**30:.1f} GiB, of which {found.free / 2**30:.1f} are free now"
+    except Exception:
+        return "how much the GPU has cannot be asked"
 
 
 def _handles(visible: Optional[str]) -> tuple[Any, ...]:

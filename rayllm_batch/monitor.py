@@ -27,6 +27,7 @@ class RunMonitor:
 
     def __init__(self, env_vars: dict[str, str]) -> None:
         self._env_vars = env_vars
+        self._less: dict[str, Any] = {}  # engine settings that were lowered; engines that are kept for a next run keep them
         self.begin()
 
     def begin(self, job: Optional[list[Any]] = None, hosts: Iterable[Any] = ()) -> None:
@@ -45,6 +46,7 @@ class RunMonitor:
         self._answered: dict[tuple[str, Optional[str]], int] = {}
         self._failure: Optional[tuple[str, str]] = None
         self._stop: Optional[str] = None
+        self._notes: list[str] = []
 
     def register(self, key: str, actor: Any, info: dict[str, Any]) -> dict[str, Any]:
         """A replica begins to start. It gets the rows to be careful with; "stop" is a reason not to start at all."""
@@ -54,7 +56,8 @@ class RunMonitor:
         self._replicas[key] = {"state": "starting", "since": time.time(), "rows": 0, **info}
         self._actors[key] = actor
         suspects = self._suspects.of(info["actor_id"])
-        return {"stop": self._stop, "suspects": suspects, "guilty": dict(self._suspects.guilty), "job": self._job}
+        told = {"suspects": suspects, "guilty": dict(self._suspects.guilty), "less": dict(self._less), "notes": list(self._notes)}
+        return {"stop": self._stop, "job": self._job, **told}
 
     def host(self, relay: str) -> Any:
         """The actor that a relay (by its actor's id) passes its blocks to; the same one when it asks again."""
@@ -77,6 +80,17 @@ class RunMonitor:
         if key:
             self.update(key, {"state": "failed"})
         self._failure = (error, message)
+
+    def backs_off(self, name: str, value: Any, note: str, last: Optional[tuple[str, dict[str, Any]]] = None) -> None:
+        """A replica starts its engine again with less memory, and so does every one that starts from now on.
+
+        note: what the user should read. last: the key and the last counts of one whose engine died of it, and not of a row.
+        """
+        self._less[name] = value
+        if note not in self._notes:
+            self._notes.append(note)
+        if last:
+            self.update(last[0], {"state": "dead", **last[1]})
 
     def died(self, key: str, values: dict[str, Any], in_engine: Iterable[bytes], message: str) -> None:
         """An engine that died. in_engine: the prompt keys of the rows that it was computing."""
@@ -102,7 +116,8 @@ class RunMonitor:
         return self._stop is None
 
     def snapshot(self) -> dict[str, Any]:
-        return {"replicas": self._replicas, "failure": self._failure, "deaths": max(self._deaths.values(), default=0)}
+        deaths = max(self._deaths.values(), default=0)
+        return {"replicas": self._replicas, "failure": self._failure, "deaths": deaths, "notes": self._notes}
 
     def actors(self) -> dict[str, Any]:
         return self._actors

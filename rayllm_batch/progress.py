@@ -26,6 +26,7 @@ class Progress:
         self._logs = engine_logs.EngineLogs(self.say) if verbose else None
         self._began, self._rates = time.monotonic(), Rates()
         self._settings_shown = self._place_shown = False
+        self._notes_shown = 0
         self._last: Optional[dict[str, Any]] = None
 
     def __enter__(self) -> Progress:
@@ -42,6 +43,9 @@ class Progress:
         self._show_place(snapshot)
         if self._logs is not None:
             self._logs.observe(snapshot)
+        for note in snapshot.get("notes", ())[self._notes_shown :]:
+            self._notes_shown += 1
+            self.say(note)
         self._show_settings(snapshot)
         if self._settings_shown:
             self._rates.add(time.monotonic(), counted(snapshot))

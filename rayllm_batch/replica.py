@@ -17,10 +17,10 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import gpu, output
+from rayllm_batch import back_off, gpu, output
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.duplicates import Duplicates, is_greedy
-from rayllm_batch.engine.base import Completion, Engine, EngineDied
+from rayllm_batch.engine.base import Completion, Engine, EngineDidNotStart, EngineDied
 from rayllm_batch.engine.echo import EchoEngine
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
@@ -37,6 +37,7 @@ from rayllm_batch.workload import check_sampling_params
 
 REPORT_EVERY_S = 1.0
 LAST_WORDS_LINES = 25
+MOST_UNCHANGED_STARTS = 3  # while other processes on the GPU end
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class ReplicaJob:
     prompt:          the CPU stage's job (the echo engine needs its tokenizer).
     monitor:         the RunMonitor's handle.
     deduplicate:     equal prompts with equal settings are computed once, where the answer is the same each time.
+    pinned:          engine settings that the user has set; the config may have others, which were chosen.
     """
 
     run_id: str
@@ -56,6 +58,7 @@ class ReplicaJob:
     prompt: PromptJob
     monitor: Any
     deduplicate: bool = True
+    pinned: frozenset[str] = frozenset()
 
 
 class BadRow(Exception):
@@ -103,6 +106,8 @@ class Replica:
         }))
         if told["stop"]:
             raise EngineError(told["stop"])
+        self._less: dict[str, Any] = told["less"]  # engine settings, lowered after there was too little memory
+        self._steps: list[str] = told["notes"]
         # A later run may have taken over the actor that this process was started again for.
         self._job, self._monitor = (ray.get(told["job"][0]) if told["job"] else job), job.monitor
         self._guilty: dict[bytes, str] = told["guilty"]
@@ -147,18 +152,56 @@ class Replica:
         return requests, failed
 
     async def _start(self) -> Engine:
+        config, kwargs, model = self._job.config, self._job.config.engine_kwargs, ""
+        if config.llm_engine == "vllm":
+            self._report(state="downloading")
+            model = await asyncio.to_thread(
+                download_model, config.model_id, os.environ.get("HF_TOKEN"),
+                revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
+            )
+            self._report(state="starting")
+        with await asyncio.to_thread(gpu_to_itself) if (config.engines_per_gpu or 1) > 1 else nullcontext():
+            for turn in itertools.count(1):
+                began_at = _size(self._log)
+                try:
+                    return self._build(model)
+                except EngineDidNotStart as error:
+                    words = f"{error}\n{_log_from(self._log, began_at)}"
+                    if back_off.CHANGED_WHILE_MEASURED in words and turn <= MOST_UNCHANGED_STARTS:
+                        await asyncio.to_thread(self._reaper.end_others)
+                        continue
+                    if not await asyncio.to_thread(self._back_off, words, error.settings):
+                        if back_off.is_about_memory(words):
+                            held = {name: kwargs[name] for name in self._job.pinned if kwargs.get(name) is not None}
+                            raise EngineError(
+                                f"{back_off.does_not_fit(config.model_id, words, gpu.memory(), self._steps, held)} "
+                                f"The engine's last words:\n{last_words(self._log)}"
+                            ) from None
+                        raise
+        raise AssertionError  # the loop ends by return or raise
+
+    def _build(self, model: str) -> Engine:
         config = self._job.config
+        kwargs = {**config.engine_kwargs, **self._less}
         if config.llm_engine == "echo":
-            return EchoEngine(config.engine_kwargs, load_decoder(self._job.prompt))
-        kwargs = config.engine_kwargs
-        self._report(state="downloading")
-        model = await asyncio.to_thread(
-            download_model, config.model_id, os.environ.get("HF_TOKEN"),
-            revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
-        )
-        self._report(state="starting")
-        with await asyncio.to_thread(gpu_to_itself) if config.engines_per_gpu > 1 else nullcontext():
-            return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
+            return EchoEngine(kwargs, load_decoder(self._job.prompt))
+        if (share := config.memory_share) is not None:
+            kwargs.setdefault("gpu_memory_utilization", share)
+        return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
+
+    def _back_off(self, words: str, settings: dict[str, Any], last: Optional[dict[str, Any]] = None) -> bool:
+        """Whether to start the engine again, with less. last: the last counts, where it was running."""
+        import ray
+
+        step = back_off.next_step(words, settings, self._job.pinned, was_running=last is not None)
+        if step is None:
+            return False
+        self._less = {**self._less, step.name: step.after}
+        self._steps = [*self._steps, str(step)]
+        ray.get(self._monitor.backs_off.remote(step.name, step.after, str(step), last and (self._key, last)), timeout=10)
+        if last is None:
+            self._reaper.end_others()  # the engine that failed may still hold its memory
+        return True
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The answers of one block, in the block's order (a retry must give the same rows in the same places)."""
@@ -260,6 +303,8 @@ class Replica:
             computing = [prompt_key(ids, request) for ids, request in itertools.islice(self._in_engine.values(), most)]
             message = f"{reason}\n{last_words(self._log)}".rstrip()
             last = {**self._counts, "row_stats": self._row_stats.as_dict()}
+            if back_off.OUT_OF_MEMORY.search(message) and self._back_off(message, self._engine.limits(), last):
+                return
             ray.get(self._monitor.died.remote(self._key, last, computing, message), timeout=10)
         finally:
             os._exit(1)
@@ -293,6 +338,15 @@ def _size(path: Optional[str]) -> int:
         return os.path.getsize(path) if path else 0
     except OSError:
         return 0
+
+
+def _log_from(log: Optional[str], begin: int) -> str:
+    if not log:
+        return ""
+    sys.stdout.flush()
+    with open(log, "rb") as file:
+        file.seek(begin)
+        return file.read().decode("utf-8", "replace")
 
 
 def _own_log_file(run_id: str, key: str) -> Optional[str]:

@@ -82,11 +82,28 @@ def test_too_many_guilty_rows_are_no_guilty_rows() -> None:
 
 def test_what_a_restarted_replica_is_told() -> None:
     run = Run()
-    assert run.die(some(2)) == {"stop": None, "suspects": {}, "guilty": {}, "job": None}
+    nothing = {"stop": None, "suspects": {}, "guilty": {}, "job": None, "less": {}, "notes": []}
+    assert run.die(some(2)) == nothing
     assert run.die([b"row 1"], words="boom")["suspects"] == {b"row 0": 1, b"row 1": 1}
     told = run.start()[1]
     assert told["guilty"] == {b"row 1": "boom"}
-    assert run.start("another")[1] == {"stop": None, "suspects": {}, "guilty": {b"row 1": "boom"}, "job": None}
+    assert run.start("another")[1] == {**nothing, "guilty": {b"row 1": "boom"}}
+
+
+def test_an_engine_that_lacked_memory_makes_nobody_a_suspect_and_all_start_with_less() -> None:
+    run = Run()
+    key, _ = run.start()
+    for _ in range(2):  # of two replicas that meet the same limit
+        run.monitor.backs_off("max_num_seqs", 512, "with 512 instead of 1024")
+    run.monitor.backs_off("gpu_memory_utilization", 0.86, "with 0.86", (key, {"rows": 7}))
+    told = run.start("another")[1]
+    assert told["less"] == {"max_num_seqs": 512, "gpu_memory_utilization": 0.86}
+    assert told["notes"] == run.monitor.snapshot()["notes"] == ["with 512 instead of 1024", "with 0.86"]
+    assert (told["suspects"], told["guilty"], told["stop"], run.failure) == ({}, {}, None, None)
+    assert run.monitor.snapshot()["replicas"][key] | {"since": 0} == {"state": "dead", "since": 0, "rows": 7, "actor_id": "actor", "node": "10.0.0.1"}
+    run.monitor.begin()
+    assert run.start()[1]["less"] == told["less"], "engines that are kept for the next run keep it"
+    assert run.monitor.snapshot()["notes"] == []
 
 
 def test_stalls_without_an_answer_end_the_run() -> None:

@@ -179,6 +179,29 @@ def test_an_engine_that_does_not_start_says_why(ray_cluster):
         RayLLMBatch(echo(start_error="no kernel image is available"), Numbered()).run()
 
 
+def test_an_engine_without_memory_starts_again_with_less_and_nothing_is_lost(ray_cluster, capsys):
+    # 256 sequences are too many, 64 will do; and once it runs, 0.92 of the memory is too much and 0.8 not.
+    batch = RayLLMBatch(echo(max_num_seqs=None, oom_above=64, run_oom_above=0.8), Numbered(), batch_size=10)
+    rows = batch.run().take_all()
+    assert sorted(row["id"] for row in rows) == list(range(100))
+    assert {row["error"] for row in rows} == {None} and {row["num_generated_tokens"] for row in rows} == {8}
+    said = capsys.readouterr().out
+    for name, values in (("max_num_seqs", "256 128 64"), ("gpu_memory_utilization", "0.92 0.86 0.8")):
+        steps = values.split()
+        for before, after in zip(steps, steps[1:], strict=False):
+            assert said.count(f"out of memory: the engine is started again with {name}={after} instead of {before}.") == 1, said
+    assert "max_num_seqs=64" in said
+
+
+def test_an_engine_for_which_no_memory_is_enough_says_what_to_change(ray_cluster, capsys):
+    pinned = {"max_num_seqs": 128, "max_num_batched_tokens": 8192}
+    with pytest.raises(EngineError) as caught:
+        RayLLMBatch(echo(**pinned, gpu_memory_utilization=0.6, oom_above=16), Numbered()).run()
+    for words in ("does not fit the GPU", "2.0 GiB on each GPU", "Your config sets", "max_num_seqs=128", "tensor_parallel_size", "quantized", "max_model_len"):
+        assert words in str(caught.value)
+    assert "started again" not in capsys.readouterr().out, "what the user has set stays"
+
+
 def test_a_row_that_crashes_the_engine_costs_itself_and_no_other(ray_cluster):
     rows = {row["id"]: row for row in RayLLMBatch(echo(crash_on="number 57 "), Numbered(), batch_size=10).run().take_all()}
     assert sorted(rows) == list(range(100))

@@ -19,6 +19,14 @@ class EngineDied(Exception):
     """The engine can answer nothing any more; its process must be replaced."""
 
 
+class EngineDidNotStart(Exception):
+    """Its text is what the engine said. settings: the limits that it had resolved by then."""
+
+    def __init__(self, text: str, settings: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.settings = settings
+
+
 class Engine(Protocol):
     """A started engine. `generate` is called from one event loop, many times at once."""
 
@@ -31,6 +39,9 @@ class Engine(Protocol):
 
         cache_salt: prompts share what is in the prefix cache only with those of the same salt.
         """
+
+    def limits(self) -> dict[str, Any]:
+        """What decides how much memory it takes: max_num_seqs, max_num_batched_tokens, gpu_memory_utilization."""
 
     def settings(self) -> dict[str, Any]:
         """The limits the engine resolved: max_model_len, max_num_seqs, max_num_batched_tokens, KV cache tokens."""

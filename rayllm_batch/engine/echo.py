@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any, Optional
 
-from rayllm_batch.engine.base import Completion, EngineDied
+from rayllm_batch.engine.base import Completion, EngineDidNotStart, EngineDied
 
 
 class EchoEngine:
     """Answers with the first `max_tokens` token ids of the prompt, decoded.
 
     engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up:
-    start_seconds and seconds_per_request (sleeps), start_error (a message: the engine does not start), fail_on and
+    start_seconds and seconds_per_request (sleeps), start_error (a message: the engine does not start), oom_above (a number of
+    max_num_seqs: above it the engine does not start, for lack of memory) and run_oom_above (of gpu_memory_utilization: above
+    it the engine dies of its first request, for lack of memory), fail_on and
     crash_on (a text: a prompt that holds it makes its request fail, or the engine die), calls_file (a file that gets a
     byte for each request that is answered, so that what is answered twice can be counted). Other vLLM settings are
     accepted and have no effect, so that a real configuration can be rehearsed.
@@ -24,6 +27,9 @@ class EchoEngine:
             raise RuntimeError(start_error)
         time.sleep(engine_kwargs.get("start_seconds", 0))
         self._kwargs, self._tokenizer = engine_kwargs, tokenizer
+        if self.limits()["max_num_seqs"] > engine_kwargs.get("oom_above", math.inf):
+            words = "Model loading took 2.0 GiB\nGPU KV cache size: 10 tokens\nCUDA out of memory occurred with 8 dummy requests"
+            raise EngineDidNotStart(words, self.limits())
         self.max_model_len = engine_kwargs.get("max_model_len") or 4096
         self._running, self._generation_tokens, self._dead = 0, 0, False
 
@@ -41,6 +47,9 @@ class EchoEngine:
     async def _answer(self, prompt_token_ids: list[int], sampling_params: dict[str, Any]) -> Completion:
         if self._dead:
             raise EngineDied("the echo engine is dead")
+        if self.limits()["gpu_memory_utilization"] > self._kwargs.get("run_oom_above", math.inf):
+            self._dead = True
+            raise EngineDied("torch.OutOfMemoryError: CUDA out of memory")
         max_tokens = sampling_params.get("max_tokens") or self.max_model_len
         ids = prompt_token_ids[: min(max_tokens, self.max_model_len - len(prompt_token_ids))]
         if "fail_on" in self._kwargs or "crash_on" in self._kwargs:
@@ -58,12 +67,16 @@ class EchoEngine:
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(text, len(ids), "length" if len(ids) < len(prompt_token_ids) else "stop")
 
-    def settings(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, Any]:
         return {
-            "max_model_len": self.max_model_len,
             "max_num_seqs": self._kwargs.get("max_num_seqs") or 256,
             "max_num_batched_tokens": self._kwargs.get("max_num_batched_tokens") or 8192,
+            "gpu_memory_utilization": self._kwargs.get("gpu_memory_utilization") or 0.92,
         }
+
+    def settings(self) -> dict[str, Any]:
+        limits = self.limits()
+        return {"max_model_len": self.max_model_len, **{key: limits[key] for key in ("max_num_seqs", "max_num_batched_tokens")}}
 
     def load(self) -> dict[str, float]:
         return {

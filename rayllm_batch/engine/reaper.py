@@ -45,6 +45,19 @@ class Reaper:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
 
+    def end_others(self, patience_s: float = 20.0) -> None:
+        """End what an engine that did not start has left, which is all that this process started but the reaper."""
+        import psutil
+
+        left = [child for child in psutil.Process().children(recursive=True) if child.pid != self.pid]
+        _, alive = psutil.wait_procs(left, timeout=patience_s / 2)  # most end by themselves
+        for child in alive:
+            try:
+                child.kill()
+            except psutil.Error:
+                pass
+        psutil.wait_procs(alive, timeout=patience_s / 2)
+
     @property
     def pid(self) -> int:
         """The process that is gone only after every engine process of this replica is."""

@@ -7,7 +7,7 @@ import json
 from typing import Any, Optional
 
 from rayllm_batch.engine import lora
-from rayllm_batch.engine.base import Completion, EngineDied
+from rayllm_batch.engine.base import Completion, EngineDidNotStart, EngineDied
 
 
 class VLLMEngine:
@@ -28,14 +28,18 @@ class VLLMEngine:
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
         self._lora_path, self._lora_requests = lora_path, {}
-        # The async engine's own context halves or quarters the scheduler's limits that LLM() would choose on the
-        # same GPU; offline work wants LLM's. Statistics go to _LoadLogger alone, not to vLLM's own log lines.
-        self._engine = AsyncLLMEngine.from_engine_args(
-            AsyncEngineArgs(model=model, **{"disable_log_stats": True, **engine_kwargs}),
-            usage_context=UsageContext.LLM_CLASS,
-            stat_loggers=[lambda _config, _index=0: _load_logger(self._load)],
-        )
-        self._config = self._engine.vllm_config
+        # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
+        # quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
+        args = AsyncEngineArgs(model=model, **{"max_model_len": -1, "disable_log_stats": True, **engine_kwargs})
+        self._config = args.create_engine_config(UsageContext.LLM_CLASS)
+        try:
+            # Statistics go to _LoadLogger alone, not to vLLM's own log lines.
+            self._engine = AsyncLLMEngine.from_vllm_config(
+                self._config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=args.disable_log_stats,
+                stat_loggers=[lambda _config, _index=0: _load_logger(self._load)],
+            )  # fmt: skip
+        except Exception as error:
+            raise EngineDidNotStart(str(error), self.limits()) from error
         self.max_model_len = int(self._config.model_config.max_model_len)
 
     async def generate(
@@ -61,6 +65,14 @@ class VLLMEngine:
             raise RuntimeError("the engine ended the request without an answer")
         answer = final.outputs[0]
         return Completion(answer.text, len(answer.token_ids), answer.finish_reason or "abort")
+
+    def limits(self) -> dict[str, Any]:
+        """What decides how much memory it takes."""
+        scheduler = self._config.scheduler_config
+        return {
+            "max_num_seqs": scheduler.max_num_seqs, "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+            "gpu_memory_utilization": self._config.cache_config.gpu_memory_utilization,
+        }  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
         scheduler, cache = self._config.scheduler_config, self._config.cache_config
