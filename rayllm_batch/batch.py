@@ -22,6 +22,7 @@ from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.monitor import RunMonitor
 from rayllm_batch.output_folder import FinishedRows, OutputFolder
 from rayllm_batch.part_writer import PartWriter
+from rayllm_batch.plan import Plan, lengths_of, make_plan
 from rayllm_batch.preflight import Ready, preflight
 from rayllm_batch.prometheus import Prometheus
 from rayllm_batch.prompt import PromptJob
@@ -43,9 +44,11 @@ class RayLLMBatch:
     engine_config: what `init_engine_from_config` returns (also spelled `engine_cfg=`).
     workload:      an instance of ChatWorkloadBase or of anything with its methods.
     batch_size:    rows a block: what one task carries to an engine, and what is computed again when an engine
-                   dies. It does not bound what the engine batches. None chooses it.
-    num_replicas:  engines side by side, each on its own GPUs; they start together. (least, most) starts with `least`
-                   and adds others, up to `most`, while rows wait and the cluster has GPUs free.
+                   dies. It does not bound what the engine batches. None chooses it, and with it, where the config does
+                   not say, max_num_seqs and whether two engines share a GPU; a line says what was chosen.
+    num_replicas:  copies of the model side by side, each on its own GPUs (with engines_per_gpu, so many on each GPU); they
+                   start together. (least, most) starts with `least` and adds others, up to `most`, while rows wait and the
+                   cluster has GPUs free.
     preserve_order: rows come out in the order in which they were read.
     stall_timeout_s: seconds without a sign of life after which a replica is started again, and then the run ended; None
                    waits for ever. An answer of many thousand tokens is not a stall, its engine steps show.
@@ -136,7 +139,7 @@ class RayLLMBatch:
                 log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, folder.inside("set_aside"))
             cluster.connect(self.verbose)
             if folder.complete:
-                self._begin(time.time())
+                self._begin(time.time(), self._replica_range[0])
                 self.metrics = RunMetrics()
                 print(f"{folder.rows:,} rows, {folder.failed_rows:,} failed, are complete in {folder.given}: nothing to run.")
             else:
@@ -168,8 +171,10 @@ class RayLLMBatch:
         PreflightError with all of them.
         """
         cluster.connect(self.verbose)
-        rows = self._preflight().rows
+        ready, plan = self._preflight()
+        rows = ready.rows
         count = f"{rows.total:,} rows" if rows.total is not None else f"more than {len(rows.sample):,} rows"
+        _say(plan.chosen(rows.total))
         print(f"Ready to run: {count}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
 
     def preview(self, n: int = 8) -> None:
@@ -182,9 +187,9 @@ class RayLLMBatch:
 
         _check_whole("preview(n=...)", n)
         cluster.connect(self.verbose)
-        ready = self._preflight()
+        ready, plan = self._preflight()
         rows = ready.rows.dataset.take_batch(n, batch_format="pyarrow")
-        with self._engines(ready, rows.num_rows) as (engines, run_id):
+        with self._engines(ready, plan, rows.num_rows) as (engines, run_id):
             answered = ray.get(engines.hosts[0].preview.remote(run_id, rows))
         show(preview.as_html(answered), preview.as_text(answered))
 
@@ -201,17 +206,17 @@ class RayLLMBatch:
 
         _check_whole("estimate(sample_rows=...)", sample_rows)
         cluster.connect(self.verbose)
-        ready = self._preflight()
+        ready, plan = self._preflight()
         total = ready.rows.total or ready.rows.dataset.count()
         table = pipeline.sample(ready.rows.dataset, total, sample_rows)
-        with self._engines(ready, None) as (engines, run_id):
-            replicas = max(len(engines.hosts), self._replica_range[0])
-            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster.cpus_per_replica(replicas, self.engine_config.gpus_per_replica))
+        with self._engines(ready, plan, None) as (engines, run_id):
+            replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
+            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster.cpus_per_replica(replicas, gpus))
             sample, max_num_seqs, start_s = ray.get(engines.hosts[0].sample.remote(run_id, table, total / replicas))
         if not sample.input_tokens:
             raise DatasetError(f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}")
         return estimate(
-            sample, rows=total, num_replicas=replicas, gpus_per_replica=self.engine_config.gpus_per_replica,
+            sample, rows=total, num_replicas=replicas, gpus_per_replica=gpus,
             accelerator_type=self.engine_config.accelerator_type, max_num_seqs=max_num_seqs, cpus=cpus, start_s=start_s,
             gpu_hour_usd=gpu_hour_usd,
         )  # fmt: skip
@@ -237,9 +242,9 @@ class RayLLMBatch:
             path, self.engine_config, self.workload, run=run, metrics=self.metrics, history=self._history, replicas=self._replicas
         )
 
-    def _begin(self, began: float) -> None:
+    def _begin(self, began: float, engines: int) -> None:
         """Nothing of an earlier run is left in what this one is measured by."""
-        self._replicas, self._history = {}, History(self._replica_range[0], began)
+        self._replicas, self._history = {}, History(engines, began)
 
     def _measure(self, folder: Optional[OutputFolder] = None) -> None:
         """What the run did so far, also one that failed; beside its answers too, if they are in a folder."""
@@ -247,19 +252,21 @@ class RayLLMBatch:
         if folder:
             folder.write_metrics(self.metrics.to_dict())
 
-    def _preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> Ready:
-        least = self._replica_range[0]
-        ready = preflight(self.engine_config, self.workload, least, self.preserve_order, id_column, folder=folder)
-        if ready.hint:
-            print(ready.hint)
-        return ready
+    def _preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
+        config = self.engine_config
+        engines = self._replica_range[0] * (config.engines_per_gpu or 1)
+        ready = preflight(config, self.workload, engines, self.preserve_order, id_column, folder=folder)
+        sampling_params = getattr(self.workload, "sampling_params", None) or {}
+        lengths = lengths_of(ready.rows.chats, sampling_params, ready.facts.tokenizer_file)
+        return ready, make_plan(config, ready.facts, self._replica_range, batch_size=self.batch_size, total=ready.rows.total, lengths=lengths)
 
     def _run_in_memory(self) -> ray.data.Dataset:
         began = time.time()
-        ready = self._preflight()
-        self._begin(began)
+        ready, plan = self._preflight()
+        self._begin(began, plan.engines[0])
+        _say(plan.chosen(ready.rows.total))
         try:
-            result = self._execute(ready.rows.dataset, ready.rows.total, ready.token, lambda answers: answers.materialize())
+            result = self._execute(plan, ready.rows.dataset, ready.rows.total, ready.token, lambda answers: answers.materialize())
         finally:
             self._measure()
         print(f"{result.count():,} rows, {self.metrics.failed:,} failed, {self.metrics}")
@@ -267,14 +274,15 @@ class RayLLMBatch:
 
     def _run_to_folder(self, folder: OutputFolder, id_column: Optional[str]) -> None:
         began = time.time()
-        ready = self._preflight(id_column, folder)
+        ready, plan = self._preflight(id_column, folder)
         token, rows, total = ready.token, ready.rows.dataset, ready.rows.total
         before = FinishedRows(folder.finished())
-        self._begin(began)
+        self._begin(began, plan.engines[0])
         folder_job = {"with_row_ids": True, "id_column": id_column}
         if folder.rows:
             print(f"{folder.rows:,} rows are in {folder.given} already: continuing with the rest.")
             total = None if total is None else max(total - folder.rows, 0)
+        _say(plan.chosen(total))
         writer = PartWriter(folder, id_column)
         try:
             with writer:
@@ -286,11 +294,11 @@ class RayLLMBatch:
                         writer.add(table.filter(finished.is_null()).drop_columns([output.FINISHED_IDS]))
 
                 finished = before.counts if folder.rows else None
-                self._execute(rows, total, token, write, finished=finished, **folder_job)
+                self._execute(plan, rows, total, token, write, finished=finished, **folder_job)
                 if owed := before.owed():
                     if id_column is not None:
                         raise DatasetError(f"id_column={id_column!r} is not unique: {len(owed):,} values come more than once.")
-                    self._execute(pipeline.pick(rows, owed), sum(owed.values()), token, write, **folder_job)
+                    self._execute(plan, pipeline.pick(rows, owed), sum(owed.values()), token, write, **folder_job)
         except BaseException:
             print(f"{writer.rows:,} rows are in {folder.given}. Run the same again to continue from there.", flush=True)
             raise
@@ -312,14 +320,15 @@ class RayLLMBatch:
         print(f"{writer.rows:,} rows, {writer.failed:,} failed, {self.metrics}")
 
     def _execute(
-        self, rows: ray.data.Dataset, total: Optional[int], token: str, consume: Callable[[ray.data.Dataset], Any], **prompt_job: Any
-    ) -> Any:
+        self, plan: Plan, rows: ray.data.Dataset, total: Optional[int], token: str,
+        consume: Callable[[ray.data.Dataset], Any], **prompt_job: Any,
+    ) -> Any:  # fmt: skip
         """Run the pipeline for as long as `consume` reads its answers; every engine has ended when this returns."""
-        engines = self._kept_engines(total)
-        session = self._session(self._job(token, engines, **prompt_job), engines)
+        engines = _kept_engines(plan, total)
+        session = self._session(plan, self._job(plan, token, engines, **prompt_job), engines)
         job = session.job
         try:
-            answers = pipeline.answers(rows, job, self._rows_a_block(total), self._replica_range, total, warm=engines is not None)
+            answers = pipeline.answers(rows, job, plan, total, warm=engines is not None)
             with (
                 Prometheus(job.run_id, self.engine_config.model_id) as prometheus,
                 session.watched(total, self._history.observe, prometheus.observe),
@@ -333,15 +342,14 @@ class RayLLMBatch:
         return result
 
     @contextmanager
-    def _engines(self, ready: Ready, total: Optional[int]) -> Iterator[tuple[WarmEngines, str]]:
+    def _engines(self, ready: Ready, plan: Plan, total: Optional[int]) -> Iterator[tuple[WarmEngines, str]]:
         """Running engines and the id of a run with them, for something small before the run that uses them next."""
-        least, most = self._replica_range
-        engines = self._kept_engines(ready.rows.total)
-        job = self._job(ready.token, engines)
+        least, most = plan.engines
+        engines = _kept_engines(plan, ready.rows.total)
+        job = self._job(plan, ready.token, engines)
         if engines is None:
-            in_flight = self._blocks_in_flight(ready.rows.total)
-            engines = warm.start(self.engine_config, job, least if least == most else 1, in_flight)
-        session = self._session(job, engines)
+            engines = warm.start(plan.config, job, least if least == most else 1, plan.blocks_in_flight(ready.rows.total))
+        session = self._session(plan, job, engines)
         try:
             with session.watched(total):
                 yield engines, job.run_id
@@ -352,26 +360,15 @@ class RayLLMBatch:
         else:  # a range of replicas is Ray Data's to start and to end
             session.end()
 
-    def _session(self, job: ReplicaJob, engines: Optional[WarmEngines]) -> Session:
-        return Session(job, engines, self._replica_range[0], self.stall_timeout_s, self.verbose)
-
-    def _kept_engines(self, total: Optional[int]) -> Optional[WarmEngines]:
-        """Engines that preview() or estimate() left running, if they suit; others are ended, since they have the GPUs."""
-        least, most = self._replica_range
-        return warm.take(self.engine_config, least if least == most else 0, self._blocks_in_flight(total))
-
-    def _rows_a_block(self, total: Optional[int]) -> int:
-        return self.batch_size or pipeline.batch_size(total, self._replica_range[1])
-
-    def _blocks_in_flight(self, total: Optional[int]) -> int:
-        return pipeline.blocks_in_flight(self.engine_config, self._rows_a_block(total), self._replica_range[1], total)
+    def _session(self, plan: Plan, job: ReplicaJob, engines: Optional[WarmEngines]) -> Session:
+        return Session(job, engines, plan.engines[0], self.stall_timeout_s, self.verbose)
 
     def _job(
-        self, token: str, engines: Optional[WarmEngines], finished: Optional[RowCounts] = None, **folder_job: Any
+        self, plan: Plan, token: str, engines: Optional[WarmEngines], finished: Optional[RowCounts] = None, **folder_job: Any
     ) -> ReplicaJob:
         import ray
 
-        config = self.engine_config
+        config = plan.config
         run_id = uuid.uuid4().hex[:8]
         pipeline.ship_by_value(self.workload)
         env_vars = {**config.env_vars, **({"HF_TOKEN": token} if token else {})}
@@ -398,6 +395,7 @@ class RayLLMBatch:
             prompt=prompt,
             monitor=monitor,
             deduplicate=self.deduplicate,
+            pinned=frozenset(name for name, value in self.engine_config.engine_kwargs.items() if value is not None),
         )
         if engines:
             engines.begin(job)
@@ -409,6 +407,17 @@ class RayLLMBatch:
             self._replicas.update(snapshot["replicas"])
             self._history.observe(snapshot)
         return snapshot
+
+
+def _kept_engines(plan: Plan, total: Optional[int]) -> Optional[WarmEngines]:
+    """Engines that preview() or estimate() left running, if they suit; others are ended, since they have the GPUs."""
+    least, most = plan.engines
+    return warm.take(plan.config, least if least == most else 0, plan.blocks_in_flight(total))
+
+
+def _say(text: str) -> None:
+    if text:
+        print(text, flush=True)
 
 
 def _check_whole(name: str, value: Any) -> None:

@@ -52,9 +52,9 @@ class EngineConfig:
     chat_template:   a Jinja file (its path starts from the YAML's folder) or the template's text, for a model whose
                      tokenizer has none.
     chat_template_kwargs: extra variables of the chat template, such as `enable_thinking: false`.
-    engines_per_gpu: replicas that share one GPU, for small models, whose engine is held up by its CPU side. Each gets
-                     gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise, and num_replicas
-                     counts each of them.
+    engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side. Each
+                     gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or
+                     what a run with batch_size=None chooses.
     """
 
     model_id: str
@@ -65,20 +65,28 @@ class EngineConfig:
     dynamic_lora_loading_path: str | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    engines_per_gpu: int = 1
+    engines_per_gpu: int | None = None
 
     @property
     def gpus_per_replica(self) -> float:
-        """GPUs that one replica takes: tensor_parallel_size x pipeline_parallel_size, a part of one where replicas share
+        """GPUs that one engine takes: tensor_parallel_size x pipeline_parallel_size, a part of one where engines share
         it, and 0 on CPU."""
         if self.accelerator_type == "CPU" or self.llm_engine == "echo":
             return 0
-        if self.engines_per_gpu > 1:
+        if (self.engines_per_gpu or 1) > 1:
             return int(10_000 / self.engines_per_gpu) / 10_000  # Ray's precision; rounded up, the last would not fit
         # "or 1": a key without a value in the YAML is None, and stands for vLLM's default
         return (self.engine_kwargs.get("tensor_parallel_size") or 1) * (
             self.engine_kwargs.get("pipeline_parallel_size") or 1
         )
+
+    @property
+    def memory_share(self) -> float | None:
+        """Of its GPU's memory, what one engine may use: gpu_memory_utilization; None leaves it to vLLM."""
+        given = self.engine_kwargs.get("gpu_memory_utilization")
+        if given is None and (self.engines_per_gpu or 1) > 1:
+            return round(SHARED_MEMORY / self.engines_per_gpu, 3)
+        return given
 
     @property
     def hf_token(self) -> str | None:
@@ -187,8 +195,6 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         env_vars.setdefault("HF_TOKEN", Secret(token))
     engine_args.check(engine_kwargs, llm_engine, source)
     engines_per_gpu = _engines_per_gpu(raw.get("engines_per_gpu"), engine_kwargs, source)
-    if engines_per_gpu > 1 and llm_engine == "vllm":
-        engine_kwargs.setdefault("gpu_memory_utilization", round(SHARED_MEMORY / engines_per_gpu, 3))
     lora_path = _lora_path(lora_config.get("dynamic_lora_loading_path"), source, folder)
     if lora_path is not None:
         engine_kwargs.setdefault("enable_lora", True)
@@ -229,9 +235,9 @@ def _only(given: Mapping[str, Any], known: tuple[str, ...], where: str, source: 
             )
 
 
-def _engines_per_gpu(value: Any, engine_kwargs: Mapping[str, Any], source: str) -> int:
+def _engines_per_gpu(value: Any, engine_kwargs: Mapping[str, Any], source: str) -> int | None:
     if value is None:
-        return 1
+        return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"engines_per_gpu in {source} must be a whole number of at least 1, given {value!r}.")
     split = [key for key in ("tensor_parallel_size", "pipeline_parallel_size") if (engine_kwargs.get(key) or 1) > 1]

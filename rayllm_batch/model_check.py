@@ -25,8 +25,6 @@ GPU_MEMORY_GIB = {
 }  # fmt: skip
 UTILIZATION = 0.92  # vLLM's default for gpu_memory_utilization
 BESIDE_GIB = 2.0  # activations and CUDA graphs: for a max_model_len that is suggested, not for what is refused
-# Where two engines on a GPU were measured to give more than one (bench/RESULTS.md: 1.95 times on an H100, 2.3 GiB of weights).
-SMALL_WEIGHTS_GIB, LARGE_GPU_GIB = 3.0, 80
 BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 # Every layer of these keeps keys and values of all tokens, so their KV cache is known. Others (MLA, Mamba, windows,
 # layers that share) keep less, each in its own way.
@@ -40,13 +38,14 @@ PLAIN_ATTENTION = {
 class ModelFacts:
     """config: of config.json. weight_bytes: on disk, of those files that the engine reads; None where it is not known.
 
-    missing_bytes: of these, what is still to be downloaded to this machine.
+    missing_bytes: of these, what is still to be downloaded to this machine. tokenizer_file: tokenizer.json, if there is one.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     weight_bytes: Optional[int] = None
     has_chat_template: Optional[bool] = None
     missing_bytes: int = 0
+    tokenizer_file: Optional[Path] = field(default=None, compare=False)
 
 
 def look_at(config: EngineConfig, token: str) -> ModelFacts:
@@ -85,14 +84,14 @@ def check_chat_template(config: EngineConfig, facts: ModelFacts) -> None:
 
 
 def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
-    """Raise ConfigError when the weights, or these and the KV cache of one longest request, exceed the GPU's memory."""
-    kwargs, gpus = config.engine_kwargs, config.gpus_per_replica
-    gpus = gpus and max(1, gpus)  # engines that share a GPU have the whole model each
-    memory = GPU_MEMORY_GIB.get(config.accelerator_type)
-    if not gpus or memory is None or not facts.weight_bytes or kwargs.get("load_format") == "dummy" or kwargs.get("cpu_offload_gb"):
+    """Raise ConfigError when the weights, or these and the KV cache of one longest request, exceed the GPU's memory.
+
+    Where max_model_len is not set, the engine takes what its KV cache can hold.
+    """
+    weights, memory = weights_gib(config, facts), GPU_MEMORY_GIB.get(config.accelerator_type)
+    if not weights or memory is None:
         return
-    share = float(kwargs.get("gpu_memory_utilization") or UTILIZATION)
-    weights = facts.weight_bytes * _shrink(kwargs, facts.config) / gpus / GIB
+    share = float(config.memory_share or UTILIZATION)
     room = memory * share
     have = f"one {config.accelerator_type} has {memory:g} GiB, of which gpu_memory_utilization={share:g} may be used ({room:.1f} GiB)"
     if weights > room:
@@ -100,34 +99,35 @@ def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
             f"The weights of {config.model_id} take {weights:.1f} GiB a GPU, but {have}. Raise tensor_parallel_size, use a "
             "quantized or smaller model, or a larger GPU."
         )
-    length = kwargs.get("max_model_len") or _text(facts.config).get("max_position_embeddings")
-    kv_bytes = _kv_bytes(kwargs)
-    per_token = kv_bytes and kv_values_per_token(facts.config) * kv_bytes
-    if not isinstance(length, int) or not per_token:
+    length, per_token = config.engine_kwargs.get("max_model_len"), kv_bytes_per_token(config, facts)
+    if not isinstance(length, int) or length < 0 or not per_token:
         return
-    cache = length * per_token / gpus / GIB
+    cache = length * per_token / GIB
     if weights + cache > room:
-        fits = int((room - weights - BESIDE_GIB) * GIB * gpus / per_token) // 256 * 256
-        shorter = f"Set max_model_len to at most {fits:,}, or raise" if fits > 0 else "Raise"
-        given = "" if kwargs.get("max_model_len") else " (the model's own: max_model_len is not set)"
+        fits = int((room - weights - BESIDE_GIB) * GIB / per_token) // 256 * 256
+        shorter = f"Set max_model_len to at most {fits:,} (or leave it out), or raise" if fits > 0 else "Raise"
         raise ConfigError(
-            f"A request of max_model_len={length:,}{given} needs {cache:.1f} GiB of KV cache a GPU beside {weights:.1f} GiB of "
+            f"A request of max_model_len={length:,} needs {cache:.1f} GiB of KV cache a GPU beside {weights:.1f} GiB of "
             f"weights, but {have}. {shorter} tensor_parallel_size, or use a quantized or smaller model."
         )
 
 
-def shared_gpu_hint(config: EngineConfig, facts: ModelFacts) -> str:
-    """What to set where the model is so small that one engine leaves the GPU idle; "" where that is not so."""
-    large = GPU_MEMORY_GIB.get(config.accelerator_type, 0) >= LARGE_GPU_GIB
-    if not large or config.gpus_per_replica != 1 or not facts.weight_bytes:  # less than 1 where engines share one already
-        return ""
-    weights = facts.weight_bytes * _shrink(config.engine_kwargs, facts.config) / GIB
-    if weights > SMALL_WEIGHTS_GIB:
-        return ""
-    return (
-        f"A model of {weights:.1f} GiB leaves one {config.accelerator_type} idle half of the time: with engines_per_gpu: 2 in the config and "
-        "twice the num_replicas, two engines share it. See configs/llama-3.2-1b-h100.yaml."
-    )
+def weights_gib(config: EngineConfig, facts: ModelFacts) -> float:
+    """On each GPU of an engine; 0 where that is not known, or on CPU."""
+    kwargs = config.engine_kwargs
+    if not config.gpus_per_replica or not facts.weight_bytes or kwargs.get("load_format") == "dummy" or kwargs.get("cpu_offload_gb"):
+        return 0.0
+    return facts.weight_bytes * _shrink(kwargs, facts.config) / _split(config) / GIB
+
+
+def kv_bytes_per_token(config: EngineConfig, facts: ModelFacts) -> float:
+    """Of the KV cache, on each GPU of an engine; 0 where that is not known."""
+    return kv_values_per_token(facts.config) * (_kv_bytes(config.engine_kwargs) or 0) / _split(config)
+
+
+def _split(config: EngineConfig) -> float:
+    """GPUs that one copy of the model is split over; engines that share a GPU have the whole model each."""
+    return max(1, config.gpus_per_replica)
 
 
 def check_disk(config: EngineConfig, facts: ModelFacts) -> None:
@@ -199,7 +199,10 @@ def _of_folder(folder: Path, load_format: str) -> ModelFacts:
     tokenizer = _json(folder / "tokenizer_config.json")
     template = bool(tokenizer.get("chat_template")) or any(name.startswith("chat_template") for name in names)
     unclear = not template and (any("tekken" in name for name in names) or "tokenizer_config.json" not in names)
-    return ModelFacts(_json(folder / "config.json"), weights or None, None if unclear else template)
+    file = folder / "tokenizer.json"
+    return ModelFacts(
+        _json(folder / "config.json"), weights or None, None if unclear else template, tokenizer_file=file if file.is_file() else None
+    )
 
 
 def _weights(names: list[str], load_format: str, folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import random
 import sys
 from typing import TYPE_CHECKING, Any, Optional
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import pyarrow as pa
 
 from rayllm_batch import cluster
-from rayllm_batch.config import EngineConfig
 from rayllm_batch.installed import is_installed
+from rayllm_batch.plan import Plan
 from rayllm_batch.prompt import build_prompts
 from rayllm_batch.replica import Replica, ReplicaJob
 from rayllm_batch.row_id import row_id
@@ -21,48 +20,31 @@ from rayllm_batch.warm import Relay
 if TYPE_CHECKING:
     import ray.data
 
-MAX_BATCH_SIZE = 64
-# Requests in flight a replica, over max_num_seqs: enough that blocks which wait for their last row, and rows on
-# their way, never leave the engine short.
-IN_FLIGHT_RATIO = 3
 WINDOW_ROWS = 4096
 SPREAD_OVER = 20_000  # rows that an estimate's sample comes from: some 100 MB to read
 RELAY_CPUS = 0.001  # it only waits; the engine's actor has the CPUs. Not 0, and not the stage's before: those would be fused
-LARGE_MEMORY = ("H100", "H200", "B200", "MI300X", "A100")  # where vLLM's own default is up to 1,024 sequences
 
 
-def answers(
-    rows: ray.data.Dataset, job: ReplicaJob, batch_size: int, replicas: tuple[int, int], total: Optional[int], *, warm: bool
-) -> ray.data.Dataset:
+def answers(rows: ray.data.Dataset, job: ReplicaJob, plan: Plan, total: Optional[int], *, warm: bool) -> ray.data.Dataset:
     """The rows with their answers, lazily: nothing runs before the result is read.
 
-    replicas: how many at least and at most. total: the number of rows where it is known. warm: whether the engines run
-    already, in actors of their own.
+    total: the number of rows where it is known. warm: whether the engines run already, in actors of their own.
     """
+    batch_size = plan.rows_a_block(total)
     # Rows that begin alike come together within one batch of this stage, so a long job gets large ones.
     window = max(batch_size, WINDOW_ROWS if job.prompt.sort and (total is None or total >= 8 * WINDOW_ROWS) else 128)
     # One fused CPU stage: read, prompts, and a repartition that bounds the blocks.
     prompts = rows.map_batches(
         build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
-    in_flight = blocks_in_flight(job.config, batch_size, replicas[1], total)
-    resources = {"num_cpus": RELAY_CPUS} if warm else cluster.replica_resources(job.config, replicas[1])
+    resources = {"num_cpus": RELAY_CPUS} if warm else cluster.replica_resources(job.config, plan.engines[1])
     return prompts.map_batches(
         Relay if warm else Replica,
         fn_constructor_kwargs={"job": job},
         batch_format="pyarrow",
         batch_size=batch_size,
-        **_pool(replicas, in_flight, resources),
+        **_pool(plan.engines, plan.blocks_in_flight(total), resources),
     )
-
-
-def blocks_in_flight(config: EngineConfig, batch_size: int, most_replicas: int, total: Optional[int]) -> int:
-    """Blocks that a replica takes at once: enough to keep its engine full, and of a small job no more than its share.
-
-    total: the number of rows where it is known; else the replica that is ready first takes all rows of a small job.
-    """
-    enough = max(2, math.ceil(_requests_in_flight(config) / batch_size))
-    return enough if total is None else min(enough, max(2, math.ceil(total / batch_size / most_replicas)))
 
 
 def pick(rows: ray.data.Dataset, wanted: dict[bytes, int]) -> ray.data.Dataset:
@@ -95,13 +77,6 @@ def keep_rows(table: pa.Table, ids: set[bytes]) -> pa.Table:
     return table.filter(pa.array([row_id(row) in ids for row in table.to_pylist()], type=pa.bool_()))
 
 
-def batch_size(total: Optional[int], num_replicas: int) -> int:
-    """Rows a block where the user leaves it to us. Small jobs get small blocks, so that every replica has several."""
-    if total is None:
-        return MAX_BATCH_SIZE
-    return max(1, min(MAX_BATCH_SIZE, total // (8 * num_replicas)))
-
-
 def ship_by_value(workload: Any) -> None:
     """Send this package's code, and the workload's, along with the job: worker nodes need Ray and vLLM, no more.
 
@@ -118,11 +93,11 @@ def ship_by_value(workload: Any) -> None:
             cloudpickle.register_pickle_by_value(module)
 
 
-def _pool(replicas: tuple[int, int], in_flight: int, resources: dict[str, Any]) -> dict[str, Any]:
-    """What map_batches needs to give every replica its resources and its concurrent blocks."""
+def _pool(engines: tuple[int, int], in_flight: int, resources: dict[str, Any]) -> dict[str, Any]:
+    """What map_batches needs to give every engine its resources and its concurrent blocks."""
     import ray.data
 
-    least, most = replicas
+    least, most = engines
     pool: dict[str, Any] = {
         # A fixed size: its actors start together. A range grows one after the other, from the least.
         **({"size": most} if least == most else {"min_size": least, "max_size": most}),
@@ -135,8 +110,3 @@ def _pool(replicas: tuple[int, int], in_flight: int, resources: dict[str, Any]) 
     else:  # before Ray 2.60
         resources = {**resources, "max_concurrency": in_flight}
     return {"compute": ray.data.ActorPoolStrategy(**pool), **resources}
-
-
-def _requests_in_flight(config: EngineConfig) -> int:
-    max_num_seqs = config.engine_kwargs.get("max_num_seqs") or (1024 if config.accelerator_type in LARGE_MEMORY else 256)
-    return IN_FLIGHT_RATIO * max_num_seqs

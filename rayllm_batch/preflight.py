@@ -11,7 +11,7 @@ from rayllm_batch import cluster
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import HubUnavailableError, PreflightError
 from rayllm_batch.hub import check_model_access, find_token
-from rayllm_batch.model_check import check_chat_template, check_disk, check_memory, look_at, shared_gpu_hint
+from rayllm_batch.model_check import ModelFacts, check_chat_template, check_disk, check_memory, look_at
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.output_room import check_output_room
 from rayllm_batch.rows import Rows, read_rows
@@ -23,11 +23,11 @@ log = logging.getLogger("rayllm_batch")
 
 @dataclass(frozen=True)
 class Ready:
-    """What the checks found out and the run needs. token: "" where the model needs none. hint: what could be set better."""
+    """What the checks found out and the run needs. token: "" where the model needs none."""
 
     token: str
     rows: Rows
-    hint: str = ""
+    facts: ModelFacts = ModelFacts()
 
 
 def preflight(
@@ -51,12 +51,11 @@ def preflight(
 
     attempt(lambda: cluster.check(config, num_replicas))
     attempt(lambda: check_versions(config))
-    token, hint = attempt(lambda: hub_token(config)), ""
+    token, facts = attempt(lambda: hub_token(config)), None
     if token is not None and (facts := attempt(lambda: look_at(config, token))) is not None:
         attempt(lambda: check_chat_template(config, facts))
         if config.llm_engine == "vllm":
             attempt(lambda: check_memory(config, facts))
-            hint = shared_gpu_hint(config, facts)
             if attempt(lambda: runs_here(config)):  # else the download goes to other disks
                 attempt(lambda: check_disk(config, facts))
     rows = None
@@ -68,7 +67,7 @@ def preflight(
         raise found[0]
     if found:
         raise PreflightError(found)
-    return Ready(token, rows, hint)
+    return Ready(token, rows, facts)
 
 
 def hub_token(config: EngineConfig) -> str:

@@ -31,6 +31,7 @@ log = logging.getLogger("rayllm_batch")
 class Rows:
     """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
 
+    chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
     """
 
@@ -38,6 +39,7 @@ class Rows:
     sample: list[dict[str, Any]]
     total: Optional[int]
     total_is_a_limit: bool = False
+    chats: tuple[dict[str, Any], ...] = ()
 
 
 def read_rows(workload: Any, preserve_order: bool = False, id_column: Optional[str] = None) -> Rows:
@@ -70,13 +72,13 @@ def read_rows(workload: Any, preserve_order: bool = False, id_column: Optional[s
     output.check_input_columns(list(sample[0]))
     if id_column is not None and id_column not in sample[0]:
         raise DatasetError(f"id_column={id_column!r} is not a column of the dataset, which has: {', '.join(sample[0])}.")
-    _try_parse_row(workload, sample[:PARSED_ROWS])
+    chats = _try_parse_row(workload, sample[:PARSED_ROWS])
     total, is_a_limit = limit, fraction > 1
     if len(sample) < SAMPLE_ROWS:
         total, is_a_limit = len(sample), False
     elif isinstance(whole, ray.data.dataset.MaterializedDataset):
         total, is_a_limit = min(whole.count(), limit or math.inf), False
-    return Rows(rows, sample, total, is_a_limit)
+    return Rows(rows, sample, total, is_a_limit, tuple(chats))
 
 
 def _read(question: Callable[[], T], workload: Any) -> T:
@@ -109,14 +111,16 @@ def explain_read(error: Exception, workload: Any) -> Exception:
     return error
 
 
-def _try_parse_row(workload: Any, sample: list[dict[str, Any]]) -> None:
-    problems = []
+def _try_parse_row(workload: Any, sample: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chats. Not of more rows than that: parse_row is the user's code, and may be slow."""
+    problems, chats = [], []
     for row in sample:
         try:
-            parse(workload.parse_row, row)
+            chats.append(parse(workload.parse_row, row))
         except Exception as error:
             problems.append(describe_parse_error(error, row))
     if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
         raise WorkloadError(
             f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
         )
+    return chats

@@ -340,10 +340,10 @@ def test_gpus_per_replica(keys: dict[str, Any], gpus: float) -> None:
 
 
 def test_engines_on_one_gpu_share_its_memory_unless_told_how() -> None:
-    assert "gpu_memory_utilization" not in load(engines_per_gpu=1).engine_kwargs
-    assert load(engines_per_gpu=2).engine_kwargs["gpu_memory_utilization"] == 0.45
-    given = {"gpu_memory_utilization": 0.3}
-    assert load(engines_per_gpu=2, engine_kwargs=given).engine_kwargs == given
+    assert load(engines_per_gpu=1).memory_share is None
+    assert load(engines_per_gpu=2).memory_share == 0.45
+    assert load(engines_per_gpu=2).engine_kwargs == load().engine_kwargs  # what the user has set, and no more
+    assert load(engines_per_gpu=2, engine_kwargs={"gpu_memory_utilization": 0.3}).memory_share == 0.3
 
 
 @pytest.mark.parametrize(

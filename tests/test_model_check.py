@@ -21,7 +21,6 @@ from rayllm_batch.model_check import (
     check_memory,
     kv_values_per_token,
     look_at,
-    shared_gpu_hint,
 )
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -82,20 +81,6 @@ def test_each_engine_on_a_shared_gpu_has_the_whole_model() -> None:
         assert words in message
 
 
-def test_a_small_model_on_a_large_gpu_gets_a_hint_and_nothing_else_does() -> None:
-    small = FACTS["meta-llama/Llama-3.2-1B-Instruct"]
-    hint = shared_gpu_hint(config("H100"), small)
-    for words in ("2.3 GiB", "one H100", "engines_per_gpu: 2", "configs/llama-3.2-1b-h100.yaml"):
-        assert words in hint
-    shared = {"model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "H100", "engines_per_gpu": 2}
-    assert shared_gpu_hint(init_engine_from_config(shared), small) == ""
-    assert shared_gpu_hint(config("A10G"), small) == ""
-    assert shared_gpu_hint(config("CPU"), small) == ""
-    assert shared_gpu_hint(config("H100", tensor_parallel_size=2), small) == ""
-    assert shared_gpu_hint(config("H100"), LLAMA) == ""
-    assert shared_gpu_hint(config("H100"), ModelFacts()) == ""
-
-
 def test_keys_and_values_of_known_models() -> None:
     assert 2 * kv_values_per_token(LLAMA_8B) == 128 * 1024
     assert 2 * kv_values_per_token(LLAMA_70B) == 320 * 1024
@@ -126,17 +111,18 @@ def test_attention_that_is_not_known_is_not_refused(unusual: dict) -> None:
     check_memory(config(), facts(15, max_position_embeddings=10_000_000, **unusual))
 
 
-def test_the_models_own_context_on_a_small_gpu() -> None:
+def test_a_context_that_a_small_gpu_cannot_hold() -> None:
     """By hand: 131,072 tokens of 128 KiB are 16 GiB. The A10G's 22.5 GiB x 0.92 are 20.7 GiB, less 15.0 GiB of weights and
     2 GiB for activations and graphs are 3.74 GiB: 30,655 tokens, in whole 256 30,464."""
-    message = refusal(config(), LLAMA)
+    message = refusal(config(max_model_len=131_072), LLAMA)
     for words in (
-        "max_model_len=131,072 (the model's own: max_model_len is not set)", "needs 16.0 GiB", "beside 15.0 GiB of weights",
-        "one A10G has 22.5 GiB, of which gpu_memory_utilization=0.92 may be used (20.7 GiB)", "Set max_model_len to at most 30,464",
+        "max_model_len=131,072 needs 16.0 GiB", "beside 15.0 GiB of weights",
+        "one A10G has 22.5 GiB, of which gpu_memory_utilization=0.92 may be used (20.7 GiB)",
+        "Set max_model_len to at most 30,464 (or leave it out)",
     ):  # fmt: skip
         assert words in message
     check_memory(config(max_model_len=30_464), LLAMA)
-    assert "(the model's own" not in refusal(config(max_model_len=100_000), LLAMA)
+    check_memory(config(), LLAMA)  # the engine takes what fits
 
 
 def test_no_length_is_suggested_where_none_would_work() -> None:
@@ -160,7 +146,7 @@ def test_parallel_gpus_share_weights_and_cache() -> None:
     assert refusal(config(), facts(39))
     check_memory(config(tensor_parallel_size=2, max_model_len=8192), facts(39))
     check_memory(config(tensor_parallel_size=2, pipeline_parallel_size=2, max_model_len=131_072), facts(60))
-    assert "needs 8.0 GiB of KV cache a GPU beside 19.5 GiB" in refusal(config(tensor_parallel_size=2), facts(39))
+    assert "needs 8.0 GiB of KV cache a GPU beside 19.5 GiB" in refusal(config(tensor_parallel_size=2, max_model_len=131_072), facts(39))
 
 
 def test_quantizing_while_loading() -> None:
@@ -186,10 +172,10 @@ def test_weights_kept_in_32_bits_are_loaded_in_16() -> None:
 
 
 def test_the_format_of_the_cache() -> None:
-    assert "needs 8.0 GiB" in refusal(config(kv_cache_dtype="fp8_e4m3"), LLAMA)
-    assert refusal(config(kv_cache_dtype="bfloat16"), LLAMA)
+    assert "needs 8.0 GiB" in refusal(config(kv_cache_dtype="fp8_e4m3", max_model_len=131_072), LLAMA)
+    assert refusal(config(kv_cache_dtype="bfloat16", max_model_len=60_000), LLAMA)
     check_memory(config(kv_cache_dtype="fp8", max_model_len=40_000), LLAMA)
-    check_memory(config(kv_cache_dtype="nvfp4"), LLAMA)  # not known here: not refused
+    check_memory(config(kv_cache_dtype="nvfp4", max_model_len=131_072), LLAMA)  # not known here: not refused
 
 
 @pytest.mark.parametrize(("accelerator", "engine_kwargs"), [

@@ -1,0 +1,158 @@
+"""How a run is laid out: how many engines, with which of vLLM's limits, and how many rows on their way to each.
+
+What the user has set stays as it is. The rest is chosen here, where batch_size is None, and said in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.model_check import (
+    BESIDE_GIB,
+    GIB,
+    GPU_MEMORY_GIB,
+    UTILIZATION,
+    ModelFacts,
+    kv_bytes_per_token,
+    weights_gib,
+)
+
+MAX_BATCH_SIZE = 64
+# Requests in flight an engine, over max_num_seqs: enough that blocks which wait for their last row, and rows on
+# their way, never leave the engine short.
+IN_FLIGHT_RATIO = 3
+LARGE_GPU_GIB = 70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
+# Two engines on a GPU gave 1.95 times what one gives on an H100 with 2.3 GiB of weights (bench/RESULTS.md). The second one
+# starts after the first, which takes half a minute to a minute: not worth it for a job that one ends by then.
+SMALL_WEIGHTS_GIB, MANY_ROWS = 3.0, 20_000
+# Of max_num_seqs, where more fit: 2,048 gave 1.15 times what 1,024 gives for 1B on an H100 (bench/RESULTS.md); more were not
+# tried. Half of that on smaller GPUs, since the engine keeps memory free for so many rows of logits.
+MOST_SEQS = 2048
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean tokens of a sample's rows. output: how many they may have, from max_tokens."""
+
+    input: float
+    output: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """config: with what was chosen. engines: how many at least and at most. why: what was chosen, in words.
+
+    batch_size: the user's, or None.
+    """
+
+    config: EngineConfig
+    engines: tuple[int, int]
+    batch_size: Optional[int] = None
+    why: tuple[str, ...] = ()
+
+    def rows_a_block(self, total: Optional[int]) -> int:
+        """Small jobs get small blocks, so that every engine has several. total: the number of rows where it is known."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return MAX_BATCH_SIZE if total is None else max(1, min(MAX_BATCH_SIZE, total // (8 * self.engines[1])))
+
+    def blocks_in_flight(self, total: Optional[int]) -> int:
+        """Blocks that an engine takes at once: enough to keep it full, and of a small job no more than its share.
+
+        Where the number of rows is not known, the engine that is ready first takes all of a small job.
+        """
+        max_num_seqs = self.config.engine_kwargs.get("max_num_seqs") or limits(self.config.accelerator_type)["max_num_seqs"]
+        block = self.rows_a_block(total)
+        enough = max(2, math.ceil(IN_FLIGHT_RATIO * max_num_seqs / block))
+        return enough if total is None else min(enough, max(2, math.ceil(total / block / self.engines[1])))
+
+    def chosen(self, total: Optional[int]) -> str:
+        """The line that says it; "" where the user has left nothing to choose."""
+        if self.batch_size is not None:
+            return ""
+        block, blocks = self.rows_a_block(total), self.blocks_in_flight(total)
+        rows = block * blocks if total is None else min(total, block * blocks)
+        return "; ".join([f"Chosen: blocks of {block} row(s), up to {rows:,} rows at once in each engine", *self.why]) + "."
+
+
+def make_plan(
+    config: EngineConfig, facts: ModelFacts, num_replicas: tuple[int, int], *, batch_size: Optional[int], total: Optional[int],
+    lengths: Optional[Lengths],
+) -> Plan:
+    """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
+    why = []
+    if batch_size is None and config.llm_engine == "vllm" and config.gpus_per_replica:
+        if _gains_by_sharing(config, facts, total):
+            config = dataclasses.replace(config, engines_per_gpu=2)
+            why.append(
+                f"2 engines on each GPU, since one leaves an {config.accelerator_type} idle half of the time with a model of "
+                f"{weights_gib(config, facts):.1f} GiB (engines_per_gpu: 1 in the config for one)"
+            )
+        elif seqs := _more_seqs(config, facts, total, lengths):
+            own = limits(config.accelerator_type)["max_num_seqs"]
+            config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
+            why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
+    engines_per_gpu = config.engines_per_gpu or 1
+    return Plan(config, (num_replicas[0] * engines_per_gpu, num_replicas[1] * engines_per_gpu), batch_size, tuple(why))
+
+
+def limits(accelerator_type: str) -> dict[str, int]:
+    """vLLM's own, for LLM() on that GPU; of one whose memory is not known, the larger."""
+    small = accelerator_type == "CPU" or accelerator_type.startswith("A100") or GPU_MEMORY_GIB.get(accelerator_type, LARGE_GPU_GIB) < LARGE_GPU_GIB
+    return {"max_num_seqs": 256, "max_num_batched_tokens": 8192} if small else {"max_num_seqs": 1024, "max_num_batched_tokens": 16_384}
+
+
+def lengths_of(chats: Sequence[dict[str, Any]], sampling_params: Mapping[str, Any], tokenizer_file: Optional[Path]) -> Optional[Lengths]:
+    """Of some rows' chats, nearly: the chat template's own tokens are not counted. None where it cannot be known.
+
+    Without transformers, whose import takes seconds that every start would pay.
+    """
+    outputs = [{**sampling_params, **(chat.get("sampling_params") or {})}.get("max_tokens") for chat in chats]
+    if tokenizer_file is None or not outputs or not all(isinstance(output, int) for output in outputs):
+        return None
+    try:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception:  # it is not installed here, or of another kind
+        return None
+    texts = ["\n".join(_text(message["content"]) for message in chat["messages"]) for chat in chats]
+    inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    return Lengths(sum(inputs) / len(inputs), sum(outputs) / len(outputs))
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+
+
+def _gains_by_sharing(config: EngineConfig, facts: ModelFacts, total: Optional[int]) -> bool:
+    """Where two engines on a GPU were measured to give more than one."""
+    if config.engines_per_gpu is not None or config.gpus_per_replica != 1 or "gpu_memory_utilization" in config.engine_kwargs:
+        return False
+    if config.accelerator_type not in GPU_MEMORY_GIB or limits(config.accelerator_type)["max_num_seqs"] < 1024:
+        return False
+    weights = weights_gib(config, facts)
+    return bool(weights) and weights <= SMALL_WEIGHTS_GIB and (total is None or total >= MANY_ROWS)
+
+
+def _more_seqs(config: EngineConfig, facts: ModelFacts, total: Optional[int], lengths: Optional[Lengths]) -> Optional[int]:
+    """A max_num_seqs above vLLM's own, where the KV cache holds so many of these rows; None else."""
+    weights, per_token = weights_gib(config, facts), kv_bytes_per_token(config, facts)
+    memory = GPU_MEMORY_GIB.get(config.accelerator_type)
+    if "max_num_seqs" in config.engine_kwargs or not (weights and per_token and memory and lengths):
+        return None
+    room = (memory * (config.memory_share or UTILIZATION) - BESIDE_GIB) * GIB - weights * GIB
+    fit = room * config.gpus_per_replica / per_token / (lengths.input + lengths.output / 2) if config.gpus_per_replica >= 1 else 0
+    own = limits(config.accelerator_type)["max_num_seqs"]
+    seqs, most = own, MOST_SEQS if memory >= LARGE_GPU_GIB else MOST_SEQS // 2
+    while 2 * seqs <= min(fit, most) and (total is None or total > seqs):
+        seqs *= 2
+    return seqs if seqs > own else None

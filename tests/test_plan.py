@@ -1,0 +1,144 @@
+"""What batch_size=None chooses, and that it leaves alone what the user has set."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.model_check import ModelFacts
+from rayllm_batch.plan import Lengths, Plan, lengths_of, limits, make_plan
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKENIZER = ROOT / "assets" / "demo-model" / "tokenizer.json"
+GIB = 1 << 30
+LLAMA_1B = ModelFacts(
+    {
+        "model_type": "llama", "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+        "hidden_size": 2048, "dtype": "bfloat16",
+    },
+    int(2.3 * GIB),
+)  # fmt: skip
+LLAMA_8B = ModelFacts(
+    {
+        "model_type": "llama", "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096,
+        "dtype": "bfloat16",
+    },
+    15 * GIB,
+)  # fmt: skip
+SHORT = Lengths(145, 256)
+
+
+def plan(
+    accelerator: str, facts: ModelFacts, *, batch_size: Optional[int] = None, total: Optional[int] = None, lengths: Optional[Lengths] = SHORT,
+    replicas: int = 1, engines_per_gpu: Optional[int] = None, **engine_kwargs: Any,
+) -> Plan:  # fmt: skip
+    config = init_engine_from_config({
+        "model_id": "org/model", "llm_engine": "vllm", "accelerator_type": accelerator, "engine_kwargs": engine_kwargs,
+        "engines_per_gpu": engines_per_gpu,
+    })
+    return make_plan(config, facts, (replicas, replicas), batch_size=batch_size, total=total, lengths=lengths)
+
+
+# --- engines that share a GPU
+
+
+def test_two_engines_share_a_large_gpu_where_the_model_is_small_and_the_job_long() -> None:
+    small = plan("H100", LLAMA_1B, replicas=3)
+    assert (small.engines, small.config.engines_per_gpu, small.config.memory_share) == ((6, 6), 2, 0.45)
+    assert small.config.gpus_per_replica == 0.5
+    for words in ("2 engines on each GPU", "H100", "2.3 GiB", "engines_per_gpu: 1"):
+        assert words in small.chosen(None)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "facts", "more"),
+    [
+        ("A10G", LLAMA_1B, {}),
+        ("A100", LLAMA_1B, {}),  # it may have 40 GB, and was not measured
+        ("H100", LLAMA_8B, {}),
+        ("H100", ModelFacts(), {}),
+        ("CPU", LLAMA_1B, {}),
+        ("H100", LLAMA_1B, {"total": 5000}),  # over before the second engine is there
+        ("H100", LLAMA_1B, {"batch_size": 64}),
+        ("H100", LLAMA_1B, {"engines_per_gpu": 1}),
+        ("H100", LLAMA_1B, {"tensor_parallel_size": 2}),
+        ("H100", LLAMA_1B, {"gpu_memory_utilization": 0.9}),
+    ],
+)
+def test_one_engine_elsewhere(accelerator: str, facts: ModelFacts, more: dict[str, Any]) -> None:
+    one = plan(accelerator, facts, **more)
+    assert one.engines == (1, 1)
+    assert one.config.engines_per_gpu in (None, 1)
+
+
+def test_as_many_engines_as_the_config_says() -> None:
+    three = plan("A10G", LLAMA_1B, engines_per_gpu=3, replicas=2, batch_size=64)
+    assert (three.engines, three.config.memory_share) == ((6, 6), 0.3)
+
+
+# --- max_num_seqs
+
+
+def test_more_sequences_where_the_kv_cache_holds_them() -> None:
+    # By hand: 80 GiB x 0.92 less 2.3 and 2 are 69.3 GiB; a token takes 2 x 16 x 8 x 64 x 2 bytes = 32 KiB, so 2.27 million
+    # tokens (the engine itself said 2,272,368), which are 8,300 requests of 145 + 128 tokens.
+    more = plan("H100", LLAMA_1B, engines_per_gpu=1)
+    assert more.config.engine_kwargs == {"max_num_seqs": 2048}
+    assert "max_num_seqs=2,048 (vLLM's own: 1,024)" in more.chosen(None)
+    assert plan("H100", LLAMA_1B, engines_per_gpu=1, total=900).config.engine_kwargs == {}  # it has no more rows than that
+    # 22.5 x 0.92 less 4.3 are 16.4 GiB, 537,000 tokens, 1,968 requests; at most 1,024 on a small GPU
+    assert plan("A10G", LLAMA_1B).config.engine_kwargs == {"max_num_seqs": 1024}
+    assert plan("A10G", LLAMA_1B, lengths=Lengths(700, 256)).config.engine_kwargs == {"max_num_seqs": 512}
+    # 56.6 GiB, 128 KiB a token: 464,000 tokens (the engine said 457,872), 527 requests of 817 + 64
+    assert plan("H100", LLAMA_8B, lengths=Lengths(817, 128)).config.engine_kwargs == {}
+
+
+@pytest.mark.parametrize("more", [{"max_num_seqs": 64}, {"batch_size": 8}, {"lengths": None}])
+def test_the_users_limits_and_unknown_lengths_leave_it_to_vllm(more: dict[str, Any]) -> None:
+    given = {key: value for key, value in more.items() if key == "max_num_seqs"}
+    assert plan("A10G", LLAMA_1B, **more).config.engine_kwargs == given
+
+
+def test_limits_are_those_of_vllm() -> None:
+    assert limits("H100")["max_num_seqs"] == limits("H200")["max_num_seqs"] == 1024
+    assert limits("A10G")["max_num_seqs"] == limits("A100")["max_num_seqs"] == limits("CPU")["max_num_seqs"] == 256
+    assert limits("GPU")["max_num_seqs"] == 1024  # of an unknown one: rows that wait cost little, an engine that starves does
+
+
+# --- rows on their way
+
+
+def test_small_jobs_get_small_blocks_and_no_engine_takes_more_than_its_share() -> None:
+    two = plan("A10G", LLAMA_8B, replicas=2, lengths=None)
+    assert [two.rows_a_block(total) for total in (None, 1, 64, 100_000)] == [64, 1, 4, 64]
+    assert two.blocks_in_flight(None) == 12  # by hand: 3 x 256 rows in blocks of 64
+    assert two.blocks_in_flight(64) == 8  # 16 blocks of 4 for two engines
+    assert "blocks of 4 row(s), up to 32 rows at once in each engine." in two.chosen(64)
+    assert dataclasses.replace(two, batch_size=16).rows_a_block(64) == 16
+    assert dataclasses.replace(two, batch_size=16).chosen(64) == ""
+
+
+# --- lengths
+
+
+def chat(content: Any, **own: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], **own}
+
+
+def test_lengths_come_from_the_first_rows() -> None:
+    from tokenizers import Tokenizer
+
+    chats = [chat("one two three"), chat([{"type": "text", "text": "four"}], sampling_params={"max_tokens": 100})]
+    by_hand = [len(Tokenizer.from_file(str(TOKENIZER)).encode(text, add_special_tokens=False).ids) for text in ("one two three", "four")]
+    assert lengths_of(chats, {"max_tokens": 20}, TOKENIZER) == Lengths(sum(by_hand) / 2, 60)
+
+
+def test_lengths_that_cannot_be_known(tmp_path: Path) -> None:
+    assert lengths_of([chat("a")], {}, TOKENIZER) is None  # an answer may be as long as the model likes
+    assert lengths_of([chat("a")], {"max_tokens": 5}, None) is None
+    assert lengths_of([chat("a")], {"max_tokens": 5}, tmp_path / "tokenizer.json") is None
+    assert lengths_of([], {"max_tokens": 5}, TOKENIZER) is None
