@@ -51,7 +51,7 @@ ROWS = float(os.environ.get("ROWS", "64"))  # above 1 a number of rows, up to 1 
 MAX_TOKENS = int(os.environ.get("MAX_TOKENS", "150"))  # the longest answer
 OUTPUT = os.environ.get("OUTPUT", "")  # a folder or s3:// URI for the answers, so that a run can be stopped and continued
 SAMPLE_ROWS = int(os.environ.get("SAMPLE_ROWS", "16"))  # rows that the estimate tries; 64 and more for a large job
-NUM_REPLICAS = int(os.environ.get("NUM_REPLICAS", "1"))  # copies of the model, each on GPUs of its own (or, with engines_per_gpu, a share of one)
+NUM_REPLICAS = int(os.environ.get("NUM_REPLICAS", "1"))  # copies of the model, each on GPUs of its own
 
 # %% [markdown]
 # ## Step 1: the workload
@@ -316,7 +316,9 @@ print(headlines.parse_row(sample)["sampling_params"])
 # %% [markdown]
 # ## When memory runs out
 #
-# A *CUDA out of memory* error while the engine starts comes up within a minute or two, with vLLM's own last words. Try, in this order:
+# An engine that runs out of the GPU's memory, while it starts or later, is started again with less: fewer sequences or tokens a step, or a lower
+# `gpu_memory_utilization`. Each change is printed, no row is lost, and what your config sets is never changed. Where nothing is left to lower
+# the run ends with the model's size and what the GPU has. Then try, in this order:
 #
 # 1. a smaller `max_model_len`: the longest prompt and answer that you really have;
 # 2. a smaller `max_num_seqs` or `max_num_batched_tokens`: less memory for activations;
@@ -334,9 +336,11 @@ print(headlines.parse_row(sample)["sampling_params"])
 # `num_replicas=8` runs eight copies of the model side by side, each on `tensor_parallel_size * pipeline_parallel_size` GPUs of its own, and
 # rows go to whichever has room. One replica a GPU is faster than one model over many GPUs, wherever the model fits.
 #
-# A model of a few billion parameters and less leaves a large GPU idle: its engine's Python, on one core, is the limit. `engines_per_gpu: 2` in the
-# config lets two replicas share a GPU, and `NUM_REPLICAS=2` starts them: 1.95 times the tokens/s of one engine with Llama 3.2 1B's shape on an
-# H100 (`bench/RESULTS.md`). They start one after the other, so this is for jobs of more than a few minutes. See `configs/llama-3.2-1b-h100.yaml`.
+# `batch_size=None` chooses what your config leaves open, and prints it: rows a block and on their way to each engine; `max_num_seqs`, from the
+# lengths of the first rows and the GPU's memory; and two engines on a GPU for a model so small that one leaves a large GPU idle. (A step
+# of Llama 3.2 1B's shape takes an H100 7.5 ms, and its engine's Python, on one core, 22: a second engine gave 1.95 times the tokens/s, see
+# `bench/RESULTS.md`.) `engines_per_gpu` in the config sets their number, as in `configs/llama-3.2-1b-h100.yaml`. The second starts after the first,
+# so it is not chosen for fewer than 20,000 rows.
 #
 # On a Ray cluster nothing changes but the address: set `RAY_ADDRESS`, or call `ray.init(address=...)` first. Worker nodes need Ray and
 # vLLM in the same versions, and reach the model (the Hub, or the same path); they do not need this repository. `run()` checks before
