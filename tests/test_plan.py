@@ -122,6 +122,14 @@ def test_small_jobs_get_small_blocks_and_no_engine_takes_more_than_its_share() -
     assert dataclasses.replace(two, batch_size=16).chosen(64) == ""
 
 
+def test_a_huge_job_has_fewer_blocks_where_an_engine_takes_many_at_once() -> None:
+    assert plan("H100", LLAMA_8B).rows_a_block(1_000_000) == 256
+    assert plan("H100", LLAMA_8B).blocks_in_flight(1_000_000) == 12  # as many rows as with blocks of 64
+    assert plan("H100", LLAMA_8B).rows_a_block(999_999) == 64
+    assert plan("A10G", LLAMA_8B, lengths=None).rows_a_block(1_000_000) == 64, "three blocks could not keep it full"
+    assert plan("H100", LLAMA_8B, batch_size=64).rows_a_block(1_000_000) == 64
+
+
 # --- lengths
 
 
