@@ -24,6 +24,7 @@ CHECKED_BYTES = 8 << 20
 IN_MEMORY_BYTES = 64 << 20  # local files up to this size together are read by the driver
 ROWS_A_BLOCK = 128
 COUNTED_FILES = 200  # parquet files whose footers are read for the number of rows: seconds on object storage
+_ROWS = "_rayllm_batch_rows"  # an attribute of a Dataset
 BOM = b"\xef\xbb\xbf"  # some editors write it before UTF-8
 
 
@@ -54,20 +55,24 @@ def read_dataset_file(dataset_file: str | os.PathLike) -> ray.data.Dataset:
     if files.format == "csv":
         options = pyarrow.csv.ParseOptions(newlines_in_values=True)
         return ray.data.read_csv(files.paths, filesystem=files.filesystem, file_extensions=None, parse_options=options)
-    return ray.data.read_parquet(files.paths, filesystem=files.filesystem, file_extensions=None)
+    dataset = ray.data.read_parquet(files.paths, filesystem=files.filesystem, file_extensions=None)
+    setattr(dataset, _ROWS, _count_rows(files))  # whatever is made of it is another Dataset, and does not have this
+    return dataset
 
 
-def count_rows(dataset_file: str | os.PathLike) -> Optional[int]:
-    """The number of rows, where it costs no reading of them: of parquet files, if they are not many. None else."""
-    import pyarrow.fs
+def known_rows(dataset: ray.data.Dataset) -> Optional[int]:
+    """The number of rows of a Dataset that read_dataset_file has made, where it costs no reading of them; None else."""
+    return getattr(dataset, _ROWS, None)
+
+
+def _count_rows(files: DatasetFiles) -> Optional[int]:
+    """From the footers of parquet files, if these are not many."""
     import pyarrow.parquet
 
+    if len(files.paths) > COUNTED_FILES:
+        return None
     try:
-        files = find_files(dataset_file)
-        if files.format != "parquet" or len(files.paths) > COUNTED_FILES:
-            return None
-        fs = files.filesystem or pyarrow.fs.LocalFileSystem()
-        return sum(pyarrow.parquet.read_metadata(path, filesystem=fs).num_rows for path in files.paths)
+        return sum(pyarrow.parquet.read_metadata(path, filesystem=files.filesystem).num_rows for path in files.paths)
     except Exception:  # the read itself will say what is wrong
         return None
 

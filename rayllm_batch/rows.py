@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from rayllm_batch import cluster, output
-from rayllm_batch.dataset_file import count_rows, find_bad_line
+from rayllm_batch.dataset_file import find_bad_line, known_rows
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError
 from rayllm_batch.prompt import describe_parse_error, parse
-from rayllm_batch.workload import ChatWorkloadBase
 
 if TYPE_CHECKING:
     import ray.data
@@ -79,7 +78,7 @@ def read_rows(workload: Any, preserve_order: bool = False, id_column: Optional[s
         total, is_a_limit = len(sample), False
     elif isinstance(whole, ray.data.dataset.MaterializedDataset):
         total, is_a_limit = min(whole.count(), limit or math.inf), False
-    elif (counted := _counted(workload)) is not None:
+    elif (counted := known_rows(whole)) is not None:
         total, is_a_limit = min(counted, limit or math.inf), False
     return Rows(rows, sample, total, is_a_limit, tuple(chats))
 
@@ -112,13 +111,6 @@ def explain_read(error: Exception, workload: Any) -> Exception:
     if (path := getattr(workload, "dataset_file", None)) and (bad_line := find_bad_line(path)):
         return DatasetError(bad_line)
     return error
-
-
-def _counted(workload: Any) -> Optional[int]:
-    """The rows in its dataset_file, where nothing but that is read and it is cheap to know."""
-    if getattr(type(workload), "load_dataset", None) is not ChatWorkloadBase.load_dataset:
-        return None
-    return count_rows(workload.dataset_file)
 
 
 def _try_parse_row(workload: Any, sample: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -333,13 +333,15 @@ def test_a_later_file_that_is_not(name: str, content: bytes, put: Any, tmp_path:
     assert str(path) in refusal(tmp_path / "data")
 
 
-def test_rows_are_counted_where_that_costs_no_reading(put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.ray
+def test_rows_are_counted_where_that_costs_no_reading(ray_cluster: Any, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)
     for number in (1, 2, 3):
         pyarrow.parquet.write_table(pa.table({"article": ["x"] * number}), tmp_path / f"{number}.parquet")
-    assert dataset_file.count_rows(tmp_path) == 6
-    assert dataset_file.count_rows(tmp_path / "2.parquet") == 2
-    assert dataset_file.count_rows(tmp_path / "*.parquet") == 6
+    read = dataset_file.read_dataset_file
+    assert dataset_file.known_rows(read(tmp_path)) == read(tmp_path).count() == 6
+    assert dataset_file.known_rows(read(tmp_path / "2.parquet")) == 2
+    assert dataset_file.known_rows(read(tmp_path).limit(1)) is None, "it is another Dataset"
+    assert dataset_file.known_rows(read(put("lines/rows.jsonl", b'{"article": "x"}\n'))) is None
     monkeypatch.setattr(dataset_file, "COUNTED_FILES", 2)
-    assert dataset_file.count_rows(tmp_path) is None, "too many to ask"
-    for unknown in (tmp_path / "nothing", put("rows.jsonl", b"{}\n"), put("broken.parquet", b"PAR1"), None):
-        assert dataset_file.count_rows(unknown) is None
+    assert dataset_file.known_rows(read(tmp_path / "*.parquet")) is None, "too many to ask"

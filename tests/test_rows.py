@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray.data
 from ray.data.dataset import MaterializedDataset
@@ -97,23 +95,11 @@ def test_the_size_of_a_dataset_in_memory_is_known() -> None:
     assert read(Materialized(some(5000)), 9000).total == 5000
 
 
-def test_the_size_of_parquet_files_is_known_and_that_of_a_load_dataset_of_ones_own_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for part in "ab":
-        pq.write_table(pa.Table.from_pylist(some(300)), tmp_path / f"{part}.parquet")
-    monkeypatch.setattr(ChatWorkloadBase, "load_dataset", lambda _self: Lazy(some(600)))
-
-    class Plain(ChatWorkloadBase):
-        parse_row = Work.parse_row
-        parsed: list = []  # noqa: RUF012
-
+def test_a_size_that_the_files_have_told_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "known_rows", lambda data: len(data._rows) if data.limited is None else None)
     for fraction, total in ((1.0, 600), (250, 250), (9000, 600)):
-        found = read_rows(Plain(dataset_file=str(tmp_path), dataset_fraction=fraction))
+        found = read(Lazy(some(600)), fraction)
         assert (found.total, found.total_is_a_limit) == (total, False)
-    (tmp_path / "a.jsonl").write_text("{}\n")
-    assert read_rows(Plain(dataset_file=str(tmp_path / "a.jsonl"))).total is None, "it would have to be read"
-    assert read_rows(Work(data=Lazy(some(600)), dataset_file=str(tmp_path))).total is None
 
 
 @pytest.mark.parametrize(("fraction", "of", "expected"), [
