@@ -278,7 +278,7 @@ class Headlines(ChatWorkloadBase):
 
 
 headlines = Headlines(dataset_file="assets/sample_articles.jsonl", dataset_fraction=8, sampling_params={"temperature": 0.0})
-print(headlines.parse_row(sample)["sampling_params"])
+print("A row's own settings, over the workload's:", headlines.parse_row(sample)["sampling_params"])
 
 # %% [markdown]
 # `RayLLMBatch(engine, headlines).run()` runs it: in the same kernel, without a restart, also with another config. After a run,
