@@ -69,7 +69,12 @@ class Job:
     def of_ours(self) -> dict[str, Any]:
         """What a table says of RayLLMBatch's settings: those that the others do not have."""
         many = {"num_replicas": self.num_replicas, "engines_per_gpu": self.engines_per_gpu}
-        return {**self.ours, **(many if self.num_replicas > 1 else {})}
+        return {**self.ours, **(many if self.engines > 1 else {})}
+
+    @property
+    def engines(self) -> int:
+        """RayLLMBatch's."""
+        return self.num_replicas * self.engines_per_gpu
 
     @property
     def on_cpu(self) -> bool:
@@ -148,7 +153,7 @@ class Ours:
         if job.warm:
             if warm._kept is None:
                 batch.preview(1)
-            while _ready(warm._kept.monitor) < job.num_replicas:
+            while _ready(warm._kept.monitor) < job.engines:
                 time.sleep(0.5)
             began = time.time()
         answered = batch.run()

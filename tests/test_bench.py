@@ -2,10 +2,11 @@
 
 import copy
 import json
+import types
 
 import pytest
 
-from bench import compare, cpu_side, models, rows, table
+from bench import compare, cpu_side, grid, models, rows, step_time, table
 from rayllm_batch import init_engine_from_config
 
 SETTINGS = {
@@ -139,6 +140,28 @@ def test_the_table_is_remade_from_the_files_and_says_when_results_do_not_compare
         out = capsys.readouterr().out
         assert ended.value.code == status
         assert ("max_num_seqs differs" in out) == (status == 2) and "VLLM::EngineCore | 0.97" in out
+
+
+def test_a_grid_takes_the_fastest_run_of_each_setting_and_compares_with_the_best():
+    settings = {"max_model_len": 4096, "max_num_seqs": 1024, "max_num_batched_tokens": 16_384, "kv_cache_tokens": 457_872}
+
+    def ran(setting, seconds):
+        return {"setting": setting, "settings": {**settings, **setting}, "engine_s": seconds, "output_tokens": 1000}
+
+    text = grid.report([ran({}, 4.0), ran({}, 2.0), ran({"max_num_seqs": 512}, 2.5)])
+    assert cells(text)[2:] == [
+        ["{}", "4,096", "1,024", "16,384", "457,872", "2.0", "500", "1.000"],
+        ['{"max_num_seqs": 512}', "4,096", "512", "16,384", "457,872", "2.5", "400", "0.800"],
+    ]
+
+
+def test_a_steps_share_of_the_gpu_leaves_the_prompts_out(monkeypatch, tmp_path):
+    """By hand: 32 more steps take 0.64 s more, 20 ms each; their kernels 0.16 s more, 5 ms each."""
+    seconds, kernels = {8: 1.0, 40: 1.64}, iter([0.5, 0.66])
+    monkeypatch.setattr(step_time, "answer", lambda _llm, _prompts, tokens: seconds[tokens])
+    monkeypatch.setattr(step_time, "kernel_s", lambda _traces: next(kernels))
+    engine = types.SimpleNamespace(start_profile=lambda: None, stop_profile=lambda: None)
+    assert step_time.step(engine, [{}] * 3, tmp_path) == {"requests": 3, "step_ms": 20.0, "gpu_ms": 5.0, "gpu_share": 0.25}
 
 
 def test_rows_repeat_exactly_and_have_the_structure_their_workload_names():
