@@ -162,7 +162,8 @@ print(batch.estimate(sample_rows=SAMPLE_ROWS, gpu_hour_usd=None))  # a price in 
 #
 # With `OUTPUT` set, answers are written to that folder as they come, and running this cell again on a folder that is not complete
 # continues it. Before a GPU starts, `run()` looks for everything that can be known to be wrong, and lists all of it: too few GPUs, a model that does
-# not fit, no access, a missing file, a `parse_row` that cannot read the rows. `batch.check()` does only that.
+# not fit, no access, a missing file, a `parse_row` that cannot read the rows. `batch.check()` does only that, `batch.check(output_path)`
+# with the output folder too: is it this job's, and is there room.
 
 # %%
 import time

@@ -163,19 +163,32 @@ class RayLLMBatch:
             raise ValueError(f"total_tokens must be above 0, given {total_tokens!r}.")
         return (elapsed_time - engine_time) + engine_time * 1_000_000 / total_tokens
 
-    def check(self) -> None:
+    def check(
+        self, output_path: Union[str, os.PathLike, None] = None, *, output_format: str = "parquet", id_column: Optional[str] = None
+    ) -> None:
         """Look for everything that can be known to be wrong before an engine starts, as `run` does first.
 
         The cluster's GPUs and CPUs, the versions on its nodes, access to the model, its size against the GPU's memory
-        and the disk, its chat template, the dataset, and parse_row on its first rows. Raises the error found, or
+        and the disk, its chat template, the dataset, and parse_row on its first rows. With the arguments that `run` will get,
+        the output folder too: whether it can be written, is this job's, and has room. Raises the error found, or
         PreflightError with all of them.
         """
-        cluster.connect(self.verbose)
-        ready, plan = self._preflight()
+        if output_path is None:
+            cluster.connect(self.verbose)
+            self._check_ready(None, id_column)
+            return
+        job = describe_job(self.engine_config, self.workload, id_column)
+        with OutputFolder(output_path, job, output_format) as folder:
+            cluster.connect(self.verbose)
+            self._check_ready(folder, id_column)
+
+    def _check_ready(self, folder: Optional[OutputFolder], id_column: Optional[str]) -> None:
+        ready, plan = self._preflight(id_column, folder)
         rows = ready.rows
         count = f"{rows.total:,} rows" if rows.total is not None else f"more than {len(rows.sample):,} rows"
+        there = f", {folder.rows:,} of them answered in {folder.given}" if folder and folder.rows else ""
         _say(plan.chosen(rows.total))
-        print(f"Ready to run: {count}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
+        print(f"Ready to run: {count}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
 
     def preview(self, n: int = 8) -> None:
         """Run the first `n` rows and show them: the prompt as the model sees it, the answer, its tokens, or the error.

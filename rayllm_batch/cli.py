@@ -57,8 +57,8 @@ def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     return ROWS_FAILED if failed_rows(args.output) else DONE
 
 
-def _check(batch: RayLLMBatch, _args: argparse.Namespace) -> int:
-    batch.check()
+def _check(batch: RayLLMBatch, args: argparse.Namespace) -> int:
+    batch.check(args.output, output_format=args.output_format, id_column=args.id_column)
     return DONE
 
 
@@ -90,12 +90,13 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--verbose", action="store_true", help="show what Ray Data and the engines log (default: it is in files)")
     how = {"parents": [common], "epilog": EXIT_CODES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     run = commands.add_parser("run", help="answer every row, into a folder; the same command continues it", **how)
-    run.add_argument("--output", required=True, help="folder or URI (s3://, gs://) for the answers")
-    run.add_argument("--output-format", default="parquet", choices=["parquet", "jsonl"])
-    run.add_argument("--id-column", help="a column with unique values, to tell rows apart (default: all their content)")
+    check = commands.add_parser("check", help="look for all that can be known to be wrong, and start nothing", **how)
+    for command in (run, check):
+        command.add_argument("--output", required=command is run, help="folder or URI (s3://, gs://) for the answers")
+        command.add_argument("--output-format", default="parquet", choices=["parquet", "jsonl"])
+        command.add_argument("--id-column", help="a column with unique values, to tell rows apart (default: all their content)")
     run.add_argument("--retry-failed", action="store_true", help="run the rows again that have an error")
     run.add_argument("--report", metavar="FILE", help="write a report of the run, also of one that fails: one HTML file")
-    commands.add_parser("check", help="look for all that can be known to be wrong, and start nothing", **how)
     preview = commands.add_parser("preview", help="answer the first rows, and show prompts and answers", **how)
     preview.add_argument("-n", type=int, default=8, help="how many rows (default 8)")
     estimate = commands.add_parser("estimate", help="answer a sample, and say how long all rows take and what they cost", **how)

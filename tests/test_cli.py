@@ -123,15 +123,18 @@ def test_a_report_is_written_of_every_run_that_began(
 
 
 @pytest.mark.parametrize(("arguments", "called", "printed"), [
+    (["check"], {"output": None, "output_format": "parquet", "id_column": None}, ""),
+    (["check", "--output", "out", "--id-column", "id"], {"output": "out", "output_format": "parquet", "id_column": "id"}, ""),
     (["preview"], {"n": 8}, ""),
     (["preview", "-n", "3"], {"n": 3}, ""),
     (["estimate"], {"sample_rows": 64, "gpu_hour_usd": None}, "two hours\n"),
     (["estimate", "--sample-rows", "10", "--gpu-hour-usd", "2.5"], {"sample_rows": 10, "gpu_hour_usd": 2.5}, "two hours\n"),
 ])
-def test_preview_and_estimate(
+def test_check_preview_and_estimate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], called: dict[str, Any], printed: str
 ) -> None:
     seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(RayLLMBatch, "check", lambda batch, output, **given: seen.append({"output": output, **given}))
     monkeypatch.setattr(RayLLMBatch, "preview", lambda batch, **given: seen.append(given))
     monkeypatch.setattr(RayLLMBatch, "estimate", lambda batch, **given: seen.append(given) or "two hours")
     assert cli.main([*arguments, *GIVEN]) == cli.DONE

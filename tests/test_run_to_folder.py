@@ -93,6 +93,10 @@ def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tm
     # cut off in the middle: some copies of a row are done, some are not
     done = {row["number"]: row["generated_text"] for row in rows if not row["error"]}
     rewritten(parts(folder)[0], 70)
+    RayLLMBatch(echo(), workload).check(folder)
+    assert f"Ready to run: 180 rows, 73 of them answered in {folder}, 1 replica(s)" in capsys.readouterr().out
+    with pytest.raises(OutputError, match="holds another job: workload.different was 60, is 61"):
+        RayLLMBatch(echo(), Repeated(different=61, broken=str(broken))).check(folder)
     RayLLMBatch(echo(), workload).run(folder)
     assert numbers(rows_in(folder)) == everything
     assert "73 rows are in" in capsys.readouterr().out and metrics(folder)["rows"] == 107, "of the last run"
