@@ -271,7 +271,10 @@ class RayLLMBatch:
         ready = preflight(config, self.workload, engines, self.preserve_order, id_column, folder=folder)
         sampling_params = getattr(self.workload, "sampling_params", None) or {}
         lengths = lengths_of(ready.rows.chats, sampling_params, ready.facts.tokenizer_file)
-        return ready, make_plan(config, ready.facts, self._replica_range, batch_size=self.batch_size, total=ready.rows.total, lengths=lengths)
+        plan = make_plan(config, ready.facts, self._replica_range, batch_size=self.batch_size, total=ready.rows.total, lengths=lengths)
+        if plan.engines[0] != engines:
+            cluster.check(plan.config, plan.engines[0])
+        return ready, plan
 
     def _run_in_memory(self) -> ray.data.Dataset:
         began = time.time()

@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--config", required=True, help="the engine's YAML file, such as configs/llama-3.1-8b-a10g.yaml")
     common.add_argument("--workload", required=True, metavar="MODULE:CLASS", help="a class of this folder or an installed one")
     common.add_argument("-w", action="append", default=[], metavar="KEY=VALUE", help="a field of the workload, as YAML; repeat it")
-    common.add_argument("--num-replicas", default="1", metavar="N|MIN-MAX", help="engines side by side (default 1)")
+    common.add_argument("--num-replicas", default="1", metavar="N|MIN-MAX", help="copies of the model side by side (default 1)")
     common.add_argument("--batch-size", type=int, help="rows a block (default: chosen)")
     common.add_argument("--verbose", action="store_true", help="show what Ray Data and the engines log (default: it is in files)")
     how = {"parents": [common], "epilog": EXIT_CODES, "formatter_class": argparse.RawDescriptionHelpFormatter}

@@ -106,13 +106,14 @@ def set_output(context: Any) -> None:
             handler.setLevel(logging.INFO if _verbose else logging.CRITICAL)
 
 
-def check(config: EngineConfig, num_replicas: int) -> None:
-    """Raise ClusterError, naming what the cluster has, when the job cannot be placed on it."""
+def check(config: EngineConfig, engines: int) -> None:
+    """Raise ClusterError, naming what the cluster has, when the job cannot be placed on it. engines: num_replicas x engines_per_gpu."""
+    per_gpu = config.engines_per_gpu or 1
     nodes = [node["Resources"] for node in alive_nodes()]
     needed = config.gpus_per_replica
-    if not _leaves_a_cpu(nodes, num_replicas, needed):
+    if not _leaves_a_cpu(nodes, engines, needed):
         raise ClusterError(
-            f"Beside {num_replicas} replica(s), reading and tokenising need one whole CPU on some node, but the cluster has "
+            f"Beside {engines} engine(s), reading and tokenising need one whole CPU on some node, but the cluster has "
             f"{_inventory(nodes)}. Start Ray with more CPUs (num_cpus=2 will do, whatever the machine has), or fewer replicas."
         )
     if not needed:
@@ -139,10 +140,11 @@ def check(config: EngineConfig, num_replicas: int) -> None:
             "quantized or smaller model."
         )
     room = sum(_room(node, needed) for node in fitting)
-    if num_replicas > room:
+    if engines > room:
+        replicas, fit, each = (engines // per_gpu, room // per_gpu, needed * per_gpu) if per_gpu > 1 else (engines, room, needed)
         raise ClusterError(
-            f"num_replicas={num_replicas} needs {num_replicas} x {needed:g} {wanted} GPUs, but the cluster has room for "
-            f"{room} replica(s): {_inventory(nodes)}. Set num_replicas={max(room, 1)}, or add nodes."
+            f"num_replicas={replicas} needs {replicas} x {each:.0f} {wanted} GPUs, but the cluster has room for "
+            f"{fit} replica(s): {_inventory(nodes)}. Set num_replicas={max(fit, 1)}, or add nodes."
         )
 
 

@@ -12,6 +12,7 @@ from rayllm_batch.suspects import Suspects
 MAX_DEATHS_WITHOUT_AN_ANSWER = 5
 MAX_GUILTY_ROWS = 100  # beyond, it is not the rows
 MAX_STALLS_WITHOUT_AN_ANSWER = 2
+MAX_BACK_OFFS_WITHOUT_AN_ANSWER = 3  # of an engine that runs out of memory while it works: beyond, it is a row
 LIVE = ("downloading", "starting", "ready")  # states of a replica that is at work
 
 
@@ -42,6 +43,7 @@ class RunMonitor:
         self._actors: dict[str, Any] = {}
         self._suspects = Suspects()
         self._deaths: dict[str, int] = {}  # of each actor, since it last answered a row
+        self._back_offs: dict[str, int] = {}  # likewise
         self._stalls = 0
         self._answered: dict[tuple[str, Optional[str]], int] = {}
         self._failure: Optional[tuple[str, str]] = None
@@ -56,7 +58,7 @@ class RunMonitor:
         self._replicas[key] = {"state": "starting", "since": time.time(), "rows": 0, **info}
         self._actors[key] = actor
         suspects = self._suspects.of(info["actor_id"])
-        told = {"suspects": suspects, "guilty": dict(self._suspects.guilty), "less": dict(self._less), "notes": list(self._notes)}
+        told = {"suspects": suspects, "guilty": dict(self._suspects.guilty)}
         return {"stop": self._stop, "job": self._job, **told}
 
     def host(self, relay: str) -> Any:
@@ -81,16 +83,28 @@ class RunMonitor:
             self.update(key, {"state": "failed"})
         self._failure = (error, message)
 
-    def backs_off(self, name: str, value: Any, note: str, last: Optional[tuple[str, dict[str, Any]]] = None) -> None:
-        """A replica starts its engine again with less memory, and so does every one that starts from now on.
+    def lowered(self) -> dict[str, Any]:
+        """Engine settings that were lowered for lack of memory, by any replica."""
+        return self._less
 
-        note: what the user should read. last: the key and the last counts of one whose engine died of it, and not of a row.
+    def backs_off(self, note: str, name: str = "", value: Any = None) -> None:
+        """A replica starts its engine again with less memory.
+
+        note: what the user should read. name, value: a setting that every replica which starts from now on lowers too; none
+        where it is about that replica's GPU.
         """
-        self._less[name] = value
+        if name:
+            self._less[name] = min(value, self._less.get(name, value))
         if note not in self._notes:
             self._notes.append(note)
-        if last:
-            self.update(last[0], {"state": "dead", **last[1]})
+
+    def may_back_off(self, key: str, last: dict[str, Any], message: str) -> bool:
+        """An engine that ran out of memory while it worked: whether to start it with less, and blame no row."""
+        self.update(key, {"state": "dead", **last})
+        actor = self._replicas[key]["actor_id"]
+        self._back_offs[actor] = 1 if self._answered_since("back-off", actor) else self._back_offs.get(actor, 0) + 1
+        self._failure = ("EngineError", f"The engine ran out of GPU memory. Its last words:\n{message}")
+        return self._back_offs[actor] <= MAX_BACK_OFFS_WITHOUT_AN_ANSWER
 
     def died(self, key: str, values: dict[str, Any], in_engine: Iterable[bytes], message: str) -> None:
         """An engine that died. in_engine: the prompt keys of the rows that it was computing."""

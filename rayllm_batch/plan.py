@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.errors import ConfigError
 from rayllm_batch.model_check import (
     BESIDE_GIB,
     GIB,
     GPU_MEMORY_GIB,
     UTILIZATION,
     ModelFacts,
+    check_memory,
     kv_bytes_per_token,
     weights_gib,
 )
@@ -145,13 +147,21 @@ def _text(content: Any) -> str:
 
 
 def _gains_by_sharing(config: EngineConfig, facts: ModelFacts, total: Optional[int]) -> bool:
-    """Where two engines on a GPU were measured to give more than one."""
+    """Where two engines on a GPU were measured to give more than one, and each has room for the model's longest request."""
     if config.engines_per_gpu is not None or config.gpus_per_replica != 1 or "gpu_memory_utilization" in config.engine_kwargs:
         return False
     if config.accelerator_type not in GPU_MEMORY_GIB or limits(config.accelerator_type)["max_num_seqs"] < 1024:
         return False
     weights = weights_gib(config, facts)
-    return bool(weights) and weights <= SMALL_WEIGHTS_GIB and (total is None or total >= MANY_ROWS)
+    if not weights or weights > SMALL_WEIGHTS_GIB or not kv_bytes_per_token(config, facts) or (total is not None and total < MANY_ROWS):
+        return False
+    longest = config.engine_kwargs.get("max_model_len") or facts.config.get("max_position_embeddings")
+    shared = dataclasses.replace(config, engines_per_gpu=2, engine_kwargs={**config.engine_kwargs, "max_model_len": longest})
+    try:
+        check_memory(shared, facts)
+    except ConfigError:
+        return False
+    return True
 
 
 def _more_seqs(config: EngineConfig, facts: ModelFacts, total: Optional[int], lengths: Optional[Lengths]) -> Optional[int]:
@@ -161,9 +171,12 @@ def _more_seqs(config: EngineConfig, facts: ModelFacts, total: Optional[int], le
     if "max_num_seqs" in config.engine_kwargs or not (weights and per_token and memory and lengths):
         return None
     room = (memory * (config.memory_share or UTILIZATION) - BESIDE_GIB) * GIB - weights * GIB
-    fit = room * config.gpus_per_replica / per_token / (lengths.input + lengths.output / 2) if config.gpus_per_replica >= 1 else 0
+    # Not where engines share a GPU: 1,024 each is what was measured.
+    fit = room / per_token / (lengths.input + lengths.output / 2) if config.gpus_per_replica >= 1 else 0
     own = limits(config.accelerator_type)["max_num_seqs"]
-    seqs, most = own, MOST_SEQS if memory >= LARGE_GPU_GIB else MOST_SEQS // 2
+    # vLLM refuses a step that has fewer tokens than sequences.
+    tokens = config.engine_kwargs.get("max_num_batched_tokens") or MOST_SEQS
+    seqs, most = own, min(MOST_SEQS if memory >= LARGE_GPU_GIB else MOST_SEQS // 2, tokens)
     while 2 * seqs <= min(fit, most) and (total is None or total > seqs):
         seqs *= 2
     return seqs if seqs > own else None

@@ -80,6 +80,8 @@ class Replica:
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
         began = time.time()
         self._engine: Optional[Engine] = None
+        self._less: dict[str, Any] = {}  # engine settings, changed after there was too little memory
+        self._steps: list[str] = []
         threading.Thread(target=self._keep_reporting, name="report", daemon=True).start()
         try:
             self._engine = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
@@ -106,8 +108,6 @@ class Replica:
         }))
         if told["stop"]:
             raise EngineError(told["stop"])
-        self._less: dict[str, Any] = told["less"]  # engine settings, lowered after there was too little memory
-        self._steps: list[str] = told["notes"]
         # A later run may have taken over the actor that this process was started again for.
         self._job, self._monitor = (ray.get(told["job"][0]) if told["job"] else job), job.monitor
         self._guilty: dict[bytes, str] = told["guilty"]
@@ -161,47 +161,62 @@ class Replica:
             )
             self._report(state="starting")
         with await asyncio.to_thread(gpu_to_itself) if (config.engines_per_gpu or 1) > 1 else nullcontext():
-            for turn in itertools.count(1):
+            unchanged = 0
+            while True:
                 began_at = _size(self._log)
                 try:
                     return self._build(model)
                 except EngineDidNotStart as error:
                     words = f"{error}\n{_log_from(self._log, began_at)}"
-                    if back_off.CHANGED_WHILE_MEASURED in words and turn <= MOST_UNCHANGED_STARTS:
+                    if back_off.CHANGED_WHILE_MEASURED in words and unchanged < MOST_UNCHANGED_STARTS:
+                        unchanged += 1
                         await asyncio.to_thread(self._reaper.end_others)
-                        continue
-                    if not await asyncio.to_thread(self._back_off, words, error.settings):
-                        if back_off.is_about_memory(words):
-                            held = {name: kwargs[name] for name in self._job.pinned if kwargs.get(name) is not None}
-                            raise EngineError(
-                                f"{back_off.does_not_fit(config.model_id, words, gpu.memory(), self._steps, held)} "
-                                f"The engine's last words:\n{last_words(self._log)}"
-                            ) from None
+                    elif not await asyncio.to_thread(self._back_off, words, error.settings):
+                        if self._memory_matters() and back_off.is_about_memory(words):
+                            raise EngineError(self._does_not_fit(words)) from None
                         raise
-        raise AssertionError  # the loop ends by return or raise
 
     def _build(self, model: str) -> Engine:
-        config = self._job.config
-        kwargs = {**config.engine_kwargs, **self._less}
-        if config.llm_engine == "echo":
-            return EchoEngine(kwargs, load_decoder(self._job.prompt))
-        if (share := config.memory_share) is not None:
-            kwargs.setdefault("gpu_memory_utilization", share)
-        return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
-
-    def _back_off(self, words: str, settings: dict[str, Any], last: Optional[dict[str, Any]] = None) -> bool:
-        """Whether to start the engine again, with less. last: the last counts, where it was running."""
         import ray
 
-        step = back_off.next_step(words, settings, self._job.pinned, was_running=last is not None)
-        if step is None:
+        config = self._job.config
+        for name, value in ray.get(self._monitor.lowered.remote()).items():  # by others, perhaps on this GPU
+            self._less[name] = min(value, self._less.get(name, value))
+        kwargs = {name: value for name, value in config.engine_kwargs.items() if value is not None}
+        if (share := config.memory_share) is not None:
+            kwargs["gpu_memory_utilization"] = share
+        kwargs.update(self._less)
+        if config.llm_engine == "echo":
+            return EchoEngine(kwargs, load_decoder(self._job.prompt))
+        return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
+
+    def _back_off(self, words: str, settings: dict[str, Any], *, was_running: bool = False) -> bool:
+        """Whether there is something to lower; the engine that starts next has it lowered."""
+        import ray
+
+        pinned = self._job.pinned
+        if self._job.config.engine_kwargs.get("enable_chunked_prefill") is False:
+            pinned |= {"max_num_batched_tokens"}  # which must then hold the longest prompt
+        step = back_off.next_step(words, settings, pinned, self._less, was_running=was_running)
+        if step is None or not self._memory_matters():
             return False
-        self._less = {**self._less, step.name: step.after}
-        self._steps = [*self._steps, str(step)]
-        ray.get(self._monitor.backs_off.remote(step.name, step.after, str(step), last and (self._key, last)), timeout=10)
-        if last is None:
+        self._less[step.name] = step.after
+        self._steps.append(str(step))
+        shared = () if step.only_here else (step.name, step.after)
+        ray.get(self._monitor.backs_off.remote(str(step), *shared), timeout=10)
+        if not was_running:
             self._reaper.end_others()  # the engine that failed may still hold its memory
         return True
+
+    def _memory_matters(self) -> bool:
+        """Not on a CPU: there the cache has a size of its own, and what there is besides is not measured."""
+        return self._job.config.llm_engine == "echo" or bool(self._job.config.gpus_per_replica)
+
+    def _does_not_fit(self, words: str) -> str:
+        config = self._job.config
+        held = {name: config.engine_kwargs[name] for name in self._job.pinned if name in config.engine_kwargs}
+        why = back_off.does_not_fit(config.model_id, words, gpu.memory(), self._steps, held)
+        return f"{why} The engine's last words:\n{last_words(self._log)}".rstrip()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The answers of one block, in the block's order (a retry must give the same rows in the same places)."""
@@ -236,7 +251,7 @@ class Replica:
         if len(ids) >= self._engine.max_model_len:
             raise BadRow(
                 f"tokenize: the prompt has {len(ids)} tokens, but max_model_len is {self._engine.max_model_len} "
-                "(prompt and answer together); shorten the row or raise max_model_len"
+                f"(prompt and answer together); shorten the row or {self._longer()}"
             )
         request = json.loads(row[output.REQUEST]) if row[output.REQUEST] else {}
         if own := request.get("sampling_params"):
@@ -245,6 +260,12 @@ class Replica:
             except WorkloadError as error:
                 raise BadRow(f"sampling_params: {error}") from None
         return Request(ids, {**self._job.sampling_params, **request.get("sampling_params", {})}, request.get("model"))
+
+    def _longer(self) -> str:
+        """What allows longer prompts."""
+        if self._job.config.engine_kwargs.get("max_model_len") is None and self._job.config.gpus_per_replica:
+            return "use a model for longer ones, or, if its KV cache is the limit, a higher tensor_parallel_size or a larger GPU"
+        return "raise max_model_len"
 
     async def _answer(self, row: dict[str, Any]) -> Answer:
         answer = Answer(num_input_tokens=len(row[output.TOKEN_IDS] or ()))
@@ -303,7 +324,11 @@ class Replica:
             computing = [prompt_key(ids, request) for ids, request in itertools.islice(self._in_engine.values(), most)]
             message = f"{reason}\n{last_words(self._log)}".rstrip()
             last = {**self._counts, "row_stats": self._row_stats.as_dict()}
-            if back_off.OUT_OF_MEMORY.search(message) and self._back_off(message, self._engine.limits(), last):
+            if (
+                back_off.OUT_OF_MEMORY.search(message)
+                and ray.get(self._monitor.may_back_off.remote(self._key, last, message), timeout=10)
+                and self._back_off(message, self._engine.limits(), was_running=True)
+            ):
                 return
             ray.get(self._monitor.died.remote(self._key, last, computing, message), timeout=10)
         finally:

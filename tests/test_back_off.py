@@ -59,6 +59,39 @@ def test_it_ends() -> None:
         assert settings["max_num_batched_tokens"] == 2048
 
 
+def test_it_ends_also_where_the_memory_that_is_free_comes_and_goes() -> None:
+    """A model that is a little too large beside something that holds 5% of the GPU: more is not free, less is not enough."""
+    settings: dict[str, Any] = dict(OWN)
+    changed: set[str] = set()
+    said = []
+    free = "Free memory on device cuda:0 (20.9/22.06 GiB) on startup is less than desired GPU memory utilization (0.95, 20.96 GiB)."
+    for words in [LOADED + NO_CACHE, free] * 10:
+        if step := next_step(words, settings, (), changed):
+            said.append((step.name, step.after))
+            settings[step.name] = step.after
+            changed.add(step.name)
+    assert said[:2] == [("gpu_memory_utilization", 0.95), ("gpu_memory_utilization", 0.92)]
+    assert "gpu_memory_utilization" not in dict(said[2:])
+    assert next_step(LOADED + NO_CACHE, settings, (), changed) is None
+
+
+def test_no_fewer_tokens_than_sequences() -> None:
+    """vLLM refuses that."""
+    assert next_step(LOADED + OOM, {**OWN, "max_num_batched_tokens": 4096, "max_num_seqs": 4096}, {"max_num_seqs"}) is None
+    assert next_step(LOADED + OOM, {**OWN, "max_num_batched_tokens": 4096, "max_num_seqs": 4096}, ()).name == "max_num_seqs"
+
+
+def test_a_cache_that_is_far_too_small_is_not_waited_for() -> None:
+    settings = {**OWN, "gpu_memory_utilization": 0.95}
+    assert next_step(LOADED + TOO_LONG, settings, ()) is None
+    assert next_step(LOADED + TOO_LONG.replace("16.0", "4.0"), settings, ()).name == "max_num_batched_tokens"
+
+
+def test_what_is_about_one_gpu_is_not_for_the_others() -> None:
+    assert next_step(LESS_FREE, OWN, ()).only_here and next_step(LOADED + NO_CACHE, OWN, ()).only_here
+    assert not next_step(CACHE + OOM, OWN, ()).only_here
+
+
 def test_other_failures_and_weights_that_do_not_fit_change_nothing() -> None:
     assert next_step("ValueError: unsupported model", OWN, ()) is None
     assert not is_about_memory("ValueError: unsupported model")
@@ -78,4 +111,5 @@ def test_a_step_and_the_error_say_what_from_what_to_and_why() -> None:
     for words in ("org/model", "14.99 GiB", "one NVIDIA A10G has 22.5 GiB", steps[0], "max_num_batched_tokens=8192"):
         assert words in text
     assert len(re.findall(r"tensor_parallel_size|quantized|max_model_len", text)) >= 3
+    assert "Only 41.9 of the GPU's 79.11 GiB are free, since something else" in does_not_fit("org/model", LESS_FREE, "one GPU", (), {})
     assert "weights alone" in does_not_fit("org/model", OOM, "one GPU", (), {})

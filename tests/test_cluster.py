@@ -60,8 +60,8 @@ def test_engines_that_share_gpus(nodes: list) -> None:
     nodes += [node(gpus=1, kind="H100"), node(gpus=2, kind="H100")]
     check("H100", 6, engines_per_gpu=2)
     check("H100", 9, engines_per_gpu=3)
-    message = refusal("H100", 7, engines_per_gpu=2)
-    for words in ("num_replicas=7", "7 x 0.5 H100", "room for 6 replica(s)", "Set num_replicas=6"):
+    message = refusal("H100", 8, engines_per_gpu=2)  # four replicas of two engines, as the user counts them
+    for words in ("num_replicas=4", "4 x 1 H100", "room for 3 replica(s)", "Set num_replicas=3"):
         assert words in message
 
 

@@ -101,6 +101,13 @@ def test_sizes_are_whole_numbers_of_at_least_one(key: str, value: Any) -> None:
     check(**{key: None})
 
 
+@pytest.mark.parametrize("value", ["0.9", 0, 1.2, 90, True])
+def test_a_share_of_the_memory_is_a_number(value: Any) -> None:
+    message = refusal(gpu_memory_utilization=value)
+    assert "gpu_memory_utilization" in message and "above 0 and at most 1" in message and repr(value) in message
+    check(gpu_memory_utilization=1)
+
+
 def test_max_model_len_also_in_vllms_own_spellings() -> None:
     for value in (-1, "auto", "8k"):
         check(max_model_len=value)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from rayllm_batch.monitor import MAX_DEATHS_WITHOUT_AN_ANSWER, MAX_GUILTY_ROWS, MAX_STALLS_WITHOUT_AN_ANSWER, RunMonitor
+from rayllm_batch.monitor import (
+    MAX_BACK_OFFS_WITHOUT_AN_ANSWER,
+    MAX_DEATHS_WITHOUT_AN_ANSWER,
+    MAX_GUILTY_ROWS,
+    MAX_STALLS_WITHOUT_AN_ANSWER,
+    RunMonitor,
+)
 
 
 class Run:
@@ -82,7 +88,7 @@ def test_too_many_guilty_rows_are_no_guilty_rows() -> None:
 
 def test_what_a_restarted_replica_is_told() -> None:
     run = Run()
-    nothing = {"stop": None, "suspects": {}, "guilty": {}, "job": None, "less": {}, "notes": []}
+    nothing = {"stop": None, "suspects": {}, "guilty": {}, "job": None}
     assert run.die(some(2)) == nothing
     assert run.die([b"row 1"], words="boom")["suspects"] == {b"row 0": 1, b"row 1": 1}
     told = run.start()[1]
@@ -90,20 +96,35 @@ def test_what_a_restarted_replica_is_told() -> None:
     assert run.start("another")[1] == {**nothing, "guilty": {b"row 1": "boom"}}
 
 
-def test_an_engine_that_lacked_memory_makes_nobody_a_suspect_and_all_start_with_less() -> None:
+def test_engines_that_start_are_told_the_least_that_any_other_has_come_to() -> None:
+    monitor = Run().monitor
+    monitor.backs_off("with 256 instead of 512", "max_num_seqs", 256)
+    monitor.backs_off("with 512 instead of 1024", "max_num_seqs", 512)  # a slower one meets the same limit
+    for _ in range(2):
+        monitor.backs_off("only 20 of 80 GiB are free")  # on its GPU
+    assert monitor.lowered() == {"max_num_seqs": 256}
+    assert monitor.snapshot()["notes"] == ["with 256 instead of 512", "with 512 instead of 1024", "only 20 of 80 GiB are free"]
+    monitor.begin()
+    assert monitor.lowered() == {"max_num_seqs": 256}, "engines that are kept for the next run keep it"
+    assert monitor.snapshot()["notes"] == []
+
+
+def test_an_engine_that_runs_out_of_memory_makes_nobody_a_suspect_unless_it_goes_on() -> None:
     run = Run()
-    key, _ = run.start()
-    for _ in range(2):  # of two replicas that meet the same limit
-        run.monitor.backs_off("max_num_seqs", 512, "with 512 instead of 1024")
-    run.monitor.backs_off("gpu_memory_utilization", 0.86, "with 0.86", (key, {"rows": 7}))
-    told = run.start("another")[1]
-    assert told["less"] == {"max_num_seqs": 512, "gpu_memory_utilization": 0.86}
-    assert told["notes"] == run.monitor.snapshot()["notes"] == ["with 512 instead of 1024", "with 0.86"]
-    assert (told["suspects"], told["guilty"], told["stop"], run.failure) == ({}, {}, None, None)
-    assert run.monitor.snapshot()["replicas"][key] | {"since": 0} == {"state": "dead", "since": 0, "rows": 7, "actor_id": "actor", "node": "10.0.0.1"}
-    run.monitor.begin()
-    assert run.start()[1]["less"] == told["less"], "engines that are kept for the next run keep it"
-    assert run.monitor.snapshot()["notes"] == []
+
+    def runs_out(rows: int) -> bool:
+        key, told = run.start()
+        assert (told["suspects"], told["guilty"], told["stop"]) == ({}, {}, None)
+        run.monitor.update(key, {"state": "ready"})
+        may = run.monitor.may_back_off(key, {"rows": rows}, "CUDA out of memory")
+        assert run.monitor.snapshot()["replicas"][key]["state"] == "dead"
+        return may
+
+    for _ in range(3 * MAX_BACK_OFFS_WITHOUT_AN_ANSWER):
+        assert runs_out(rows=1)
+    for n in range(1, MAX_BACK_OFFS_WITHOUT_AN_ANSWER + 2):
+        assert runs_out(rows=0) == (n < MAX_BACK_OFFS_WITHOUT_AN_ANSWER)
+    assert run.failure == ("EngineError", "The engine ran out of GPU memory. Its last words:\nCUDA out of memory")
 
 
 def test_stalls_without_an_answer_end_the_run() -> None:

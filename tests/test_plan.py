@@ -67,6 +67,10 @@ def test_two_engines_share_a_large_gpu_where_the_model_is_small_and_the_job_long
         ("H100", LLAMA_1B, {"engines_per_gpu": 1}),
         ("H100", LLAMA_1B, {"tensor_parallel_size": 2}),
         ("H100", LLAMA_1B, {"gpu_memory_utilization": 0.9}),
+        # 32 KiB a token are 31 GiB for a million, of the 36 that half of the GPU has beside 2.3 of weights; 40 for 1.3 million
+        ("H100", LLAMA_1B, {"max_model_len": 1_300_000}),
+        ("H100", dataclasses.replace(LLAMA_1B, config={**LLAMA_1B.config, "max_position_embeddings": 1_300_000}), {}),
+        ("H100", dataclasses.replace(LLAMA_1B, config={**LLAMA_1B.config, "model_type": "mamba"}), {}),  # its cache is not known
     ],
 )
 def test_one_engine_elsewhere(accelerator: str, facts: ModelFacts, more: dict[str, Any]) -> None:
@@ -93,6 +97,10 @@ def test_more_sequences_where_the_kv_cache_holds_them() -> None:
     # 22.5 x 0.92 less 4.3 are 16.4 GiB, 537,000 tokens, 1,968 requests; at most 1,024 on a small GPU
     assert plan("A10G", LLAMA_1B).config.engine_kwargs == {"max_num_seqs": 1024}
     assert plan("A10G", LLAMA_1B, lengths=Lengths(700, 256)).config.engine_kwargs == {"max_num_seqs": 512}
+    assert plan("A10G", LLAMA_1B, max_num_batched_tokens=600).config.engine_kwargs == {"max_num_batched_tokens": 600, "max_num_seqs": 512}
+    # Over four GPUs each has a fourth: 30 GiB of weights, 80 KiB a token, 41.6 GiB for 545,000 tokens, 619 requests
+    large = ModelFacts({**LLAMA_8B.config, "num_hidden_layers": 80, "hidden_size": 4096}, 120 * GIB)
+    assert plan("H100", large, lengths=Lengths(817, 128), tensor_parallel_size=4).config.engine_kwargs == {"tensor_parallel_size": 4}
     # 56.6 GiB, 128 KiB a token: 464,000 tokens (the engine said 457,872), 527 requests of 817 + 64
     assert plan("H100", LLAMA_8B, lengths=Lengths(817, 128)).config.engine_kwargs == {}
 

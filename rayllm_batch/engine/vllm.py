@@ -32,6 +32,7 @@ class VLLMEngine:
         # quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
         args = AsyncEngineArgs(model=model, **{"max_model_len": -1, "disable_log_stats": True, **engine_kwargs})
         self._config = args.create_engine_config(UsageContext.LLM_CLASS)
+        self._own_max_model_len = int(self._config.model_config.max_model_len)  # before it is made to fit
         try:
             # Statistics go to _LoadLogger alone, not to vLLM's own log lines.
             self._engine = AsyncLLMEngine.from_vllm_config(
@@ -83,6 +84,8 @@ class VLLMEngine:
             "enable_prefix_caching": cache.enable_prefix_caching,
             "dtype": str(self._config.model_config.dtype).removeprefix("torch."),
         }
+        if self.max_model_len < self._own_max_model_len:
+            resolved["own_max_model_len"] = self._own_max_model_len
         if (overlapped := getattr(scheduler, "async_scheduling", None)) is not None:
             resolved["async_scheduling"] = overlapped
         if cache.num_gpu_blocks:
