@@ -196,14 +196,12 @@ class RayLLMBatch:
         The engines stay ready for ten minutes, so that a run that follows does not start them again, unless its config or
         num_replicas is another. They hold their GPUs meanwhile; `release()` ends them. Raises what `run` raises.
         """
-        import ray
-
         _check_whole("preview(n=...)", n)
         cluster.connect(self.verbose)
         ready, plan = self._preflight()
         rows = ready.rows.dataset.take_batch(n, batch_format="pyarrow")
         with self._engines(ready, plan, rows.num_rows) as (engines, run_id):
-            answered = ray.get(engines.hosts[0].preview.remote(run_id, rows))
+            answered = warm.ask(engines.hosts[0], "preview", run_id, rows)
         show(preview.as_html(answered), preview.as_text(answered))
 
     def estimate(self, sample_rows: int = 64, gpu_hour_usd: Optional[float] = None) -> Estimate:
@@ -225,7 +223,7 @@ class RayLLMBatch:
         with self._engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
             cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster.cpus_per_replica(replicas, gpus))
-            sample, max_num_seqs, start_s = ray.get(engines.hosts[0].sample.remote(run_id, table, total / replicas))
+            sample, max_num_seqs, start_s = warm.ask(engines.hosts[0], "sample", run_id, table, total / replicas)
         if not sample.input_tokens:
             raise DatasetError(f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}")
         return estimate(

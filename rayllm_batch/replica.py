@@ -138,6 +138,8 @@ class Replica:
         try:
             return asyncio.run_coroutine_threadsafe(run_trial(self._engine, requests, copies, max_tokens), self._loop).result()
         except EngineDied as error:
+            if back_off.OUT_OF_MEMORY.search(f"{error}\n{last_words(self._log)}"):
+                self._die(str(error))  # to be started again with less
             message = f"The engine died. Its last words:\n{error}\n{last_words(self._log)}".rstrip()
             raise EngineError(message) from None
 

@@ -85,13 +85,18 @@ class Relay:
         self._host = ray.get(job.monitor.host.remote(ray.get_runtime_context().get_actor_id()))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        import ray
+        return ask(self._host, "answer", self._run_id, table)
 
-        while True:
-            try:
-                return ray.get(self._host.answer.remote(self._run_id, table))
-            except ray.exceptions.ActorUnavailableError:  # it died, and Ray is starting it again
-                time.sleep(RETRY_S)
+
+def ask(host: Any, method: str, *arguments: Any) -> Any:
+    """What the method of a Host returns, also where its process dies meanwhile, whose rows are then run again."""
+    import ray
+
+    while True:
+        try:
+            return ray.get(getattr(host, method).remote(*arguments))
+        except ray.exceptions.ActorUnavailableError:  # it died, and Ray is starting it again
+            time.sleep(RETRY_S)
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,16 @@ def test_an_engine_without_memory_starts_again_with_less_and_nothing_is_lost(ray
     assert "max_num_seqs=64" in said
 
 
+def test_a_preview_and_an_estimate_survive_a_lack_of_memory_too(ray_cluster, capsys):
+    try:
+        RayLLMBatch(echo(run_oom_above=0.9), Numbered()).preview(2)
+        assert "number 1 of a long list" in capsys.readouterr().out
+        RayLLMBatch(echo(run_oom_above=0.8), Numbered()).estimate(8)  # another config: another engine
+        assert "gpu_memory_utilization=0.8 instead of 0.86" in capsys.readouterr().out
+    finally:
+        RayLLMBatch.release()
+
+
 def test_an_engine_for_which_no_memory_is_enough_says_what_to_change(ray_cluster, capsys):
     pinned = {"max_num_seqs": 128, "max_num_batched_tokens": 8192}
     with pytest.raises(EngineError) as caught:
