@@ -225,7 +225,7 @@ def report(results: list[dict[str, Any]]) -> str:
 
 def _job(options: argparse.Namespace) -> Job:
     work, scratch = rows.WORKLOADS[options.workload], Path(options.scratch)
-    model = models.DEMO_MODEL if work.shape == "demo" else models.make(work.shape, scratch / "models")
+    model = models.make(work.shape, scratch / "models")
     rows_file, ids_file = rows.write(work, options.rows or work.rows, model, scratch / options.workload)
     engine_kwargs = dict(work.engine_kwargs)
     if options.mode == "side-by-side" and "gpu_memory_utilization" in engine_kwargs:

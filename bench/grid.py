@@ -39,7 +39,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     work, scratch, out = rows.WORKLOADS[options.workload], Path(options.scratch), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    model = models.DEMO_MODEL if work.shape == "demo" else models.make(work.shape, scratch / "models")
+    model = models.make(work.shape, scratch / "models")
     rows_file, ids_file = rows.write(work, options.rows or work.rows, model, scratch / options.workload)
     job = Job(
         workload=options.workload, model=str(model.resolve()), rows=str(rows_file.resolve()), token_ids=str(ids_file.resolve()),

@@ -23,7 +23,9 @@ SHAPES = {
 
 
 def make(shape: str, folder: Path) -> Path:
-    """Write `folder`/`shape` unless it is there, and return it."""
+    """Write `folder`/`shape` unless it is there, and return it; "demo" is the model that ships with the repository."""
+    if shape == "demo":
+        return DEMO_MODEL
     model = folder / shape
     if (model / "config.json").is_file():
         return model

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--scratch", default="/tmp/bench-scratch")
     options = parser.parse_args()
     work = rows.WORKLOADS[options.workload]
-    model = models.DEMO_MODEL if work.shape == "demo" else models.make(work.shape, Path(options.scratch) / "models")
+    model = models.make(work.shape, Path(options.scratch) / "models")
     _, ids = rows.write(work, max(options.requests), model, Path(options.scratch) / f"step-{options.workload}")
 
     import pyarrow.parquet as pq

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from rayllm_batch.engine_args import UTILIZATION
+
 OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError", re.IGNORECASE)
 NO_ROOM_FOR_CACHE = re.compile(r"No available memory for the cache blocks|larger than the available KV cache|Cannot auto-fit max_model_len")
 CACHE_GAP = re.compile(r"([\d.]+) GiB KV\s+cache is needed.{0,60}?available KV cache\s+memory \(([\d.]+) GiB\)", re.DOTALL)
@@ -21,7 +23,6 @@ CACHE_IS_THERE = "GPU KV cache size"  # said once the cache's memory is taken
 CHANGED_WHILE_MEASURED = "Error in memory profiling"
 WARMING_UP_SAMPLER = "dummy requests"
 
-UTILIZATION = 0.92  # vLLM's own gpu_memory_utilization
 # Three steps of gpu_memory_utilization: what is still short then is not short of a few hundred MB.
 LEAST = {"max_num_batched_tokens": 2048, "max_num_seqs": 64, "gpu_memory_utilization": 0.74}
 MOST_UTILIZATION = 0.95
@@ -61,8 +62,8 @@ def next_step(
         free, whole = float(less[1]), float(less[2])
         # Not LEAST: what is free is known here, and may do for a small model.
         share = max(0.05, math.floor(100 * (free / whole - FREE_MARGIN)) / 100)
-        return _set(Step("gpu_memory_utilization", _now("gpu_memory_utilization", settings), share, _free(less), True), pinned)
-    no_room, now = NO_ROOM_FOR_CACHE.search(words), _now("gpu_memory_utilization", settings)
+        return _set(Step("gpu_memory_utilization", settings["gpu_memory_utilization"], share, _free(less), True), pinned)
+    no_room, now = NO_ROOM_FOR_CACHE.search(words), settings["gpu_memory_utilization"]
     why = "No memory is left for the KV cache" if no_room else "The GPU is out of memory"
     # More than vLLM's own share, but not where it is less, since others need the rest.
     if no_room and UTILIZATION - 0.02 <= now < MOST_UTILIZATION and "gpu_memory_utilization" not in {*pinned, *changed}:
@@ -102,10 +103,10 @@ def does_not_fit(model_id: str, words: str, gpu: str, steps: Collection[str], pi
 
 def _first(names: Collection[str], why: str, settings: Mapping[str, Any], pinned: Collection[str]) -> Optional[Step]:
     for name in names:
-        now = _now(name, settings)
+        now = settings[name]
         lower = round(now - UTILIZATION_STEP, 2) if name == "gpu_memory_utilization" else now // 2
         # vLLM refuses a step that has fewer tokens than sequences.
-        least = max(LEAST[name], settings.get("max_num_seqs") or 0) if name == "max_num_batched_tokens" else LEAST[name]
+        least = max(LEAST[name], settings["max_num_seqs"]) if name == "max_num_batched_tokens" else LEAST[name]
         if lower >= least and (step := _set(Step(name, now, lower, why), pinned)):
             return step
     return None
@@ -117,7 +118,3 @@ def _set(step: Step, pinned: Collection[str]) -> Optional[Step]:
 
 def _free(less: re.Match[str]) -> str:
     return f"Only {float(less[1]):g} of the GPU's {float(less[2]):g} GiB are free"
-
-
-def _now(name: str, settings: Mapping[str, Any]) -> Any:
-    return settings.get(name) or (UTILIZATION if name == "gpu_memory_utilization" else LEAST[name])

@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from rayllm_batch import cluster, output, pipeline, preview, report, warm
@@ -173,22 +173,17 @@ class RayLLMBatch:
         the output folder too: whether it can be written, is this job's, and has room. Raises the error found, or
         PreflightError with all of them.
         """
-        if output_path is None:
+        place: AbstractContextManager[Optional[OutputFolder]] = nullcontext()
+        if output_path is not None:
+            place = OutputFolder(output_path, describe_job(self.engine_config, self.workload, id_column), output_format)
+        with place as folder:
             cluster.connect(self.verbose)
-            self._check_ready(None, id_column)
-            return
-        job = describe_job(self.engine_config, self.workload, id_column)
-        with OutputFolder(output_path, job, output_format) as folder:
-            cluster.connect(self.verbose)
-            self._check_ready(folder, id_column)
-
-    def _check_ready(self, folder: Optional[OutputFolder], id_column: Optional[str]) -> None:
-        ready, plan = self._preflight(id_column, folder)
-        rows = ready.rows
-        count = f"{rows.total:,} rows" if rows.total is not None else f"more than {len(rows.sample):,} rows"
-        there = f", {folder.rows:,} of them answered in {folder.given}" if folder and folder.rows else ""
-        _say(plan.chosen(rows.total))
-        print(f"Ready to run: {count}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
+            ready, plan = self._preflight(id_column, folder)
+            rows = ready.rows
+            count = f"{rows.total:,} rows" if rows.total is not None else f"more than {len(rows.sample):,} rows"
+            there = f", {folder.rows:,} of them answered in {folder.given}" if folder and folder.rows else ""
+            _say(plan.chosen(rows.total))
+            print(f"Ready to run: {count}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
 
     def preview(self, n: int = 8) -> None:
         """Run the first `n` rows and show them: the prompt as the model sees it, the answer, its tokens, or the error.
@@ -265,7 +260,7 @@ class RayLLMBatch:
 
     def _preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
         config = self.engine_config
-        engines = self._replica_range[0] * (config.engines_per_gpu or 1)
+        engines = self._replica_range[0] * config.engines_per_replica
         ready = preflight(config, self.workload, engines, self.preserve_order, id_column, folder=folder)
         sampling_params = getattr(self.workload, "sampling_params", None) or {}
         lengths = lengths_of(ready.rows.chats, sampling_params, ready.facts.tokenizer_file)

@@ -108,7 +108,7 @@ def set_output(context: Any) -> None:
 
 def check(config: EngineConfig, engines: int) -> None:
     """Raise ClusterError, naming what the cluster has, when the job cannot be placed on it. engines: num_replicas x engines_per_gpu."""
-    per_gpu = config.engines_per_gpu or 1
+    per_gpu = config.engines_per_replica
     nodes = [node["Resources"] for node in alive_nodes()]
     needed = config.gpus_per_replica
     if not _leaves_a_cpu(nodes, engines, needed):

@@ -68,12 +68,17 @@ class EngineConfig:
     engines_per_gpu: int | None = None
 
     @property
+    def engines_per_replica(self) -> int:
+        """How many engines one of num_replicas is: one, or engines_per_gpu."""
+        return self.engines_per_gpu or 1
+
+    @property
     def gpus_per_replica(self) -> float:
         """GPUs that one engine takes: tensor_parallel_size x pipeline_parallel_size, a part of one where engines share
         it, and 0 on CPU."""
         if self.accelerator_type == "CPU" or self.llm_engine == "echo":
             return 0
-        if (self.engines_per_gpu or 1) > 1:
+        if self.engines_per_replica > 1:
             return int(10_000 / self.engines_per_gpu) / 10_000  # Ray's precision; rounded up, the last would not fit
         # "or 1": a key without a value in the YAML is None, and stands for vLLM's default
         return (self.engine_kwargs.get("tensor_parallel_size") or 1) * (
@@ -84,7 +89,7 @@ class EngineConfig:
     def memory_share(self) -> float | None:
         """Of its GPU's memory, what one engine may use: gpu_memory_utilization; None leaves it to vLLM."""
         given = self.engine_kwargs.get("gpu_memory_utilization")
-        if given is None and (self.engines_per_gpu or 1) > 1:
+        if given is None and self.engines_per_replica > 1:
             return round(SHARED_MEMORY / self.engines_per_gpu, 3)
         return given
 

@@ -67,12 +67,12 @@ def known_rows(dataset: ray.data.Dataset) -> Optional[int]:
 
 def _count_rows(files: DatasetFiles) -> Optional[int]:
     """From the footers of parquet files, if these are not many."""
-    import pyarrow.parquet
+    import pyarrow.dataset
 
     if len(files.paths) > COUNTED_FILES:
         return None
     try:
-        return sum(pyarrow.parquet.read_metadata(path, filesystem=files.filesystem).num_rows for path in files.paths)
+        return pyarrow.dataset.dataset(files.paths, filesystem=files.filesystem, format="parquet").count_rows()
     except Exception:  # the read itself will say what is wrong
         return None
 

@@ -15,6 +15,8 @@ from rayllm_batch.vllm_fields import ENGINE_FIELDS
 # The runner sets these itself: the model comes from model_id, and statistics feed the progress line.
 OURS = {"model": "model_id at the top level of the config", "enable_log_requests": "nothing: requests are not logged"}
 
+UTILIZATION = 0.92  # vLLM's own gpu_memory_utilization
+
 ECHO_FIELDS = (
     "max_model_len", "max_num_seqs", "max_num_batched_tokens", "start_seconds", "seconds_per_request",
     "fail_on", "crash_on", "start_error", "oom_above", "run_oom_above", "calls_file",

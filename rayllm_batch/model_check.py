@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine_args import UTILIZATION
 from rayllm_batch.errors import ClusterError, ConfigError, HubUnavailableError, ModelNotFoundError
 from rayllm_batch.hub import CHECK_SECONDS, RATE_LIMIT_SECONDS, is_local, is_offline
 from rayllm_batch.hub_client import HubClient
@@ -23,7 +24,6 @@ GPU_MEMORY_GIB = {
     "T4": 15, "V100": 32, "A10": 22.5, "A10G": 22.5, "L4": 22.5, "L40S": 45, "A100": 80, "A100-40G": 40, "A100-80G": 80,
     "H100": 80, "H200": 141, "B200": 180,
 }  # fmt: skip
-UTILIZATION = 0.92  # vLLM's default for gpu_memory_utilization
 BESIDE_GIB = 2.0  # activations and CUDA graphs: for a max_model_len that is suggested, not for what is refused
 BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 # Every layer of these keeps keys and values of all tokens, so their KV cache is known. Others (MLA, Mamba, windows,

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine_args import UTILIZATION
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.model_check import (
     BESIDE_GIB,
     GIB,
     GPU_MEMORY_GIB,
-    UTILIZATION,
     ModelFacts,
     check_memory,
     kv_bytes_per_token,
@@ -112,8 +112,8 @@ def make_plan(
             own = limits(config.accelerator_type)["max_num_seqs"]
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
-    engines_per_gpu = config.engines_per_gpu or 1
-    return Plan(config, (num_replicas[0] * engines_per_gpu, num_replicas[1] * engines_per_gpu), batch_size, tuple(why))
+    least, most = (number * config.engines_per_replica for number in num_replicas)
+    return Plan(config, (least, most), batch_size, tuple(why))
 
 
 def limits(accelerator_type: str) -> dict[str, int]:

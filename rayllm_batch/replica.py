@@ -162,7 +162,7 @@ class Replica:
                 revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
             )
             self._report(state="starting")
-        with await asyncio.to_thread(gpu_to_itself) if (config.engines_per_gpu or 1) > 1 else nullcontext():
+        with await asyncio.to_thread(gpu_to_itself) if config.engines_per_replica > 1 else nullcontext():
             unchanged = 0
             while True:
                 began_at = _size(self._log)

@@ -8,6 +8,7 @@ import time
 from typing import Any, Optional
 
 from rayllm_batch.engine.base import Completion, EngineDidNotStart, EngineDied
+from rayllm_batch.engine_args import UTILIZATION
 
 
 class EchoEngine:
@@ -71,7 +72,7 @@ class EchoEngine:
         return {
             "max_num_seqs": self._kwargs.get("max_num_seqs") or 256,
             "max_num_batched_tokens": self._kwargs.get("max_num_batched_tokens") or 8192,
-            "gpu_memory_utilization": self._kwargs.get("gpu_memory_utilization") or 0.92,
+            "gpu_memory_utilization": self._kwargs.get("gpu_memory_utilization") or UTILIZATION,
         }
 
     def settings(self) -> dict[str, Any]:
