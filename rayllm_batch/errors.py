@@ -82,3 +82,10 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest known name, or an empty string when nothing is near."""
     near = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def one_line(error: Exception, most: int = 500) -> str:
+    """Its type and text, as a row's `error` may hold it."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot stand in an Arrow column
+    return text if len(text) <= most else text[:most] + "..."

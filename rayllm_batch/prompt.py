@@ -7,8 +7,6 @@ row goes into that row and the others go on.
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -16,9 +14,9 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from rayllm_batch import output
-from rayllm_batch.errors import ConfigError, EngineError, RayLLMBatchError
-from rayllm_batch.model_files import download_model
+from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.row_id import as_pairs, row_id
+from rayllm_batch.tokenizer import tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class PromptJob:
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     """A batch of input rows with their token ids, request settings (JSON) and errors appended."""
     try:
-        tokenizer = _tokenizer(job)
+        tokenizer = tokenizer_of(job)
     except RayLLMBatchError as error:
         _tell(job, error)
         raise
@@ -71,7 +69,7 @@ def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
             try:
                 text = render(tokenizer, chat["messages"], job)
             except Exception as problem:
-                error = f"chat_template: {_one_line(problem)}"
+                error = f"chat_template: {one_line(problem)}"
         texts.append(text)
         requests.append(request)
         errors.append(error)
@@ -122,7 +120,7 @@ def parse(parse_row: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, 
 def describe_parse_error(error: Exception, row: dict[str, Any]) -> str:
     """`parse_row: KeyError: 'article' (the row has: id, text)`: enough to see which column was missing."""
     hint = f" (the row has: {', '.join(row)})" if isinstance(error, (KeyError, AttributeError)) else ""
-    return f"parse_row: {_one_line(error)}{hint}"
+    return f"parse_row: {one_line(error)}{hint}"
 
 
 def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> str:
@@ -148,56 +146,8 @@ def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[s
             try:
                 ids[i] = _encode(tokenizer, [texts[i]])[0]
             except Exception as problem:
-                errors[i] = f"tokenize: {_one_line(problem)}"
+                errors[i] = f"tokenize: {one_line(problem)}"
     return ids
-
-
-def decode(token_ids: list[int], job: PromptJob) -> str:
-    """The text of a prompt's tokens, special tokens included and nothing tidied up."""
-    return _tokenizer(job).decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def load_tokenizer(job: PromptJob) -> Any:
-    """The model's tokenizer with its chat template checked; raises ConfigError or EngineError for the driver."""
-    from transformers import AutoTokenizer
-
-    folder = _tokenizer_folder(job)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **job.tokenizer_kwargs)
-    except Exception as error:
-        raise EngineError(f"The tokenizer of {job.tokenizer!r} cannot be loaded: {_one_line(error)}") from None
-    if job.chat_template is not None:
-        tokenizer.chat_template = job.chat_template
-    if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            f"The tokenizer of {job.tokenizer!r} has no chat template, so messages cannot be turned into a prompt. "
-            "Use the model's instruct version, or set chat_template in the config to a Jinja file."
-        )
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # tokenizer.json may carry padding or truncation, which generation must not have
-        backend.no_padding()
-        backend.no_truncation()
-    return tokenizer
-
-
-def load_decoder(job: PromptJob) -> Any:
-    """For the echo engine: what decodes token ids, without transformers (whose import takes seconds) where that will do."""
-    path = os.path.join(_tokenizer_folder(job), "tokenizer.json")
-    if os.path.isfile(path):
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file(path)
-    return load_tokenizer(job)
-
-
-def _tokenizer_folder(job: PromptJob) -> str:
-    import ray
-
-    env = ray.get(job.monitor.environment.remote()) if job.monitor is not None else {}
-    # "dummy" weights: none, only what a tokenizer needs. The engine on this node finds these files in the cache.
-    return download_model(
-        job.tokenizer, env.get("HF_TOKEN"), revision=job.tokenizer_kwargs.get("revision"), load_format="dummy"
-    )
 
 
 def _tell(job: PromptJob, error: RayLLMBatchError) -> None:
@@ -205,17 +155,6 @@ def _tell(job: PromptJob, error: RayLLMBatchError) -> None:
 
     if job.monitor is not None:
         ray.get(job.monitor.failed.remote(type(error).__name__, str(error)))
-
-
-def _tokenizer(job: PromptJob) -> Any:
-    # Loading takes seconds and a task handles one block, so a worker process keeps its tokenizer, also for the next
-    # run. This module reaches workers by value and is rebuilt for each task: only another module's namespace outlives it.
-    cache = sys.__dict__.setdefault("_rayllm_batch_tokenizer", {})
-    key = repr((job.tokenizer, job.tokenizer_kwargs, job.chat_template))
-    if key not in cache:
-        cache.clear()
-        cache[key] = load_tokenizer(job)
-    return cache[key]
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -233,10 +172,4 @@ def _request(chat: dict[str, Any]) -> Optional[str]:
 
 def _shown(value: Any, most: int = 200) -> str:
     text = f"{type(value).__name__}: {value!r}"
-    return text if len(text) <= most else text[:most] + "..."
-
-
-def _one_line(error: Exception, most: int = 500) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot stand in an Arrow column
     return text if len(text) <= most else text[:most] + "..."

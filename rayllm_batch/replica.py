@@ -29,9 +29,10 @@ from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError
 from rayllm_batch.gpu_lock import gpu_to_itself
 from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
-from rayllm_batch.prompt import PromptJob, load_decoder
+from rayllm_batch.prompt import PromptJob
 from rayllm_batch.row_stats import RowStats
 from rayllm_batch.suspects import Gate, guilty_error, prompt_key
+from rayllm_batch.tokenizer import load_decoder
 from rayllm_batch.trial import Request, Trial, run_trial
 from rayllm_batch.workload import check_sampling_params
 

@@ -16,8 +16,9 @@ import pyarrow as pa
 from rayllm_batch import cluster, output
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.estimate import Sample, copies
-from rayllm_batch.prompt import build_prompts, decode
+from rayllm_batch.prompt import build_prompts
 from rayllm_batch.replica import Replica, ReplicaJob
+from rayllm_batch.tokenizer import decode
 
 KEEP_S = 600.0  # a GPU that waits for its owner's next step, but not overnight
 RETRY_S = 1.0

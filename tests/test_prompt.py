@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import tokenizer_builders
 
-from rayllm_batch import output, prompt
+from rayllm_batch import output, prompt, tokenizer
 from rayllm_batch.errors import ConfigError, DatasetError, EngineError
 
 CHATS = [
@@ -124,8 +124,8 @@ def test_a_chat_template_of_the_config_replaces_the_tokenizers_own(folders: dict
 
 def test_the_tokenizer_is_loaded_once_a_job(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    load = prompt.load_tokenizer
-    monkeypatch.setattr(prompt, "load_tokenizer", lambda given: loaded.append(given.tokenizer) or load(given))
+    load = tokenizer.load_tokenizer
+    monkeypatch.setattr(tokenizer, "load_tokenizer", lambda given: loaded.append(given.tokenizer) or load(given))
     first, second = job(folders["none"], from_row), job(folders["template"], from_row)
     for given in (first, first, second):
         prompt.build_prompts(chats(CHATS[0]), given)
@@ -263,17 +263,17 @@ def test_sampling_params_in_some_rows_only(folders: dict[str, Path]) -> None:
 def test_a_tokenizer_without_a_template(folders: dict[str, Path], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folders["none"])
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(tmp_path)
+    mine = AutoTokenizer.from_pretrained(folders["none"])
+    mine.chat_template = None
+    mine.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"no chat template.*set chat_template in the config"):
-        prompt.load_tokenizer(job(tmp_path, from_row))
+        tokenizer.load_tokenizer(job(tmp_path, from_row))
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match="cannot be loaded") as caught:
-        prompt.load_tokenizer(job(tmp_path, from_row))
+        tokenizer.load_tokenizer(job(tmp_path, from_row))
     assert str(tmp_path) in str(caught.value)
 
 

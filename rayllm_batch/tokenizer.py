@@ -1,0 +1,72 @@
+"""A model's tokenizer: loaded, checked, and kept by the process that uses it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rayllm_batch.errors import ConfigError, EngineError, one_line
+from rayllm_batch.model_files import download_model
+
+if TYPE_CHECKING:
+    from rayllm_batch.prompt import PromptJob
+
+
+def tokenizer_of(job: PromptJob) -> Any:
+    # Loading takes seconds and a task handles one block, so a worker process keeps its tokenizer, also for the next
+    # run. This module reaches workers by value and is rebuilt for each task: only another module's namespace outlives it.
+    cache = sys.__dict__.setdefault("_rayllm_batch_tokenizer", {})
+    key = repr((job.tokenizer, job.tokenizer_kwargs, job.chat_template))
+    if key not in cache:
+        cache.clear()
+        cache[key] = load_tokenizer(job)
+    return cache[key]
+
+
+def decode(token_ids: list[int], job: PromptJob) -> str:
+    """The text of a prompt's tokens, special tokens included and nothing tidied up."""
+    return tokenizer_of(job).decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def load_tokenizer(job: PromptJob) -> Any:
+    """The model's tokenizer with its chat template checked; raises ConfigError or EngineError for the driver."""
+    from transformers import AutoTokenizer
+
+    folder = _tokenizer_folder(job)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **job.tokenizer_kwargs)
+    except Exception as error:
+        raise EngineError(f"The tokenizer of {job.tokenizer!r} cannot be loaded: {one_line(error)}") from None
+    if job.chat_template is not None:
+        tokenizer.chat_template = job.chat_template
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            f"The tokenizer of {job.tokenizer!r} has no chat template, so messages cannot be turned into a prompt. "
+            "Use the model's instruct version, or set chat_template in the config to a Jinja file."
+        )
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # tokenizer.json may carry padding or truncation, which generation must not have
+        backend.no_padding()
+        backend.no_truncation()
+    return tokenizer
+
+
+def load_decoder(job: PromptJob) -> Any:
+    """For the echo engine: what decodes token ids, without transformers (whose import takes seconds) where that will do."""
+    path = os.path.join(_tokenizer_folder(job), "tokenizer.json")
+    if os.path.isfile(path):
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(path)
+    return load_tokenizer(job)
+
+
+def _tokenizer_folder(job: PromptJob) -> str:
+    import ray
+
+    env = ray.get(job.monitor.environment.remote()) if job.monitor is not None else {}
+    # "dummy" weights: none, only what a tokenizer needs. The engine on this node finds these files in the cache.
+    return download_model(
+        job.tokenizer, env.get("HF_TOKEN"), revision=job.tokenizer_kwargs.get("revision"), load_format="dummy"
+    )
