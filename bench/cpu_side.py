@@ -1,20 +1,20 @@
 """What the CPU side can carry: parquet to parquet with an engine that costs nothing, articles of 4 KB.
 
-    python -m bench.cpu_side --sizes 4000 28000            # all three, each measurement in a process of its own
+    python -m bench.cpu_side --sizes 28000 84000           # all of them, each measurement in a process of its own
     python -m bench.cpu_side --sizes 100000 1000000 --only RayLLMBatch
 
   encode_batch_fast  the tokenizer alone, on the same rendered prompts and the same cores, in one process
   RayLLMBatch        run() with the echo engine, then write_parquet
+  RayLLMBatch, ids   the same with rows that come with their token ids, 1,044 each, as many as the articles have on average
   ray.data.llm       its template, tokenise and detokenise stages with an engine stage that echoes as well, then
                      write_parquet. The stage hands on the columns that the real one does (the prompt and its token ids
                      among them), without vLLM's and pydantic's work for them.
 
 A Ray Data run has a fixed cost, mostly worker processes that start and import, so the rate is the marginal one: the
 difference in rows over the difference in seconds between two sizes. Seconds run from the call, Ray's start included, until
-the files are written. Each row is answered with its first 32 tokens.
-
-Rows that come with token ids are not a mode of the library (every row goes through chat template and tokenizer), so there
-is no measurement of them.
+the files are written. Both sizes must be read in the same way: RayLLMBatch's driver reads local files of up to 64 MB
+together, which are some 24,000 of these articles, and Ray's tasks read larger ones, with some 8 s of their own. Each row is
+answered with its first 32 tokens. The echo engine has the limits of a large GPU (1,024 sequences at once).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,9 +44,10 @@ from bench.models import DEMO_MODEL
 from bench.rows import words
 
 ARTICLE_CHARACTERS = 4096
+IDS_A_ROW, VOCABULARY = 1044, 8000
 MAX_TOKENS = 32
 ROWS_A_GROUP = 1024
-TOKENIZER_ALONE, OURS, RAYS = "encode_batch_fast", "RayLLMBatch", "ray.data.llm"
+TOKENIZER_ALONE, OURS, OURS_IDS, RAYS = "encode_batch_fast", "RayLLMBatch", "RayLLMBatch, ids", "ray.data.llm"
 
 
 def make_rows(count: int, path: Path) -> None:
@@ -59,6 +61,17 @@ def make_rows(count: int, path: Path) -> None:
                 text = " ".join(words(random.Random(i), ARTICLE_CHARACTERS // 4))
                 articles.append(text[:ARTICLE_CHARACTERS])
             writer.write_table(pa.table({"id": list(ids), "article": articles}, schema=schema))
+
+
+def make_ids(count: int, path: Path) -> None:
+    """Rows of id and prompt_token_ids, likewise."""
+    draw = np.random.default_rng(0)
+    schema = pa.schema([("id", pa.int64()), ("prompt_token_ids", pa.list_(pa.int32()))])
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, count, ROWS_A_GROUP):
+            ids = range(first, min(first + ROWS_A_GROUP, count))
+            tokens = list(draw.integers(0, VOCABULARY, (len(ids), IDS_A_ROW), dtype=np.int32))
+            writer.write_table(pa.table({"id": list(ids), "prompt_token_ids": tokens}, schema=schema))
 
 
 def tokenizer_alone(path: str, out: str, cores: int) -> dict[str, Any]:
@@ -79,18 +92,34 @@ def tokenizer_alone(path: str, out: str, cores: int) -> dict[str, Any]:
 
 
 def ours(path: str, out: str, cores: int) -> dict[str, Any]:
+    from rayllm_batch import CNNDailySummary
+
+    return _through_ours(CNNDailySummary, path, out, cores)
+
+
+def ours_with_ids(path: str, out: str, cores: int) -> dict[str, Any]:
+    from rayllm_batch import ChatWorkloadBase
+
+    class TokenIds(ChatWorkloadBase):
+        def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+            return {"prompt_token_ids": row["prompt_token_ids"]}
+
+    return _through_ours(TokenIds, path, out, cores)
+
+
+def _through_ours(workload: type, path: str, out: str, cores: int) -> dict[str, Any]:
     began = time.time()
     import ray
 
-    from rayllm_batch import CNNDailySummary, RayLLMBatch, init_engine_from_config
+    from rayllm_batch import RayLLMBatch, init_engine_from_config
 
     # The default, except that it may be fewer CPUs than the machine has
     ray.init(num_cpus=cores, logging_level="ERROR", log_to_driver=False)
     config = init_engine_from_config({
-        "model_id": str(DEMO_MODEL), "llm_engine": "echo", "accelerator_type": "CPU", "engine_kwargs": {"max_model_len": 4096},
+        "model_id": str(DEMO_MODEL), "llm_engine": "echo", "accelerator_type": "CPU",
+        "engine_kwargs": {"max_model_len": 4096, "max_num_seqs": 1024},
     })
-    workload = CNNDailySummary(dataset_file=path, sampling_params={"max_tokens": MAX_TOKENS})
-    answered = RayLLMBatch(config, workload).run()
+    answered = RayLLMBatch(config, workload(dataset_file=path, sampling_params={"max_tokens": MAX_TOKENS})).run()
     answered.write_parquet(out)
     seconds = time.time() - began
     return {"seconds": seconds, "stored_bytes": stored_bytes(answered.stats()), "result_bytes": answered.size_bytes()}
@@ -131,7 +160,9 @@ def rays(path: str, out: str, cores: int) -> dict[str, Any]:
     return {"seconds": seconds, "stored_bytes": stored_bytes(answered.stats()), "result_bytes": answered.size_bytes()}
 
 
-CONTENDERS: dict[str, Callable[[str, str, int], dict[str, Any]]] = {TOKENIZER_ALONE: tokenizer_alone, OURS: ours, RAYS: rays}
+CONTENDERS: dict[str, Callable[[str, str, int], dict[str, Any]]] = {
+    TOKENIZER_ALONE: tokenizer_alone, OURS: ours, OURS_IDS: ours_with_ids, RAYS: rays,
+}
 
 
 def stored_bytes(stats: str) -> Optional[int]:
@@ -196,7 +227,7 @@ def report(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.cpu_side", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4000, 28000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[28000, 84000])
     parser.add_argument("--only", action="append", choices=CONTENDERS, help="may be given more than once")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--out", default=os.path.join(os.environ.get("OUT", "bench"), "results", "cpu_side"))
@@ -212,9 +243,11 @@ def main() -> None:
     stored = folder / "results.json"
     results = json.loads(stored.read_text(encoding="utf-8")) if options.add and stored.is_file() else []
     for count in options.sizes:
-        path = folder / f"articles-{count}.parquet"
-        make_rows(count, path)
+        articles, ids = folder / f"articles-{count}.parquet", folder / f"ids-{count}.parquet"
         for name in options.only or CONTENDERS:
+            path = ids if name == OURS_IDS else articles
+            if not path.is_file():
+                (make_ids if name == OURS_IDS else make_rows)(count, path)
             child = subprocess.run(
                 [sys.executable, "-m", "bench.cpu_side", "--one", name, "--cores", str(options.cores), "--out", str(path.resolve())],
                 capture_output=True, text=True, check=False,
@@ -226,7 +259,7 @@ def main() -> None:
             print(f"{name}, {count:,} rows: {results[-1]['seconds']:.1f} s", flush=True)
             stored.write_text(json.dumps(results, indent=1), encoding="utf-8")
     print(report(results))
-    tokens = {(r["rows"], r["input_tokens"]) for r in results}
+    tokens = {(r["rows"], r["input_tokens"]) for r in results if r["contender"] != OURS_IDS}
     if len(tokens) != len({rows for rows, _ in tokens}):
         raise SystemExit(f"NOT COMPARABLE: input tokens differ: {sorted(tokens)}")
 

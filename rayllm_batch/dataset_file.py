@@ -14,6 +14,7 @@ from rayllm_batch.uri import filesystem_of, without_credentials
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset
     import pyarrow.fs
     import ray.data
 
@@ -24,7 +25,7 @@ CHECKED_BYTES = 8 << 20
 IN_MEMORY_BYTES = 64 << 20  # local files up to this size together are read by the driver
 ROWS_A_BLOCK = 128
 COUNTED_FILES = 200  # parquet files whose footers are read for the number of rows: seconds on object storage
-_ROWS = "_rayllm_batch_rows"  # an attribute of a Dataset
+_FILES = "_rayllm_batch_files"  # an attribute of a Dataset
 BOM = b"\xef\xbb\xbf"  # some editors write it before UTF-8
 
 
@@ -56,25 +57,39 @@ def read_dataset_file(dataset_file: str | os.PathLike) -> ray.data.Dataset:
         options = pyarrow.csv.ParseOptions(newlines_in_values=True)
         return ray.data.read_csv(files.paths, filesystem=files.filesystem, file_extensions=None, parse_options=options)
     dataset = ray.data.read_parquet(files.paths, filesystem=files.filesystem, file_extensions=None)
-    setattr(dataset, _ROWS, _count_rows(files))  # whatever is made of it is another Dataset, and does not have this
+    setattr(dataset, _FILES, files)  # whatever is made of it is another Dataset, and does not have this
     return dataset
 
 
 def known_rows(dataset: ray.data.Dataset) -> Optional[int]:
-    """The number of rows of a Dataset that read_dataset_file has made, where it costs no reading of them; None else."""
-    return getattr(dataset, _ROWS, None)
+    """The number of rows of a Dataset that read_dataset_file has made, where it costs no reading of them; None else.
 
-
-def _count_rows(files: DatasetFiles) -> Optional[int]:
-    """From the footers of parquet files, if these are not many."""
-    import pyarrow.dataset
-
-    if len(files.paths) > COUNTED_FILES:
+    From the footers of parquet files, if these are not many.
+    """
+    files = getattr(dataset, _FILES, None)
+    if files is None or len(files.paths) > COUNTED_FILES:
         return None
     try:
-        return pyarrow.dataset.dataset(files.paths, filesystem=files.filesystem, format="parquet").count_rows()
+        return _opened(files).count_rows()
     except Exception:  # the read itself will say what is wrong
         return None
+
+
+def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, Any]]]:
+    """Of the same Datasets, without Ray, whose tasks would cost seconds; None where that is not possible."""
+    files = getattr(dataset, _FILES, None)
+    if files is None or any("=" in os.path.dirname(path) for path in files.paths):  # Ray makes a column of year=2024/
+        return None
+    try:
+        return _opened(files).head(most).to_pylist()
+    except Exception:  # likewise
+        return None
+
+
+def _opened(files: DatasetFiles) -> pyarrow.dataset.Dataset:
+    import pyarrow.dataset
+
+    return pyarrow.dataset.dataset(files.paths, filesystem=files.filesystem, format="parquet")
 
 
 def in_blocks(table: pa.Table) -> ray.data.Dataset:

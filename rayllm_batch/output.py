@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
+import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.errors import DatasetError
@@ -58,6 +60,21 @@ def with_stage_columns(table: pa.Table, token_ids: list, requests: list, errors:
     for field, values in zip(STAGE_SCHEMA, (token_ids, requests, errors), strict=True):
         table = table.append_column(field, pa.array(values, type=field.type))
     return table
+
+
+def stage_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """What travelled between the stages, row by row; token ids as arrays (int32) that are not copied, or None."""
+    rows = table.select([REQUEST, STAGE_ERROR]).to_pylist()
+    for row, ids in zip(rows, _arrays(table.column(TOKEN_IDS)), strict=True):
+        row[TOKEN_IDS] = ids
+    return rows
+
+
+def _arrays(column: pa.ChunkedArray) -> Iterator[Optional[np.ndarray]]:
+    for chunk in column.chunks:
+        offsets, values = chunk.offsets.to_pylist(), chunk.values.to_numpy()
+        for i, valid in enumerate(chunk.is_valid().to_pylist()):
+            yield values[offsets[i] : offsets[i + 1]] if valid else None
 
 
 def with_row_ids(table: pa.Table, ids: list[bytes]) -> pa.Table:

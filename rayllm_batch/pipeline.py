@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 4096
 SPREAD_OVER = 20_000  # rows that an estimate's sample comes from: some 100 MB to read
+QUEUED_BLOCKS = 6
 RELAY_CPUS = 0.001  # it only waits; the engine's actor has the CPUs. Not 0, and not the stage's before: those would be fused
 
 
@@ -101,8 +102,8 @@ def _pool(engines: tuple[int, int], in_flight: int, resources: dict[str, Any]) -
     pool: dict[str, Any] = {
         # A fixed size: its actors start together. A range grows one after the other, from the least.
         **({"size": most} if least == most else {"min_size": least, "max_size": most}),
-        # half as many again wait in the actor's queue, so that a finished block's place is taken at once
-        "max_tasks_in_flight_per_actor": in_flight + (in_flight + 1) // 2,
+        # some more wait in the actor's queue, so that a finished block's place is taken at once
+        "max_tasks_in_flight_per_actor": in_flight + min(QUEUED_BLOCKS, (in_flight + 1) // 2),
         "enable_true_multi_threading": True,
     }
     if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy.__init__).parameters:

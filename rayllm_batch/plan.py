@@ -25,14 +25,19 @@ from rayllm_batch.model_check import (
     weights_gib,
 )
 
-MAX_BATCH_SIZE = 64
 # A block costs the driver and Ray some work, whatever its size, and some 5 KB that Ray keeps in the driver until the run ends:
 # 300,000 short rows went through the echo engine at 850 rows/s in blocks of 64, the driver growing by 22 MiB, and at 1,770 in
-# blocks of 256 without growth (2 cores, one run each). 256 rows are still a twelfth of what is in flight on a large GPU.
-HUGE_JOB_ROWS, HUGE_JOB_BATCH_SIZE = 1_000_000, 256
-# Requests in flight an engine, over max_num_seqs: enough that blocks which wait for their last row, and rows on
-# their way, never leave the engine short.
-IN_FLIGHT_RATIO = 3
+# blocks of 256 without growth (2 cores, one run each). So a long job's blocks are larger, but at most a sixth of what is in flight,
+# so that they flow; and each engine gets enough of them to share the work evenly.
+BLOCK_ROWS, MOST_BLOCK_ROWS = 64, 512
+FEWEST_BLOCKS, FEWEST_LARGE_BLOCKS, FEWEST_IN_FLIGHT = 8, 32, 6  # an engine; the last where blocks are larger than 64
+# Rows on their way in each engine, over max_num_seqs. A block keeps its place until its slowest row is done, so where some answers
+# are ten times as long as the mean, 3 leave the engine half empty (0.3 to 0.6 of it in use in a simulation, 1.0 with 12; of evenly
+# spread lengths 1.0 with 3). But what one engine has taken no other can take, so it is at most a quarter of an engine's share of
+# the job, and no more memory than this.
+FEWEST_IN_FLIGHT_RATIO, UNKNOWN_IN_FLIGHT_RATIO, IN_FLIGHT_RATIO = 3, 6, 16
+IN_FLIGHT_BYTES, BYTES_PER_TOKEN = 1 << 30, 8  # in Ray's object store: of a token, its id and its text
+MOST_BLOCKS = 64  # likewise: each is a thread of the engine's actor
 LARGE_GPU_GIB = 70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
 # Two engines on a GPU gave 1.95 times what one gives on an H100 with 2.3 GiB of weights (bench/RESULTS.md). The second one
 # starts after the first, which takes half a minute to a minute: not worth it for a job that one ends by then.
@@ -54,22 +59,24 @@ class Lengths:
 class Plan:
     """config: with what was chosen. engines: how many at least and at most. why: what was chosen, in words.
 
-    batch_size: the user's, or None.
+    batch_size: the user's, or None. input_tokens: of a row, where known.
     """
 
     config: EngineConfig
     engines: tuple[int, int]
     batch_size: Optional[int] = None
     why: tuple[str, ...] = ()
+    input_tokens: Optional[float] = None
 
     def rows_a_block(self, total: Optional[int]) -> int:
         """Small jobs get small blocks, so that every engine has several. total: the number of rows where it is known."""
         if self.batch_size is not None:
             return self.batch_size
-        if total is None:
-            return MAX_BATCH_SIZE
-        largest = HUGE_JOB_BATCH_SIZE if total >= HUGE_JOB_ROWS and self._rows_in_flight >= 12 * HUGE_JOB_BATCH_SIZE else MAX_BATCH_SIZE
-        return max(1, min(largest, total // (8 * self.engines[1])))
+        large = min(MOST_BLOCK_ROWS, FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs // FEWEST_IN_FLIGHT)
+        if total is None:  # it may be small, and then several engines should share it
+            return max(BLOCK_ROWS, large // 2) if self.engines[1] == 1 else BLOCK_ROWS
+        share = total // self.engines[1]
+        return max(1, min(BLOCK_ROWS, share // FEWEST_BLOCKS), min(large, share // FEWEST_LARGE_BLOCKS))
 
     def blocks_in_flight(self, total: Optional[int]) -> int:
         """Blocks that an engine takes at once: enough to keep it full, and of a small job no more than its share.
@@ -77,14 +84,23 @@ class Plan:
         Where the number of rows is not known, the engine that is ready first takes all of a small job.
         """
         block = self.rows_a_block(total)
-        enough = max(2, math.ceil(self._rows_in_flight / block))
+        needed = math.ceil(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs / block)
+        enough = max(2, needed, min(MOST_BLOCKS, math.ceil(self._rows_in_flight(total) / block)))
         return enough if total is None else min(enough, max(2, math.ceil(total / block / self.engines[1])))
 
-    @property
-    def _rows_in_flight(self) -> int:
+    def _rows_in_flight(self, total: Optional[int]) -> int:
         """For each engine, of a job that has enough."""
-        max_num_seqs = self.config.engine_kwargs.get("max_num_seqs") or limits(self.config.accelerator_type)["max_num_seqs"]
-        return IN_FLIGHT_RATIO * max_num_seqs
+        most = IN_FLIGHT_RATIO * self._max_num_seqs
+        if self.input_tokens:
+            most = min(most, int(IN_FLIGHT_BYTES / BYTES_PER_TOKEN / self.input_tokens))
+        if self.engines[1] > 1:
+            others_too = UNKNOWN_IN_FLIGHT_RATIO * self._max_num_seqs if total is None else total // self.engines[1] // 4
+            most = min(most, others_too)
+        return max(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs, most)
+
+    @property
+    def _max_num_seqs(self) -> int:
+        return self.config.engine_kwargs.get("max_num_seqs") or limits(self.config.accelerator_type)["max_num_seqs"]
 
     def chosen(self, total: Optional[int]) -> str:
         """The line that says it; "" where the user has left nothing to choose."""
@@ -113,7 +129,7 @@ def make_plan(
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
     least, most = (number * config.engines_per_replica for number in num_replicas)
-    return Plan(config, (least, most), batch_size, tuple(why))
+    return Plan(config, (least, most), batch_size, tuple(why), lengths and lengths.input)
 
 
 def limits(accelerator_type: str) -> dict[str, int]:
@@ -136,8 +152,9 @@ def lengths_of(chats: Sequence[dict[str, Any]], sampling_params: Mapping[str, An
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
     except Exception:  # it is not installed here, or of another kind
         return None
-    texts = ["\n".join(_text(message["content"]) for message in chat["messages"]) for chat in chats]
+    texts = ["\n".join(_text(message["content"]) for message in chat["messages"]) for chat in chats if "messages" in chat]
     inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    inputs += [len(chat["prompt_token_ids"]) for chat in chats if "prompt_token_ids" in chat]
     return Lengths(sum(inputs) / len(inputs), sum(outputs) / len(outputs))
 
 

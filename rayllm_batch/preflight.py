@@ -52,15 +52,17 @@ def preflight(
     attempt(lambda: cluster.check(config, num_replicas))
     attempt(lambda: check_versions(config))
     token, facts = attempt(lambda: hub_token(config)), None
-    if token is not None and (facts := attempt(lambda: look_at(config, token))) is not None:
-        attempt(lambda: check_chat_template(config, facts))
-        if config.llm_engine == "vllm":
-            attempt(lambda: check_memory(config, facts))
-            if attempt(lambda: runs_here(config)):  # else the download goes to other disks
-                attempt(lambda: check_disk(config, facts))
+    if token is not None:
+        facts = attempt(lambda: look_at(config, token))
+    if facts is not None and config.llm_engine == "vllm":
+        attempt(lambda: check_memory(config, facts))
+        if attempt(lambda: runs_here(config)):  # else the download goes to other disks
+            attempt(lambda: check_disk(config, facts))
     rows = None
     if cluster.can_read():  # else cluster.check has said so, and to read would be to wait for ever
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column))
+    if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
+        attempt(lambda: check_chat_template(config, facts))
     if folder is not None and rows is not None:
         attempt(lambda: check_output_room(folder, rows, workload))
     if len(found) == 1:

@@ -37,6 +37,7 @@ from rayllm_batch.trial import Request, Trial, run_trial
 from rayllm_batch.workload import check_sampling_params
 
 REPORT_EVERY_S = 1.0
+REQUESTS_RATIO = 2  # requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place
 LAST_WORDS_LINES = 25
 MOST_UNCHANGED_STARTS = 3  # while other processes on the GPU end
 
@@ -93,6 +94,8 @@ class Replica:
             ray.get(self._monitor.failed.remote(kind, message, self._key))
             raise EngineError(message) from None
         self.start_s = time.time() - began
+        # Further rows stay what they are in their block, 4 bytes a token: as a request of the engine they take ten times that.
+        self._room = asyncio.Semaphore(REQUESTS_RATIO * self.settings["max_num_seqs"])
         self._report(state="ready", start_s=self.start_s, settings=self.settings)
 
     def _join(self, job: ReplicaJob, kept: bool = False) -> None:
@@ -147,7 +150,7 @@ class Replica:
     def requests(self, prompts: pa.Table) -> tuple[list[Request], list[str]]:
         """Of the CPU stage's rows, those that reach the engine, and the errors of the others."""
         requests, failed = [], []
-        for row in prompts.select(output.STAGE_SCHEMA.names).to_pylist():
+        for row in output.stage_rows(prompts):
             try:
                 requests.append(self._request(row))
             except BadRow as error:
@@ -223,7 +226,7 @@ class Replica:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The answers of one block, in the block's order (a retry must give the same rows in the same places)."""
-        rows = table.select(output.STAGE_SCHEMA.names).to_pylist()
+        rows = output.stage_rows(table)
         if output.FINISHED_IDS in table.column_names:
             for row, finished in zip(rows, table.column(output.FINISHED_IDS).is_valid(), strict=True):
                 row["finished"] = finished.as_py()
@@ -237,8 +240,9 @@ class Replica:
     async def _counted(self, row: dict[str, Any]) -> Answer:
         if row.get("finished"):  # not a row but the marker of some that need no answer
             return Answer()
-        began = time.monotonic()
-        answer = await self._answer(row)
+        async with self._room:
+            began = time.monotonic()
+            answer = await self._answer(row)
         self._row_stats.add(answer, time.monotonic() - began)
         self._counts["rows"] += 1
         self._counts["failed"] += answer.error is not None
@@ -262,7 +266,7 @@ class Replica:
                 check_sampling_params(own, "this row's sampling_params")
             except WorkloadError as error:
                 raise BadRow(f"sampling_params: {error}") from None
-        return Request(ids, {**self._job.sampling_params, **request.get("sampling_params", {})}, request.get("model"))
+        return Request(ids.tolist(), {**self._job.sampling_params, **request.get("sampling_params", {})}, request.get("model"))
 
     def _longer(self) -> str:
         """What allows longer prompts."""
@@ -271,7 +275,7 @@ class Replica:
         return "raise max_model_len"
 
     async def _answer(self, row: dict[str, Any]) -> Answer:
-        answer = Answer(num_input_tokens=len(row[output.TOKEN_IDS] or ()))
+        answer = Answer(num_input_tokens=0 if row[output.TOKEN_IDS] is None else len(row[output.TOKEN_IDS]))
         try:
             request = self._request(row)
         except BadRow as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayllm_batch.errors import ConfigError, EngineError, one_line
@@ -11,6 +13,22 @@ from rayllm_batch.model_files import download_model
 
 if TYPE_CHECKING:
     from rayllm_batch.prompt import PromptJob
+
+
+# Their tokenizer_config.json names the class that AutoTokenizer would give, which is loaded without torch, in 1 s instead of 6,
+# and into 80 MB instead of 410. For other architectures AutoTokenizer sometimes knows better than that file.
+PLAIN_CLASSES, PLAIN_ARCHITECTURES = ("PreTrainedTokenizerFast", "TokenizersBackend"), ("llama",)
+
+
+def chat_tokenizer(job: PromptJob) -> Any:
+    """The tokenizer with its chat template; raises ConfigError where it has none."""
+    tokenizer = tokenizer_of(job)
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            f"The tokenizer of {job.tokenizer!r} has no chat template, so messages cannot be turned into a prompt. "
+            "Use the model's instruct version, or set chat_template in the config to a Jinja file."
+        )
+    return tokenizer
 
 
 def tokenizer_of(job: PromptJob) -> Any:
@@ -30,26 +48,41 @@ def decode(token_ids: list[int], job: PromptJob) -> str:
 
 
 def load_tokenizer(job: PromptJob) -> Any:
-    """The model's tokenizer with its chat template checked; raises ConfigError or EngineError for the driver."""
-    from transformers import AutoTokenizer
-
+    """The model's tokenizer, with the job's chat template if it has one; raises EngineError for the driver."""
     folder = _tokenizer_folder(job)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **job.tokenizer_kwargs)
+        tokenizer = _load(folder, job.tokenizer_kwargs)
     except Exception as error:
         raise EngineError(f"The tokenizer of {job.tokenizer!r} cannot be loaded: {one_line(error)}") from None
     if job.chat_template is not None:
         tokenizer.chat_template = job.chat_template
-    if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            f"The tokenizer of {job.tokenizer!r} has no chat template, so messages cannot be turned into a prompt. "
-            "Use the model's instruct version, or set chat_template in the config to a Jinja file."
-        )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:  # tokenizer.json may carry padding or truncation, which generation must not have
         backend.no_padding()
         backend.no_truncation()
     return tokenizer
+
+
+def _load(folder: str, kwargs: dict[str, Any]) -> Any:
+    if _is_plain(Path(folder)):
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, **kwargs)
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether AutoTokenizer would load this folder as a PreTrainedTokenizerFast."""
+    try:
+        config, own = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "tokenizer_config.json"))
+    except (OSError, ValueError):
+        return False
+    return (
+        (folder / "tokenizer.json").is_file() and config.get("model_type") in PLAIN_ARCHITECTURES
+        and own.get("tokenizer_class") in PLAIN_CLASSES and "auto_map" not in own
+    )  # fmt: skip
 
 
 def load_decoder(job: PromptJob) -> Any:

@@ -55,8 +55,9 @@ class Host:
         job = self._replica.prompt_job
         prompts = build_prompts(table, job)
         rows = self._replica(prompts).to_pylist()
-        for row, ids in zip(rows, prompts.column(output.TOKEN_IDS).to_pylist(), strict=True):
-            row["prompt"] = decode(ids or [], job)
+        for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
+            ids = prompt[output.TOKEN_IDS]
+            row["prompt"] = "" if ids is None else decode(ids.tolist(), job)
         return rows
 
     def sample(self, run_id: str, table: pa.Table, rows_each: float) -> tuple[Sample, int, float]:

@@ -71,8 +71,9 @@ class ChatWorkloadBase:
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The chat of one row: `{"messages": [{"role": "user", "content": "..."}, ...]}`.
 
-        A `sampling_params` dict beside `messages` goes over the workload's own for this row alone, and `model`
-        names a LoRA adapter. An exception here ends up in this row's `error` column.
+        Or `{"prompt_token_ids": [...]}`, a prompt that is tokenized already: the model gets these ids and nothing else, no
+        chat template, no special tokens. A `sampling_params` dict beside either goes over the workload's own for this row
+        alone, and `model` names a LoRA adapter. An exception here ends up in this row's `error` column.
         """
         raise WorkloadError(
             f"{type(self).__name__} does not say how a row becomes a chat: write "

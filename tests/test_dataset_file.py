@@ -343,5 +343,11 @@ def test_rows_are_counted_where_that_costs_no_reading(ray_cluster: Any, put: Any
     assert dataset_file.known_rows(read(tmp_path / "2.parquet")) == 2
     assert dataset_file.known_rows(read(tmp_path).limit(1)) is None, "it is another Dataset"
     assert dataset_file.known_rows(read(put("lines/rows.jsonl", b'{"article": "x"}\n'))) is None
+    assert dataset_file.first_rows(read(tmp_path / "*.parquet"), 4) == read(tmp_path / "*.parquet").take(4) == [{"article": "x"}] * 4
+    assert len(dataset_file.first_rows(read(tmp_path / "2.parquet"), 4)) == 2
+    assert dataset_file.first_rows(read(tmp_path / "2.parquet").limit(1), 4) is None
+    (tmp_path / "year=2024").mkdir()
+    pyarrow.parquet.write_table(pa.table({"article": ["x"]}), tmp_path / "year=2024" / "1.parquet")
+    assert dataset_file.first_rows(read(tmp_path / "year=2024"), 4) is None, "Ray adds the year"
     monkeypatch.setattr(dataset_file, "COUNTED_FILES", 2)
     assert dataset_file.known_rows(read(tmp_path / "*.parquet")) is None, "too many to ask"

@@ -122,20 +122,43 @@ def test_limits_are_those_of_vllm() -> None:
 
 def test_small_jobs_get_small_blocks_and_no_engine_takes_more_than_its_share() -> None:
     two = plan("A10G", LLAMA_8B, replicas=2, lengths=None)
-    assert [two.rows_a_block(total) for total in (None, 1, 64, 100_000)] == [64, 1, 4, 64]
-    assert two.blocks_in_flight(None) == 12  # by hand: 3 x 256 rows in blocks of 64
+    assert [two.rows_a_block(total) for total in (None, 1, 64, 2048)] == [64, 1, 4, 64]
+    assert two.blocks_in_flight(None) == 24  # by hand: 6 x 256 rows in blocks of 64
     assert two.blocks_in_flight(64) == 8  # 16 blocks of 4 for two engines
     assert "blocks of 4 row(s), up to 32 rows at once in each engine." in two.chosen(64)
     assert dataclasses.replace(two, batch_size=16).rows_a_block(64) == 16
     assert dataclasses.replace(two, batch_size=16).chosen(64) == ""
 
 
-def test_a_huge_job_has_fewer_blocks_where_an_engine_takes_many_at_once() -> None:
-    assert plan("H100", LLAMA_8B).rows_a_block(1_000_000) == 256
-    assert plan("H100", LLAMA_8B).blocks_in_flight(1_000_000) == 12  # as many rows as with blocks of 64
-    assert plan("H100", LLAMA_8B).rows_a_block(999_999) == 64
-    assert plan("A10G", LLAMA_8B, lengths=None).rows_a_block(1_000_000) == 64, "three blocks could not keep it full"
+def test_a_long_job_has_larger_blocks() -> None:
+    large = plan("H100", LLAMA_8B)
+    assert [large.rows_a_block(total) for total in (2000, 4096, 8192, 1_000_000)] == [64, 128, 256, 512]  # at least 32 of them
+    assert plan("H100", LLAMA_8B, replicas=4).rows_a_block(8192) == 64, "32 for each engine"
+    assert plan("A10G", LLAMA_8B, lengths=None).rows_a_block(1_000_000) == 128, "three blocks could not keep it full"
+    assert plan("A10G", LLAMA_8B, max_num_seqs=16).rows_a_block(1_000_000) == 64
     assert plan("H100", LLAMA_8B, batch_size=64).rows_a_block(1_000_000) == 64
+    assert (large.rows_a_block(None), plan("H100", LLAMA_8B, replicas=2).rows_a_block(None)) == (256, 64)
+
+
+@pytest.mark.parametrize(
+    ("total", "more", "rows"),
+    [
+        (1_000_000, {}, 16_384),  # 16 x 1,024: answers of very different lengths
+        (5000, {}, 5148),  # all there are, in 33 blocks of 156
+        (None, {}, 16_384),
+        (1_000_000, {"replicas": 8}, 16_384),
+        (160_000, {"replicas": 8}, 5120),  # a quarter of each engine's 20,000, in blocks of 512
+        (160_000, {"replicas": 16}, 3120),  # 3 x 1,024 in any case, in blocks of 312
+        (None, {"replicas": 8}, 4096),  # 64 blocks of 64
+        (1_000_000, {"lengths": Lengths(20_000, 100)}, 7168),  # 1 GiB of 160 KB each: 6,710
+        (1_000_000, {"lengths": Lengths(100_000, 100)}, 3072),
+        (1_000_000, {"batch_size": 8}, 3072),  # as threads they are many as it is
+        (1_000_000, {"max_num_seqs": 16}, 256),
+    ],
+)
+def test_rows_on_their_way(total: Optional[int], more: dict[str, Any], rows: int) -> None:
+    made = plan("H100", LLAMA_8B, **more)
+    assert made.rows_a_block(total) * made.blocks_in_flight(total) == rows
 
 
 # --- lengths
@@ -151,6 +174,13 @@ def test_lengths_come_from_the_first_rows() -> None:
     chats = [chat("one two three"), chat([{"type": "text", "text": "four"}], sampling_params={"max_tokens": 100})]
     by_hand = [len(Tokenizer.from_file(str(TOKENIZER)).encode(text, add_special_tokens=False).ids) for text in ("one two three", "four")]
     assert lengths_of(chats, {"max_tokens": 20}, TOKENIZER) == Lengths(sum(by_hand) / 2, 60)
+
+
+def test_lengths_of_token_ids() -> None:
+    from tokenizers import Tokenizer
+
+    words = len(Tokenizer.from_file(str(TOKENIZER)).encode("one two", add_special_tokens=False).ids)
+    assert lengths_of([chat("one two"), {"prompt_token_ids": [1] * 50}], {"max_tokens": 20}, TOKENIZER) == Lengths((words + 50) / 2, 20)
 
 
 def test_lengths_that_cannot_be_known(tmp_path: Path) -> None:

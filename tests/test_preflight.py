@@ -23,7 +23,7 @@ from rayllm_batch.rows import Rows
 
 FACTS = ModelFacts({"model_type": "llama"}, 1000, True)
 ROWS = Rows(None, [{"text": "a"}], 1)
-ORDER = ["cluster", "versions", "token", "look_at", "template", "memory", "here", "disk", "rows", "room"]
+ORDER = ["cluster", "versions", "token", "look_at", "memory", "here", "disk", "rows", "template", "room"]
 
 
 class Checks:
@@ -90,9 +90,18 @@ def test_an_empty_token_is_a_token(checks: Checks) -> None:
     assert checks.run().token == "" and checks.done == ORDER
 
 
+@pytest.mark.parametrize(("chats", "checked"), [
+    ([{"prompt_token_ids": [1]}], False), ([{"prompt_token_ids": [1]}, {"messages": ["a"]}], True), ([], True),
+])
+def test_token_ids_need_no_chat_template(chats: list, checked: bool, checks: Checks) -> None:
+    checks.results["rows"] = Rows(None, [{}], 1, chats=tuple(chats))
+    checks.run()
+    assert ("template" in checks.done) == checked
+
+
 def test_the_echo_engine_has_no_weights(checks: Checks) -> None:
     checks.run("echo")
-    assert checks.done == ["cluster", "versions", "token", "look_at", "template", "rows", "room"]
+    assert checks.done == ["cluster", "versions", "token", "look_at", "rows", "template", "room"]
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -111,7 +120,7 @@ def test_all_problems_are_listed_in_order(checks: Checks) -> None:
     assert error.problems == [checks.errors[name] for name in ORDER if name in checks.errors]
     assert str(error) == (
         "6 things are to be mended before the run can start:\n"
-        "  1. no GPU\n  2. no vLLM\n  3. no chat template\n  4. too large\n  5. no room\n  6. no such file"
+        "  1. no GPU\n  2. no vLLM\n  3. too large\n  4. no room\n  5. no such file\n  6. no chat template"
     )
     assert checks.done == ORDER[:-1], "none hides another; only the room cannot be looked at without the rows"
 
@@ -123,7 +132,7 @@ def test_all_problems_are_listed_in_order(checks: Checks) -> None:
 def test_what_a_failed_check_leaves_out(name: str, left_out: set[str], checks: Checks) -> None:
     checks.errors = {name: GatedModelError("no access.", "Ask for it."), "rows": WorkloadError("parse_row fails")}
     error = checks.refusal()
-    assert error.problems == [checks.errors[name], checks.errors["rows"]]
+    assert error.problems == [checks.errors[each] for each in ORDER if each in checks.errors] and len(error.problems) == 2
     assert checks.done == [each for each in ORDER if each not in {*left_out, "room"}]
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import tokenizer_builders
@@ -257,6 +262,76 @@ def test_sampling_params_in_some_rows_only(folders: dict[str, Path]) -> None:
     ]
 
 
+# --- prompts that are tokenized already
+
+
+def test_token_ids_go_to_the_engine_as_they_are(folders: dict[str, Path]) -> None:
+    given = [[5, 0, 7], np.array([1, 2], dtype=np.int64), (3,), None]
+
+    def parse_row(row: dict[str, Any]) -> dict[str, Any]:
+        if row["n"] == 3:
+            return {"messages": CHATS[0]}
+        return {"prompt_token_ids": given[row["n"]], "sampling_params": {"max_tokens": 1 + row["n"]}}
+
+    both = job(folders["both"], parse_row)
+    out = built(pa.table({"n": [0, 1, 2, 3]}), both)
+    assert [row[output.TOKEN_IDS] for row in out[:3]] == [[5, 0, 7], [1, 2], [3]]
+    assert out[3][output.TOKEN_IDS] == built(chats(CHATS[0]), job(folders["both"], from_row))[0][output.TOKEN_IDS]
+    assert [json.loads(row[output.REQUEST])["sampling_params"]["max_tokens"] for row in out[:3]] == [1, 2, 3]
+    assert [row["n"] for row in built(pa.table({"n": [0, 1, 2]}), dataclasses.replace(both, sort=True))] == [1, 2, 0]
+
+
+def test_token_ids_need_no_tokenizer(tmp_path: Path) -> None:
+    ids = job(tmp_path / "absent", lambda row: {"prompt_token_ids": row["ids"]})
+    out = built(pa.table({"ids": [[1, 2], None, []]}), ids)
+    assert [row[output.TOKEN_IDS] for row in out] == [[1, 2], None, None]
+    assert out[1][output.STAGE_ERROR].startswith("parse_row: TypeError: parse_row's \"prompt_token_ids\" must be a list")
+    assert "NoneType: None" in out[1][output.STAGE_ERROR] and "list: []" in out[2][output.STAGE_ERROR]
+
+
+@pytest.mark.parametrize("ids", [[1.5], [-1], [2**31], ["1"], [[1]], [[1], [2, 3]], "12", 7, {"a": 1}, [True]])
+def test_what_are_not_token_ids(ids: Any, folders: dict[str, Path]) -> None:
+    assert "whole numbers from 0" in only_row_1_fails(folders["none"], lambda: {"prompt_token_ids": ids})
+
+
+def test_messages_and_token_ids_are_not_both_the_prompt(folders: dict[str, Path]) -> None:
+    error = only_row_1_fails(folders["none"], lambda: {"messages": CHATS[0], "prompt_token_ids": [1]})
+    assert '{"messages": [...]} or {"prompt_token_ids": [...]}' in error
+
+
+# --- how a tokenizer is loaded
+
+
+def test_a_plain_tokenizer_is_loaded_without_torch_and_is_what_auto_tokenizer_gives(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    given = job(Path("assets/demo-model").resolve(), from_row)
+    assert tokenizer._is_plain(Path(given.tokenizer))
+    mine, auto = tokenizer.load_tokenizer(given), AutoTokenizer.from_pretrained(given.tokenizer)
+    assert type(mine) is type(auto)
+    for chat in CHATS:
+        assert prompt.render(mine, chat, given) == prompt.render(auto, chat, given)
+    (tmp_path / "job").write_bytes(pickle.dumps(dataclasses.replace(given, parse_row=None)))
+    code = (
+        "import pickle, sys; from rayllm_batch.tokenizer import load_tokenizer; load_tokenizer(pickle.load(open(sys.argv[1], 'rb')));"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "job"], check=True)
+
+
+@pytest.mark.parametrize(("file", "change"), [
+    ("tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"}), ("tokenizer_config.json", {"auto_map": {}}),
+    ("config.json", {"model_type": "mistral"}), ("tokenizer.json", None), ("config.json", None),
+])
+def test_others_are_left_to_auto_tokenizer(file: str, change: Any, tmp_path: Path) -> None:
+    shutil.copytree("assets/demo-model", tmp_path, dirs_exist_ok=True)
+    if change is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(json.dumps({**json.loads((tmp_path / file).read_text()), **change}))
+    assert not tokenizer._is_plain(tmp_path)
+
+
 # --- errors of the whole job
 
 
@@ -267,13 +342,13 @@ def test_a_tokenizer_without_a_template(folders: dict[str, Path], tmp_path: Path
     mine.chat_template = None
     mine.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"no chat template.*set chat_template in the config"):
-        tokenizer.load_tokenizer(job(tmp_path, from_row))
+        tokenizer.chat_tokenizer(job(tmp_path, from_row))
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match="cannot be loaded") as caught:
-        tokenizer.load_tokenizer(job(tmp_path, from_row))
+        tokenizer.chat_tokenizer(job(tmp_path, from_row))
     assert str(tmp_path) in str(caught.value)
 
 

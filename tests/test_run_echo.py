@@ -174,6 +174,32 @@ def test_two_replicas_share_the_rows(ray_cluster):
     assert exported == {str(number): replica["rows"] for number, replica in enumerate(batch._replicas.values())}
 
 
+class TokenIds(Numbered):
+    sampling_params: dict = {"max_tokens": 3}
+
+    def parse_row(self, row):
+        return {"prompt_token_ids": [row["id"] % 50 + 300, 301, 302, 303, 304]}
+
+
+def test_a_model_without_a_chat_template_answers_token_ids(ray_cluster, tmp_path, capsys):
+    shutil.copytree("assets/demo-model", tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    config = init_engine_from_config(
+        "configs/demo-cpu.yaml", override={"llm_engine": "echo", "model_id": str(tmp_path / "base")}
+    )
+    batch = RayLLMBatch(config, TokenIds())
+    batch.preview(2)
+    from transformers import AutoTokenizer
+
+    say = AutoTokenizer.from_pretrained("assets/demo-model").decode
+    assert say([300, 301, 302, 303, 304]) in capsys.readouterr().out
+    rows = batch.run().take_all()
+    assert sorted(row["id"] for row in rows) == list(range(100))
+    for row in rows:
+        assert (row["num_input_tokens"], row["num_generated_tokens"], row["error"]) == (5, 3, None)
+        assert row["generated_text"] == say([row["id"] % 50 + 300, 301, 302])
+
+
 def test_an_engine_that_does_not_start_says_why(ray_cluster):
     with pytest.raises(EngineError, match="did not start.*no kernel image is available"):
         RayLLMBatch(echo(start_error="no kernel image is available"), Numbered()).run()
