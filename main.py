@@ -265,6 +265,7 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 # Swap in your data and your prompt: `dataset_file` reads jsonl, json, csv and parquet, single files, folders and globs,
 # also from `s3://`, `gs://` and `hf://datasets/...`; or write `load_dataset` and return any Ray Dataset. A class written in a
 # cell works, its code travels to the workers. `parse_row` may also set `sampling_params` for one row, over the workload's.
+# Of a dataset that is tokenized already it returns `{"prompt_token_ids": row["token_ids"]}`, which the model gets as they are.
 
 # %%
 class Headlines(ChatWorkloadBase):
@@ -338,8 +339,8 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # rows go to whichever has room. One replica a GPU is faster than one model over many GPUs, wherever the model fits.
 #
 # `batch_size=None` chooses what your config leaves open, and prints it: rows a block and on their way to each engine; `max_num_seqs`, from the
-# lengths of the first rows and the GPU's memory; and two engines on a GPU for a model so small that one leaves a large GPU idle. (A step
-# of Llama 3.2 1B's shape takes an H100 7.5 ms, and its engine's Python, on one core, 22: a second engine gave 1.95 times the tokens/s, see
+# lengths of the first rows and the GPU's memory; and two or three engines on a GPU for a model so small that one leaves a large GPU idle. (A step
+# of Llama 3.2 1B's shape takes an H100 7.5 ms, and its engine's Python, on one core, 22: a second engine gave 1.6 to 2.2 times the tokens/s, see
 # `bench/RESULTS.md`.) `engines_per_gpu` in the config sets their number, as in `configs/llama-3.2-1b-h100.yaml`. The second starts after the first,
 # so it is not chosen for fewer than 20,000 rows.
 #

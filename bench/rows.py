@@ -42,6 +42,7 @@ class Work:
     words:         mean words of an article; lengths are long-tailed, as in news.
     output_tokens: mean; each row has its own length, spread evenly from `shortest` to twice the mean less `shortest`.
     copies:        rows that have the same prompt and the same length, scattered over the file.
+    long_share:    that share of the rows is answered with ten times output_tokens instead.
     prefixes:      when above 0, prompts begin with one of this many prefixes of `prefix_words` words, and rows are
                    shuffled.
     """
@@ -53,6 +54,7 @@ class Work:
     engine_kwargs: dict[str, Any]
     shortest: int = 32
     copies: int = 1
+    long_share: float = 0.0
     prefixes: int = 0
     prefix_words: int = 0
     notes: str = field(default="", compare=False)
@@ -68,6 +70,7 @@ WORKLOADS = {
         notes="shared prefixes, more than the KV cache (limited to 12,500 blocks) holds; rows shuffled",
     ),
     "duplicates": Work("8b", 2500, 492, 128, GPU, copies=4, notes="every prompt four times, scattered; temperature 0"),
+    "mixed": Work("8b", 8000, 65, 100, GPU, long_share=0.03, notes="answers of 32 to 168 tokens, and 3% of 1,000"),
     "small": Work("8b", 64, 492, 128, GPU, notes="64 rows: start-up dominates"),
     "demo": Work("demo", 48, 40, 12, CPU, shortest=4, notes="the demo model on CPU, for trying the script"),
 }
@@ -85,10 +88,10 @@ def make(work: Work, count: int) -> Iterator[dict[str, Any]]:
         text = _text(rng, max(20, min(int(3.2 * work.words), length)))
         if work.prefixes:
             text = f"{_prefix(source % work.prefixes, work.prefix_words)}\n\n{text}"
-        longest = 2 * work.output_tokens - work.shortest
-        yield {
-            "id": i, "system": SYSTEM, "user": f"Article:\n{text}\n\n{TASK}", "max_tokens": rng.randint(work.shortest, longest),
-        }
+        max_tokens = rng.randint(work.shortest, 2 * work.output_tokens - work.shortest)
+        if rng.random() < work.long_share:
+            max_tokens = 10 * work.output_tokens
+        yield {"id": i, "system": SYSTEM, "user": f"Article:\n{text}\n\n{TASK}", "max_tokens": max_tokens}
 
 
 def messages(row: dict[str, Any]) -> list[dict[str, str]]:

@@ -39,9 +39,10 @@ FEWEST_IN_FLIGHT_RATIO, UNKNOWN_IN_FLIGHT_RATIO, IN_FLIGHT_RATIO = 3, 6, 16
 IN_FLIGHT_BYTES, BYTES_PER_TOKEN = 1 << 30, 8  # in Ray's object store: of a token, its id and its text
 MOST_BLOCKS = 64  # likewise: each is a thread of the engine's actor
 LARGE_GPU_GIB = 70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
-# Two engines on a GPU gave 1.95 times what one gives on an H100 with 2.3 GiB of weights (bench/RESULTS.md). The second one
-# starts after the first, which takes half a minute to a minute: not worth it for a job that one ends by then.
-SMALL_WEIGHTS_GIB, MANY_ROWS = 3.0, 20_000
+# On an H100 with 2.3 GiB of weights, two engines gave 1.6 to 2.2 times what one gives, and three 1.3 times what two give
+# (bench/RESULTS.md). Each starts after the one before, which takes up to 80 s: not worth it for a job that is over by then.
+SMALL_WEIGHTS_GIB = 3.0
+ROWS_FOR_ENGINES = {3: 60_000, 2: 20_000}  # on a GPU
 # Of max_num_seqs, where more fit: 2,048 gave 1.15 times what 1,024 gives for 1B on an H100 (bench/RESULTS.md); more were not
 # tried. Half of that on smaller GPUs, since the engine keeps memory free for so many rows of logits.
 MOST_SEQS = 2048
@@ -118,10 +119,10 @@ def make_plan(
     """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
     why = []
     if batch_size is None and config.llm_engine == "vllm" and config.gpus_per_replica:
-        if _gains_by_sharing(config, facts, total):
-            config = dataclasses.replace(config, engines_per_gpu=2)
+        if sharing := _engines_that_gain(config, facts, total, num_replicas[1]):
+            config = dataclasses.replace(config, engines_per_gpu=sharing)
             why.append(
-                f"2 engines on each GPU, since one leaves an {config.accelerator_type} idle half of the time with a model of "
+                f"{sharing} engines on each GPU, since one leaves an {config.accelerator_type} idle half of the time with a model of "
                 f"{weights_gib(config, facts):.1f} GiB (engines_per_gpu: 1 in the config for one)"
             )
         elif seqs := _more_seqs(config, facts, total, lengths):
@@ -164,19 +165,27 @@ def _text(content: Any) -> str:
     return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
 
 
-def _gains_by_sharing(config: EngineConfig, facts: ModelFacts, total: Optional[int]) -> bool:
-    """Where two engines on a GPU were measured to give more than one, and each has room for the model's longest request."""
+def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[int], gpus: int) -> Optional[int]:
+    """How many on a GPU were measured to give more than one, where each has room for the model's longest request; None else."""
     if config.engines_per_gpu is not None or config.gpus_per_replica != 1 or "gpu_memory_utilization" in config.engine_kwargs:
-        return False
+        return None
     if config.accelerator_type not in GPU_MEMORY_GIB or limits(config.accelerator_type)["max_num_seqs"] < 1024:
-        return False
+        return None
     weights = weights_gib(config, facts)
-    if not weights or weights > SMALL_WEIGHTS_GIB or not kv_bytes_per_token(config, facts) or (total is not None and total < MANY_ROWS):
-        return False
+    if not weights or weights > SMALL_WEIGHTS_GIB or not kv_bytes_per_token(config, facts):
+        return None
+    rows = min(ROWS_FOR_ENGINES.values()) if total is None else total // gpus
     longest = config.engine_kwargs.get("max_model_len") or facts.config.get("max_position_embeddings")
-    shared = dataclasses.replace(config, engines_per_gpu=2, engine_kwargs={**config.engine_kwargs, "max_model_len": longest})
+    for engines, needed in ROWS_FOR_ENGINES.items():
+        shared = dataclasses.replace(config, engines_per_gpu=engines, engine_kwargs={**config.engine_kwargs, "max_model_len": longest})
+        if rows >= needed and _fits(shared, facts):
+            return engines
+    return None
+
+
+def _fits(config: EngineConfig, facts: ModelFacts) -> bool:
     try:
-        check_memory(shared, facts)
+        check_memory(config, facts)
     except ConfigError:
         return False
     return True

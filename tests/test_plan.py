@@ -54,6 +54,17 @@ def test_two_engines_share_a_large_gpu_where_the_model_is_small_and_the_job_long
         assert words in small.chosen(None)
 
 
+@pytest.mark.parametrize(("total", "more", "engines"), [
+    (60_000, {}, 3), (59_999, {}, 2), (20_000, {}, 2), (119_999, {"replicas": 2}, 2), (120_000, {"replicas": 2}, 3),
+    # 32 KiB a token are 25 GiB for 819,200, of the 36 that a half of the GPU has, but not of the 22 of a third
+    (60_000, {"max_model_len": 819_200}, 2),
+])
+def test_a_longer_job_has_three(total: int, more: dict[str, Any], engines: int) -> None:
+    made = plan("H100", LLAMA_1B, total=total, **more)
+    assert made.config.engines_per_gpu == engines and made.engines == (engines * more.get("replicas", 1),) * 2
+    assert f"{engines} engines on each GPU" in made.chosen(total)
+
+
 @pytest.mark.parametrize(
     ("accelerator", "facts", "more"),
     [
