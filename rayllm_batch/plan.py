@@ -109,7 +109,7 @@ class Plan:
             return ""
         block, blocks = self.rows_a_block(total), self.blocks_in_flight(total)
         rows = block * blocks if total is None else min(total, block * blocks)
-        return "; ".join([f"Chosen: blocks of {block} row(s), up to {rows:,} rows at once in each engine", *self.why]) + "."
+        return "; ".join([f"Chosen: blocks of {block} row(s), up to {rows:,} rows on their way to each engine", *self.why]) + "."
 
 
 def make_plan(

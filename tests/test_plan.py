@@ -136,7 +136,7 @@ def test_small_jobs_get_small_blocks_and_no_engine_takes_more_than_its_share() -
     assert [two.rows_a_block(total) for total in (None, 1, 64, 2048)] == [64, 1, 4, 64]
     assert two.blocks_in_flight(None) == 24  # by hand: 6 x 256 rows in blocks of 64
     assert two.blocks_in_flight(64) == 8  # 16 blocks of 4 for two engines
-    assert "blocks of 4 row(s), up to 32 rows at once in each engine." in two.chosen(64)
+    assert "blocks of 4 row(s), up to 32 rows on their way to each engine." in two.chosen(64)
     assert dataclasses.replace(two, batch_size=16).rows_a_block(64) == 16
     assert dataclasses.replace(two, batch_size=16).chosen(64) == ""
 
