@@ -342,7 +342,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # lengths of the first rows and the GPU's memory; and two or three engines on a GPU for a model so small that one leaves a large GPU idle. (A step
 # of Llama 3.2 1B's shape takes an H100 7.5 ms, and its engine's Python, on one core, 22: a second engine gave 1.6 to 2.2 times the tokens/s, see
 # `bench/RESULTS.md`.) `engines_per_gpu` in the config sets their number, as in `configs/llama-3.2-1b-h100.yaml`. The second starts after the first,
-# so it is not chosen for fewer than 20,000 rows.
+# so it is not chosen for fewer than 20,000 rows, nor a third for fewer than 60,000.
 #
 # On a Ray cluster nothing changes but the address: set `RAY_ADDRESS`, or call `ray.init(address=...)` first. Worker nodes need Ray and
 # vLLM in the same versions, and reach the model (the Hub, or the same path); they do not need this repository. `run()` checks before

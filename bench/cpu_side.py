@@ -50,28 +50,21 @@ ROWS_A_GROUP = 1024
 TOKENIZER_ALONE, OURS, OURS_IDS, RAYS = "encode_batch_fast", "RayLLMBatch", "RayLLMBatch, ids", "ray.data.llm"
 
 
-def make_rows(count: int, path: Path) -> None:
-    """Rows of id and article, in row groups as a writer of such files would make them."""
-    schema = pa.schema([("id", pa.int64()), ("article", pa.string())])
+def article(i: int) -> str:
+    return " ".join(words(random.Random(i), ARTICLE_CHARACTERS // 4))[:ARTICLE_CHARACTERS]
+
+
+def token_ids(i: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(0, VOCABULARY, IDS_A_ROW, dtype=np.int32)
+
+
+def make_rows(count: int, path: Path, column: pa.Field, value: Callable[[int], Any]) -> None:
+    """Rows of id and that column, in row groups as a writer of such files would make them."""
+    schema = pa.schema([pa.field("id", pa.int64()), column])
     with pq.ParquetWriter(path, schema) as writer:
         for first in range(0, count, ROWS_A_GROUP):
             ids = range(first, min(first + ROWS_A_GROUP, count))
-            articles = []
-            for i in ids:
-                text = " ".join(words(random.Random(i), ARTICLE_CHARACTERS // 4))
-                articles.append(text[:ARTICLE_CHARACTERS])
-            writer.write_table(pa.table({"id": list(ids), "article": articles}, schema=schema))
-
-
-def make_ids(count: int, path: Path) -> None:
-    """Rows of id and prompt_token_ids, likewise."""
-    draw = np.random.default_rng(0)
-    schema = pa.schema([("id", pa.int64()), ("prompt_token_ids", pa.list_(pa.int32()))])
-    with pq.ParquetWriter(path, schema) as writer:
-        for first in range(0, count, ROWS_A_GROUP):
-            ids = range(first, min(first + ROWS_A_GROUP, count))
-            tokens = list(draw.integers(0, VOCABULARY, (len(ids), IDS_A_ROW), dtype=np.int32))
-            writer.write_table(pa.table({"id": list(ids), "prompt_token_ids": tokens}, schema=schema))
+            writer.write_table(pa.table({"id": list(ids), column.name: [value(i) for i in ids]}, schema=schema))
 
 
 def tokenizer_alone(path: str, out: str, cores: int) -> dict[str, Any]:
@@ -243,11 +236,14 @@ def main() -> None:
     stored = folder / "results.json"
     results = json.loads(stored.read_text(encoding="utf-8")) if options.add and stored.is_file() else []
     for count in options.sizes:
+        names = options.only or list(CONTENDERS)
         articles, ids = folder / f"articles-{count}.parquet", folder / f"ids-{count}.parquet"
-        for name in options.only or CONTENDERS:
+        if {*names} - {OURS_IDS}:
+            make_rows(count, articles, pa.field("article", pa.string()), article)
+        if OURS_IDS in names:
+            make_rows(count, ids, pa.field("prompt_token_ids", pa.list_(pa.int32())), token_ids)
+        for name in names:
             path = ids if name == OURS_IDS else articles
-            if not path.is_file():
-                (make_ids if name == OURS_IDS else make_rows)(count, path)
             child = subprocess.run(
                 [sys.executable, "-m", "bench.cpu_side", "--one", name, "--cores", str(options.cores), "--out", str(path.resolve())],
                 capture_output=True, text=True, check=False,

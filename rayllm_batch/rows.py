@@ -57,13 +57,14 @@ def read_rows(workload: Any, preserve_order: bool = False, id_column: Optional[s
     whole = rows
     cluster.set_output(rows.context)
     _let_it_flow(rows.context)
+    counted = known_rows(whole)
     fraction, limit = getattr(workload, "dataset_fraction", 1.0), None
     if fraction > 1:
         limit = int(fraction)
     elif fraction < 1:
         # rounded first: 0.07 of 100 rows are 7, but 0.07 * 100 is a little more
-        count = known_rows(rows)
-        limit = max(1, math.ceil(round(fraction * (_read(rows.count, workload) if count is None else count), 6)))
+        of = _read(rows.count, workload) if counted is None else counted
+        limit = max(1, math.ceil(round(fraction * of, 6)))
     if limit is not None:
         rows.context.execution_options.preserve_order = True  # else "the first rows" are whichever come first
         rows = rows.limit(limit)
@@ -81,7 +82,7 @@ def read_rows(workload: Any, preserve_order: bool = False, id_column: Optional[s
         total, is_a_limit = len(sample), False
     elif isinstance(whole, ray.data.dataset.MaterializedDataset):
         total, is_a_limit = min(whole.count(), limit or math.inf), False
-    elif (counted := known_rows(whole)) is not None:
+    elif counted is not None:
         total, is_a_limit = min(counted, limit or math.inf), False
     return Rows(rows, sample, total, is_a_limit, tuple(chats))
 
