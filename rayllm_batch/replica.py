@@ -22,10 +22,11 @@ from rayllm_batch.config import EngineConfig
 from rayllm_batch.duplicates import Duplicates, is_greedy
 from rayllm_batch.engine.base import Completion, Engine, EngineDidNotStart, EngineDied
 from rayllm_batch.engine.echo import EchoEngine
+from rayllm_batch.engine.forkserver import Forkserver
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
 from rayllm_batch.engine_logs import RAYS_OWN_MARKS
-from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError
+from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError, one_line
 from rayllm_batch.gpu_lock import gpu_to_itself
 from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
@@ -78,6 +79,7 @@ class Replica:
         self._reaper = Reaper()
         self._join(job)
         _set_environment(ray.get(self._monitor.environment.remote()), job.config)
+        self._forkserver = Forkserver.start(job.config)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
         began = time.time()
@@ -194,7 +196,7 @@ class Replica:
         kwargs.update(self._less)
         if config.llm_engine == "echo":
             return EchoEngine(kwargs, load_decoder(self._job.prompt))
-        return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path)
+        return VLLMEngine(model, kwargs, config.accelerator_type, config.dynamic_lora_loading_path, self._forkserver)
 
     def _back_off(self, words: str, settings: dict[str, Any], *, was_running: bool = False) -> bool:
         """Whether there is something to lower; the engine that starts next has it lowered."""
@@ -291,7 +293,7 @@ class Replica:
             generate = partial(self._generate, request, row[output.REQUEST])
             done = await (self._duplicates.answer(key, generate) if once else generate())
         except Exception as error:
-            answer.error = f"engine: {type(error).__name__}: {error}"
+            answer.error = f"engine: {one_line(error)}"
         else:
             answer.generated_text, answer.num_generated_tokens = done.text, done.num_generated_tokens
             answer.finish_reason = done.finish_reason

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from rayllm_batch.engine.base import Engine, EngineDied
+from rayllm_batch.errors import one_line
 
 LOOK_EVERY_S = 0.05
 
@@ -58,7 +59,7 @@ async def run_trial(engine: Engine, requests: list[Request], copies: int = 1, ma
         except EngineDied:
             raise
         except Exception as error:  # a bad row; the run will give it an error too
-            errors.append(f"engine: {type(error).__name__}: {error}")
+            errors.append(f"engine: {one_line(error)}")
             return None
 
     async def look() -> None:

@@ -65,9 +65,10 @@ class Host:
         self.adopt(run_id)
         job = self._replica.prompt_job
         build_prompts(table.slice(0, 1), job)  # loads the tokenizer, which a job does once
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         prompts = build_prompts(table, job)
-        prepare_s = (time.perf_counter() - began) / table.num_rows
+        # What a core is needed for: the tokenizer may use several at once, and a parse_row may wait for something.
+        prepare_s = max(time.perf_counter() - began, time.process_time() - cpu_began) / table.num_rows
         requests, failed = self._replica.requests(prompts)
         settings = self._replica.settings
         many = copies(len(requests) or 1, rows_each, settings["max_num_seqs"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 _CODE = """
 import os, signal, sys, time
@@ -46,10 +47,12 @@ class Reaper:
         )
 
     def end_others(self, patience_s: float = 20.0) -> None:
-        """End what an engine that did not start has left, which is all that this process started but the reaper."""
+        """End what an engine that did not start has left: all that this process started but the reaper and multiprocessing's own."""
         import psutil
 
-        left = [child for child in psutil.Process().children(recursive=True) if child.pid != self.pid]
+        this = psutil.Process()
+        kept = {self.pid, *(child.pid for child in this.children() if _is_multiprocessings_own(child))}
+        left = [child for child in this.children(recursive=True) if child.pid not in kept]
         _, alive = psutil.wait_procs(left, timeout=patience_s / 2)  # most end by themselves
         for child in alive:
             try:
@@ -62,3 +65,15 @@ class Reaper:
     def pid(self) -> int:
         """The process that is gone only after every engine process of this replica is."""
         return self._process.pid
+
+
+def _is_multiprocessings_own(child: Any) -> bool:
+    """Of a child of this process: it serves the next engine too, and ends with this process. (The engine that a forkserver
+    forks is a grandchild, and may have the same command line.)"""
+    import psutil
+
+    try:
+        command = " ".join(child.cmdline())
+    except psutil.Error:
+        return False
+    return "multiprocessing.forkserver" in command or "multiprocessing.resource_tracker" in command

@@ -8,12 +8,16 @@ from typing import Any, Optional
 
 from rayllm_batch.engine import lora
 from rayllm_batch.engine.base import Completion, EngineDidNotStart, EngineDied
+from rayllm_batch.engine.forkserver import Forkserver
 
 
 class VLLMEngine:
     """One engine. Build it inside a running event loop, with the environment already set."""
 
-    def __init__(self, model: str, engine_kwargs: dict[str, Any], accelerator_type: str, lora_path: Optional[str]) -> None:
+    def __init__(
+        self, model: str, engine_kwargs: dict[str, Any], accelerator_type: str, lora_path: Optional[str],
+        forkserver: Optional[Forkserver] = None,
+    ) -> None:  # fmt: skip
         from vllm import AsyncEngineArgs, AsyncLLMEngine
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
@@ -24,6 +28,8 @@ class VLLMEngine:
                 f"accelerator_type is {accelerator_type}, but the installed vLLM is built {built}. "
                 "Choose the matching config, or install the other build of vLLM."
             )
+        if forkserver is not None:
+            forkserver.serve()
         self._load: dict[str, float] = {}
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}

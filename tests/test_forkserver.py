@@ -1,0 +1,60 @@
+"""How vLLM's engine process starts, with a real engine on CPU in a driver of its own."""
+
+import json
+
+import pytest
+from driver import Driver
+
+pytestmark = pytest.mark.vllm
+
+DRIVER = """
+import asyncio
+import json
+import os
+
+import psutil
+
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.engine.base import EngineDied
+from rayllm_batch.engine.forkserver import Forkserver
+from rayllm_batch.engine.vllm import VLLMEngine
+
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+config = init_engine_from_config("configs/demo-cpu.yaml")
+model, kwargs = config.model_id, {**config.engine_kwargs, "speculative_config": None}
+from vllm import AsyncEngineArgs
+
+AsyncEngineArgs(model=model, **kwargs).create_engine_config()  # on a CPU this sets variables for the engine: before it forks here
+server = Forkserver()
+
+
+async def main():
+    from vllm.v1.engine import utils
+
+    engine = VLLMEngine(model, kwargs, "CPU", None, server)
+    prompt = list(range(300, 340))
+    told = {"answer": (await engine.generate(prompt, {"max_tokens": 8, "ignore_eos": True}, None)).num_generated_tokens}
+    this = psutil.Process()
+    [forkserver] = [child for child in this.children() if "multiprocessing.forkserver" in " ".join(child.cmdline())]
+    [engines_core] = forkserver.children()
+    told["begins_as"] = utils.get_mp_context().get_start_method()
+    os.environ["SET_FOR_THE_ENGINE"] = "1"
+    told["then_as"] = utils.get_mp_context().get_start_method()
+    engines_core.kill()
+    try:
+        await engine.generate(prompt, {"max_tokens": 8}, None)
+    except EngineDied:
+        told["died"] = True
+    print("TOLD", json.dumps(told), flush=True)
+    os._exit(0)
+
+
+asyncio.run(main())
+"""
+
+
+def test_the_engine_is_forked_where_a_spawned_one_would_have_no_other_environment(tmp_path):
+    with Driver(DRIVER, tmp_path / "log") as driver:
+        assert driver.process.wait(200) == 0
+        told = json.loads(next(line for line in driver.said.splitlines() if line.startswith("TOLD")).removeprefix("TOLD "))
+        assert told == {"answer": 8, "begins_as": "forkserver", "then_as": "spawn", "died": True}
