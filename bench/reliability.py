@@ -75,6 +75,8 @@ def drive(args: argparse.Namespace) -> None:
         def load_dataset(self):
             import ray.data
 
+            if self.dataset_file:
+                return super().load_dataset()
             blocks = max(4, self.rows // 2500)
             return ray.data.range(self.rows, override_num_blocks=blocks).map_batches(
                 lambda table: table.append_column("text", [[f"row {i} of the data" for i in table["id"].to_pylist()]]),
@@ -94,12 +96,14 @@ def drive(args: argparse.Namespace) -> None:
             return chat
 
     engine = {"max_model_len": 2048, "fail_on": "fail-here", "seconds_per_request": args.seconds_per_request}
+    if args.max_num_seqs:
+        engine["max_num_seqs"] = args.max_num_seqs
     if args.crash_on:
         engine["crash_on"] = args.crash_on
     if args.calls_file:
         engine["calls_file"] = args.calls_file
     config = init_engine_from_config(str(ROOT / "configs" / "demo-cpu.yaml"), override={"llm_engine": "echo", "engine_kwargs": engine})
-    batch = RayLLMBatch(config, Job(), num_replicas=args.replicas, stall_timeout_s=args.stall_timeout_s)
+    batch = RayLLMBatch(config, Job(dataset_file=args.dataset_file), num_replicas=args.replicas, stall_timeout_s=args.stall_timeout_s)
     batch.run(args.folder, retry_failed=args.retry_failed)
     print(f"DONE, at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", flush=True)
     if args.nodes > 1:
@@ -451,11 +455,21 @@ def write_report(args: argparse.Namespace, accounts: dict[str, Account], soaked:
 
 
 def soak(rows: int) -> str:
-    """A long job through one driver: its memory, at a tenth of the rows and at all of them."""
+    """A long job from a parquet file through one driver, in the blocks that it has on a large GPU: the driver's memory, at a
+    tenth of the rows and at all of them."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
     peaks = []
     with tempfile.TemporaryDirectory(prefix="soak-") as place:
         for count in (rows // 10, rows):
-            job = Job(Path(place) / str(count), count, ["--seconds-per-request", "0"])
+            given = f"{place}/{count}.parquet"
+            # As it is, 800 bytes a row: a smaller file would be read by the driver at once.
+            with pyarrow.parquet.ParquetWriter(given, pa.schema({"id": pa.int64(), "text": pa.string()}), compression="none", use_dictionary=False) as file:
+                for begin in range(0, count, 10_000):
+                    ids = range(begin, min(begin + 10_000, count))
+                    file.write_table(pa.table({"id": pa.array(ids, pa.int64()), "text": [f"row {i} of the data, " * 40 for i in ids]}))
+            job = Job(Path(place) / str(count), count, ["--seconds-per-request", "0", "--dataset-file", given, "--max-num-seqs", "1024"])
             began = time.time()
             driver = job.start()
             if driver.wait(6 * 3600) != 0:
@@ -498,6 +512,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
     drive_options.add_argument("--calls-file")
     drive_options.add_argument("--nodes", type=int, default=1)
     drive_options.add_argument("--replicas", type=int, default=1)
+    drive_options.add_argument("--dataset-file")
+    drive_options.add_argument("--max-num-seqs", type=int, default=0)
     drive_options.add_argument("--crash-on", default="")
     drive_options.add_argument("--bad-rows", action="store_true")
     drive_options.add_argument("--retry-failed", action="store_true")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +354,20 @@ def test_rows_are_counted_where_that_costs_no_reading(ray_cluster: Any, put: Any
     assert dataset_file.first_rows(read(tmp_path / "year=2024"), 4) is None, "Ray adds the year"
     monkeypatch.setattr(dataset_file, "COUNTED_FILES", 2)
     assert dataset_file.known_rows(read(tmp_path / "*.parquet")) is None, "too many to ask"
+
+
+def test_the_first_rows_of_a_large_file_take_little_memory(tmp_path: Path) -> None:
+    texts = [random.Random(number).randbytes(4000).hex() for number in range(8000)]
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pa.table({"article": texts}), path)  # one row group of 64 MB
+    assert dataset_file.first_of_file(str(path), None, 256) == [{"article": text} for text in texts[:256]]
+    code = f"""
+import resource
+from rayllm_batch.dataset_file import first_of_file
+import pyarrow.parquet
+begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+first_of_file({str(path)!r}, None, 256)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert int(run.stdout) < 30 << 10, "KiB"
