@@ -39,8 +39,8 @@ FEWEST_IN_FLIGHT_RATIO, UNKNOWN_IN_FLIGHT_RATIO, IN_FLIGHT_RATIO = 3, 6, 16
 IN_FLIGHT_BYTES, BYTES_PER_TOKEN = 1 << 30, 8  # in Ray's object store: of a token, its id and its text
 MOST_BLOCKS = 64  # in each engine, of those beyond the fewest: each is a thread of its actor
 LARGE_GPU_GIB = 70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
-# On an H100 with 2.3 GiB of weights, two engines gave 1.6 to 2.2 times what one gives, and three 1.3 times what two give
-# (bench/RESULTS.md). Each starts after the one before, which takes up to 80 s: not worth it for a job that is over by then.
+# On H100s with 2.3 GiB of weights, two engines gave 1.6 to 2.2 times what one gives, and three 1.05 to 1.3 times what two give
+# (bench/RESULTS.md). Each starts after the one before, which takes 30 to 80 s: not worth it for a job that is over by then.
 SMALL_WEIGHTS_GIB = 3.0
 ROWS_FOR_ENGINES = {3: 60_000, 2: 20_000}  # on a GPU
 # Of max_num_seqs, where more fit: 2,048 gave 1.15 times what 1,024 gives for 1B on an H100 (bench/RESULTS.md); 4,096 gave

@@ -1,11 +1,13 @@
 """How vLLM's engine process starts, with a real engine on CPU in a driver of its own."""
 
 import json
+import os
 
 import pytest
 from driver import Driver
 
-pytestmark = pytest.mark.vllm
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.engine.forkserver import Forkserver
 
 DRIVER = """
 import asyncio
@@ -53,8 +55,35 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.vllm
 def test_the_engine_is_forked_where_a_spawned_one_would_have_no_other_environment(tmp_path):
     with Driver(DRIVER, tmp_path / "log") as driver:
         assert driver.process.wait(200) == 0
         told = json.loads(next(line for line in driver.said.splitlines() if line.startswith("TOLD")).removeprefix("TOLD "))
         assert told == {"answer": 8, "begins_as": "forkserver", "then_as": "spawn", "died": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "override"),
+    [
+        ("demo-cpu", {}),
+        ("llama-3.1-8b-a10g", {"llm_engine": "echo"}),
+        ("llama-3.1-8b-a10g", {"engine_kwargs": {"numa_bind": True}}),
+        ("llama-3.1-8b-a10g", {"engine_kwargs": {"distributed_executor_backend": "ray"}}),
+    ],
+)
+def test_where_it_does_not_suit_vllm_starts_processes_as_ever(config, override):
+    assert Forkserver.start(init_engine_from_config(f"configs/{config}.yaml", override=override)) is None
+
+
+def test_the_environment_says_how_processes_start(monkeypatch):
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    assert Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")) is None
+
+
+@pytest.mark.ray
+def test_on_a_gpu_there_is_one(ray_cluster, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(Forkserver, "__init__", lambda self: None)  # whose imports are tried above
+    assert isinstance(Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")), Forkserver)
+    assert os.environ["RAY_ADDRESS"] == ray_cluster.get_runtime_context().gcs_address

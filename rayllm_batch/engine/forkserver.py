@@ -29,11 +29,17 @@ class Forkserver:
 
     @classmethod
     def start(cls, config: EngineConfig) -> Optional[Forkserver]:
-        """One, where it helps: not on a CPU, for which vLLM sets what only a spawned process notices (LD_PRELOAD), nor where
-        the user decides how processes start (numa_bind takes spawned ones)."""
+        """One, in a Ray actor and where it helps: not on a CPU, for which vLLM sets what only a spawned process notices
+        (LD_PRELOAD), nor where the user decides how processes start (numa_bind takes spawned ones) or Ray starts more."""
+        import ray
+
+        kwargs = config.engine_kwargs
         gpu = config.llm_engine == "vllm" and config.gpus_per_replica
-        decided = "VLLM_WORKER_MULTIPROC_METHOD" in os.environ or config.engine_kwargs.get("numa_bind")
-        return cls() if gpu and not decided else None
+        decided = "VLLM_WORKER_MULTIPROC_METHOD" in os.environ or kwargs.get("numa_bind") or kwargs.get("distributed_executor_backend") == "ray"
+        if not gpu or decided:
+            return None
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # as vLLM does in an actor before it spawns
+        return cls()
 
     def serve(self) -> None:
         """From now on vLLM, which this process has imported, starts its engine's process here."""
