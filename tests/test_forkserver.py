@@ -3,6 +3,7 @@
 import json
 import os
 
+import psutil
 import pytest
 from driver import Driver
 
@@ -13,12 +14,14 @@ DRIVER = """
 import asyncio
 import json
 import os
+import time
 
 import psutil
 
 from rayllm_batch import init_engine_from_config
 from rayllm_batch.engine.base import EngineDied
 from rayllm_batch.engine.forkserver import Forkserver
+from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
 
 os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
@@ -27,28 +30,37 @@ model, kwargs = config.model_id, {**config.engine_kwargs, "speculative_config": 
 from vllm import AsyncEngineArgs
 
 AsyncEngineArgs(model=model, **kwargs).create_engine_config()  # on a CPU this sets variables for the engine: before it forks here
-server = Forkserver()
+reaper, server = Reaper(), Forkserver()
+
+
+async def answer(engine):
+    return (await engine.generate(list(range(300, 340)), {"max_tokens": 8, "ignore_eos": True}, None)).num_generated_tokens
 
 
 async def main():
     from vllm.v1.engine import utils
 
     engine = VLLMEngine(model, kwargs, "CPU", None, server)
-    prompt = list(range(300, 340))
-    told = {"answer": (await engine.generate(prompt, {"max_tokens": 8, "ignore_eos": True}, None)).num_generated_tokens}
+    told = {"answer": await answer(engine)}
     this = psutil.Process()
     [forkserver] = [child for child in this.children() if "multiprocessing.forkserver" in " ".join(child.cmdline())]
     [engines_core] = forkserver.children()
-    told["begins_as"] = utils.get_mp_context().get_start_method()
-    os.environ["SET_FOR_THE_ENGINE"] = "1"
-    told["then_as"] = utils.get_mp_context().get_start_method()
     engines_core.kill()
     try:
-        await engine.generate(prompt, {"max_tokens": 8}, None)
+        await answer(engine)
     except EngineDied:
         told["died"] = True
+    began = time.monotonic()
+    reaper.end_others()
+    told["ended soon"] = time.monotonic() - began < 5
+    second = VLLMEngine(model, kwargs, "CPU", None, server)
+    told["second answer"] = await answer(second)
+    told["forked from the same"] = forkserver.is_running() and len(forkserver.children()) == 1
+    told["begins as"] = utils.get_mp_context().get_start_method()
+    os.environ["SET_FOR_THE_ENGINE"] = "1"
+    told["then as"] = utils.get_mp_context().get_start_method()
     print("TOLD", json.dumps(told), flush=True)
-    os._exit(0)
+    time.sleep(600)
 
 
 asyncio.run(main())
@@ -56,11 +68,18 @@ asyncio.run(main())
 
 
 @pytest.mark.vllm
-def test_the_engine_is_forked_where_a_spawned_one_would_have_no_other_environment(tmp_path):
+def test_engines_are_forked_where_spawned_ones_would_have_no_other_environment(tmp_path):
     with Driver(DRIVER, tmp_path / "log") as driver:
-        assert driver.process.wait(200) == 0
-        told = json.loads(next(line for line in driver.said.splitlines() if line.startswith("TOLD")).removeprefix("TOLD "))
-        assert told == {"answer": 8, "begins_as": "forkserver", "then_as": "spawn", "died": True}
+        driver.wait_for("its answers", lambda: "TOLD" in driver.said, 240)
+        assert json.loads(next(line for line in driver.said.splitlines() if line.startswith("TOLD")).removeprefix("TOLD ")) == {
+            "answer": 8, "died": True, "ended soon": True, "second answer": 8, "forked from the same": True, "begins as": "forkserver",
+            "then as": "spawn",
+        }  # fmt: skip
+        family = driver.family()
+        driver.process.kill()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert len(family) >= 5, "its reaper, the forkserver, the resource tracker, the engine's core and its worker"
+        assert not alive
 
 
 @pytest.mark.parametrize(
