@@ -313,8 +313,8 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # Measured on one H100 against vLLM's own `LLM.generate` with the same rows, token ids and settings (`bench/RESULTS.md` has all of it, misses too):
 # Llama 3.1 8B in bf16, 817 tokens in and 130 out, 4,777 output tokens/s against 4,720; 1,280 rows that share 160 long prefixes, more than the KV
 # cache holds, 2.2 times as fast, because rows that begin alike are brought together (`reorder=False` leaves them as they are). Equal prompts at
-# temperature 0 are computed once (`deduplicate=False` computes each). Starting took 45 s besides loading weights, ten more than vLLM alone,
-# and takes a minute and a half the first time on a machine, when vLLM compiles.
+# temperature 0 are computed once (`deduplicate=False` computes each). Starting took 45 s besides loading weights, ten more than vLLM alone;
+# the first time on a machine, when vLLM compiles, it takes a minute more.
 
 # %% [markdown]
 # ## When memory runs out

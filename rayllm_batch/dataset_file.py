@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -25,6 +26,7 @@ CHECKED_BYTES = 8 << 20
 IN_MEMORY_BYTES = 64 << 20  # local files up to this size together are read by the driver
 ROWS_A_BLOCK = 128
 READ_BYTES = 1 << 20
+OPENED_FILES = 8  # parquet files for the first rows, one after the other; where they have not enough, Ray reads side by side
 COUNTED_FILES = 200  # parquet files whose footers are read for the number of rows: seconds on object storage
 _FILES = "_rayllm_batch_files"  # an attribute of a Dataset
 BOM = b"\xef\xbb\xbf"  # some editors write it before UTF-8
@@ -84,18 +86,23 @@ def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, 
     if files is None or any("=" in os.path.dirname(path) for path in files.paths):  # Ray makes a column of year=2024/
         return None
     rows: list[dict[str, Any]] = []
+    columns: Optional[list[str]] = None
     try:
-        for path in files.paths:
-            rows += first_of_file(path, files.filesystem, most - len(rows))
+        for path in files.paths[:OPENED_FILES]:
+            names, found = first_of_file(path, files.filesystem, most - len(rows))
+            if columns not in (None, names):
+                return None  # Ray brings them into line
+            columns = names
+            rows += found
             if len(rows) == most:
-                break
+                return rows
     except Exception:  # likewise
         return None
-    return rows
+    return rows if len(files.paths) <= OPENED_FILES else None
 
 
-def first_of_file(path: str, filesystem: Optional[pyarrow.fs.FileSystem], most: int) -> list[dict[str, Any]]:
-    """The first rows of a parquet file, up to `most` (at least 1)."""
+def first_of_file(path: str, filesystem: Optional[pyarrow.fs.FileSystem], most: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """The columns of a parquet file, and its first rows, up to `most` (at least 1)."""
     import pyarrow.parquet
 
     rows: list[dict[str, Any]] = []
@@ -106,7 +113,7 @@ def first_of_file(path: str, filesystem: Optional[pyarrow.fs.FileSystem], most: 
             rows += batch.slice(0, most - len(rows)).to_pylist()
             if len(rows) == most:
                 break
-    return rows
+        return file.schema_arrow.names, rows
 
 
 def in_blocks(table: pa.Table) -> ray.data.Dataset:
@@ -190,7 +197,8 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
     try:
         if wildcard:
             root = path[: min(path.index(mark) for mark in "*?[" if mark in path)].rpartition("/")[0] or "."
-            found = [p for p in _listing(fs, root) if fnmatch.fnmatchcase(p, os.path.normpath(path))]
+            pattern = os.path.normpath(path).split("/")
+            found = [p for p in _listing(fs, root) if _matches(p.split("/"), pattern)]
         else:
             info = fs.get_file_info(path)
             if info.type == pyarrow.fs.FileType.NotFound:
@@ -213,6 +221,15 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
             f"also with {', '.join('.' + c for c in COMPRESSED)} behind it."
         )
     return DatasetFiles(given, kinds[0], data, filesystem)
+
+
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """As in a shell: a file, or a folder that it is in, has this name; `*` stays within one name, `**` is any number of folders."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_matches(path[skipped:], pattern[1:]) for skipped in range(len(path)))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
 def check_first_rows(files: DatasetFiles) -> None:

@@ -22,7 +22,7 @@ from rayllm_batch.config import EngineConfig
 from rayllm_batch.duplicates import Duplicates, is_greedy
 from rayllm_batch.engine.base import Completion, Engine, EngineDidNotStart, EngineDied
 from rayllm_batch.engine.echo import EchoEngine
-from rayllm_batch.engine.forkserver import Forkserver
+from rayllm_batch.engine.forkserver import DID_NOT_SURVIVE, Forkserver
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
 from rayllm_batch.engine_logs import RAYS_OWN_MARKS
@@ -176,7 +176,9 @@ class Replica:
                     return self._build(model)
                 except EngineDidNotStart as error:
                     words = f"{error}\n{_log_from(self._log, began_at)}"
-                    if back_off.CHANGED_WHILE_MEASURED in words and unchanged < MOST_UNCHANGED_STARTS:
+                    if self._forkserver is not None and self._forkserver.serves and DID_NOT_SURVIVE in words:
+                        self._forkserver.serves = False
+                    elif back_off.CHANGED_WHILE_MEASURED in words and unchanged < MOST_UNCHANGED_STARTS:
                         unchanged += 1
                         await asyncio.to_thread(self._reaper.end_others)
                     elif not await asyncio.to_thread(self._back_off, words, error.settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,12 +85,15 @@ def explained(error: BaseException, snapshot: Optional[dict[str, Any]], workload
 
 def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:
     """Wait until the reapers on this node are gone: each ends after the last engine process of its replica."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(_is_there, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _is_there(pid: int) -> bool:
     import psutil
 
-    processes = []
-    for pid in pids:
-        try:
-            processes.append(psutil.Process(pid))
-        except psutil.Error:
-            pass
-    psutil.wait_procs(processes, timeout=timeout_s)
+    try:  # in a container without an init process, what has ended stays as a zombie
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -156,6 +156,11 @@ def test_glob(put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert names(tmp_path / "part-*.jsonl", tmp_path) == ["part-0.jsonl", "part-1.jsonl"]
     assert names(tmp_path / "part-[12]*.jsonl", tmp_path) == ["part-1.jsonl"]
     assert names(tmp_path / "*/part-?.jsonl", tmp_path) == ["sub/part-3.jsonl"]
+    put("other/part-4.jsonl/part-5.jsonl", JSONL)
+    assert names(tmp_path / "*.jsonl", tmp_path) == ["other.jsonl", "part-0.jsonl", "part-1.jsonl"], "not those of other folders"
+    assert names(tmp_path / "**/part-[345].jsonl", tmp_path) == ["other/part-4.jsonl/part-5.jsonl", "sub/part-3.jsonl"]
+    assert names(tmp_path / "**/*1.jsonl", tmp_path) == ["part-1.jsonl"], "no folder is a number of folders too"
+    assert names(tmp_path / "oth*", tmp_path) == ["other.jsonl", "other/part-4.jsonl/part-5.jsonl"], "what lies in a folder of that name"
     monkeypatch.chdir(tmp_path)
     assert dataset_file.find_files("other*.jsonl").paths == ["other.jsonl"]
 
@@ -352,6 +357,11 @@ def test_rows_are_counted_where_that_costs_no_reading(ray_cluster: Any, put: Any
     (tmp_path / "year=2024").mkdir()
     pyarrow.parquet.write_table(pa.table({"article": ["x"]}), tmp_path / "year=2024" / "1.parquet")
     assert dataset_file.first_rows(read(tmp_path / "year=2024"), 4) is None, "Ray adds the year"
+    monkeypatch.setattr(dataset_file, "OPENED_FILES", 2)
+    assert len(dataset_file.first_rows(read(tmp_path / "*.parquet"), 3)) == 3, "two files have them"
+    assert dataset_file.first_rows(read(tmp_path / "*.parquet"), 4) is None
+    pyarrow.parquet.write_table(pa.table({"article": ["x"], "more": [1]}), tmp_path / "2.parquet")
+    assert dataset_file.first_rows(read(tmp_path / "*.parquet"), 2) is None, "Ray brings columns into line"
     monkeypatch.setattr(dataset_file, "COUNTED_FILES", 2)
     assert dataset_file.known_rows(read(tmp_path / "*.parquet")) is None, "too many to ask"
 
@@ -360,7 +370,7 @@ def test_the_first_rows_of_a_large_file_take_little_memory(tmp_path: Path) -> No
     texts = [random.Random(number).randbytes(4000).hex() for number in range(8000)]
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pa.table({"article": texts}), path)  # one row group of 64 MB
-    assert dataset_file.first_of_file(str(path), None, 256) == [{"article": text} for text in texts[:256]]
+    assert dataset_file.first_of_file(str(path), None, 256) == (["article"], [{"article": text} for text in texts[:256]])
     code = f"""
 import re
 from pathlib import Path

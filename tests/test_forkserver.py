@@ -8,7 +8,7 @@ import pytest
 from driver import Driver
 
 from rayllm_batch import init_engine_from_config
-from rayllm_batch.engine.forkserver import Forkserver
+from rayllm_batch.engine.forkserver import METHOD, Forkserver
 
 DRIVER = """
 import asyncio
@@ -57,6 +57,9 @@ async def main():
     told["second answer"] = await answer(second)
     told["forked from the same"] = forkserver.is_running() and len(forkserver.children()) == 1
     told["begins as"] = utils.get_mp_context().get_start_method()
+    server.serves = False
+    told["not served, as"] = utils.get_mp_context().get_start_method()
+    server.serves = True
     os.environ["SET_FOR_THE_ENGINE"] = "1"
     told["then as"] = utils.get_mp_context().get_start_method()
     print("TOLD", json.dumps(told), flush=True)
@@ -73,12 +76,12 @@ def test_engines_are_forked_where_spawned_ones_would_have_no_other_environment(t
         driver.wait_for("its answers", lambda: "TOLD" in driver.said, 240)
         assert json.loads(next(line for line in driver.said.splitlines() if line.startswith("TOLD")).removeprefix("TOLD ")) == {
             "answer": 8, "died": True, "ended soon": True, "second answer": 8, "forked from the same": True, "begins as": "forkserver",
-            "then as": "spawn",
+            "not served, as": "spawn", "then as": "spawn",
         }  # fmt: skip
         family = driver.family()
         driver.process.kill()
         _, alive = psutil.wait_procs(family, timeout=20)
-        assert len(family) >= 5, "its reaper, the forkserver, the resource tracker, the engine's core and its worker"
+        assert len(family) >= 4, "the forkserver, the resource tracker, the engine's core and its worker"
         assert not alive
 
 
@@ -96,13 +99,28 @@ def test_where_it_does_not_suit_vllm_starts_processes_as_ever(config, override):
 
 
 def test_the_environment_says_how_processes_start(monkeypatch):
-    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    monkeypatch.setenv(METHOD, "spawn")
     assert Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")) is None
 
 
 @pytest.mark.ray
 def test_on_a_gpu_there_is_one(ray_cluster, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_ADDRESS", METHOD):
+        monkeypatch.setenv(name, "")  # so that it is taken out again
+        monkeypatch.delenv(name)
     monkeypatch.setattr(Forkserver, "__init__", lambda self: None)  # whose imports are tried above
     assert isinstance(Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")), Forkserver)
     assert os.environ["RAY_ADDRESS"] == ray_cluster.get_runtime_context().gcs_address
+    assert os.environ[METHOD] == "spawn", "of workers, which the engine starts"
+
+
+@pytest.mark.ray
+def test_without_a_forkserver_vllm_starts_processes_as_ever(ray_cluster, monkeypatch):
+    def fails(self):
+        raise OSError("AF_UNIX path too long")
+
+    for name in ("RAY_ADDRESS", METHOD):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(Forkserver, "__init__", fails)
+    assert Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")) is None

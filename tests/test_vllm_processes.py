@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 
 import psutil
+import pytest
 import vllm_processes
 
 
-def test_an_engine_without_its_title_is_found() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+@pytest.mark.parametrize(("method", "words"), [("spawn", vllm_processes.SPAWNED), ("forkserver", vllm_processes.FORKSERVER)])
+def test_an_engine_without_its_title_is_found(method: str, words: str) -> None:
+    process = multiprocessing.get_context(method).Process(target=time.sleep, args=(60,))
     process.start()
     try:
         found = psutil.Process(process.pid)
         deadline = time.monotonic() + 10  # until it has become the command that it is to be
-        while vllm_processes.SPAWNED not in vllm_processes.title(found) and time.monotonic() < deadline:
+        while words not in vllm_processes.title(found) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert process.pid in vllm_processes.engine_processes()
+        assert found.ppid() == os.getpid() or found.ppid() not in vllm_processes.engine_processes(), "a forkserver is none"
     finally:
         process.kill()
         process.join()

@@ -1,4 +1,5 @@
-"""vLLM's own processes on this machine: an engine's core, which the replica spawns, and the worker that the core spawns.
+"""vLLM's own processes on this machine: an engine's core, which the replica spawns or its forkserver forks, and the worker that
+the core spawns.
 
 vLLM gives them titles that begin with VLLM::, but not always. setproctitle looks for the command line below the first
 variable of the environment and gives up, silently, where that one has been set anew since the process began. Ray hands
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 import psutil
 
 SPAWNED = "multiprocessing.spawn import spawn_main"
+FORKSERVER = "multiprocessing.forkserver import main"  # what it forks has its command line
 
 
 def title(process: psutil.Process) -> str:
@@ -27,13 +29,15 @@ def title(process: psutil.Process) -> str:
 def is_engine(process: psutil.Process) -> bool:
     """Also without its title; Ray's dashboard is what else spawns in this way."""
     said = title(process)
-    if SPAWNED not in said:
+    if SPAWNED not in said and FORKSERVER not in said:
         return said.startswith("VLLM::")
     try:
         parent = process.parent()
     except psutil.Error:
         return False
-    return parent is not None and "dashboard" not in title(parent)
+    if parent is None:
+        return False
+    return FORKSERVER in title(parent) if FORKSERVER in said else "dashboard" not in title(parent)
 
 
 def left_after(seconds: float, engines: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -2,19 +2,23 @@
 
 In a Ray actor vLLM may not fork its engine's process (the actor has threads), so it spawns one, which imports everything
 again after the actor has: 22 to 30 s on a host of an H100 (bench/RESULTS.md). Python's forkserver does these imports in
-a process of its own, beside the actor's, and forks the engine's from there. vLLM's own server does the same for its
-engine; for an engine in an actor it has no setting (0.29).
+a process of its own, beside the actor's, and forks the engine's from there. vLLM's own server has code for the same, but
+0.29 accepts no setting that turns it on. Where Python does not find vLLM without this process's sys.path (before 3.12.8), the
+imports come after the fork: no faster, and no different otherwise.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 from multiprocessing import forkserver
 from typing import Any, Optional
 
 from rayllm_batch.config import EngineConfig
 
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+DID_NOT_SURVIVE = "in forked subprocess"  # "Cannot re-initialize CUDA ..." (torch): an import has initialized it
 # Not the GPU worker's modules: their import may initialize CUDA, which no fork survives.
 IMPORTED = ["vllm.v1.engine.async_llm", "vllm.v1.engine.core"]
 
@@ -23,23 +27,28 @@ class Forkserver:
     """Begins the imports at once. Build it with the engine's environment set: what it forks has the environment of now."""
 
     def __init__(self) -> None:
+        self.serves = False  # set to False again, vLLM starts the next engine's process as ever
         self._environment: Optional[dict[str, str]] = None
         multiprocessing.set_forkserver_preload(IMPORTED)
         forkserver.ensure_running()
 
     @classmethod
     def start(cls, config: EngineConfig) -> Optional[Forkserver]:
-        """One, in a Ray actor and where it helps: not on a CPU, for which vLLM sets what only a spawned process notices
-        (LD_PRELOAD), nor where the user decides how processes start (numa_bind takes spawned ones) or Ray starts more."""
+        """One, in a Ray actor and where it helps and can; None where vLLM starts its engine's process as ever."""
         import ray
 
-        kwargs = config.engine_kwargs
-        gpu = config.llm_engine == "vllm" and config.gpus_per_replica
-        decided = "VLLM_WORKER_MULTIPROC_METHOD" in os.environ or kwargs.get("numa_bind") or kwargs.get("distributed_executor_backend") == "ray"
-        if not gpu or decided:
+        if config.llm_engine != "vllm" or not config.gpus_per_replica:  # on a CPU, vLLM sets what only a spawned process notices
             return None
-        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # as vLLM does in an actor before it spawns
-        return cls()
+        kwargs = config.engine_kwargs
+        # numa_bind takes a spawned process; Ray's executor starts more actors from there. NVML does not survive a fork in WSL.
+        if METHOD in os.environ or kwargs.get("numa_bind") or kwargs.get("distributed_executor_backend") == "ray" or _in_wsl():
+            return None
+        # As vLLM does in an actor before it spawns; so the workers of a tensor_parallel_size above 1 are spawned from there.
+        os.environ.update({METHOD: "spawn", "RAY_ADDRESS": ray.get_runtime_context().gcs_address})
+        try:
+            return cls()
+        except OSError:  # too many open files, a TMPDIR too long for a socket's path
+            return None
 
     def serve(self) -> None:
         """From now on vLLM, which this process has imported, starts its engine's process here."""
@@ -49,9 +58,15 @@ class Forkserver:
         if self._environment is not None or vllms_own is None:  # a later vLLM may have it elsewhere, and spawns as ever
             return
         self._environment = dict(os.environ)  # what vLLM's import changes, it has changed in both processes
+        self.serves = True
 
         def get_mp_context() -> Any:
             # For some models vLLM sets a variable for the engine. What is forked would not have it.
-            return multiprocessing.get_context("forkserver") if os.environ == self._environment else vllms_own()
+            same = os.environ == self._environment
+            return multiprocessing.get_context("forkserver") if self.serves and same else vllms_own()
 
         utils.get_mp_context = get_mp_context
+
+
+def _in_wsl() -> bool:
+    return "microsoft" in platform.release().lower()

@@ -1,8 +1,9 @@
 """No engine process outlives its replica, not even when the replica is killed outright.
 
-vLLM's engine process does not watch its parent: after a SIGKILL of the actor it would keep the GPU's memory. So
-each replica starts this small process beside it, which remembers the replica's descendants and ends them once the
-replica is gone. (A pipe would not tell: a forked engine process inherits it and keeps it open.)
+vLLM's engine process does not watch its parent: after the actor's death it would keep the GPU's memory. So each replica
+starts this small process, which remembers the replica's descendants and ends them once the replica is gone. (A pipe would
+not tell: a forked engine process inherits it and keeps it open.) It is no child of the replica, since Ray kills those
+together with their actor, and in a session of its own, since Ray may kill the actor's process group.
 """
 
 from __future__ import annotations
@@ -14,44 +15,68 @@ from typing import Any
 
 _CODE = """
 import os, signal, sys, time
-import psutil
+if os.fork():
+    os._exit(0)
 os.setsid()
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
-parent, seen = int(sys.argv[1]), {}
-while os.getppid() == parent:
+os.write(1, b"%d\\n" % os.getpid())
+os.close(1)
+
+import psutil
+
+seen = {}
+
+def is_alive(process):
     try:
-        for child in psutil.Process(parent).children(recursive=True):
-            if child.pid != os.getpid():
-                seen.setdefault(child.pid, child)
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+def remember_children(process):
+    try:
+        seen.update((child.pid, child) for child in process.children(recursive=True))
     except psutil.Error:
         pass
+
+try:
+    parent = psutil.Process(int(sys.argv[1]))
+except psutil.Error:
+    sys.exit()
+while is_alive(parent):
+    remember_children(parent)
     time.sleep(0.3)
-alive = [child for child in seen.values() if child.is_running()]
+for child in list(seen.values()):
+    remember_children(child)  # what it started since the last look
+alive = [child for child in seen.values() if is_alive(child)]
 for child in alive:
     try:
         child.kill()
     except psutil.Error:
         pass
-psutil.wait_procs(alive, timeout=10)
+deadline = time.monotonic() + 10
+while any(map(is_alive, alive)) and time.monotonic() < deadline:
+    time.sleep(0.05)
 """
 
 
 class Reaper:
-    """Started by the replica before its engine; ends by itself when the replica's process ends."""
+    """Started by the replica before its engine; ends by itself when the replica's process ends.
+
+    pid: of the process that is gone only after every engine process of this replica is.
+    """
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, str(os.getpid())],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
+        code = [sys.executable, "-c", _CODE, str(os.getpid())]
+        with subprocess.Popen(code, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
+            self.pid = int(started.stdout.readline())
 
     def end_others(self, patience_s: float = 20.0) -> None:
-        """End what an engine that did not start has left: all that this process started but the reaper and multiprocessing's own."""
+        """End what an engine that did not start has left: all that this process started but what is multiprocessing's own."""
         import psutil
 
         this = psutil.Process()
-        kept = {self.pid, *(child.pid for child in this.children() if _is_multiprocessings_own(child))}
+        kept = {child.pid for child in this.children() if _is_multiprocessings_own(child)}
         left = [child for child in this.children(recursive=True) if child.pid not in kept]
         _, alive = psutil.wait_procs(left, timeout=patience_s / 2)  # most end by themselves
         for child in alive:
@@ -61,15 +86,10 @@ class Reaper:
                 pass
         psutil.wait_procs(alive, timeout=patience_s / 2)
 
-    @property
-    def pid(self) -> int:
-        """The process that is gone only after every engine process of this replica is."""
-        return self._process.pid
-
 
 def _is_multiprocessings_own(child: Any) -> bool:
-    """Of a child of this process: it serves the next engine too, and ends with this process. (The engine that a forkserver
-    forks is a grandchild, and may have the same command line.)"""
+    """Of a child of this process: it serves the next engine too. (The engine that a forkserver forks is a grandchild, and may
+    have the same command line.)"""
     import psutil
 
     try:
