@@ -27,17 +27,17 @@ def title(process: psutil.Process) -> str:
 
 
 def is_engine(process: psutil.Process) -> bool:
-    """Also without its title; Ray's dashboard is what else spawns in this way."""
+    """Also without its title; Ray's dashboard is what else spawns and forks in these ways."""
     said = title(process)
     if SPAWNED not in said and FORKSERVER not in said:
         return said.startswith("VLLM::")
     try:
-        parent = process.parent()
+        above = [title(parent) for parent in process.parents()]
     except psutil.Error:
         return False
-    if parent is None:
+    if not above or any("dashboard" in parent for parent in above[:2]):
         return False
-    return FORKSERVER in title(parent) if FORKSERVER in said else "dashboard" not in title(parent)
+    return SPAWNED in said or FORKSERVER in above[0]
 
 
 def left_after(seconds: float, engines: Iterable[psutil.Process]) -> list[psutil.Process]:
