@@ -15,7 +15,7 @@ from rayllm_batch import CNNDailySummary
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 ARTICLES = "assets/sample_articles.jsonl"
 ROWS = 64  # answers take long enough for the story of a broken run, also on a fast machine
-MAX_TOKENS = 40
+MAX_TOKENS = 80
 NOT_OURS = vllm_processes.engine_processes()  # of whatever else runs on this machine
 
 
@@ -28,9 +28,9 @@ import json
 
 from rayllm_batch import CNNDailySummary, RayLLMBatch, init_engine_from_config
 
-# One request at a time, and without speculation, which guesses an answer that repeats itself so well that all is done
+# Two requests at once, and without speculation, which guesses an answer that repeats itself so well that all is done
 # before it can be broken.
-slow = {{"max_num_seqs": 1, "speculative_config": None}}
+slow = {{"max_num_seqs": 2, "speculative_config": None}}
 config = init_engine_from_config("configs/demo-cpu.yaml", override={{"engine_kwargs": slow}})
 
 
@@ -141,7 +141,7 @@ def test_a_killed_engine_and_an_interrupt_lose_and_double_no_row(tmp_path):
     already, settings = completed(code, folder, tmp_path / "second.log")
     assert already == there
     # vLLM's CPU defaults: 4,096 batched tokens for LLM(), 2,048 for a server; max_num_seqs is the driver's.
-    assert settings["max_num_batched_tokens"] == 4096 and settings["max_num_seqs"] == 1
+    assert settings["max_num_batched_tokens"] == 4096 and settings["max_num_seqs"] == 2
 
 
 @pytest.mark.slow

@@ -32,12 +32,14 @@ def is_engine(process: psutil.Process) -> bool:
     if SPAWNED not in said and FORKSERVER not in said:
         return said.startswith("VLLM::")
     try:
-        above = [title(parent) for parent in process.parents()]
+        parent = process.parent()
     except psutil.Error:
         return False
-    if not above or any("dashboard" in parent for parent in above[:2]):
+    if parent is None:
         return False
-    return SPAWNED in said or FORKSERVER in above[0]
+    if SPAWNED in said:
+        return "dashboard" not in title(parent)
+    return FORKSERVER in title(parent) and "dashboard" not in said  # which has the names of the modules that are imported
 
 
 def left_after(seconds: float, engines: Iterable[psutil.Process]) -> list[psutil.Process]:
