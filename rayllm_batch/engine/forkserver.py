@@ -2,9 +2,9 @@
 
 In a Ray actor vLLM may not fork its engine's process (the actor has threads), so it spawns one, which imports everything
 again after the actor has: 22 to 30 s on a host of an H100 (bench/RESULTS.md). Python's forkserver does these imports in
-a process of its own, beside the actor's, and forks the engine's from there, as Ray's dashboard does with its modules. vLLM's
-server has code for the same, but 0.29 accepts no setting that turns it on. Where Python does not find vLLM without this process's sys.path (before 3.12.8), the
-imports come after the fork: no faster, and no different otherwise.
+a process of its own, beside the actor's, and forks the engine's from there, as Ray's dashboard does with its modules.
+vLLM's server has code for the same, but 0.29 accepts no setting that turns it on. Where Python does not find vLLM without
+this process's sys.path (before 3.12.8), the imports come after the fork: no faster, and no different otherwise.
 """
 
 from __future__ import annotations
