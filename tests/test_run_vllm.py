@@ -14,7 +14,7 @@ from rayllm_batch import CNNDailySummary
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 ARTICLES = "assets/sample_articles.jsonl"
-ROWS = 64  # answers take long enough for the story of a broken run, also on a fast machine
+COPIES = 2  # of each article: answers take long enough for the story of a broken run, also on a fast machine
 MAX_TOKENS = 80
 NOT_OURS = vllm_processes.engine_processes()  # of whatever else runs on this machine
 
@@ -46,9 +46,9 @@ class HalfTokenized(CNNDailySummary):  # every second row comes with its token i
 
 
 rows = HalfTokenized(
-    dataset_file={articles!r}, dataset_fraction={rows}, sampling_params={{"max_tokens": {max_tokens}, "temperature": 0.0}}
+    dataset_file={articles!r}, sampling_params={{"max_tokens": {max_tokens}, "temperature": 0.0}}
 )
-batch = RayLLMBatch(config, rows, batch_size=2)
+batch = RayLLMBatch(config, rows, batch_size=2, deduplicate=False)
 batch.run({folder!r})
 print("COMPUTED", batch.metrics.rows, flush=True)
 print("SETTINGS", json.dumps(next(iter(batch._replicas.values()))["settings"]), flush=True)
@@ -67,23 +67,34 @@ def said_by_transformers(rows):
 
     tokenizer = AutoTokenizer.from_pretrained("assets/demo-model")
     model = AutoModelForCausalLM.from_pretrained("assets/demo-model", dtype=torch.float32).eval()
-    workload = CNNDailySummary(dataset_file=ARTICLES)
+    workload, said = CNNDailySummary(dataset_file=ARTICLES), {}
     for row in rows:
+        if row["article"] in said:
+            yield said[row["article"]]
+            continue
         ids = tokenizer.apply_chat_template(
             workload.parse_row(row)["messages"], add_generation_prompt=True, return_dict=False, return_tensors="pt"
         )
         out = model.generate(ids, max_new_tokens=MAX_TOKENS, do_sample=False)[0, ids.shape[1] :]
-        yield {
+        said[row["article"]] = {
             "generated_text": tokenizer.decode(out, skip_special_tokens=True),
             "num_input_tokens": ids.shape[1], "num_generated_tokens": len(out), "error": None,
         }  # fmt: skip
+        yield said[row["article"]]
 
 
 def job(folder):
+    """The driver's code, and the ids of its rows."""
     import ray
 
     ray.shutdown()  # one Ray at a time on a small machine
-    return DRIVER.format(model=os.path.abspath("assets/demo-model"), articles=ARTICLES, rows=ROWS, max_tokens=MAX_TOKENS, folder=str(folder))
+    with open(ARTICLES, encoding="utf-8") as lines:
+        given = [json.loads(line) for line in lines]
+    rows = [{**row, "id": f"{row['id']} {copy}"} for copy in range(COPIES) for row in given]
+    articles = folder.with_name("articles.jsonl")
+    articles.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    code = DRIVER.format(model=os.path.abspath("assets/demo-model"), articles=str(articles), max_tokens=MAX_TOKENS, folder=str(folder))
+    return code, [row["id"] for row in rows]
 
 
 def first_rows(driver, folder):
@@ -102,17 +113,15 @@ def rows_of_another_engine(driver, folder):
     return rows_before, {*second, *driver.engines()}  # its worker comes after its core
 
 
-def completed(code, folder, log):
+def completed(code, ids, folder, log):
     """The rows that were there already, and the engine's settings, after a last run; all that can be known is right."""
     with Driver(code, log) as driver:
         assert driver.process.wait(400) == 0
         there = int(re.search(rf"^(\d+) rows are in {folder} already: continuing with the rest.$", driver.said, re.MULTILINE)[1])
-        assert f"COMPUTED {ROWS - there}\n" in driver.said, "finished rows are not computed again"
+        assert f"COMPUTED {len(ids) - there}\n" in driver.said, "finished rows are not computed again"
         settings = json.loads(re.search(r"^SETTINGS (.*)$", driver.said, re.MULTILINE)[1])
     assert engine_processes() == []
     answers = written(folder)
-    with open(ARTICLES, encoding="utf-8") as lines:
-        ids = [json.loads(line)["id"] for line in lines][:ROWS]
     assert sorted(row["id"] for row in answers) == sorted(ids) and not list(folder.glob("failed-*"))
     for row, said in zip(answers, said_by_transformers(answers), strict=True):
         assert {name: row[name] for name in said} == said
@@ -125,7 +134,7 @@ def test_a_killed_engine_and_an_interrupt_lose_and_double_no_row(tmp_path):
     The answers are the model's, as transformers gives them. One story, because an engine takes a minute to start.
     """
     folder = tmp_path / "answers"
-    code = job(folder)
+    code, ids = job(folder)
     with Driver(code, tmp_path / "first.log") as driver:
         core, first = first_rows(driver, folder)
         core.kill()
@@ -137,8 +146,8 @@ def test_a_killed_engine_and_an_interrupt_lose_and_double_no_row(tmp_path):
         there = len(written(folder))
         assert f"{there} rows are in {folder}. Run the same again to continue from there." in driver.said
         assert vllm_processes.left_after(15, second) == []
-        assert rows_before < there < ROWS
-    already, settings = completed(code, folder, tmp_path / "second.log")
+        assert rows_before < there < len(ids)
+    already, settings = completed(code, ids, folder, tmp_path / "second.log")
     assert already == there
     # vLLM's CPU defaults: 4,096 batched tokens for LLM(), 2,048 for a server; max_num_seqs is the driver's.
     assert settings["max_num_batched_tokens"] == 4096 and settings["max_num_seqs"] == 2
@@ -148,7 +157,7 @@ def test_a_killed_engine_and_an_interrupt_lose_and_double_no_row(tmp_path):
 def test_a_killed_actor_and_a_killed_driver_lose_and_double_no_row(tmp_path):
     """As above; nobody is left to end what the killed ones started, and it ends all the same."""
     folder = tmp_path / "answers"
-    code = job(folder)
+    code, ids = job(folder)
     with Driver(code, tmp_path / "first.log") as driver:
         core, first = first_rows(driver, folder)
         actor = core.parent()
@@ -159,6 +168,6 @@ def test_a_killed_actor_and_a_killed_driver_lose_and_double_no_row(tmp_path):
         driver.process.kill()
         driver.process.wait()
         assert vllm_processes.left_after(60, second) == []
-        assert rows_before < len(written(folder)) < ROWS
-    already, _ = completed(code, folder, tmp_path / "second.log")
+        assert rows_before < len(written(folder)) < len(ids)
+    already, _ = completed(code, ids, folder, tmp_path / "second.log")
     assert already > rows_before
