@@ -69,11 +69,11 @@ def known_rows(dataset: ray.data.Dataset) -> Optional[int]:
 
     From the footers of parquet files, if these are not many.
     """
-    import pyarrow.dataset
-
     files = getattr(dataset, _FILES, None)
     if files is None or len(files.paths) > COUNTED_FILES:
         return None
+    import pyarrow.dataset
+
     try:
         return pyarrow.dataset.dataset(files.paths, filesystem=files.filesystem, format="parquet").count_rows()
     except Exception:  # the read itself will say what is wrong

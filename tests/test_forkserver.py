@@ -103,11 +103,17 @@ def test_the_environment_says_how_processes_start(monkeypatch):
     assert Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")) is None
 
 
-@pytest.mark.ray
-def test_on_a_gpu_there_is_one(ray_cluster, monkeypatch):
+@pytest.fixture
+def as_in_an_actor(monkeypatch):
+    """What a forkserver's start puts into the environment is not there, and is taken out again."""
     for name in ("RAY_ADDRESS", METHOD):
-        monkeypatch.setenv(name, "")  # so that it is taken out again
+        monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("as_in_an_actor")
+def test_on_a_gpu_there_is_one(ray_cluster, monkeypatch):
     monkeypatch.setattr(Forkserver, "__init__", lambda self: None)  # whose imports are tried above
     assert isinstance(Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")), Forkserver)
     assert os.environ["RAY_ADDRESS"] == ray_cluster.get_runtime_context().gcs_address
@@ -115,12 +121,10 @@ def test_on_a_gpu_there_is_one(ray_cluster, monkeypatch):
 
 
 @pytest.mark.ray
-def test_without_a_forkserver_vllm_starts_processes_as_ever(ray_cluster, monkeypatch):
+@pytest.mark.usefixtures("ray_cluster", "as_in_an_actor")
+def test_without_a_forkserver_vllm_starts_processes_as_ever(monkeypatch):
     def fails(self):
         raise OSError("AF_UNIX path too long")
 
-    for name in ("RAY_ADDRESS", METHOD):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
     monkeypatch.setattr(Forkserver, "__init__", fails)
     assert Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")) is None
