@@ -19,7 +19,7 @@ from rayllm_batch.estimate import Estimate, estimate
 from rayllm_batch.fingerprint import describe_job
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics
-from rayllm_batch.monitor import RunMonitor
+from rayllm_batch.monitor import start_monitor
 from rayllm_batch.output_folder import FinishedRows, OutputFolder
 from rayllm_batch.part_writer import PartWriter
 from rayllm_batch.plan import Plan, lengths_of, make_plan
@@ -381,7 +381,7 @@ class RayLLMBatch:
         run_id = uuid.uuid4().hex[:8]
         pipeline.ship_by_value(self.workload)
         env_vars = {**config.env_vars, **({"HF_TOKEN": token} if token else {})}
-        monitor = engines.monitor if engines else ray.remote(num_cpus=0)(RunMonitor).remote(env_vars)
+        monitor = engines.monitor if engines else start_monitor(env_vars)
         kwargs = config.engine_kwargs
         tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
         if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class RayLLMBatchError(Exception):
@@ -89,3 +89,14 @@ def one_line(error: Exception, most: int = 500) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot stand in an Arrow column
     return text if len(text) <= most else text[:most] + "..."
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that it came from, through Ray's layers too."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is one for one in seen):
+        seen.append(cause)
+        yield cause
+        inner = getattr(cause, "cause", None)
+        cause = inner if isinstance(inner, BaseException) else cause.__cause__

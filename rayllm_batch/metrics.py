@@ -35,8 +35,9 @@ class ReplicaMetrics:
 class RunMetrics:
     """Of one run; rows that an earlier run had left finished in the output folder are not in it.
 
-    rows, failed:         rows that came through the replicas, and those of them with an error.
-    num_input_tokens, num_generated_tokens: of these rows. Those that were computed again after an engine died count again.
+    rows, failed:         rows that the replicas have handed on, each once, and those of them with an error. A row that was
+                          computed again after an engine died counts when it was handed on.
+    num_input_tokens, num_generated_tokens: of these rows.
     elapsed_s:            seconds of the whole call.
     start_s:              seconds until the slowest engine was ready.
     engine_s:             seconds during which an engine had work, averaged over the replicas.
@@ -104,6 +105,8 @@ class RunMetrics:
     @classmethod
     def of(cls, replicas: dict[str, dict[str, Any]], elapsed_s: float, history: Optional[History] = None) -> RunMetrics:
         """From what the monitor knows of each replica's processes, and what was seen of them over time."""
+        replicas = {key: {**life, **life.get("delivered", {})} for key, life in replicas.items()}
+
         def total(key: str) -> int:
             return sum(replica.get(key, 0) for replica in replicas.values())
 
@@ -127,7 +130,7 @@ class RunMetrics:
 
 
 def row_stats(replicas: dict[str, dict[str, Any]]) -> RowStats:
-    """Of all replicas together, from what the monitor knows of each."""
+    """Of all replicas together, from what the monitor knows of each: the rows that they have handed on."""
     return RowStats.merged(replica["row_stats"] for replica in replicas.values() if "row_stats" in replica)
 
 

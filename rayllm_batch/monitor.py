@@ -14,13 +14,15 @@ MAX_GUILTY_ROWS = 100  # beyond, it is not the rows
 MAX_STALLS_WITHOUT_AN_ANSWER = 2
 MAX_BACK_OFFS_WITHOUT_AN_ANSWER = 3  # of an engine that runs out of memory while it works: beyond, it is a row
 LIVE = ("downloading", "starting", "ready")  # states of a replica that is at work
+NOTHING_DELIVERED = {"rows": 0, "failed": 0, "input_tokens": 0, "output_tokens": 0}
 
 
 class RunMonitor:
     """Runs as a Ray actor beside the driver, without CPUs of its own.
 
-    Each replica process has a key of its own, so a restarted replica is a new entry. Counts are of answered rows; a
-    row whose replica died before its block was out is answered, and counted, again.
+    Each replica process has a key of its own, so a restarted replica is a new entry. It tells two counts of rows: those
+    that it has finished, and, under "delivered", those of blocks that it has handed on. When it dies, the rows between the
+    two are computed again by the next process, so of the dead only the delivered count.
 
     env_vars: the engines' environment. It may hold the Hugging Face token, which a runtime_env would show on the
     dashboard; here it is in one process's memory, and the tasks that need it ask.
@@ -46,7 +48,9 @@ class RunMonitor:
         self._back_offs: dict[str, int] = {}  # likewise
         self._stalls = 0
         self._answered: dict[tuple[str, Optional[str]], int] = {}
-        self._failure: Optional[tuple[str, str]] = None
+        self._failure: Optional[tuple[str, str]] = None  # what ends the run
+        self._failed_actor: Optional[str] = None
+        self._last_death: Optional[str] = None  # what the run may recover from
         self._stop: Optional[str] = None
         self._notes: list[str] = []
 
@@ -71,8 +75,12 @@ class RunMonitor:
         return self._env_vars
 
     def update(self, key: str, values: dict[str, Any]) -> None:
-        if key in self._replicas:  # else the last words of a replica to a run that is over
-            self._replicas[key].update(values)
+        replica = self._replicas.get(key)
+        if replica is None or replica["state"] == "dead":  # of a run that is over; or sent before it died, and late
+            return
+        replica.update(values)
+        if values.get("state") == "ready" and replica.get("actor_id") == self._failed_actor:
+            self._failure = self._failed_actor = None  # it has started after all
 
     def failed(self, error: str, message: str, key: Optional[str] = None) -> None:
         """What ends the run: the name of a class of `rayllm_batch.errors` and its text, which reach the user.
@@ -81,6 +89,7 @@ class RunMonitor:
         """
         if key:
             self.update(key, {"state": "failed"})
+            self._failed_actor = self._replicas.get(key, {}).get("actor_id")
         self._failure = (error, message)
 
     def lowered(self) -> dict[str, Any]:
@@ -103,7 +112,7 @@ class RunMonitor:
         self.update(key, {"state": "dead", **last})
         actor = self._replicas[key]["actor_id"]
         self._back_offs[actor] = 1 if self._answered_since("back-off", actor) else self._back_offs.get(actor, 0) + 1
-        self._failure = ("EngineError", f"The engine ran out of GPU memory. Its last words:\n{message}")
+        self._last_death = f"The engine ran out of GPU memory. Its last words:\n{message}"
         return self._back_offs[actor] <= MAX_BACK_OFFS_WITHOUT_AN_ANSWER
 
     def died(self, key: str, values: dict[str, Any], in_engine: Iterable[bytes], message: str) -> None:
@@ -118,20 +127,24 @@ class RunMonitor:
         elif self._deaths[actor] >= MAX_DEATHS_WITHOUT_AN_ANSWER:
             self._give_up(f"The engine died {self._deaths[actor]} times without answering a row in between.", message)
         else:
-            self._failure = ("EngineError", f"The engine died. Its last words:\n{message}")
+            self._last_death = f"The engine died. Its last words:\n{message}"
 
     def stalled(self, key: str, message: str) -> bool:
         """A replica that did nothing for too long. Returns whether to try again."""
         self.update(key, {"state": "stalled"})
         self._stalls = 1 if self._answered_since("stall") else self._stalls + 1
-        self._failure = ("EngineError", message)
+        self._last_death = message
         if self._stalls >= MAX_STALLS_WITHOUT_AN_ANSWER:
             self._stop = message
+            self._failure = ("EngineError", message)
         return self._stop is None
 
     def snapshot(self) -> dict[str, Any]:
-        deaths = max(self._deaths.values(), default=0)
-        return {"replicas": self._replicas, "failure": self._failure, "deaths": deaths, "notes": self._notes}
+        """failure: the class and text of what ends the run. last_death: of an engine, from which the run may have recovered."""
+        return {
+            "replicas": {key: _settled(replica) for key, replica in self._replicas.items()}, "failure": self._failure,
+            "last_death": self._last_death, "deaths": max(self._deaths.values(), default=0), "notes": self._notes,
+        }  # fmt: skip
 
     def actors(self) -> dict[str, Any]:
         return self._actors
@@ -147,3 +160,19 @@ class RunMonitor:
     def _give_up(self, why: str, last_words: str) -> None:
         self._stop = f"{why} Its last words:\n{last_words}"
         self._failure = ("EngineError", self._stop)
+
+
+def _settled(replica: dict[str, Any]) -> dict[str, Any]:
+    """What counts of a replica's process: all that it has done while it lives, what it has delivered once it does not."""
+    if replica["state"] in LIVE or "rows" not in replica:
+        return replica
+    return {**replica, **NOTHING_DELIVERED, **replica.get("delivered", {})}
+
+
+def start_monitor(env_vars: dict[str, str]) -> Any:
+    """Its actor's handle. It lives on the driver's node: another may be a spot machine that goes, and the run with it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote(env_vars)

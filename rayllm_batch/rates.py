@@ -10,7 +10,7 @@ ETA_S = 60.0  # engines finish in waves
 
 
 class Rates:
-    """Samples of counters that only grow. Memory does not grow with the run."""
+    """Samples of counters, which grow, or fall back where a replica died with rows. Memory does not grow with the run."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, dict[str, int]]] = deque()
@@ -29,7 +29,7 @@ class Rates:
         first_s, first = next(sample for sample in self._samples if sample[0] >= last_s - over_s)
         if last_s - first_s < 1:
             return None
-        return (last[name] - first[name]) / (last_s - first_s)
+        return max(0.0, (last[name] - first[name]) / (last_s - first_s))
 
     def left_s(self, name: str, goal: int) -> Optional[float]:
         """Seconds until the counter is at `goal`; None while it stands still or is there."""

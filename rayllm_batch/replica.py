@@ -29,6 +29,7 @@ from rayllm_batch.engine_logs import RAYS_OWN_MARKS
 from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError, one_line
 from rayllm_batch.gpu_lock import gpu_to_itself
 from rayllm_batch.model_files import download_model
+from rayllm_batch.monitor import NOTHING_DELIVERED
 from rayllm_batch.output import Answer
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.row_stats import RowStats
@@ -39,6 +40,7 @@ from rayllm_batch.workload import check_sampling_params
 
 REPORT_EVERY_S = 1.0
 REQUESTS_RATIO = 2  # requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place
+DELIVERED_WITHIN_S = 10.0  # the monitor's answer; a count is no reason to hold a block back for longer
 LAST_WORDS_LINES = 25
 MOST_UNCHANGED_STARTS = 3  # while other processes on the GPU end
 
@@ -76,6 +78,7 @@ class Replica:
 
         self._key = uuid.uuid4().hex[:8]
         self._log = _own_log_file(job.run_id, self._key)
+        self._reporting = threading.RLock()
         self._reaper = Reaper()
         self._join(job)
         _set_environment(ray.get(self._monitor.environment.remote()), job.config)
@@ -121,8 +124,8 @@ class Replica:
         self._in_engine: dict[int, tuple[list[int], Optional[str]]] = {}  # oldest first
         self._numbers = itertools.count()
         self._duplicates = Duplicates()
-        self._counts = {"rows": 0, "failed": 0, "input_tokens": 0, "output_tokens": 0}
-        self._row_stats = RowStats()
+        self._counts, self._delivered = dict(NOTHING_DELIVERED), dict(NOTHING_DELIVERED)
+        self._row_stats = RowStats()  # of the delivered rows
         self._busy_since, self._busy_s = 0.0, 0.0
 
     def adopt(self, run_id: str) -> None:
@@ -234,25 +237,34 @@ class Replica:
         if output.FINISHED_IDS in table.column_names:
             for row, finished in zip(rows, table.column(output.FINISHED_IDS).is_valid(), strict=True):
                 row["finished"] = finished.as_py()
-        answers = asyncio.run_coroutine_threadsafe(self._answer_all(rows), self._loop).result()
-        self._report()
-        return output.with_answers(table, answers)
+        done = asyncio.run_coroutine_threadsafe(self._answer_all(rows), self._loop).result()
+        self._deliver(done)
+        return output.with_answers(table, [answer for answer, _ in done])
 
-    async def _answer_all(self, rows: list[dict[str, Any]]) -> list[Answer]:
+    def _deliver(self, done: list[tuple[Answer, Optional[float]]]) -> None:
+        """The block is handed on next. The monitor knows first, so that it has every row when the driver sees the last one."""
+        import ray
+
+        with self._reporting:
+            for answer, seconds in done:
+                if seconds is not None:
+                    self._row_stats.add(answer, seconds)
+                    _count(self._delivered, answer)
+            told = self._report(delivered=dict(self._delivered), row_stats=self._row_stats.as_dict())
+        ray.wait([told], timeout=DELIVERED_WITHIN_S)
+
+    async def _answer_all(self, rows: list[dict[str, Any]]) -> list[tuple[Answer, Optional[float]]]:
         return list(await asyncio.gather(*(self._counted(row) for row in rows)))
 
-    async def _counted(self, row: dict[str, Any]) -> Answer:
-        if row.get("finished"):  # not a row but the marker of some that need no answer
-            return Answer()
+    async def _counted(self, row: dict[str, Any]) -> tuple[Answer, Optional[float]]:
+        """The answer, and the seconds that it took; None for what is no row but the marker of some that need no answer."""
+        if row.get("finished"):
+            return Answer(), None
         async with self._room:
             began = time.monotonic()
             answer = await self._answer(row)
-        self._row_stats.add(answer, time.monotonic() - began)
-        self._counts["rows"] += 1
-        self._counts["failed"] += answer.error is not None
-        self._counts["input_tokens"] += answer.num_input_tokens
-        self._counts["output_tokens"] += answer.num_generated_tokens
-        return answer
+        _count(self._counts, answer)
+        return answer, time.monotonic() - began
 
     def _request(self, row: dict[str, Any]) -> Request:
         """What the engine gets for a row. Raises BadRow, which has the row's error, where it can get nothing."""
@@ -334,7 +346,7 @@ class Replica:
             most = self._engine.settings().get("max_num_seqs") or len(self._in_engine)
             computing = [prompt_key(ids, request) for ids, request in itertools.islice(self._in_engine.values(), most)]
             message = f"{reason}\n{last_words(self._log)}".rstrip()
-            last = {**self._counts, "row_stats": self._row_stats.as_dict()}
+            last = dict(self._counts)
             if (
                 back_off.OUT_OF_MEMORY.search(message)
                 and ray.get(self._monitor.may_back_off.remote(self._key, last, message), timeout=10)
@@ -345,9 +357,10 @@ class Replica:
         finally:
             os._exit(1)
 
-    def _report(self, **values: Any) -> None:
-        busy = self._busy_s + (time.time() - self._busy_since if self._in_engine else 0.0)
-        self._monitor.update.remote(self._key, {**self._counts, "row_stats": self._row_stats.as_dict(), "engine_s": busy, **values})
+    def _report(self, **values: Any) -> Any:
+        with self._reporting:  # several threads report: what was counted later is told later
+            busy = self._busy_s + (time.time() - self._busy_since if self._in_engine else 0.0)
+            return self._monitor.update.remote(self._key, {**self._counts, "engine_s": busy, **values})
 
     def _keep_reporting(self) -> None:
         while True:
@@ -356,6 +369,13 @@ class Replica:
             if self._job.config.gpus_per_replica:
                 load["gpu_utilization"] = gpu.utilization()
             self._report(in_flight=len(self._in_engine), log_bytes=_size(self._log), **load)
+
+
+def _count(counts: dict[str, int], answer: Answer) -> None:
+    counts["rows"] += 1
+    counts["failed"] += answer.error is not None
+    counts["input_tokens"] += answer.num_input_tokens
+    counts["output_tokens"] += answer.num_generated_tokens
 
 
 def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:

@@ -47,7 +47,7 @@ def page(report: Report) -> str:
         _section("Replicas", _replicas(report.metrics)),
         *(_section(heading, _names_and_values(table)) for heading, table in report.settings.items()),
         "<footer class='muted'>Of this run alone: rows that an earlier run had finished in the output folder are not in these "
-        "figures. Rows that were computed again after an engine died count again.</footer>",
+        "figures. A row that was computed again after an engine died counts once.</footer>",
     ]
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from rayllm_batch import cluster, output
 from rayllm_batch.dataset_file import find_bad_line, first_rows, known_rows
-from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError
+from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes
 from rayllm_batch.prompt import describe_parse_error, parse
 
 if TYPE_CHECKING:
@@ -113,12 +113,9 @@ def _read(question: Callable[[], T], workload: Any) -> T:
 
 def explain_read(error: Exception, workload: Any) -> Exception:
     """One of our own errors inside one of Ray's, or the bad line that Ray's does not name, or the error as it is."""
-    cause: Optional[BaseException] = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, RayLLMBatchError):
             return cause
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        cause = inner if inner is not cause else None
     # Only the first lines were checked before the run: a read that failed further on does not say at which line.
     if (path := getattr(workload, "dataset_file", None)) and (bad_line := find_bad_line(path)):
         return DatasetError(bad_line)

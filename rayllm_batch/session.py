@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from rayllm_batch import errors
-from rayllm_batch.errors import RayLLMBatchError
+from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.progress import Progress
 from rayllm_batch.replica import ReplicaJob
 from rayllm_batch.rows import explain_read
@@ -74,13 +74,23 @@ class Session:
 
 
 def explained(error: BaseException, snapshot: Optional[dict[str, Any]], workload: Any) -> BaseException:
-    """The error that the user should see in place of one from Ray's inside. snapshot: the monitor's last."""
+    """The error that the user should see in place of one from Ray's inside. snapshot: the monitor's last.
+
+    Each failure by its own cause: one of our errors, in whatever it came wrapped; then what a replica or a task said of
+    the failure that ends the run; and an engine's last death, from which a run mostly recovers, only for a lost actor.
+    """
+    import ray
+
     if isinstance(error, (KeyboardInterrupt, SystemExit, RayLLMBatchError)):
         return error
-    if snapshot and snapshot["failure"]:
+    snapshot = snapshot or {}
+    if isinstance(explanation := explain_read(error, workload), RayLLMBatchError):
+        return explanation
+    if snapshot.get("failure"):
         kind, message = snapshot["failure"]
         return getattr(errors, kind)(message)
-    return explain_read(error, workload)
+    lost = any(isinstance(cause, ray.exceptions.RayActorError) for cause in causes(error))
+    return EngineError(snapshot["last_death"]) if lost and snapshot.get("last_death") else error
 
 
 def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:

@@ -28,6 +28,13 @@ def test_a_restarted_replica_is_one() -> None:
     assert (metrics.num_replicas, metrics.engine_s, metrics.rows) == (1, 6.0, 20)
 
 
+def test_only_what_was_handed_on_counts() -> None:
+    """Of an interrupted run: rows that were done in a block that was not."""
+    told = {**ONE, "delivered": {"rows": 4, "failed": 1, "input_tokens": 30, "output_tokens": 12}}
+    metrics = RunMetrics.of({"k": told, "l": {**told, "actor_id": "b"}}, 20.0)
+    assert (metrics.rows, metrics.failed, metrics.num_input_tokens, metrics.num_generated_tokens) == (8, 2, 60, 24)
+
+
 def test_a_run_with_nothing_to_do() -> None:
     metrics = RunMetrics.of({}, 1.0)
     assert metrics == RunMetrics(elapsed_s=1.0)

@@ -39,6 +39,10 @@ class Run:
         return self.start()[1]["stop"]
 
     @property
+    def last_death(self) -> str | None:
+        return self.monitor.snapshot()["last_death"]
+
+    @property
     def failure(self) -> tuple[str, str] | None:
         return self.monitor.snapshot()["failure"]
 
@@ -51,8 +55,8 @@ def test_deaths_without_an_answer_end_the_run_with_the_last_words() -> None:
     run = Run()
     for _ in range(MAX_DEATHS_WITHOUT_AN_ANSWER - 1):
         run.die(some(50))
-        assert run.stop is None
-        assert run.failure == ("EngineError", "The engine died. Its last words:\nCUDA error")
+        assert run.stop is None and run.failure is None, "the run goes on: another failure must not be explained by this"
+        assert run.last_death == "The engine died. Its last words:\nCUDA error"
     run.die(some(50), words="Xid 79: GPU has fallen off the bus")
     assert run.stop == (
         "The engine died 5 times without answering a row in between. Its last words:\nXid 79: GPU has fallen off the bus"
@@ -124,15 +128,15 @@ def test_an_engine_that_runs_out_of_memory_makes_nobody_a_suspect_unless_it_goes
         assert runs_out(rows=1)
     for n in range(1, MAX_BACK_OFFS_WITHOUT_AN_ANSWER + 2):
         assert runs_out(rows=0) == (n < MAX_BACK_OFFS_WITHOUT_AN_ANSWER)
-    assert run.failure == ("EngineError", "The engine ran out of GPU memory. Its last words:\nCUDA out of memory")
+    assert run.last_death == "The engine ran out of GPU memory. Its last words:\nCUDA out of memory" and run.failure is None
 
 
 def test_stalls_without_an_answer_end_the_run() -> None:
     run = Run()
     for n in range(1, MAX_STALLS_WITHOUT_AN_ANSWER):
-        assert run.stall() and run.failure[0] == "EngineError" and f"key-{n} has finished no row" in run.failure[1]
+        assert run.stall() and run.failure is None and run.last_death == f"key-{n} has finished no row"
     assert not run.stall()
-    assert "has finished no row" in run.stop
+    assert "has finished no row" in run.stop and run.failure == ("EngineError", run.stop)
     assert Run().stop is None
 
 
@@ -160,12 +164,43 @@ def test_a_replica_that_did_not_start_keeps_its_state_and_its_reason() -> None:
     assert run.monitor.snapshot()["replicas"][key]["state"] == "failed" and run.failure == ("ModelAccessError", "no access")
 
 
-def test_rows_of_all_lives_stay_counted() -> None:
+def test_a_replica_that_starts_after_all_has_not_failed() -> None:
     run = Run()
-    run.die(some(3), rows=5)
     key, _ = run.start()
-    run.monitor.update(key, {"rows": 2})
-    assert sum(replica.get("rows", 0) for replica in run.monitor.snapshot()["replicas"].values()) == 7
+    run.monitor.failed("EngineError", "no memory", key)
+    other, _ = run.start("other")
+    run.monitor.update(other, {"state": "ready"})
+    assert run.failure == ("EngineError", "no memory")
+    again, _ = run.start()
+    run.monitor.update(again, {"state": "ready"})
+    assert run.failure is None
+
+
+def rows(run: Run) -> int:
+    return sum(replica.get("rows", 0) for replica in run.monitor.snapshot()["replicas"].values())
+
+
+def test_a_row_that_is_computed_again_counts_once() -> None:
+    run = Run()
+    first, _ = run.start()
+    run.monitor.update(first, {"state": "ready", "rows": 64, "failed": 2, "delivered": {"rows": 64, "failed": 2}})
+    run.monitor.update(first, {"rows": 70, "failed": 3})
+    assert rows(run) == 70, "what it has finished shows at once"
+    run.monitor.died(first, {"rows": 71, "failed": 3}, some(3), "CUDA error")
+    assert rows(run) == 64 and run.monitor.snapshot()["replicas"][first]["failed"] == 2
+    second, _ = run.start()
+    run.monitor.update(second, {"state": "ready", "rows": 7, "delivered": {"rows": 7, "failed": 1}})
+    assert rows(run) == 71
+    run.start()  # it was killed before it could say so
+    assert rows(run) == 71
+
+
+def test_nothing_that_comes_after_a_death_changes_its_counts() -> None:
+    run = Run()
+    key, _ = run.start()
+    run.monitor.died(key, {"rows": 5}, some(3), "CUDA error")
+    run.monitor.update(key, {"state": "ready", "rows": 9, "delivered": {"rows": 9}})
+    assert rows(run) == 0 and run.monitor.snapshot()["replicas"][key]["state"] == "dead"
 
 
 def test_no_secret_in_what_the_driver_asks_for() -> None:
