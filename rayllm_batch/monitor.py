@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Optional
 
+from rayllm_batch.delivered import NOTHING, Delivered
 from rayllm_batch.suspects import Suspects
 
 # Deaths in a row with no row answered between them: one more than it takes to find two guilty rows that are neighbours.
@@ -14,13 +15,12 @@ MAX_GUILTY_ROWS = 100  # beyond, it is not the rows
 MAX_STALLS_WITHOUT_AN_ANSWER = 2
 MAX_BACK_OFFS_WITHOUT_AN_ANSWER = 3  # of an engine that runs out of memory while it works: beyond, it is a row
 LIVE = ("downloading", "starting", "ready")  # states of a replica that is at work
-NOTHING_DELIVERED = {"rows": 0, "failed": 0, "input_tokens": 0, "output_tokens": 0}
 
 
 class RunMonitor:
     """Runs as a Ray actor beside the driver, without CPUs of its own.
 
-    Each replica process has a key of its own, so a restarted replica is a new entry. It tells two counts of rows: those
+    Each replica process has a key of its own, so a restarted replica is a new entry. There are two counts of its rows: those
     that it has finished, and, under "delivered", those of blocks that it has handed on. When it dies, the rows between the
     two are computed again by the next process, so of the dead only the delivered count.
 
@@ -43,7 +43,7 @@ class RunMonitor:
         self._relays: list[str] = []
         self._replicas: dict[str, dict[str, Any]] = {}
         self._actors: dict[str, Any] = {}
-        self._suspects = Suspects()
+        self._suspects, self._delivered = Suspects(), Delivered()
         self._deaths: dict[str, int] = {}  # of each actor, since it last answered a row
         self._back_offs: dict[str, int] = {}  # likewise
         self._stalls = 0
@@ -81,6 +81,10 @@ class RunMonitor:
         replica.update(values)
         if values.get("state") == "ready" and replica.get("actor_id") == self._failed_actor:
             self._failure = self._failed_actor = None  # it has started after all
+
+    def delivers(self, key: str, block: str, counts: dict[str, int], row_stats: dict[str, Any]) -> None:
+        """A block is about to be handed on; see Delivered."""
+        self._delivered.add(key, block, counts, row_stats)
 
     def failed(self, error: str, message: str, key: Optional[str] = None) -> None:
         """What ends the run: the name of a class of `rayllm_batch.errors` and its text, which reach the user.
@@ -142,8 +146,8 @@ class RunMonitor:
     def snapshot(self) -> dict[str, Any]:
         """failure: the class and text of what ends the run. last_death: of an engine, from which the run may have recovered."""
         return {
-            "replicas": {key: _settled(replica) for key, replica in self._replicas.items()}, "failure": self._failure,
-            "last_death": self._last_death, "deaths": max(self._deaths.values(), default=0), "notes": self._notes,
+            "replicas": {key: self._settled(key, replica) for key, replica in self._replicas.items()},
+            "failure": self._failure, "last_death": self._last_death, "deaths": max(self._deaths.values(), default=0), "notes": self._notes,
         }  # fmt: skip
 
     def actors(self) -> dict[str, Any]:
@@ -157,16 +161,16 @@ class RunMonitor:
         self._answered[what, actor] = answered
         return since
 
+    def _settled(self, key: str, replica: dict[str, Any]) -> dict[str, Any]:
+        """What counts of a replica's process: all that it has done while it lives, what it has delivered once it does not."""
+        told = {**replica, **self._delivered.of(key)}
+        if replica["state"] not in LIVE and "rows" in replica:
+            told.update(told.get("delivered", NOTHING))
+        return told
+
     def _give_up(self, why: str, last_words: str) -> None:
         self._stop = f"{why} Its last words:\n{last_words}"
         self._failure = ("EngineError", self._stop)
-
-
-def _settled(replica: dict[str, Any]) -> dict[str, Any]:
-    """What counts of a replica's process: all that it has done while it lives, what it has delivered once it does not."""
-    if replica["state"] in LIVE or "rows" not in replica:
-        return replica
-    return {**replica, **NOTHING_DELIVERED, **replica.get("delivered", {})}
 
 
 def start_monitor(env_vars: dict[str, str]) -> Any:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from rayllm_batch import back_off, gpu, output
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.delivered import NOTHING
 from rayllm_batch.duplicates import Duplicates, is_greedy
 from rayllm_batch.engine.base import Completion, Engine, EngineDidNotStart, EngineDied
 from rayllm_batch.engine.echo import EchoEngine
@@ -29,7 +30,6 @@ from rayllm_batch.engine_logs import RAYS_OWN_MARKS
 from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError, one_line
 from rayllm_batch.gpu_lock import gpu_to_itself
 from rayllm_batch.model_files import download_model
-from rayllm_batch.monitor import NOTHING_DELIVERED
 from rayllm_batch.output import Answer
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.row_stats import RowStats
@@ -66,6 +66,22 @@ class ReplicaJob:
     pinned: frozenset[str] = frozenset()
 
 
+class BlockNames:
+    """Names of the blocks that Ray's tasks bring: the same one when Ray runs the task again, be it in another process."""
+
+    def __init__(self) -> None:
+        self._latest = threading.local()  # Ray gives each of the tasks that run at once a thread
+
+    def next(self) -> str:
+        """A task may bring several, one after the other."""
+        import ray
+
+        task, latest = ray.get_runtime_context().get_task_id(), self._latest
+        latest.number = latest.number + 1 if getattr(latest, "task", None) == task else 0
+        latest.task = task
+        return f"{task}-{latest.number}"
+
+
 class BadRow(Exception):
     """A row that cannot reach the engine; its text is the row's error."""
 
@@ -78,7 +94,7 @@ class Replica:
 
         self._key = uuid.uuid4().hex[:8]
         self._log = _own_log_file(job.run_id, self._key)
-        self._reporting = threading.RLock()
+        self._reporting, self._blocks = threading.Lock(), BlockNames()
         self._reaper = Reaper()
         self._join(job)
         _set_environment(ray.get(self._monitor.environment.remote()), job.config)
@@ -124,8 +140,7 @@ class Replica:
         self._in_engine: dict[int, tuple[list[int], Optional[str]]] = {}  # oldest first
         self._numbers = itertools.count()
         self._duplicates = Duplicates()
-        self._counts, self._delivered = dict(NOTHING_DELIVERED), dict(NOTHING_DELIVERED)
-        self._row_stats = RowStats()  # of the delivered rows
+        self._counts = dict(NOTHING)
         self._busy_since, self._busy_s = 0.0, 0.0
 
     def adopt(self, run_id: str) -> None:
@@ -231,27 +246,31 @@ class Replica:
         why = back_off.does_not_fit(config.model_id, words, gpu.memory(), self._steps, held)
         return f"{why} The engine's last words:\n{last_words(self._log)}".rstrip()
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The answers of one block, in the block's order (a retry must give the same rows in the same places)."""
+    def __call__(self, table: pa.Table, block: Optional[str] = None) -> pa.Table:
+        """The answers of one block, in the block's order (a retry must give the same rows in the same places).
+
+        block: names it, in place of the Ray task that brings it.
+        """
+        block = block or self._blocks.next()
         rows = output.stage_rows(table)
         if output.FINISHED_IDS in table.column_names:
             for row, finished in zip(rows, table.column(output.FINISHED_IDS).is_valid(), strict=True):
                 row["finished"] = finished.as_py()
         done = asyncio.run_coroutine_threadsafe(self._answer_all(rows), self._loop).result()
-        self._deliver(done)
+        self._deliver(block, done)
         return output.with_answers(table, [answer for answer, _ in done])
 
-    def _deliver(self, done: list[tuple[Answer, Optional[float]]]) -> None:
+    def _deliver(self, block: str, done: list[tuple[Answer, Optional[float]]]) -> None:
         """The block is handed on next. The monitor knows first, so that it has every row when the driver sees the last one."""
         import ray
 
-        with self._reporting:
-            for answer, seconds in done:
-                if seconds is not None:
-                    self._row_stats.add(answer, seconds)
-                    _count(self._delivered, answer)
-            told = self._report(delivered=dict(self._delivered), row_stats=self._row_stats.as_dict())
-        ray.wait([told], timeout=DELIVERED_WITHIN_S)
+        counts, row_stats = dict(NOTHING), RowStats()
+        for answer, seconds in done:
+            if seconds is not None:
+                _count(counts, answer)
+                row_stats.add(answer, seconds)
+        self._report()
+        ray.wait([self._monitor.delivers.remote(self._key, block, counts, row_stats.as_dict())], timeout=DELIVERED_WITHIN_S)
 
     async def _answer_all(self, rows: list[dict[str, Any]]) -> list[tuple[Answer, Optional[float]]]:
         return list(await asyncio.gather(*(self._counted(row) for row in rows)))
@@ -357,10 +376,10 @@ class Replica:
         finally:
             os._exit(1)
 
-    def _report(self, **values: Any) -> Any:
+    def _report(self, **values: Any) -> None:
         with self._reporting:  # several threads report: what was counted later is told later
             busy = self._busy_s + (time.time() - self._busy_since if self._in_engine else 0.0)
-            return self._monitor.update.remote(self._key, {**self._counts, "engine_s": busy, **values})
+            self._monitor.update.remote(self._key, {**self._counts, "engine_s": busy, **values})
 
     def _keep_reporting(self) -> None:
         while True:

@@ -36,7 +36,7 @@ class Example(NamedTuple):
 
 
 class RowStats:
-    """Of one replica's rows, or of several replicas' (`merged`).
+    """Of one block's rows (`add`), or of several blocks' or replicas' (`merge`).
 
     input_lengths, output_lengths: rows by `bin_of` their tokens; of answers, only those that did not fail.
     finish_reasons: rows by finish reason, "error" among them.
@@ -49,7 +49,7 @@ class RowStats:
         self.output_lengths: dict[int, int] = {}
         self.finish_reasons: dict[str, int] = {}
         self.failures: dict[str, tuple[int, tuple[Example, ...]]] = {}
-        self.slowest: list[SlowRow] = []  # a heap: the least slow of them is the first
+        self.slowest: list[SlowRow] = []  # of `add`, a heap: the least slow is the first; of `merge`, the slowest first
         self.latency_s, self.answered = 0.0, 0
         self._numbers = itertools.count()
 
@@ -84,22 +84,28 @@ class RowStats:
             "latency_s": self.latency_s, "answered": self.answered,
         }  # fmt: skip
 
+    def merge(self, one: dict[str, Any], sign: int = 1) -> None:
+        """Add what another one's `as_dict` has, or, with sign -1, take out what was added so; examples of failures stay."""
+        for name in ("input_lengths", "output_lengths", "finish_reasons"):
+            for key, rows in one[name].items():
+                _count(getattr(self, name), key, sign * rows)
+        for kind, (rows, examples) in one["failures"].items():
+            known_rows, known = self.failures.get(kind, (0, ()))
+            more = tuple(example for example in examples if example not in known)
+            self.failures[kind] = (known_rows + sign * rows, (known + more)[:MAX_EXAMPLES])
+            if not self.failures[kind][0]:
+                del self.failures[kind]
+        slowest = [*self.slowest, *one["slowest"]] if sign > 0 else [row for row in self.slowest if row not in one["slowest"]]
+        self.slowest = sorted(slowest, key=lambda row: -row.seconds)[:SLOWEST]
+        self.latency_s += sign * one["latency_s"]
+        self.answered += sign * one["answered"]
+
     @classmethod
     def merged(cls, dicts: Iterable[dict[str, Any]]) -> RowStats:
         """What the replicas' dicts add up to; the slowest are sorted, the slowest first."""
         total = cls()
         for one in dicts:
-            for name in ("input_lengths", "output_lengths", "finish_reasons"):
-                for key, rows in one[name].items():
-                    _count(getattr(total, name), key, rows)
-            for kind, (rows, examples) in one["failures"].items():
-                known_rows, known = total.failures.get(kind, (0, ()))
-                more = tuple(example for example in examples if example not in known)
-                total.failures[kind] = (known_rows + rows, (known + more)[:MAX_EXAMPLES])
-            total.slowest.extend(one["slowest"])
-            total.latency_s += one["latency_s"]
-            total.answered += one["answered"]
-        total.slowest = sorted(total.slowest, key=lambda row: -row.seconds)[:SLOWEST]
+            total.merge(one)
         return total
 
     def _add_failure(self, error: str, input_tokens: int) -> None:
@@ -134,3 +140,5 @@ def bin_range(number: int) -> tuple[int, int]:
 
 def _count(counts: dict[Any, int], key: Any, more: int = 1) -> None:
     counts[key] = counts.get(key, 0) + more
+    if not counts[key]:
+        del counts[key]

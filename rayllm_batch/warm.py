@@ -17,7 +17,7 @@ from rayllm_batch import cluster, output
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.estimate import Sample, copies
 from rayllm_batch.prompt import build_prompts
-from rayllm_batch.replica import Replica, ReplicaJob
+from rayllm_batch.replica import BlockNames, Replica, ReplicaJob
 from rayllm_batch.tokenizer import decode
 
 KEEP_S = 600.0  # a GPU that waits for its owner's next step, but not overnight
@@ -45,9 +45,9 @@ class Host:
         with self._adopting:
             self._replica.adopt(run_id)
 
-    def answer(self, run_id: str, table: pa.Table) -> pa.Table:
+    def answer(self, run_id: str, table: pa.Table, block: str) -> pa.Table:
         self.adopt(run_id)
-        return self._replica(table)
+        return self._replica(table, block)
 
     def preview(self, run_id: str, table: pa.Table) -> list[dict[str, Any]]:
         """The rows with their answers, and `prompt`: all that the model sees, as text."""
@@ -84,11 +84,11 @@ class Relay:
     def __init__(self, job: ReplicaJob) -> None:
         import ray
 
-        self._run_id = job.run_id
+        self._run_id, self._blocks = job.run_id, BlockNames()
         self._host = ray.get(job.monitor.host.remote(ray.get_runtime_context().get_actor_id()))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return ask(self._host, "answer", self._run_id, table)
+        return ask(self._host, "answer", self._run_id, table, self._blocks.next())
 
 
 def ask(host: Any, method: str, *arguments: Any) -> Any:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from rayllm_batch import delivered
+from rayllm_batch.delivered import NOTHING
+from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.monitor import (
     MAX_BACK_OFFS_WITHOUT_AN_ANSWER,
     MAX_DEATHS_WITHOUT_AN_ANSWER,
@@ -9,6 +14,8 @@ from rayllm_batch.monitor import (
     MAX_STALLS_WITHOUT_AN_ANSWER,
     RunMonitor,
 )
+from rayllm_batch.output import Answer
+from rayllm_batch.row_stats import RowStats
 
 
 class Run:
@@ -176,6 +183,14 @@ def test_a_replica_that_starts_after_all_has_not_failed() -> None:
     assert run.failure is None
 
 
+def deliver(run: Run, key: str, block: str, good: int = 0, bad: int = 0) -> None:
+    stats = RowStats()
+    for answer in [Answer("x", 5, 3, "stop")] * good + [Answer(error="parse_row: KeyError: 'x'")] * bad:
+        stats.add(answer, 2.0)
+    counts = {"rows": good + bad, "failed": bad, "input_tokens": 5 * good, "output_tokens": 3 * good}
+    run.monitor.delivers(key, block, counts, stats.as_dict())
+
+
 def rows(run: Run) -> int:
     return sum(replica.get("rows", 0) for replica in run.monitor.snapshot()["replicas"].values())
 
@@ -183,24 +198,48 @@ def rows(run: Run) -> int:
 def test_a_row_that_is_computed_again_counts_once() -> None:
     run = Run()
     first, _ = run.start()
-    run.monitor.update(first, {"state": "ready", "rows": 64, "failed": 2, "delivered": {"rows": 64, "failed": 2}})
-    run.monitor.update(first, {"rows": 70, "failed": 3})
+    deliver(run, first, "task 1", good=62, bad=2)
+    run.monitor.update(first, {"state": "ready", "rows": 70, "failed": 3})
     assert rows(run) == 70, "what it has finished shows at once"
     run.monitor.died(first, {"rows": 71, "failed": 3}, some(3), "CUDA error")
     assert rows(run) == 64 and run.monitor.snapshot()["replicas"][first]["failed"] == 2
     second, _ = run.start()
-    run.monitor.update(second, {"state": "ready", "rows": 7, "delivered": {"rows": 7, "failed": 1}})
+    run.monitor.update(second, {"state": "ready", "rows": 7, "failed": 1})
     assert rows(run) == 71
     run.start()  # it was killed before it could say so
-    assert rows(run) == 71
+    assert rows(run) == 64
+
+
+@pytest.mark.parametrize("between", [0, 3])
+def test_a_block_whose_replica_died_before_it_was_out_is_the_next_ones(between: int) -> None:
+    run = Run()
+    first, _ = run.start()
+    deliver(run, first, "task 1", good=60, bad=4)
+    deliver(run, first, "task 2", good=10)
+    run.monitor.died(first, {"rows": 74}, some(3), "CUDA error")
+    second, _ = run.start()
+    for n in range(between):
+        deliver(run, second, f"other task {n}", good=1)
+    deliver(run, second, "task 1", good=60, bad=4)
+    metrics = RunMetrics.of(run.monitor.snapshot()["replicas"], 1.0)
+    assert (metrics.rows, metrics.failed) == (74 + between, 4)
+    assert metrics.failed_by_kind == {"parse_row": 4} and metrics.finish_reasons == {"stop": 70 + between, "error": 4}
+    assert [(of.rows, of.restarts) for of in metrics.replicas] == [(74 + between, 1)] and metrics.mean_latency_s == 2.0
 
 
 def test_nothing_that_comes_after_a_death_changes_its_counts() -> None:
     run = Run()
     key, _ = run.start()
     run.monitor.died(key, {"rows": 5}, some(3), "CUDA error")
-    run.monitor.update(key, {"state": "ready", "rows": 9, "delivered": {"rows": 9}})
+    run.monitor.update(key, {"state": "ready", "rows": 9})
     assert rows(run) == 0 and run.monitor.snapshot()["replicas"][key]["state"] == "dead"
+
+
+def test_blocks_are_remembered_up_to_a_number() -> None:
+    kept = delivered.Delivered()
+    for n in range(delivered.KEPT + 50):
+        kept.add("a", f"task {n}", {**NOTHING, "rows": 2}, RowStats().as_dict())
+    assert kept.of("a")["delivered"]["rows"] == 2 * (delivered.KEPT + 50) and len(kept._blocks) == delivered.KEPT
 
 
 def test_no_secret_in_what_the_driver_asks_for() -> None:

@@ -239,7 +239,10 @@ def test_an_engine_for_which_no_memory_is_enough_says_what_to_change(ray_cluster
 
 
 def test_a_row_that_crashes_the_engine_costs_itself_and_no_other(ray_cluster):
-    rows = {row["id"]: row for row in RayLLMBatch(echo(crash_on="number 57 "), Numbered(), batch_size=10).run().take_all()}
+    batch = RayLLMBatch(echo(crash_on="number 57 "), Numbered(), batch_size=10)
+    rows = {row["id"]: row for row in batch.run().take_all()}
+    assert (batch.metrics.rows, batch.metrics.failed) == (len(rows), 1), "those of the engines that died are counted once"
+    assert sum(batch.metrics.finish_reasons.values()) == len(rows) and batch.metrics.failed_by_kind == {"engine": 1}
     assert sorted(rows) == list(range(100))
     assert {i for i, row in rows.items() if row["error"]} == {57}
     assert "makes the engine crash" in rows[57]["error"] and "the prompt holds 'number 57 '" in rows[57]["error"]
