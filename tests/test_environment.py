@@ -1,0 +1,37 @@
+"""`pip install -r requirements.txt` on a Linux host with GPUs: resolved here, not installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+UV = Path(sys.executable).with_name("uv")
+
+
+def index() -> dict[str, str]:
+    """uv reads neither pip's files nor its variables, see scripts/environment.sh."""
+    pip = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    found = os.environ.get("PIP_INDEX_URL") or subprocess.run(pip, capture_output=True, text=True, check=False).stdout.strip()
+    return {"UV_DEFAULT_INDEX": found} if found else {}
+
+
+@pytest.mark.skipif(not UV.exists(), reason="uv is in the environment that scripts/environment.sh makes")
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+def test_the_gpu_environment_resolves_for_a_linux_host(python: str, tmp_path: Path) -> None:
+    command = [UV, "pip", "install", "--dry-run", "--require-hashes", "--target", tmp_path, "-r", ROOT / "requirements.txt"]
+    command += ["--python-platform", "x86_64-manylinux_2_28", "--python-version", python]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **index()}, check=False)
+    assert done.returncode == 0, done.stderr
+    would = dict(re.findall(r"^ \+ ([\w.-]+)==(\S+)$", done.stderr, re.MULTILINE))
+    asked = dict(re.findall(r"^([\w-]+)(?:\[[^]]*\])?==(\S+)", "".join(
+        (ROOT / "requirements" / name).read_text() for name in ("gpu.in", "common.in")
+    ), re.MULTILINE))
+    assert asked and {name: would.get(name) for name in asked} == asked
+    assert not would["torch"].endswith("+cpu")
+    assert not any(path.is_dir() for path in tmp_path.iterdir()), "nothing is installed"
