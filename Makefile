@@ -1,7 +1,8 @@
 # For developers. Users need only ./run.sh and ./test.sh.
 PYTHON ?= .venv.cpu/bin/python
 UV ?= .venv.cpu/bin/uv
-LOCK = $(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+LOCK = $(COMPILE) --generate-hashes
 
 .PHONY: export check-export lint lock
 
@@ -17,4 +18,6 @@ lint:
 lock:          ## resolve requirements/*.in anew
 	$(LOCK) --override requirements/override.txt requirements/cpu.in -o requirements/cpu.txt
 	$(LOCK) requirements/gpu.in -o requirements/gpu.txt
+	# The same for pip, which takes no hashes where a package asks for another's extras, as the lock leaves them out.
+	$(COMPILE) --no-annotate --no-strip-extras --constraint requirements/gpu.txt requirements/gpu.in -o requirements.txt
 	$(LOCK) --constraint requirements/cpu.txt requirements/test.in -o requirements/test.txt
