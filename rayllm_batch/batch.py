@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from rayllm_batch import cluster, output, pipeline, preview, report, warm
+from rayllm_batch.chat import Defaults
 from rayllm_batch.config import EngineConfig, EnvVars, init_engine_from_config
 from rayllm_batch.display import show
 from rayllm_batch.errors import ConfigError, DatasetError, OutputError, RayLLMBatchError
@@ -30,7 +31,7 @@ from rayllm_batch.replica import ReplicaJob
 from rayllm_batch.row_id import RowCounts
 from rayllm_batch.session import Session, explained
 from rayllm_batch.warm import WarmEngines
-from rayllm_batch.workload import ChatWorkloadBase, check_workload
+from rayllm_batch.workload import ChatWorkloadBase, check_workload, sampling_params
 
 if TYPE_CHECKING:
     import ray.data
@@ -96,6 +97,7 @@ class RayLLMBatch:
         self.deduplicate, self.reorder = deduplicate, reorder
         self.engine_config = init_engine_from_config(given)
         self.workload = workload
+        self._defaults()
         self.batch_size = batch_size
         self.num_replicas = num_replicas
         self.preserve_order = preserve_order
@@ -115,7 +117,7 @@ class RayLLMBatch:
         """Answer every row, once, and return them: a Dataset that can be read many times without computing again.
 
         It has the input columns and `generated_text`, `num_input_tokens`, `num_generated_tokens`,
-        `finish_reason` ("stop", "length", "abort", or "error") and `error` (null, or what failed in which stage).
+        `finish_reason` ("stop", "length", "repetition", or "error") and `error` (null, or what failed in which stage).
         One input row gives one output row. Order is not kept unless `preserve_order` is set.
 
         output_path:   a local folder or a URI (s3://, gs://). Rows are written there as they finish, and the result is
@@ -248,6 +250,11 @@ class RayLLMBatch:
             path, self.engine_config, self.workload, run=run, metrics=self.metrics, history=self._history, replicas=self._replicas
         )
 
+    def _defaults(self) -> Defaults:
+        """What every row's request begins with, as the workload has it now; raises WorkloadError."""
+        speculates = bool(self.engine_config.engine_kwargs.get("speculative_config"))
+        return Defaults(sampling_params(self.workload, speculates=speculates), speculates)
+
     def _begin(self, began: float, engines: int) -> None:
         """Nothing of an earlier run is left in what this one is measured by."""
         self._replicas, self._history = {}, History(engines, began)
@@ -261,9 +268,9 @@ class RayLLMBatch:
     def _preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
         config = self.engine_config
         engines = self._replica_range[0] * config.engines_per_replica
-        ready = preflight(config, self.workload, engines, self.preserve_order, id_column, folder=folder)
-        sampling_params = getattr(self.workload, "sampling_params", None) or {}
-        lengths = lengths_of(ready.rows.chats, sampling_params, ready.facts.tokenizer_file)
+        defaults = self._defaults()
+        ready = preflight(config, self.workload, engines, self.preserve_order, id_column, folder=folder, defaults=defaults)
+        lengths = lengths_of(ready.rows.chats, defaults.sampling_params, ready.facts.tokenizer_file)
         plan = make_plan(config, ready.facts, self._replica_range, batch_size=self.batch_size, total=ready.rows.total, lengths=lengths)
         if plan.engines[0] != engines:
             cluster.check(plan.config, plan.engines[0])
@@ -386,6 +393,7 @@ class RayLLMBatch:
         tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
         if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
             tokenizer_kwargs["revision"] = revision
+        defaults = self._defaults()
         prompt = PromptJob(
             parse_row=self.workload.parse_row,
             tokenizer=kwargs.get("tokenizer") or config.model_id,
@@ -393,6 +401,7 @@ class RayLLMBatch:
             monitor=monitor,
             chat_template=config.chat_template,
             chat_template_kwargs=config.chat_template_kwargs,
+            defaults=defaults,
             sort=self.reorder and not self.preserve_order,
             finished=None if finished is None else ray.put(finished),  # after ship_by_value: workers lack its class
             **folder_job,
@@ -400,7 +409,7 @@ class RayLLMBatch:
         job = ReplicaJob(
             run_id=run_id,
             config=dataclasses.replace(config, env_vars=EnvVars()),
-            sampling_params=dict(getattr(self.workload, "sampling_params", {})),
+            sampling_params=defaults.sampling_params,
             prompt=prompt,
             monitor=monitor,
             deduplicate=self.deduplicate,

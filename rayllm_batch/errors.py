@@ -84,11 +84,28 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def one_line(error: Exception, most: int = 500) -> str:
-    """Its type and text, as a row's `error` may hold it."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+def shown(value: object, most: int = 200) -> str:
+    """`float: 30.0`: the kind of a value and the value, for an error's text."""
+    try:
+        text = f"{type(value).__name__}: {value!r}"
+    except Exception:  # a user's own class
+        text = type(value).__name__
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def one_line(error: BaseException, most: int = 500, named: bool = True) -> str:
+    """Its type and text, as a row's `error` may hold it; named=False leaves the type out. Of an error without a text, its cause's."""
+    said = next((one for one in (error, error.__cause__) if one is not None and text_of(one)), error)
+    text = " ".join((f"{type(said).__name__}: " if named else "").split() + text_of(said).split())
     text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot stand in an Arrow column
     return text if len(text) <= most else text[:most] + "..."
+
+
+def text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a user's own class, whose text is computed of what is not there
+        return ""
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -153,16 +153,11 @@ def lengths_of(chats: Sequence[dict[str, Any]], sampling_params: Mapping[str, An
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
     except Exception:  # it is not installed here, or of another kind
         return None
-    texts = ["\n".join(_text(message["content"]) for message in chat["messages"]) for chat in chats if "messages" in chat]
+    texts = ["\n".join(message["content"] for message in chat["messages"]) for chat in chats if "messages" in chat]
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is that row's error
     inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
     inputs += [len(chat["prompt_token_ids"]) for chat in chats if "prompt_token_ids" in chat]
     return Lengths(sum(inputs) / len(inputs), sum(outputs) / len(outputs))
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
 
 
 def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[int], gpus: int) -> Optional[int]:

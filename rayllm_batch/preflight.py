@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
 from rayllm_batch import cluster
+from rayllm_batch.chat import DEFAULTS, Defaults
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import HubUnavailableError, PreflightError
 from rayllm_batch.hub import check_model_access, find_token
@@ -38,6 +39,7 @@ def preflight(
     id_column: Optional[str] = None,
     *,
     folder: Optional[OutputFolder] = None,
+    defaults: Defaults = DEFAULTS,
 ) -> Ready:
     """Raises the error that was found, or PreflightError with all of them. folder: where the answers go, if to one."""
     found: list[Exception] = []
@@ -60,7 +62,7 @@ def preflight(
             attempt(lambda: check_disk(config, facts))
     rows = None
     if cluster.can_read():  # else cluster.check has said so, and to read would be to wait for ever
-        rows = attempt(lambda: read_rows(workload, preserve_order, id_column))
+        rows = attempt(lambda: read_rows(workload, preserve_order, id_column, defaults))
     if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
         attempt(lambda: check_chat_template(config, facts))
     if folder is not None and rows is not None:

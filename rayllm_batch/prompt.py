@@ -6,7 +6,6 @@ row goes into that row and the others go on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -14,7 +13,8 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch import output
+from rayllm_batch import chat, output
+from rayllm_batch.chat import DEFAULTS, Defaults
 from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.row_id import as_pairs, row_id
 from rayllm_batch.tokenizer import chat_tokenizer
@@ -30,6 +30,7 @@ class PromptJob:
     tokenizer:     a Hub id or a folder, with its `revision` and `trust_remote_code` in `tokenizer_kwargs`.
     monitor:       the RunMonitor's handle, for the environment (it may hold the Hub token).
     chat_template: replaces the tokenizer's own when given.
+    defaults:      what a row's own settings go over.
     with_row_ids:  each row gets its id, of `id_column` or else of all its content; for a run with an output folder.
     sort:          the rows of a batch come out in the order of their token ids, so that those with a common beginning
                    reach the engine one after the other, while its prefix cache holds it.
@@ -42,6 +43,7 @@ class PromptJob:
     monitor: Any = None
     chat_template: Optional[str] = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    defaults: Defaults = DEFAULTS
     sort: bool = False
     with_row_ids: bool = False
     id_column: Optional[str] = None
@@ -58,14 +60,14 @@ def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     requests: list[Optional[str]] = []
     errors: list[Optional[str]] = []
     for row in table.drop_columns([name for name in output.FOLDER_SCHEMA.names if name in table.column_names]).to_pylist():
-        chat, request, error = {}, None, None
+        parsed, request, error = {}, None, None
         try:
-            chat = parse(job.parse_row, row)
-            request = _request(chat)
-        except Exception as problem:
-            chat, error = {}, describe_parse_error(problem, row)
-        token_ids.append(chat.get("prompt_token_ids"))
-        messages.append(chat.get("messages"))
+            parsed = chat.parse(job.parse_row, row, job.defaults)
+            request = chat.request(parsed)
+        except BaseException as problem:  # the user's code may end a process; Ray would start the next, and this row end that
+            parsed, error = {}, chat.describe_error(problem, row)
+        token_ids.append(parsed.get("prompt_token_ids"))
+        messages.append(parsed.get("messages"))
         requests.append(request)
         errors.append(error)
     if any(messages):
@@ -94,50 +96,6 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     return table.filter(pa.array(~done)).cast(marker.schema), marker
 
 
-def parse(parse_row: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
-    """`parse_row`'s chat, checked: raises TypeError, showing what came back, when it is not one.
-
-    `prompt_token_ids`, if it is there, is an array of shape (n,) of int32.
-    """
-    chat = parse_row(row)
-    if not isinstance(chat, dict) or ("messages" in chat) == ("prompt_token_ids" in chat):
-        raise TypeError(f'parse_row must return {{"messages": [...]}} or {{"prompt_token_ids": [...]}}, but returned {_shown(chat)}')
-    if "prompt_token_ids" in chat:
-        chat = {**chat, "prompt_token_ids": _checked_ids(chat["prompt_token_ids"])}
-    else:
-        _check_messages(chat["messages"])
-    params = chat.get("sampling_params")
-    if params is not None and not isinstance(params, dict):
-        raise TypeError(f'parse_row\'s "sampling_params" must be a dict, but is {_shown(params)}')
-    return chat
-
-
-def _check_messages(messages: Any) -> None:
-    if not isinstance(messages, (list, tuple)) or not messages:
-        raise TypeError(f'parse_row\'s "messages" must be a list of at least one message, but is {_shown(messages)}')
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise TypeError(f'each message must be {{"role": ..., "content": ...}}, but one is {_shown(message)}')
-        if message["content"] is None or not isinstance(message["content"], (str, list)):
-            raise TypeError(f"a message's content must be text, but is {_shown(message['content'])}")
-
-
-def _checked_ids(given: Any) -> np.ndarray:
-    try:
-        ids = np.asarray(given)
-    except ValueError:  # lists of different lengths in it
-        ids = np.empty(0)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids) or ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
-        raise TypeError(f'parse_row\'s "prompt_token_ids" must be a list of at least one token id, whole numbers from 0, but is {_shown(given)}')
-    return ids.astype(np.int32)
-
-
-def describe_parse_error(error: Exception, row: dict[str, Any]) -> str:
-    """`parse_row: KeyError: 'article' (the row has: id, text)`: enough to see which column was missing."""
-    hint = f" (the row has: {', '.join(row)})" if isinstance(error, (KeyError, AttributeError)) else ""
-    return f"parse_row: {one_line(error)}{hint}"
-
-
 def _fill(
     token_ids: list[Optional[np.ndarray]], messages: list[Optional[list[dict[str, Any]]]], errors: list[Optional[str]], job: PromptJob
 ) -> None:
@@ -148,23 +106,31 @@ def _fill(
         _tell(job, error)
         raise
     texts: list[Optional[str]] = [None] * len(messages)
-    for i, chat in enumerate(messages):
-        if chat is None:
+    for i, its in enumerate(messages):
+        if its is None:
             continue
         try:
-            texts[i] = render(tokenizer, chat, job)
+            texts[i] = render(tokenizer, its, job)
         except Exception as problem:
             errors[i] = f"chat_template: {one_line(problem)}"
+            continue
+        if (half := half_of_a_pair(texts[i])) is not None:
+            texts[i], errors[i] = None, f"tokenize: {half}"
     for i, ids in enumerate(tokenize(tokenizer, texts, errors)):
         if ids is not None:
             token_ids[i] = ids
 
 
 def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> str:
-    """The text that the model sees, special tokens included."""
-    return tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=True, **job.chat_template_kwargs
-    )
+    """The text that the model sees, special tokens included. Where the last message is the assistant's, the answer continues it."""
+    begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" else None
+    if begun is not None and not begun.strip() and not messages[-1].get("tool_calls"):
+        messages, begun = messages[:-1], None  # nothing is there to be continued
+    how = {"add_generation_prompt": begun is None, **({} if begun is None else {"continue_final_message": True})}
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False, **{**how, **job.chat_template_kwargs})
+    if begun is not None and "continue_final_message" not in job.chat_template_kwargs and not text.rstrip().endswith(begun.strip()):
+        raise ValueError("the last message is the assistant's, which the answer is to continue, but the chat template alters it")
+    return text
 
 
 def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[str]]) -> list[Optional[np.ndarray]]:
@@ -189,6 +155,16 @@ def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[s
     return ids
 
 
+def half_of_a_pair(text: str) -> Optional[str]:
+    """What is wrong with a text that holds half of a surrogate pair, which no tokenizer takes; None for any other."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = ascii(text[max(0, error.start - 20) : error.start + 20])
+        return f"the prompt holds half of a surrogate pair, which is no text, at character {error.start:,}: {around}"
+    return None
+
+
 def _tell(job: PromptJob, error: RayLLMBatchError) -> None:
     import ray
 
@@ -206,14 +182,3 @@ def _encode(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
 def _sort_key(ids: Optional[np.ndarray]) -> bytes:
     """In the order of the ids, one after the other: bytes, since they are compared so much faster than lists."""
     return b"" if ids is None else ids.astype(">i4").tobytes()
-
-
-def _request(chat: dict[str, Any]) -> Optional[str]:
-    # One JSON string a row: as an Arrow struct, a key that one row sets would appear as null in all others.
-    own = {key: chat[key] for key in ("sampling_params", "model") if chat.get(key)}
-    return json.dumps(own, sort_keys=True) if own else None
-
-
-def _shown(value: Any, most: int = 200) -> str:
-    text = f"{type(value).__name__}: {value!r}"
-    return text if len(text) <= most else text[:most] + "..."

@@ -17,17 +17,17 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import back_off, gpu, output
+from rayllm_batch import back_off, gpu, output, sampling
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.delivered import NOTHING
 from rayllm_batch.duplicates import Duplicates, is_greedy
-from rayllm_batch.engine.base import Completion, Engine, EngineDidNotStart, EngineDied
+from rayllm_batch.engine.base import BadRequest, Completion, Engine, EngineDidNotStart, EngineDied
 from rayllm_batch.engine.echo import EchoEngine
 from rayllm_batch.engine.forkserver import DID_NOT_SURVIVE, Forkserver
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
 from rayllm_batch.engine_logs import RAYS_OWN_MARKS
-from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError, one_line
+from rayllm_batch.errors import EngineError, RayLLMBatchError, one_line
 from rayllm_batch.gpu_lock import gpu_to_itself
 from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
@@ -36,12 +36,12 @@ from rayllm_batch.row_stats import RowStats
 from rayllm_batch.suspects import Gate, guilty_error, prompt_key
 from rayllm_batch.tokenizer import load_decoder
 from rayllm_batch.trial import Request, Trial, run_trial
-from rayllm_batch.workload import check_sampling_params
 
 REPORT_EVERY_S = 1.0
 REQUESTS_RATIO = 2  # requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place
 DELIVERED_WITHIN_S = 10.0  # the monitor's answer; a count is no reason to hold a block back for longer
 LAST_WORDS_LINES = 25
+DEAF = "the engine's process lives, but does not read its requests any more: one of them has ended the thread that does"
 MOST_UNCHANGED_STARTS = 3  # while other processes on the GPU end
 
 
@@ -296,12 +296,8 @@ class Replica:
                 f"(prompt and answer together); shorten the row or {self._longer()}"
             )
         request = json.loads(row[output.REQUEST]) if row[output.REQUEST] else {}
-        if own := request.get("sampling_params"):
-            try:
-                check_sampling_params(own, "this row's sampling_params")
-            except WorkloadError as error:
-                raise BadRow(f"sampling_params: {error}") from None
-        return Request(ids.tolist(), {**self._job.sampling_params, **request.get("sampling_params", {})}, request.get("model"))
+        own = sampling.settings(request.get("sampling_params"), "")  # JSON has made texts of token ids
+        return Request(ids.tolist(), {**self._job.sampling_params, **own}, request.get("model"))
 
     def _longer(self) -> str:
         """What allows longer prompts."""
@@ -325,6 +321,8 @@ class Replica:
         try:
             generate = partial(self._generate, request, row[output.REQUEST])
             done = await (self._duplicates.answer(key, generate) if once else generate())
+        except BadRequest as error:
+            answer.error = f"engine: {one_line(error, named=False)}"
         except Exception as error:
             answer.error = f"engine: {one_line(error)}"
         else:
@@ -388,6 +386,8 @@ class Replica:
             if self._job.config.gpus_per_replica:
                 load["gpu_utilization"] = gpu.utilization()
             self._report(in_flight=len(self._in_engine), log_bytes=_size(self._log), **load)
+            if self._engine is not None and self._engine.is_deaf():
+                self._loop.call_soon_threadsafe(self._die, DEAF)
 
 
 def _count(counts: dict[str, int], answer: Answer) -> None:

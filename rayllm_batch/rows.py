@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import threading
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from rayllm_batch import cluster, output
+from rayllm_batch.chat import DEFAULTS, Defaults, describe_error, parse
 from rayllm_batch.dataset_file import find_bad_line, first_rows, known_rows
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes
-from rayllm_batch.prompt import describe_parse_error, parse
 
 if TYPE_CHECKING:
     import ray.data
@@ -43,7 +44,9 @@ class Rows:
     chats: tuple[dict[str, Any], ...] = ()
 
 
-def read_rows(workload: Any, preserve_order: bool = False, id_column: Optional[str] = None) -> Rows:
+def read_rows(
+    workload: Any, preserve_order: bool = False, id_column: Optional[str] = None, defaults: Defaults = DEFAULTS
+) -> Rows:
     """Raises DatasetError or WorkloadError."""
     import ray.data
 
@@ -76,7 +79,7 @@ def read_rows(workload: Any, preserve_order: bool = False, id_column: Optional[s
     output.check_input_columns(list(sample[0]))
     if id_column is not None and id_column not in sample[0]:
         raise DatasetError(f"id_column={id_column!r} is not a column of the dataset, which has: {', '.join(sample[0])}.")
-    chats = _try_parse_row(workload, sample[:PARSED_ROWS])
+    chats = _try_parse_row(workload, sample[:PARSED_ROWS], defaults)
     total, is_a_limit = limit, fraction > 1
     if len(sample) < SAMPLE_ROWS:
         total, is_a_limit = len(sample), False
@@ -122,14 +125,16 @@ def explain_read(error: Exception, workload: Any) -> Exception:
     return error
 
 
-def _try_parse_row(workload: Any, sample: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _try_parse_row(workload: Any, sample: list[dict[str, Any]], defaults: Defaults) -> list[dict[str, Any]]:
     """The chats. Not of more rows than that: parse_row is the user's code, and may be slow."""
     problems, chats = [], []
     for row in sample:
         try:
-            chats.append(parse(workload.parse_row, row))
-        except Exception as error:
-            problems.append(describe_parse_error(error, row))
+            chats.append(parse(workload.parse_row, copy.deepcopy(row), defaults))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            problems.append(describe_error(error, row))
     if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
         raise WorkloadError(
             f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"

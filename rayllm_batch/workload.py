@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
+from rayllm_batch import sampling
 from rayllm_batch.dataset_file import read_dataset_file
-from rayllm_batch.errors import WorkloadError, did_you_mean
-from rayllm_batch.vllm_fields import SAMPLING_FIELDS
+from rayllm_batch.errors import WorkloadError
 
 if TYPE_CHECKING:
     import ray.data
@@ -73,7 +73,11 @@ class ChatWorkloadBase:
 
         Or `{"prompt_token_ids": [...]}`, a prompt that is tokenized already: the model gets these ids and nothing else, no
         chat template, no special tokens. A `sampling_params` dict beside either goes over the workload's own for this row
-        alone, and `model` names a LoRA adapter. An exception here ends up in this row's `error` column.
+        alone (a None in it is not given), and `model` names a LoRA adapter. Any other key is that row's error, and so is an
+        exception here: both end up in its `error` column.
+
+        A message's content is text, or a list of text parts as the OpenAI API has them, which are joined a line each. Where
+        the last message is the assistant's, the answer continues it.
         """
         raise WorkloadError(
             f"{type(self).__name__} does not say how a row becomes a chat: write "
@@ -100,23 +104,15 @@ def check_workload(workload: Any) -> None:
             f"{name}.dataset_fraction must be a share of the rows (0 < x <= 1) or a number of rows (above 1), "
             f"given {fraction!r}."
         )
-    check_sampling_params(getattr(workload, "sampling_params", {}), f"{name}.sampling_params")
+    sampling_params(workload)
 
 
-def check_sampling_params(params: Any, where: str) -> None:
-    """Raise WorkloadError unless `params` is a dict of vLLM SamplingParams fields that this library can honour."""
-    if params is None:
+def sampling_params(workload: Any, *, speculates: bool = False) -> dict[str, Any]:
+    """The workload's, as plain values that an engine takes; raises WorkloadError. speculates: see `sampling.check`."""
+    where = f"{type(workload).__name__}.sampling_params"
+    given = getattr(workload, "sampling_params", {})
+    if given is None:
         raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
-    if not isinstance(params, dict):
-        raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given {type(params).__name__}.")
-    for key in params:
-        if key not in SAMPLING_FIELDS:
-            raise WorkloadError(
-                f"Unknown sampling parameter {key!r} in {where}.{did_you_mean(key, SAMPLING_FIELDS)} "
-                "They are the fields of vLLM's SamplingParams."
-            )
-    if params.get("n", 1) not in (1, None):
-        raise WorkloadError(f"{where} asks for n={params['n']} answers, but a row has one. Repeat the row instead.")
-    for key in ("logprobs", "prompt_logprobs", "output_kind"):
-        if params.get(key) is not None:
-            raise WorkloadError(f"{where} sets {key!r}, which the output has no column for. Remove it.")
+    params = sampling.settings(given, where)
+    sampling.check(params, where, speculates=speculates)
+    return params

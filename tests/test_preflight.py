@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from rayllm_batch import cluster, init_engine_from_config, preflight
+from rayllm_batch.chat import DEFAULTS
 from rayllm_batch.errors import (
     ClusterError,
     ConfigError,
@@ -75,7 +76,7 @@ def test_all_is_well(checks: Checks) -> None:
     ready = checks.run()
     assert (ready.token, ready.rows) == ("hf_of_the_config", ROWS)
     assert checks.done == ORDER
-    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"] == ("workload", True, "id")
+    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"] == ("workload", True, "id", DEFAULTS)
     assert checks.arguments["look_at"][1] == "hf_of_the_config"
     assert checks.arguments["room"] == ("folder", ROWS, "workload")
 

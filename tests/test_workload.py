@@ -16,7 +16,7 @@ import pytest
 
 from rayllm_batch import CNNDailySummary, SyntheticWithSharedPrefix
 from rayllm_batch.errors import WorkloadError
-from rayllm_batch.workload import ChatWorkloadBase, check_sampling_params, check_workload
+from rayllm_batch.workload import ChatWorkloadBase, check_workload
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_PARAMS = {"max_tokens": 150, "temperature": 0.0}
@@ -278,11 +278,6 @@ def test_sampling_params(params: Any, words: list[str]) -> None:
     message = refusal(Parsing(sampling_params=params))
     for word in ["Parsing.sampling_params", *words]:
         assert word in message
-
-
-def test_good_sampling_params() -> None:
-    check_sampling_params({"n": 1, "logprobs": None, "max_tokens": 5, "stop": ["\n"], "seed": 0}, "here")
-    check_sampling_params({}, "here")
 
 
 # --- SyntheticWithSharedPrefix

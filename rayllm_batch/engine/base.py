@@ -8,11 +8,15 @@ from typing import Any, Optional, Protocol
 
 @dataclass
 class Completion:
-    """One generated answer. `finish_reason` is vLLM's: "stop", "length" or "abort"."""
+    """One generated answer. `finish_reason` is vLLM's: "stop", "length", or "repetition" (by `repetition_detection`)."""
 
     text: str
     num_generated_tokens: int
     finish_reason: str
+
+
+class BadRequest(Exception):
+    """The engine does not take this request, or ended it without an answer; its text says why."""
 
 
 class EngineDied(Exception):
@@ -35,7 +39,7 @@ class Engine(Protocol):
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
     ) -> Completion:
-        """The answer to one prompt. ValueError and TypeError mean a bad request; EngineDied, a dead engine.
+        """The answer to one prompt. EngineDied means a dead engine; any other error is of this request alone.
 
         cache_salt: prompts share what is in the prefix cache only with those of the same salt.
         """
@@ -48,6 +52,9 @@ class Engine(Protocol):
 
     def load(self) -> dict[str, float]:
         """Now: running and waiting requests, kv_cache_usage from 0 to 1; generation_tokens, of all requests so far."""
+
+    def is_deaf(self) -> bool:
+        """Whether it has requests and, for some seconds now, does nothing at all: it will never answer."""
 
     def shutdown(self) -> None:
         """End the engine and every process it started."""

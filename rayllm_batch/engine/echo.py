@@ -84,5 +84,8 @@ class EchoEngine:
             "running": self._running, "waiting": 0, "kv_cache_usage": 0.0, "generation_tokens": self._generation_tokens
         }  # fmt: skip
 
+    def is_deaf(self) -> bool:
+        return False
+
     def shutdown(self) -> None:
         self._dead = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import tempfile
@@ -11,12 +12,33 @@ from typing import Any, Optional
 from rayllm_batch.uri import filesystem_of, without_credentials
 
 
-async def load(name: str, root: Optional[str], number: int) -> Any:
-    """vLLM's LoRARequest for the adapter `name`; downloaded first when the path is a URI. ValueError if it is not there."""
-    from vllm.lora.request import LoRARequest
+class Adapters:
+    """Those that one engine knows. vLLM tells them apart by their numbers alone, so a number is never given twice.
 
-    path = await asyncio.to_thread(find, name, root)
-    return LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
+    root: a folder or a URI. Use it inside one event loop.
+    """
+
+    def __init__(self, root: Optional[str]) -> None:
+        self._root, self._numbers = root, itertools.count(1)
+        self._loading: dict[str, asyncio.Task] = {}
+
+    async def get(self, name: str) -> Any:
+        """vLLM's LoRARequest for the adapter `name`; downloaded once, when the path is a URI. ValueError if it is not there."""
+        if name not in self._loading:
+            self._loading[name] = asyncio.create_task(self._load(name, next(self._numbers)))
+        task = self._loading[name]
+        try:
+            return await asyncio.shield(task)
+        except Exception:
+            if self._loading.get(name) is task:
+                del self._loading[name]  # the next row may try again
+            raise
+
+    async def _load(self, name: str, number: int) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        path = await asyncio.to_thread(find, name, self._root)
+        return LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
 
 
 def find(name: str, root: Optional[str]) -> str:

@@ -7,8 +7,12 @@ import json
 from typing import Any, Optional
 
 from rayllm_batch.engine import lora
-from rayllm_batch.engine.base import Completion, EngineDidNotStart, EngineDied
+from rayllm_batch.engine.base import BadRequest, Completion, EngineDidNotStart, EngineDied
+from rayllm_batch.engine.deaf import Hearing
 from rayllm_batch.engine.forkserver import Forkserver
+from rayllm_batch.errors import one_line
+
+ANSWERED = ("stop", "length", "repetition")  # vLLM's reasons that end an answer; "abort" and "error" end a request without one
 
 
 class VLLMEngine:
@@ -33,11 +37,15 @@ class VLLMEngine:
         self._load: dict[str, float] = {}
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
-        self._lora_path, self._lora_requests = lora_path, {}
+        self._adapters = lora.Adapters(lora_path)
+        self._hearing, self._requests = Hearing(), 0
         # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
         # quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
         args = AsyncEngineArgs(model=model, **{"max_model_len": -1, "disable_log_stats": True, **engine_kwargs})
         self._config = args.create_engine_config(UsageContext.LLM_CLASS)
+        # As LLM() and the server have it, but only where the config asks: a model's own file is not what a workload says.
+        asked = any(engine_kwargs.get(name) is not None for name in ("generation_config", "override_generation_config"))
+        self._defaults = self._config.model_config.get_diff_sampling_param() if asked else {}
         self._own_max_model_len = int(self._config.model_config.max_model_len)  # before it is made to fit
         try:
             # Statistics go to _LoadLogger alone, not to vLLM's own log lines.
@@ -56,9 +64,10 @@ class VLLMEngine:
 
         request_id = str(next(self._counter))
         params = self._sampling_params(sampling_params)
-        adapter = await self._lora_request(lora_name) if lora_name else None
+        adapter = await self._adapters.get(lora_name) if lora_name else None
         prompt = {"prompt_token_ids": prompt_token_ids, **({"cache_salt": cache_salt} if cache_salt else {})}
         final = None
+        self._requests += 1
         try:
             async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter):
                 final = out
@@ -68,10 +77,18 @@ class VLLMEngine:
             if self._engine.errored:
                 raise EngineDied("the engine's process died") from None
             raise
+        finally:
+            self._requests -= 1
         if final is None or not final.outputs:
-            raise RuntimeError("the engine ended the request without an answer")
+            raise BadRequest("the engine ended the request without an answer")
         answer = final.outputs[0]
-        return Completion(answer.text, len(answer.token_ids), answer.finish_reason or "abort")
+        if answer.finish_reason not in ANSWERED:
+            why = f" ({answer.stop_reason})" if answer.stop_reason else ""
+            raise BadRequest(
+                f"the engine ended the request after {len(answer.token_ids)} token(s) with finish_reason {answer.finish_reason!r}{why}; "
+                "its log says why"
+            )
+        return Completion(answer.text, len(answer.token_ids), answer.finish_reason)
 
     def limits(self) -> dict[str, Any]:
         """What decides how much memory it takes."""
@@ -101,29 +118,46 @@ class VLLMEngine:
     def load(self) -> dict[str, float]:
         return dict(self._load)
 
+    def is_deaf(self) -> bool:
+        return self._hearing.is_lost(self._requests, self._load.get("steps"))
+
     def shutdown(self) -> None:
         self._engine.shutdown()
 
     def _sampling_params(self, given: dict[str, Any]) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
+        """vLLM's object of them. Raises BadRequest where vLLM refuses them, or its engine's process could not read them."""
         key = json.dumps(given, sort_keys=True)
         if key not in self._params:
-            fields = {"max_tokens": None, **given}  # SamplingParams alone would stop at 16 tokens
-            if isinstance(fields.get("structured_outputs"), dict):
-                fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
-            # FINAL_ONLY: one object a request crosses to us, not one a token.
-            params = SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
+            try:
+                params = _readable(self._new_params(given))
+            except Exception as error:
+                raise BadRequest(f"sampling_params: {one_line(error)}") from None
             if len(self._params) > 1024:  # a row may bring its own seed; do not keep millions
                 self._params.clear()
             self._params[key] = params
         return self._params[key]
 
-    async def _lora_request(self, name: str) -> Any:
-        if name not in self._lora_requests:
-            self._lora_requests[name] = await lora.load(name, self._lora_path, len(self._lora_requests) + 1)
-        return self._lora_requests[name]
+    def _new_params(self, given: dict[str, Any]) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        fields = {"max_tokens": None, **self._defaults, **given}  # SamplingParams alone would stop at 16 tokens
+        if isinstance(fields.get("structured_outputs"), dict):
+            fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
+        if isinstance(fields.get("repetition_detection"), dict):
+            from vllm.sampling_params import RepetitionDetectionParams
+
+            fields["repetition_detection"] = RepetitionDetectionParams(**fields["repetition_detection"])
+        # FINAL_ONLY: one object a request crosses to us, not one a token.
+        return SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+def _readable(params: Any) -> Any:
+    """The same; raises what would end the thread in which the engine's process reads its requests."""
+    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+    MsgpackDecoder(type(params)).decode(MsgpackEncoder().encode(params))
+    return params
 
 
 def _load_logger(load: dict[str, float]) -> Any:

@@ -1,0 +1,143 @@
+"""Settings of requests: what no engine takes is refused by name, and what a table gives is taken as what it means."""
+
+from __future__ import annotations
+
+import decimal
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayllm_batch import sampling
+from rayllm_batch.errors import WorkloadError
+
+NAN, INF = float("nan"), float("inf")
+BAD = [
+    *[("max_tokens", value) for value in (12.0, "12", False, 0, -3, 2**31, 10**30, NAN, [1], decimal.Decimal(5), {})],
+    *[("min_tokens", value) for value in (1.0, "1", -1, True)],
+    *[("temperature", value) for value in ("0", -0.01, 2.01, NAN, INF, True, [0.5], 10**400)],
+    *[("top_p", value) for value in (0, 0.0, 1.0001, "1", NAN, False)],
+    *[("top_k", value) for value in (-2, 5.0, "5", True)],
+    *[("min_p", value) for value in (-1e-9, 2, "0.1", INF)],
+    *[("presence_penalty", value) for value in (-2.1, 2.1, "a")],
+    *[("frequency_penalty", value) for value in (-2.1, 2.1, [])],
+    *[("repetition_penalty", value) for value in (0, 0.0, -1, INF, "2")],
+    *[("seed", value) for value in (1.5, "1", True, 2**63, -(2**63) - 1)],
+    *[("stop", value) for value in (1, "", ["a", ""], ["a", 1], {"a": 1}, "\ud800", ["ok", "\udfff"], b"x")],
+    *[("stop_token_ids", value) for value in (1, [1.0], ["1"], [-1], [2**31], [True], "12")],
+    *[("bad_words", value) for value in ("word", [""], [3])],
+    *[("ignore_eos", value) for value in (0, 1, "false", 1.0)],
+    *[("detokenize", value) for value in (1, "true")],
+    *[("skip_special_tokens", value) for value in (0, "no")],
+    *[("spaces_between_special_tokens", value) for value in (1,)],
+    *[("include_stop_str_in_output", value) for value in ("yes",)],
+    *[("logit_bias", value) for value in ([1], {"a": 1.0}, {1: "1"}, {1: NAN}, {-1: 1.0}, {1.5: 1.0}, {"1.5": 1.0}, {2**31: 1.0})],
+    *[("allowed_token_ids", value) for value in ([], [1.0], 1, [-2])],
+    *[("extra_args", value) for value in ([], {1: 2}, {"a": object()}, {"a": "\ud800"})],
+    *[("thinking_token_budget", value) for value in (-2, 1.0)],
+    *[("repetition_detection", value) for value in (5, {"max_pattern": 1}, {"max_pattern_size": 3}, {"min_pattern_size": 2, "min_count": 3})],
+    *[("structured_outputs", value) for value in (
+        "json", {}, {"json": {}, "regex": "a"}, {"jsn": {}}, {"choice": []}, {"choice": "ab"}, {"choice": [1]}, {"choice": ["a", ""]},
+        {"regex": 5}, {"json": 5}, {"disable_any_whitespace": True}, {"json_object": "yes"},
+    )],
+    *[(name, 1) for name in ("n_", "logprobs", "prompt_logprobs", "flat_logprobs", "output_kind", "skip_clone", "stream_interval")],
+]  # fmt: skip
+
+
+def checked(params: Any, **how: Any) -> dict[str, Any]:
+    plain = sampling.settings(params, "here")
+    sampling.check(plain, "here", **how)
+    return plain
+
+
+@pytest.mark.parametrize(("key", "value"), BAD)
+def test_what_no_engine_takes_is_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(WorkloadError, match=rf"\b{key}\b") as caught:
+        checked({key: value})
+    assert "here" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("params", [
+    {"max_tokens": 8, "min_tokens": 8}, {"temperature": 0}, {"temperature": 2}, {"top_p": 1}, {"top_k": -1}, {"top_k": 0}, {"seed": -5},
+    {"seed": 2**63 - 1}, {"stop": "x"}, {"stop": ["a", "ü", "🙂"]}, {"stop": []}, {"logit_bias": {5: 1, 6: -100.0}}, {"bad_words": ["x"]},
+    {"structured_outputs": {"choice": ["yes", "no"]}}, {"structured_outputs": {"json": {"type": "object"}, "disable_any_whitespace": True}},
+    {"structured_outputs": {"json_object": True}}, {"extra_args": {"a": [1, None, {"b": "c"}]}}, {"n": 1}, {"allowed_token_ids": [0, 5]},
+    {"repetition_detection": {"max_pattern_size": 5, "min_pattern_size": 1, "min_count": 3}}, {"ignore_eos": True}, {"min_p": 0}, {},
+])  # fmt: skip
+def test_what_is_meant_is_taken_as_it_is(params: dict[str, Any]) -> None:
+    assert checked(params) == params
+
+
+@pytest.mark.parametrize(("value", "plain"), [
+    (np.int64(5), 5), (np.uint8(5), 5), (np.array(5), 5), (np.int32(7).astype(object), 7),
+])  # fmt: skip
+def test_numpys_whole_numbers(value: Any, plain: int) -> None:
+    [taken] = checked({"max_tokens": value}).values()
+    assert taken == plain and type(taken) is int
+
+
+def test_numpys_other_kinds() -> None:
+    given = {"temperature": np.float64(0.5), "ignore_eos": np.bool_(True), "stop": np.array(["a", "b"]), "stop_token_ids": (3, np.int64(4))}
+    assert checked(given) == {"temperature": 0.5, "ignore_eos": True, "stop": ["a", "b"], "stop_token_ids": [3, 4]}
+    taken = checked({**given, "logit_bias": {np.int64(3): np.float32(1.5)}})
+    assert {type(value) for value in taken.values()} == {float, bool, list, dict} and taken["logit_bias"] == {3: 1.5}
+    with pytest.raises(WorkloadError, match="max_tokens"):
+        checked({"max_tokens": np.float64(30)})
+    with pytest.raises(WorkloadError, match="temperature"):
+        checked({"temperature": np.float32("nan")})
+
+
+def test_json_has_texts_for_token_ids() -> None:
+    assert checked({"logit_bias": {"300": 5.0, 7: 1}}) == {"logit_bias": {300: 5.0, 7: 1}}
+
+
+def test_what_is_null_is_not_given() -> None:
+    assert checked({"max_tokens": None, "temperature": None, "stop": None, "seed": 3}) == {"seed": 3}
+    assert checked(None) == {}
+
+
+def test_a_number_with_a_point_is_told_how_to_be_written() -> None:
+    with pytest.raises(WorkloadError, match=r"max_tokens in here must be a whole number \(write 30\), given float: 30\.0\."):
+        checked({"max_tokens": 30.0})
+
+
+@pytest.mark.parametrize(("base", "own", "words"), [
+    ({"max_tokens": 10}, {"min_tokens": 11}, "min_tokens=11.*max_tokens=10"),
+    ({"min_tokens": 5}, {"max_tokens": 4}, "min_tokens=5.*max_tokens=4"),
+    ({"detokenize": False}, {"stop": ["x"]}, "stop.*detokenize"),
+    ({}, {"stop": "x", "detokenize": False}, "stop.*detokenize"),
+    ({}, {"n": 3}, "n=3.*Repeat the row"),
+])  # fmt: skip
+def test_what_excludes_each_other_between_workload_and_row(base: dict, own: dict, words: str) -> None:
+    with pytest.raises(WorkloadError, match=words):
+        checked(own, base=base)
+
+
+@pytest.mark.parametrize("own", [{"min_p": 0.1}, {"logit_bias": {5: 1.0}}])
+def test_what_speculation_excludes(own: dict[str, Any]) -> None:
+    checked(own)
+    with pytest.raises(WorkloadError, match=f"{next(iter(own))}.*speculative"):
+        checked(own, speculates=True)
+    with pytest.raises(WorkloadError, match="speculative"):
+        checked({"max_tokens": 3}, base=own, speculates=True)
+    checked({"min_p": 0}, speculates=True)
+
+
+@pytest.mark.parametrize(("given", "known"), [
+    ("guided_regex", "structured_outputs"), ("guided_choice", "structured_outputs"), ("guided_grammar", "structured_outputs"),
+    ("guided_decoding", "structured_outputs"), ("max_new_tokens", "max_tokens"), ("stop_sequences", "stop"), ("temperatur", "temperature"),
+])  # fmt: skip
+def test_names_of_others_are_translated(given: str, known: str) -> None:
+    with pytest.raises(WorkloadError, match=f"{given}.*{known}"):
+        checked({given: 5})
+
+
+def test_not_a_dict() -> None:
+    for given in ([("max_tokens", 1)], "max_tokens", 5):
+        with pytest.raises(WorkloadError, match="must be a dict"):
+            checked(given)
+
+
+def test_the_widest_ranges_are_those_of_the_fields() -> None:
+    assert set(sampling.RANGES) <= set(sampling.SAMPLING_FIELDS) and all(math.isfinite(bounds.least) for bounds in sampling.RANGES.values())

@@ -1,0 +1,72 @@
+"""Our table of settings against vLLM's own: what it refuses, or its engine's process could not read, we refuse before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_sampling import BAD
+
+from rayllm_batch import sampling
+from rayllm_batch.errors import WorkloadError
+from rayllm_batch.vllm_fields import SAMPLING_FIELDS
+
+pytestmark = pytest.mark.vllm
+VALUES: list[Any] = [
+    0, 1, -1, -2, 2, 5, 1000, 2**31 - 1, 2**31, 2**63, -(2**63), 0.0, 0.5, 1.0, -0.5, 2.0, 2.5, float("nan"), float("inf"), True, False,
+    "", "a", "5", [], [1], ["a"], [""], [1.5], [None], [[1]], {}, {"a": 1}, {1: 1.0}, {"json": {}}, {"choice": ["a"]}, "\ud800", b"a", (1,),
+]  # fmt: skip
+
+
+def vllm_takes(key: str, value: Any) -> bool:
+    """Whether vLLM takes it and its engine's process can read it, as the engine room sends it."""
+    from rayllm_batch.engine.vllm import VLLMEngine, _readable
+
+    engine = VLLMEngine.__new__(VLLMEngine)
+    engine._defaults = {}
+    try:
+        _readable(engine._new_params({key: value}))
+    except Exception:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("key", sorted(set(SAMPLING_FIELDS) - set(sampling.NOT_TO_SET) - set(sampling.NO_COLUMN)))
+def test_whatever_we_take_vllm_takes(key: str) -> None:
+    taken = []
+    for value in VALUES:
+        try:
+            plain = sampling.settings({key: value}, "here")
+            sampling.check(plain, "here")
+        except WorkloadError:
+            continue
+        taken.append(value)
+        if plain:
+            assert vllm_takes(key, plain[key]), f"{key}={value!r} is taken here, and not by vLLM"
+    assert taken or key == "repetition_detection", f"nothing is taken for {key}"
+
+
+def test_the_fields_are_those_of_the_installed_vllm() -> None:
+    import msgspec
+    from vllm import SamplingParams
+
+    assert list(SAMPLING_FIELDS) == [field.name for field in msgspec.structs.fields(SamplingParams) if not field.name.startswith("_")]
+
+
+def test_what_would_end_the_engines_reading_thread_is_found_before() -> None:
+    """A value that has come past our own checks."""
+    from rayllm_batch.engine.base import BadRequest
+    from rayllm_batch.engine.vllm import VLLMEngine
+
+    engine = VLLMEngine.__new__(VLLMEngine)
+    engine._defaults, engine._params = {}, {}
+    for params in ({"max_tokens": 30.0}, {"seed": "7"}, {"ignore_eos": 1}, {"min_tokens": 5.0}, {"stop_token_ids": [2**70]}):
+        with pytest.raises(BadRequest, match="sampling_params: .*(Error|Expected)"):
+            engine._sampling_params(params)
+    assert engine._sampling_params({"max_tokens": 30}).max_tokens == 30
+
+
+def test_the_values_refused_elsewhere_are_no_mere_taste() -> None:
+    """Most of what we refuse, vLLM refuses too; the rest has another meaning there than a user would think."""
+    refused = [vllm_takes(key, value) for key, value in BAD if key in SAMPLING_FIELDS]
+    assert refused.count(False) > 0.6 * len(refused)
