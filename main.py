@@ -134,7 +134,8 @@ workload = CNNDailySummary(
     sampling_params={"max_tokens": MAX_TOKENS, "temperature": 0.0},
 )
 sample = workload.load_dataset().take(1)[0]
-print(f"{sample['article'][:500]} ...")
+for column, value in sample.items():
+    print(f"{column}: {str(value)[:500]}")
 
 # %% [markdown]
 # ## Step 3: look first

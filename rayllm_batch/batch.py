@@ -182,10 +182,12 @@ class RayLLMBatch:
             cluster.connect(self.verbose)
             ready, plan = self._preflight(id_column, folder)
             rows = ready.rows
-            count = f"{rows.total:,} rows" if rows.total is not None else f"more than {len(rows.sample):,} rows"
             there = f", {folder.rows:,} of them answered in {folder.given}" if folder and folder.rows else ""
             _say(plan.chosen(rows.total))
-            print(f"Ready to run: {count}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
+            if ready.unanswered:
+                tried = len(rows.chats) + len(rows.failed)
+                print(f"{len(ready.unanswered)} of the first {tried} rows cannot be answered. The first: {ready.unanswered[0]}")
+            print(f"Ready to run: {rows}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
 
     def preview(self, n: int = 8) -> None:
         """Run the first `n` rows and show them: the prompt as the model sees it, the answer, its tokens, or the error.
@@ -215,7 +217,7 @@ class RayLLMBatch:
         _check_whole("estimate(sample_rows=...)", sample_rows)
         cluster.connect(self.verbose)
         ready, plan = self._preflight()
-        total = ready.rows.total or ready.rows.dataset.count()
+        total = ready.rows.exact_total or ready.rows.dataset.count()
         table = pipeline.sample(ready.rows.dataset, total, sample_rows)
         with self._engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
@@ -282,7 +284,7 @@ class RayLLMBatch:
         self._begin(began, plan.engines[0])
         _say(plan.chosen(ready.rows.total))
         try:
-            result = self._execute(plan, ready.rows.dataset, ready.rows.total, ready.token, lambda answers: answers.materialize())
+            result = self._execute(plan, ready.rows.dataset, ready.rows.exact_total, ready.token, lambda answers: answers.materialize())
         finally:
             self._measure()
         print(f"{result.count():,} rows, {self.metrics.failed:,} failed, {self.metrics}")
@@ -291,7 +293,7 @@ class RayLLMBatch:
     def _run_to_folder(self, folder: OutputFolder, id_column: Optional[str]) -> None:
         began = time.time()
         ready, plan = self._preflight(id_column, folder)
-        token, rows, total = ready.token, ready.rows.dataset, ready.rows.total
+        token, rows, total = ready.token, ready.rows.dataset, ready.rows.exact_total
         before = FinishedRows(folder.finished())
         self._begin(began, plan.engines[0])
         folder_job = {"with_row_ids": True, "id_column": id_column}

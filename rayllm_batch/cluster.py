@@ -111,6 +111,7 @@ def check(config: EngineConfig, engines: int) -> None:
     per_gpu = config.engines_per_replica
     nodes = [node["Resources"] for node in alive_nodes()]
     needed = config.gpus_per_replica
+    _check_known(config.accelerator_type, nodes)
     if not _leaves_a_cpu(nodes, engines, needed):
         raise ClusterError(
             f"Beside {engines} engine(s), reading and tokenising need one whole CPU on some node, but the cluster has "
@@ -146,6 +147,17 @@ def check(config: EngineConfig, engines: int) -> None:
             f"num_replicas={replicas} needs {replicas} x {each:.0f} {wanted} GPUs, but the cluster has room for "
             f"{fit} replica(s): {_inventory(nodes)}. Set num_replicas={max(fit, 1)}, or add nodes."
         )
+
+
+def _check_known(wanted: str, nodes: list[dict[str, Any]]) -> None:
+    """Raise ClusterError for an accelerator_type that neither Ray nor the cluster knows, whatever the engine needs."""
+    from ray.util.accelerators import accelerators
+
+    known = {str(value) for name, value in vars(accelerators).items() if name.isupper() and isinstance(value, str)}
+    known |= {key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)} | {ANY_GPU, "CPU"}
+    if wanted not in known:
+        near = did_you_mean(wanted, known) or " Known: A10G, L4, L40S, A100, H100, H200, ..., GPU for any, or CPU."
+        raise ClusterError(f"accelerator_type {wanted!r} is none that Ray or the cluster knows.{near}")
 
 
 def alive_nodes() -> list[dict[str, Any]]:

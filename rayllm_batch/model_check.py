@@ -15,6 +15,7 @@ from rayllm_batch.errors import ClusterError, ConfigError, HubUnavailableError, 
 from rayllm_batch.hub import CHECK_SECONDS, RATE_LIMIT_SECONDS, is_local, is_offline
 from rayllm_batch.hub_client import HubClient
 from rayllm_batch.model_files import WEIGHTS, download_model, files_to_skip
+from rayllm_batch.model_folder import check_folder
 from rayllm_batch.secret import Secret
 
 GIB = 1 << 30
@@ -38,14 +39,20 @@ PLAIN_ATTENTION = {
 class ModelFacts:
     """config: of config.json. weight_bytes: on disk, of those files that the engine reads; None where it is not known.
 
-    missing_bytes: of these, what is still to be downloaded to this machine. tokenizer_file: tokenizer.json, if there is one.
+    missing_bytes: of these, what is still to be downloaded to this machine. folder: where its small files are on this machine.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     weight_bytes: Optional[int] = None
     has_chat_template: Optional[bool] = None
     missing_bytes: int = 0
-    tokenizer_file: Optional[Path] = field(default=None, compare=False)
+    folder: Optional[Path] = field(default=None, compare=False)
+
+    @property
+    def tokenizer_file(self) -> Optional[Path]:
+        """tokenizer.json, if there is one."""
+        file = self.folder and self.folder / "tokenizer.json"
+        return file if file and file.is_file() else None
 
 
 def look_at(config: EngineConfig, token: str) -> ModelFacts:
@@ -72,6 +79,20 @@ def look_at(config: EngineConfig, token: str) -> ModelFacts:
     weights = _weights(list(sizes), load_format, folder)
     missing = sum(sizes[name] for name in weights if not (folder / name).exists())
     return replace(facts, weight_bytes=sum(sizes[name] for name in weights) or None, missing_bytes=missing)
+
+
+def check_files(config: EngineConfig, facts: ModelFacts) -> None:
+    """Raise ConfigError when the model's files cannot be a model, as far as they are on this machine."""
+    if facts.folder is None:
+        return
+    kwargs = config.engine_kwargs
+    load_format = kwargs.get("load_format") or "auto"
+    weights = _weights(_names(facts.folder), load_format, facts.folder)
+    if config.llm_engine != "vllm" or load_format == "dummy":
+        weights = None
+    elif not is_local(config.model_id):  # what is not here yet is the download's to bring
+        weights = weights or None
+    check_folder(facts.folder, weights, own_tokenizer=not kwargs.get("tokenizer") and not kwargs.get("skip_tokenizer_init"))
 
 
 def check_chat_template(config: EngineConfig, facts: ModelFacts) -> None:
@@ -194,15 +215,16 @@ def _cache(config: EngineConfig) -> Path:
 
 
 def _of_folder(folder: Path, load_format: str) -> ModelFacts:
-    names = [path.name for path in folder.iterdir() if path.is_file()]
+    names = _names(folder)
     weights = sum((folder / name).stat().st_size for name in _weights(names, load_format, folder))
     tokenizer = _json(folder / "tokenizer_config.json")
     template = bool(tokenizer.get("chat_template")) or any(name.startswith("chat_template") for name in names)
     unclear = not template and (any("tekken" in name for name in names) or "tokenizer_config.json" not in names)
-    file = folder / "tokenizer.json"
-    return ModelFacts(
-        _json(folder / "config.json"), weights or None, None if unclear else template, tokenizer_file=file if file.is_file() else None
-    )
+    return ModelFacts(_json(folder / "config.json"), weights or None, None if unclear else template, folder=folder)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file()]
 
 
 def _weights(names: list[str], load_format: str, folder: Path) -> list[str]:

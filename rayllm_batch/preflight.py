@@ -11,8 +11,9 @@ from rayllm_batch import cluster
 from rayllm_batch.chat import DEFAULTS, Defaults
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import HubUnavailableError, PreflightError
+from rayllm_batch.first_prompts import check_first_prompts
 from rayllm_batch.hub import check_model_access, find_token
-from rayllm_batch.model_check import ModelFacts, check_chat_template, check_disk, check_memory, look_at
+from rayllm_batch.model_check import ModelFacts, check_chat_template, check_disk, check_files, check_memory, look_at
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.output_room import check_output_room
 from rayllm_batch.rows import Rows, read_rows
@@ -24,11 +25,15 @@ log = logging.getLogger("rayllm_batch")
 
 @dataclass(frozen=True)
 class Ready:
-    """What the checks found out and the run needs. token: "" where the model needs none."""
+    """What the checks found out and the run needs. token: "" where the model needs none.
+
+    unanswered: the errors of those of the first rows that cannot be answered.
+    """
 
     token: str
     rows: Rows
     facts: ModelFacts = ModelFacts()
+    unanswered: tuple[str, ...] = ()
 
 
 def preflight(
@@ -51,11 +56,17 @@ def preflight(
             found.append(error)
             return None
 
+    def passes(check: Callable[[], Any]) -> bool:
+        before = len(found)
+        attempt(check)
+        return len(found) == before
+
     attempt(lambda: cluster.check(config, num_replicas))
     attempt(lambda: check_versions(config))
     token, facts = attempt(lambda: hub_token(config)), None
     if token is not None:
         facts = attempt(lambda: look_at(config, token))
+    sound = facts is not None and passes(lambda: check_files(config, facts))
     if facts is not None and config.llm_engine == "vllm":
         attempt(lambda: check_memory(config, facts))
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
@@ -64,14 +75,15 @@ def preflight(
     if cluster.can_read():  # else cluster.check has said so, and to read would be to wait for ever
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column, defaults))
     if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
-        attempt(lambda: check_chat_template(config, facts))
+        sound &= passes(lambda: check_chat_template(config, facts))
+    unanswered = attempt(lambda: check_first_prompts(config, facts, rows)) if sound and rows is not None else None
     if folder is not None and rows is not None:
         attempt(lambda: check_output_room(folder, rows, workload))
     if len(found) == 1:
         raise found[0]
     if found:
         raise PreflightError(found)
-    return Ready(token, rows, facts)
+    return Ready(token, rows, facts, tuple(unanswered or ()))
 
 
 def hub_token(config: EngineConfig) -> str:

@@ -71,7 +71,7 @@ def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         requests.append(request)
         errors.append(error)
     if any(messages):
-        _fill(token_ids, messages, errors, job)
+        fill(token_ids, messages, errors, job)
     prompts = output.with_stage_columns(table, token_ids, requests, errors)
     if job.sort:
         order = sorted(range(len(token_ids)), key=lambda i: _sort_key(token_ids[i]))
@@ -96,7 +96,7 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     return table.filter(pa.array(~done)).cast(marker.schema), marker
 
 
-def _fill(
+def fill(
     token_ids: list[Optional[np.ndarray]], messages: list[Optional[list[dict[str, Any]]]], errors: list[Optional[str]], job: PromptJob
 ) -> None:
     """The token ids of the rows that have messages, or their errors."""

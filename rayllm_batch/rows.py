@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from rayllm_batch import cluster, output
 from rayllm_batch.chat import DEFAULTS, Defaults, describe_error, parse
-from rayllm_batch.dataset_file import find_bad_line, first_rows, known_rows
-from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes
+from rayllm_batch.dataset_file import find_bad_line, first_rows, in_blocks, known_rows
+from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
+from rayllm_batch.row_id import row_id
 
 if TYPE_CHECKING:
     import ray.data
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 # that ends within them is a small one, whose size is then known.
 SAMPLE_ROWS = 256
 PARSED_ROWS = 8
+COUNTED_ROWS = 10_000  # of a lazy dataset, where dataset_fraction may be far above what there is: a second or two
 NOTICE_S = 60.0
 BLOCK_BYTES = 16 << 20  # some 4,000 articles of 4 KB, or half as many with their token ids
 
@@ -33,7 +36,7 @@ log = logging.getLogger("rayllm_batch")
 class Rows:
     """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
 
-    chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails.
+    chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
     """
 
@@ -42,6 +45,17 @@ class Rows:
     total: Optional[int]
     total_is_a_limit: bool = False
     chats: tuple[dict[str, Any], ...] = ()
+    failed: tuple[str, ...] = ()
+
+    @property
+    def exact_total(self) -> Optional[int]:
+        return None if self.total_is_a_limit else self.total
+
+    def __str__(self) -> str:
+        """`2,000 rows`, `at most 2,000 rows`, `more than 256 rows`: what is known of their number, and no more."""
+        if self.total is None:
+            return f"more than {len(self.sample):,} rows"
+        return f"{'at most ' if self.total_is_a_limit else ''}{self.total:,} rows"
 
 
 def read_rows(
@@ -50,13 +64,8 @@ def read_rows(
     """Raises DatasetError or WorkloadError."""
     import ray.data
 
-    rows = workload.load_dataset()
     name = type(workload).__name__
-    if not isinstance(rows, ray.data.Dataset):
-        raise WorkloadError(
-            f"{name}.load_dataset must return a ray.data.Dataset, but returned a {type(rows).__name__}. "
-            "ray.data.from_items, from_pandas and from_huggingface make one."
-        )
+    rows = as_dataset(workload.load_dataset(), f"{name}.load_dataset")
     whole = rows
     cluster.set_output(rows.context)
     _let_it_flow(rows.context)
@@ -74,12 +83,8 @@ def read_rows(
     if preserve_order:
         rows.context.execution_options.preserve_order = True
     sample = _read(lambda: first_rows(whole, min(SAMPLE_ROWS, limit or SAMPLE_ROWS)) or rows.take(SAMPLE_ROWS), workload)
-    if not sample:
-        raise DatasetError(f"The dataset of {name} has no rows.")
-    output.check_input_columns(list(sample[0]))
-    if id_column is not None and id_column not in sample[0]:
-        raise DatasetError(f"id_column={id_column!r} is not a column of the dataset, which has: {', '.join(sample[0])}.")
-    chats = _try_parse_row(workload, sample[:PARSED_ROWS], defaults)
+    _check_sample(sample, name, id_column)
+    chats, failed = _try_parse_row(workload, sample[:PARSED_ROWS], defaults)
     total, is_a_limit = limit, fraction > 1
     if len(sample) < SAMPLE_ROWS:
         total, is_a_limit = len(sample), False
@@ -87,7 +92,63 @@ def read_rows(
         total, is_a_limit = min(whole.count(), limit or math.inf), False
     elif counted is not None:
         total, is_a_limit = min(counted, limit or math.inf), False
-    return Rows(rows, sample, total, is_a_limit, tuple(chats))
+    if is_a_limit and (counted := _read(rows.limit(COUNTED_ROWS).count, workload)) < COUNTED_ROWS:
+        total, is_a_limit = counted, False
+    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed))
+
+
+def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
+    """What load_dataset returned as a Ray Dataset: a table in memory becomes one. Raises WorkloadError for anything else."""
+    import pyarrow as pa
+    import ray.data
+
+    kind, library = type(given).__name__, type(given).__module__.partition(".")[0]
+    if isinstance(given, ray.data.Dataset):
+        return given
+    if isinstance(given, pa.Table):
+        return in_blocks(given)
+    if library == "pandas" and kind == "DataFrame":
+        return ray.data.from_pandas(given.reset_index(drop=True))
+    if library == "polars" and kind == "DataFrame":
+        return in_blocks(given.to_arrow())
+    if library == "datasets" and kind == "Dataset":
+        return in_blocks(given.with_format("arrow")[:])
+    if isinstance(given, (list, tuple)) and given and all(isinstance(row, dict) for row in given):
+        return ray.data.from_items(list(given))
+    hint = "ray.data.from_items, from_pandas, from_arrow and from_huggingface make one."
+    if library == "datasets" and kind.endswith("Dict"):
+        hint = f"It is a datasets.{kind} of several splits ({', '.join(map(str, given))}): return one of them, such as given[{next(iter(given), '')!r}]."
+    elif library == "datasets":
+        hint = f"It is a datasets.{kind}, which is streamed: ray.data.from_huggingface(...) takes it, or load it without streaming=True."
+    elif isinstance(given, str):
+        hint = "Where it is the path of a file, set dataset_file to it, and leave load_dataset out."
+    elif library == "polars":
+        hint = "A lazy frame needs .collect()."
+    raise WorkloadError(f"{whose} must return a ray.data.Dataset, but returned a {kind}. {hint}")
+
+
+def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[str]) -> None:
+    """Of the first rows. Raises DatasetError."""
+    if not sample:
+        raise DatasetError(f"The dataset of {name} has no rows.")
+    if not sample[0]:
+        raise DatasetError(f"The rows of {name} have no columns.")
+    output.check_input_columns(list(sample[0]))
+    if id_column is None:
+        return
+    if id_column not in sample[0]:
+        near = did_you_mean(id_column, sample[0])
+        raise DatasetError(f"id_column={id_column!r} is not a column of the dataset, which has: {', '.join(sample[0])}.{near}")
+    seen: set[bytes] = set()
+    for number, row in enumerate(sample, start=1):
+        if (value := row[id_column]) is None:
+            raise DatasetError(f"id_column={id_column!r} is null in row {number:,}, so it does not tell rows apart. Name a column without gaps.")
+        if (key := row_id(row, id_column)) in seen:
+            raise DatasetError(
+                f"id_column={id_column!r} is not unique: {value!r} comes more than once in the first {number:,} rows. Name a column "
+                "whose values are, or leave id_column out: then a row's content tells it from others."
+            )
+        seen.add(key)
 
 
 def _let_it_flow(context: ray.data.DataContext) -> None:
@@ -120,13 +181,17 @@ def explain_read(error: Exception, workload: Any) -> Exception:
         if isinstance(cause, RayLLMBatchError):
             return cause
     # Only the first lines were checked before the run: a read that failed further on does not say at which line.
+    if twice := re.search(r'Field "(.*)" exists \d+ times in schema', str(error)):
+        return DatasetError(f"The dataset has more than one column named {twice[1]!r}. Rename one in load_dataset, or in the file.")
     if (path := getattr(workload, "dataset_file", None)) and (bad_line := find_bad_line(path)):
         return DatasetError(bad_line)
     return error
 
 
-def _try_parse_row(workload: Any, sample: list[dict[str, Any]], defaults: Defaults) -> list[dict[str, Any]]:
-    """The chats. Not of more rows than that: parse_row is the user's code, and may be slow."""
+def _try_parse_row(
+    workload: Any, sample: list[dict[str, Any]], defaults: Defaults
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The chats, and the errors of the others. Not of more rows than that: parse_row is the user's code, and may be slow."""
     problems, chats = [], []
     for row in sample:
         try:
@@ -139,4 +204,4 @@ def _try_parse_row(workload: Any, sample: list[dict[str, Any]], defaults: Defaul
         raise WorkloadError(
             f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
         )
-    return chats
+    return chats, problems

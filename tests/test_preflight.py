@@ -24,7 +24,7 @@ from rayllm_batch.rows import Rows
 
 FACTS = ModelFacts({"model_type": "llama"}, 1000, True)
 ROWS = Rows(None, [{"text": "a"}], 1)
-ORDER = ["cluster", "versions", "token", "look_at", "memory", "here", "disk", "rows", "template", "room"]
+ORDER = ["cluster", "versions", "token", "look_at", "files", "memory", "here", "disk", "rows", "template", "prompts", "room"]
 
 
 class Checks:
@@ -39,7 +39,8 @@ class Checks:
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": self.cpus}}])
         for name, place, attribute in [
             ("cluster", cluster, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
-            ("look_at", preflight, "look_at"), ("template", preflight, "check_chat_template"),
+            ("look_at", preflight, "look_at"), ("files", preflight, "check_files"),
+            ("prompts", preflight, "check_first_prompts"), ("template", preflight, "check_chat_template"),
             ("memory", preflight, "check_memory"), ("here", preflight, "runs_here"), ("disk", preflight, "check_disk"),
             ("rows", preflight, "read_rows"), ("room", preflight, "check_output_room"),
         ]:
@@ -102,7 +103,7 @@ def test_token_ids_need_no_chat_template(chats: list, checked: bool, checks: Che
 
 def test_the_echo_engine_has_no_weights(checks: Checks) -> None:
     checks.run("echo")
-    assert checks.done == ["cluster", "versions", "token", "look_at", "rows", "template", "room"]
+    assert checks.done == ["cluster", "versions", "token", "look_at", "files", "rows", "template", "prompts", "room"]
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -123,18 +124,29 @@ def test_all_problems_are_listed_in_order(checks: Checks) -> None:
         "6 things are to be mended before the run can start:\n"
         "  1. no GPU\n  2. no vLLM\n  3. too large\n  4. no room\n  5. no such file\n  6. no chat template"
     )
-    assert checks.done == ORDER[:-1], "none hides another; only the room cannot be looked at without the rows"
+    assert checks.done == ORDER[:-2], "none hides another; only the prompts and the room cannot be looked at without the rows"
 
 
 @pytest.mark.parametrize(("name", "left_out"), [
-    ("token", {"look_at", "template", "memory", "here", "disk"}), ("look_at", {"template", "memory", "here", "disk"}),
-    ("here", {"disk"}), ("cluster", set()), ("versions", set()), ("template", set()), ("memory", set()), ("disk", set()),
+    ("token", {"look_at", "files", "template", "memory", "here", "disk"}), ("look_at", {"files", "template", "memory", "here", "disk"}),
+    ("here", {"disk"}), ("cluster", set()), ("versions", set()), ("template", set()), ("memory", set()), ("disk", set()), ("files", set()),
 ])
 def test_what_a_failed_check_leaves_out(name: str, left_out: set[str], checks: Checks) -> None:
     checks.errors = {name: GatedModelError("no access.", "Ask for it."), "rows": WorkloadError("parse_row fails")}
     error = checks.refusal()
     assert error.problems == [checks.errors[each] for each in ORDER if each in checks.errors] and len(error.problems) == 2
-    assert checks.done == [each for each in ORDER if each not in {*left_out, "room"}]
+    assert checks.done == [each for each in ORDER if each not in {*left_out, "prompts", "room"}]
+
+
+@pytest.mark.parametrize("name", ["files", "template"])
+def test_prompts_are_not_tried_without_a_sound_tokenizer(name: str, checks: Checks) -> None:
+    checks.errors = {name: ConfigError("it is a pointer")}
+    assert checks.refusal() is checks.errors[name] and checks.done == [each for each in ORDER if each != "prompts"]
+
+
+def test_what_cannot_be_answered_is_handed_on(checks: Checks) -> None:
+    checks.results["prompts"] = ["chat_template: no"]
+    assert checks.run().unanswered == ("chat_template: no",)
 
 
 def test_an_error_of_the_users_code_hides_no_other(checks: Checks) -> None:

@@ -372,3 +372,36 @@ def test_answers_replace_the_stage_columns_and_keep_one_schema(folders: dict[str
     failed = mixed.to_pylist()[1]
     assert failed["error"] == "engine: it broke" and failed["finish_reason"] == "error"
     assert (failed["generated_text"], failed["num_input_tokens"], failed["num_generated_tokens"]) == ("", 0, 0)
+
+
+# --- the last message is the assistant's
+
+
+@pytest.mark.parametrize("begun", ["The answer is", "Two\nlines", "  with spaces  ", "Größe 🙂", [{"type": "text", "text": "A part"}]])
+def test_an_answer_that_is_begun_is_continued(begun: Any, folders: dict[str, Path]) -> None:
+    messages = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": begun}]
+    given = job(folders["template"], from_row)
+    continued, other = built(chats(messages, CHATS[0]), given)
+    text = tokenizer.decode(continued[output.TOKEN_IDS], given)
+    assert text.rstrip().endswith((begun if isinstance(begun, str) else "A part").strip()) and text.count("How many?") == 1
+    assert other[output.TOKEN_IDS] == built(chats(CHATS[0]), given)[0][output.TOKEN_IDS], "a row beside it is asked as ever"
+
+
+def test_an_answer_that_is_begun_with_nothing_is_an_answer_to_come(folders: dict[str, Path]) -> None:
+    given = job(folders["template"], from_row)
+    empty, asked = built(chats([*CHATS[0], {"role": "assistant", "content": " "}], CHATS[0]), given)
+    assert empty[output.TOKEN_IDS] == asked[output.TOKEN_IDS]
+
+
+def test_a_template_that_alters_what_is_begun(folders: dict[str, Path]) -> None:
+    upper = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | upper }}{% endfor %}"
+    [row] = built(chats([*CHATS[0], {"role": "assistant", "content": "so far"}]), job(folders["template"], from_row, chat_template=upper))
+    assert row[output.TOKEN_IDS] is None and row[output.STAGE_ERROR].startswith("chat_template: ")
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
+def test_user_code_that_would_end_the_process(error: BaseException, folders: dict[str, Path]) -> None:
+    def end() -> None:
+        raise error
+
+    assert only_row_1_fails(folders["none"], end).startswith(f"parse_row: {type(error).__name__}")

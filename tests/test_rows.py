@@ -15,7 +15,7 @@ from ray.data.dataset import MaterializedDataset
 
 from rayllm_batch import cluster, rows
 from rayllm_batch.errors import DatasetError, WorkloadError
-from rayllm_batch.rows import PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
+from rayllm_batch.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, as_dataset, explain_read, read_rows
 from rayllm_batch.workload import ChatWorkloadBase
 
 
@@ -117,8 +117,11 @@ def test_more_rows_asked_for_than_there_are() -> None:
 
 
 def test_a_number_of_rows_that_was_asked_for_is_a_limit_where_nobody_has_counted() -> None:
-    assert read(Lazy(some(5000)), 1000).total_is_a_limit
-    for known in (read(Lazy(some(20)), 1000), read(Lazy(some(5000)), 0.5), read(Materialized(some(5000)), 9000), read(Lazy(some(300)))):
+    many = read(Lazy(some(COUNTED_ROWS + 5)), 10 * COUNTED_ROWS)
+    assert many.total_is_a_limit and many.exact_total is None and str(many) == "at most 100,000 rows"
+    few = read(Lazy(some(5000)), 10 * COUNTED_ROWS)
+    assert few.exact_total == 5000 and str(few) == "5,000 rows" and str(read(Lazy(some(5000)))) == "more than 256 rows"
+    for known in (read(Lazy(some(5000)), 1000), read(Lazy(some(20)), 1000), read(Lazy(some(5000)), 0.5), read(Materialized(some(5000)), 9000), read(Lazy(some(300)))):
         assert not known.total_is_a_limit
 
 
@@ -137,10 +140,79 @@ def test_no_rows(fraction: float) -> None:
         read(Lazy([]), fraction)
 
 
-@pytest.mark.parametrize("given", [some(3), None, {"train": 1}, "rows.jsonl"])
+@pytest.mark.parametrize("given", [[], [1, 2], iter([]), None, {"train": 1}, "rows.jsonl"])
 def test_load_dataset_returns_something_else(given: Any) -> None:
     with pytest.raises(WorkloadError, match=f"must return a ray.data.Dataset, but returned a {type(given).__name__}"):
         read(given)
+
+
+@pytest.mark.ray
+def test_tables_of_other_libraries_become_one(ray_cluster: Any) -> None:
+    import datasets
+    import pyarrow
+
+    table = pyarrow.table({"id": list(range(300)), "text": [f"text {n}" for n in range(300)]})
+    frame = table.to_pandas()
+    frame.index = range(500, 800)
+    for given in (table, frame, datasets.Dataset.from_dict(table.to_pydict()), table.to_pylist()):
+        made = as_dataset(given, "Work.load_dataset")
+        assert isinstance(made, ray.data.Dataset) and sorted(made.take_all(), key=lambda row: row["id"]) == table.to_pylist()
+        assert made.columns() == ["id", "text"], type(given)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("dict", "splits.*train, test.*given\\['train'\\]"), ("stream", "streamed.*from_huggingface")])
+def test_what_of_hugging_face_is_no_table(kind: str, words: str) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_dict({"text": ["a"]})
+    given = datasets.DatasetDict(train=table, test=table) if kind == "dict" else table.to_iterable_dataset()
+    with pytest.raises(WorkloadError, match=f"returned a {type(given).__name__}.*datasets..*{words}"):
+        as_dataset(given, "Work.load_dataset")
+
+
+@pytest.mark.parametrize(("ids", "words"), [
+    ([1, 2, 1], "not unique: 1 comes more than once"), (["a", "b", "b"], "not unique: 'b'"), ([[1], [1], [2]], "not unique"),
+    ([1, None, 2], "null in row 2"), ([1.0, 2, 1], "not unique"),
+])  # fmt: skip
+def test_ids_that_do_not_tell_rows_apart(ids: list[Any], words: str) -> None:
+    data = [{"id": n, "text": "t", "key": key} for n, key in enumerate(ids)]
+    with pytest.raises(DatasetError, match=f"id_column='key' is {words}"):
+        read(Lazy(data), id_column="key")
+
+
+def test_a_column_that_is_not_there_has_a_neighbour() -> None:
+    with pytest.raises(DatasetError, match="has: id, text, key.*Did you mean 'key'"):
+        read(Lazy(some(3, key=1)), id_column="keys")
+
+
+def test_a_row_of_nothing() -> None:
+    with pytest.raises(DatasetError, match="have no columns"):
+        read(Lazy([{}, {}]))
+
+
+def test_a_column_that_comes_twice() -> None:
+    error = KeyError("Field \"text\" exists 2 times in schema")
+    with pytest.raises(DatasetError, match="more than one column named 'text'"):
+        read(Lazy(some(3), error))
+
+
+def test_what_parse_row_does_to_its_row_stays_there() -> None:
+    class Changing(Work):
+        def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+            row["tags"].append("seen")
+            return {"messages": [{"role": "user", "content": row.pop("text")}]}
+
+    found = read_rows(Changing(data=Lazy(some(3, tags=["a"]))))
+    assert found.sample[0] == {"id": 0, "text": "text 0", "tags": ["a"]}
+
+
+def test_a_parse_row_that_would_end_the_process() -> None:
+    class Leaving(Work):
+        def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+            raise SystemExit(3)
+
+    with pytest.raises(WorkloadError, match="SystemExit: 3"):
+        read_rows(Leaving(data=Lazy(some(3))))
 
 
 def test_columns_that_the_output_adds() -> None:

@@ -1,0 +1,57 @@
+"""The first rows' prompts, made on the driver as the run will make them: what a template or tokenizer refuses is known before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any, Optional
+
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.errors import ConfigError
+from rayllm_batch.hub import is_local
+from rayllm_batch.model_check import ModelFacts
+from rayllm_batch.prompt import PromptJob, fill
+from rayllm_batch.rows import Rows
+
+
+def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> list[str]:
+    """The errors of the first rows, of those that parse_row fails on too. Raises ConfigError where none of them can be answered.
+
+    Rows that come with token ids need no tokenizer. Where this machine has no tokenizer of the model, nothing is known.
+    """
+    ids: list[Any] = [chat.get("prompt_token_ids") for chat in rows.chats]
+    messages = [chat.get("messages") for chat in rows.chats]
+    errors: list[Optional[str]] = [None] * len(ids)
+    if any(messages):
+        if (job := _job(config, facts)) is None:
+            return list(rows.failed)
+        fill(ids, messages, errors, job)
+    for i, one in enumerate(ids):
+        errors[i] = errors[i] or (None if one is None else _does_not_fit(one, config, facts))
+    failed = [*rows.failed, *(error for error in errors if error is not None)]
+    tried = len(rows.chats) + len(rows.failed)
+    if tried and len(failed) == tried:
+        raise ConfigError(f"None of the first {tried} row(s) can be answered. The first: {failed[0]}")
+    return failed
+
+
+def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
+    """None where the run's tokenizer is not on this machine, or nothing that reads it."""
+    kwargs = config.engine_kwargs
+    tokenizer = kwargs.get("tokenizer") or facts.folder
+    if tokenizer is None or not is_local(str(tokenizer)) or find_spec("transformers") is None:
+        return None
+    trust = {"trust_remote_code": True} if kwargs.get("trust_remote_code") else {}
+    return PromptJob(
+        parse_row=dict, tokenizer=str(tokenizer), tokenizer_kwargs=trust, chat_template=config.chat_template,
+        chat_template_kwargs=config.chat_template_kwargs,
+    )  # fmt: skip
+
+
+def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -> Optional[str]:
+    length, vocabulary = config.engine_kwargs.get("max_model_len"), facts.config.get("vocab_size")
+    if isinstance(length, int) and 0 < length <= len(ids):
+        return f"tokenize: the prompt has {len(ids):,} tokens, but max_model_len is {length:,} (prompt and answer together)"
+    if isinstance(vocabulary, int) and config.llm_engine == "vllm" and max(ids, default=0) >= vocabulary:
+        return f"tokenize: the token id {max(ids):,} is beyond the model's vocabulary of {vocabulary:,}: is the tokenizer another model's?"
+    return None

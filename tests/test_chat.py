@@ -1,0 +1,129 @@
+"""What parse_row returns, read to mean one thing: nothing of it is dropped, and nothing becomes a Python repr in a prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayllm_batch import chat
+from rayllm_batch.chat import Defaults
+from rayllm_batch.errors import WorkloadError
+
+HELLO = {"role": "user", "content": "hello"}
+
+
+def parsed(returned: Any, **defaults: Any) -> dict[str, Any]:
+    return chat.parse(lambda row: returned, {"id": 1}, Defaults(**defaults))
+
+
+def content(value: Any, **message: Any) -> str:
+    return parsed({"messages": [{"role": "user", "content": value, **message}]})["messages"][0]["content"]
+
+
+def refusal(returned: Any, **defaults: Any) -> str:
+    with pytest.raises((TypeError, WorkloadError)) as caught:
+        parsed(returned, **defaults)
+    return chat.describe_error(caught.value, {"id": 1})
+
+
+@pytest.mark.parametrize(("key", "words"), [
+    ("sampling_parameters", "Did you mean 'sampling_params'"), ("prompt_tokens_ids", "Did you mean 'prompt_token_ids'"),
+    ("modle", "Did you mean 'model'"), ("temperature", "goes into its sampling_params"), ("stop", "goes into its sampling_params"),
+    ("audio", "only text"), ("videos", "only text"), ("tool_choice", "tools are not passed on"), ("text", "write it as a chat"), ("zzz", "'zzz'"),
+])  # fmt: skip
+def test_a_key_that_would_have_no_effect(key: str, words: str) -> None:
+    message = refusal({"messages": [HELLO], key: None})
+    assert message.startswith("parse_row: TypeError: ") and repr(key) in message and "no effect" in message and words in message
+    assert repr(key) in refusal({"prompt_token_ids": [1], key: 1})
+
+
+def test_a_prompt_under_another_name() -> None:
+    for returned in ({"prompt": "hello"}, {"message": [HELLO]}, {"inputs": "x"}):
+        message = refusal(returned)
+        assert "parse_row must return" in message and repr(next(iter(returned))) in message
+
+
+@pytest.mark.parametrize(("parts", "text"), [
+    ([{"type": "text", "text": "one"}], "one"), ([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], "one\ntwo"),
+    (({"type": "text", "text": ""},), ""), (np.array([{"type": "text", "text": "of NumPy"}], dtype=object), "of NumPy"),
+    ([{"type": "text", "text": "a", "image_url": None}], "a"),
+])  # fmt: skip
+def test_parts_of_text_are_text(parts: Any, text: str) -> None:
+    assert content(parts) == text
+
+
+@pytest.mark.parametrize(("parts", "words"), [
+    ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}], "'image_url'"), ([{"type": "image", "image": "x"}], "'image'"),
+    ([{"type": "input_audio", "input_audio": {}}], "'input_audio'"), ([{"type": "audio_url", "audio_url": {}}], "'audio_url'"),
+    ([{"type": "file", "file": {}}], "'file'"), ([{"type": "refusal", "refusal": "no"}], "'refusal'"), ([{"type": "Text", "text": "x"}], "'Text'"),
+    ([{"type": "text", "text": "x"}, "bare"], "bare"), ([{"text": "x"}], "type"), ([{"type": "text"}], "text"), ([{"type": "text", "text": 5}], "text"),
+    ([{"type": "text", "text": "x", "image_url": {"url": "y"}}], "image_url"), ([], "content"), ([None], "part"), ([["a"]], "part"),
+])  # fmt: skip
+def test_parts_of_anything_else(parts: Any, words: str) -> None:
+    assert words in refusal({"messages": [{"role": "user", "content": parts}]})
+
+
+@pytest.mark.parametrize("value", [None, 5, 1.5, True, b"bytes", {"text": "a"}, {"a"}, np.int64(3)])
+def test_content_that_is_no_text(value: Any) -> None:
+    assert "content must be text" in refusal({"messages": [{"role": "user", "content": value}]})
+
+
+def test_numpys_text_is_text() -> None:
+    assert content(np.str_("hello")) == "hello"
+
+
+@pytest.mark.parametrize("key", ["contents", "images", "weight", "cache_control"])
+def test_a_messages_key_that_no_template_reads(key: str) -> None:
+    message = refusal({"messages": [{**HELLO, key: 1}]})
+    assert repr(key) in message and "no effect" in message
+    assert parsed({"messages": [{**HELLO, key: None}]}), "of a table with gaps"
+
+
+def test_what_templates_read_reaches_them() -> None:
+    messages = [
+        {"role": "user", "content": "2 + 2?", "name": "Ada"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]},
+        {"role": "tool", "content": "4", "tool_call_id": "1"}, {"role": "assistant", "content": "4", "reasoning_content": "sum"},
+    ]  # fmt: skip
+    found = parsed({"messages": tuple(messages)})["messages"]
+    assert [message["content"] for message in found] == ["2 + 2?", "", "4", "4"]
+    assert [{k: v for k, v in message.items() if k != "content"} for message in found] == [
+        {k: v for k, v in message.items() if k != "content"} for message in messages
+    ]
+
+
+@pytest.mark.parametrize("model", [5, "", ["a"], {"name": "a"}])
+def test_an_adapters_name(model: Any) -> None:
+    assert "model" in refusal({"messages": [HELLO], "model": model})
+
+
+def test_settings_go_over_the_workloads() -> None:
+    base = {"max_tokens": 10, "min_tokens": 5}
+    assert parsed({"messages": [HELLO], "sampling_params": {"max_tokens": None, "seed": np.int64(3)}}, sampling_params=base)[
+        "sampling_params"
+    ] == {"seed": 3}
+    message = refusal({"messages": [HELLO], "sampling_params": {"max_tokens": 4}}, sampling_params=base)
+    assert message.startswith("sampling_params: min_tokens=5 in this row's sampling_params is more than max_tokens=4")
+    assert "speculative" in refusal({"messages": [HELLO], "sampling_params": {"min_p": 0.1}}, speculates=True)
+
+
+def test_a_request_is_the_same_text_however_it_is_written() -> None:
+    one = parsed({"messages": [HELLO], "sampling_params": {"logit_bias": {np.int64(5): 1.0}, "stop": ("a",), "max_tokens": None}})
+    other = parsed({"messages": [HELLO], "sampling_params": {"stop": ["a"], "logit_bias": {"5": 1.0}}})
+    assert chat.request(one) == chat.request(other) is not None
+    assert chat.request(parsed({"messages": [HELLO], "sampling_params": {"max_tokens": None}, "model": None})) is None
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(("error", "text"), [
+    (KeyError("body"), "parse_row: KeyError: 'body' (the row has: id)"), (SystemExit(2), "parse_row: SystemExit: 2"),
+    (KeyboardInterrupt(), "parse_row: KeyboardInterrupt:"), (Unspeakable(), "parse_row: Unspeakable:"), (StopIteration(), "parse_row: StopIteration:"),
+])  # fmt: skip
+def test_errors_of_the_users_code(error: BaseException, text: str) -> None:
+    assert chat.describe_error(error, {"id": 1}) == text

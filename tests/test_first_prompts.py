@@ -1,0 +1,77 @@
+"""What the first rows' prompts tell on the driver, before an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.errors import ConfigError, RayLLMBatchError
+from rayllm_batch.first_prompts import check_first_prompts
+from rayllm_batch.model_check import ModelFacts
+from rayllm_batch.rows import Rows
+
+MODEL = Path("assets/demo-model")
+NO_TOOLS = (
+    "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}{{ raise_exception('only user and assistant') }}{% endif %}"
+    "<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def check(*chats: dict[str, Any], failed: tuple[str, ...] = (), facts: ModelFacts | None = None, **config: Any) -> list[str]:
+    given = init_engine_from_config("configs/demo-cpu.yaml", override=config)
+    facts = facts or ModelFacts({"vocab_size": 8192}, folder=MODEL)
+    return check_first_prompts(given, facts, Rows(None, [{}], 1, chats=chats, failed=failed))
+
+
+def chat(role: str = "user", content: str = "hello there") -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content}]}
+
+
+def test_all_is_well() -> None:
+    assert check(chat(), chat("system"), {"prompt_token_ids": [5, 6]}) == []
+
+
+def test_a_template_that_refuses_some_or_all() -> None:
+    [error] = check(chat(), chat("tool"), chat_template=NO_TOOLS)
+    assert error.startswith("chat_template: ") and "only user and assistant" in error
+    with pytest.raises(ConfigError, match=r"None of the first 2 row\(s\) can be answered.*only user and assistant"):
+        check(chat("tool"), chat("developer"), chat_template=NO_TOOLS)
+
+
+def test_rows_that_parse_row_fails_on_count_too() -> None:
+    assert check(chat(), failed=("parse_row: KeyError: 'x'",)) == ["parse_row: KeyError: 'x'"]
+    with pytest.raises(ConfigError, match="None of the first 3 .*parse_row: KeyError"):
+        check(chat("tool"), chat("tool"), failed=("parse_row: KeyError: 'x'",), chat_template=NO_TOOLS)
+
+
+def test_what_is_too_long() -> None:
+    long = chat(content="word " * 3000)
+    [error] = check(chat(), long)
+    assert error.startswith("tokenize: the prompt has 3,") and "max_model_len is 2,048" in error
+    assert len(check({"prompt_token_ids": [3] * 2048}, chat())) == 1
+    assert check({"prompt_token_ids": [3] * 2047}, chat()) == []
+
+
+def test_half_of_a_surrogate_pair() -> None:
+    [error] = check(chat(), chat(content="a \udc80 b"))
+    assert error.startswith("tokenize: the prompt holds half of a surrogate pair") and "\\udc80" in error
+
+
+def test_a_tokenizer_of_another_model() -> None:
+    [error] = check({"prompt_token_ids": [8192]}, {"prompt_token_ids": [8191]})
+    assert "8,192 is beyond the model's vocabulary of 8,192" in error
+
+
+def test_a_tokenizer_that_does_not_load(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_bytes((MODEL / name).read_bytes())
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(RayLLMBatchError, match="tokenizer of .* cannot be loaded"):
+        check(chat(), facts=ModelFacts(folder=tmp_path))
+
+
+def test_nothing_is_known_without_the_files() -> None:
+    assert check(chat("tool"), failed=("parse_row: x",), facts=ModelFacts(), chat_template=NO_TOOLS) == ["parse_row: x"]
