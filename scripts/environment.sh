@@ -52,7 +52,9 @@ make_environment() {
   pip_configuration "$folder"
   [ "$kind" != cpu ] || install_cpu_torch "$folder"
   for lock in "${locks[@]}"; do
-    VIRTUAL_ENV=$folder "$folder/bin/uv" pip install --quiet --no-deps --require-hashes -r "$lock" \
+    # Where Python may not keep its bytecode (containers often say so), each process would compile all that it imports.
+    VIRTUAL_ENV=$folder "$folder/bin/uv" pip install --quiet --no-deps --require-hashes \
+      ${PYTHONDONTWRITEBYTECODE:+--compile-bytecode} -r "$lock" \
       || fail "Installing $lock failed (see above). Run the same command again once the cause is mended; what is there is kept."
   done
   echo "$stamp" >"$folder/.installed.$#"
