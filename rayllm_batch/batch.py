@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from rayllm_batch import cluster, output, pipeline, preview, report, warm
+from rayllm_batch import cluster, columns, output, pipeline, preview, report, warm
 from rayllm_batch.chat import Defaults
 from rayllm_batch.config import EngineConfig, EnvVars, init_engine_from_config
 from rayllm_batch.display import show
@@ -117,8 +117,14 @@ class RayLLMBatch:
         """Answer every row, once, and return them: a Dataset that can be read many times without computing again.
 
         It has the input columns and `generated_text`, `num_input_tokens`, `num_generated_tokens`,
-        `finish_reason` ("stop", "length", "repetition", or "error") and `error` (null, or what failed in which stage).
-        One input row gives one output row. Order is not kept unless `preserve_order` is set.
+        `finish_reason` ("stop", "length", "repetition", or "error") and `error` (null, or what failed in which stage). A failed
+        row's `generated_text` is null. One input row gives one output row. Order is not kept unless `preserve_order` is set;
+        rows read from a folder then come answered ones first.
+
+        Input columns of every Arrow type come out with the values that came in. One whose values are of several kinds, such as
+        numbers in one file and text in the next, has Python objects. Of such a column, and of one for which parquet has no
+        type, a parquet file has JSON text, and the Dataset the values; a jsonl file has JSON. Where JSON has no such value,
+        it is text: bytes base64, NaN "NaN", a date "2024-01-02".
 
         output_path:   a local folder or a URI (s3://, gs://). Rows are written there as they finish, and the result is
                        read from there, so that memory does not grow with the job. The same call on a folder that is
@@ -144,9 +150,13 @@ class RayLLMBatch:
                 self._begin(time.time(), self._replica_range[0])
                 self.metrics = RunMetrics()
                 print(f"{folder.rows:,} rows, {folder.failed_rows:,} failed, are complete in {folder.given}: nothing to run.")
+                if self.preserve_order and not folder.has_order:
+                    print("It was completed without preserve_order, so its rows are not in the order in which they were read.")
             else:
                 self._run_to_folder(folder, id_column)
-            return folder.dataset()
+            if folder.as_text:
+                print(f"Parquet has no type for the values of {', '.join(folder.as_text)}: the files have them as JSON text, the Dataset as they are.")
+            return output.tell_failed(folder.dataset(), folder.failed_rows)
 
     def get_avg_engine_time_per_replica(self) -> float:
         """Seconds during which an engine had work, averaged over the replicas of the last run. Start-up is not in it."""
@@ -198,7 +208,7 @@ class RayLLMBatch:
         _check_whole("preview(n=...)", n)
         cluster.connect(self.verbose)
         ready, plan = self._preflight()
-        rows = ready.rows.dataset.take_batch(n, batch_format="pyarrow")
+        rows = ready.rows.carried(n).take_batch(n, batch_format="pyarrow")
         with self._engines(ready, plan, rows.num_rows) as (engines, run_id):
             answered = warm.ask(engines.hosts[0], "preview", run_id, rows)
         show(preview.as_html(answered), preview.as_text(answered))
@@ -218,7 +228,7 @@ class RayLLMBatch:
         cluster.connect(self.verbose)
         ready, plan = self._preflight()
         total = ready.rows.exact_total or ready.rows.dataset.count()
-        table = pipeline.sample(ready.rows.dataset, total, sample_rows)
+        table = pipeline.sample(ready.rows.carried(pipeline.SPREAD_OVER), total, sample_rows)
         with self._engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
             cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster.cpus_per_replica(replicas, gpus))
@@ -284,19 +294,23 @@ class RayLLMBatch:
         self._begin(began, plan.engines[0])
         _say(plan.chosen(ready.rows.total))
         try:
-            result = self._execute(plan, ready.rows.dataset, ready.rows.exact_total, ready.token, lambda answers: answers.materialize())
+            result = self._execute(plan, ready.rows.carried(), ready.rows.exact_total, ready.token, lambda answers: answers.materialize())
         finally:
             self._measure()
+        result, mixed = columns.settled(result)
+        if mixed:
+            print(f"The values of {', '.join(mixed)} are of several kinds: the Dataset has them as Python objects.")
         print(f"{result.count():,} rows, {self.metrics.failed:,} failed, {self.metrics}")
-        return result
+        return output.tell_failed(result, self.metrics.failed)
 
     def _run_to_folder(self, folder: OutputFolder, id_column: Optional[str]) -> None:
         began = time.time()
         ready, plan = self._preflight(id_column, folder)
-        token, rows, total = ready.token, ready.rows.dataset, ready.rows.exact_total
+        token, rows, total = ready.token, ready.rows.carried(), ready.rows.exact_total
         before = FinishedRows(folder.finished())
         self._begin(began, plan.engines[0])
         folder_job = {"with_row_ids": True, "id_column": id_column}
+        order: list[bytes] = []
         if folder.rows:
             print(f"{folder.rows:,} rows are in {folder.given} already: continuing with the rest.")
             total = None if total is None else max(total - folder.rows, 0)
@@ -309,10 +323,12 @@ class RayLLMBatch:
                     for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
                         finished = table.column(output.FINISHED_IDS)
                         before.saw(b"".join(finished.drop_null().to_pylist()))
-                        writer.add(table.filter(finished.is_null()).drop_columns([output.FINISHED_IDS]))
+                        if output.ORDER in table.column_names:
+                            order.extend(table.column(output.ORDER).drop_null().to_pylist())
+                        writer.add(output.without_markers(table))
 
                 finished = before.counts if folder.rows else None
-                self._execute(plan, rows, total, token, write, finished=finished, **folder_job)
+                self._execute(plan, rows, total, token, write, finished=finished, keep_order=self.preserve_order, **folder_job)
                 if owed := before.owed():
                     if id_column is not None:
                         raise DatasetError(f"id_column={id_column!r} is not unique: {len(owed):,} values come more than once.")
@@ -329,6 +345,8 @@ class RayLLMBatch:
                 "answered there too; for a clean result, give another output_path."
             )
         try:
+            if order:
+                folder.write_order(b"".join(order))
             folder.write_manifest("complete", writer.rows, writer.failed)
         except OSError as error:
             raise OutputError(

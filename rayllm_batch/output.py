@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 import pyarrow as pa
 
+from rayllm_batch.columns import RESERVED
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.row_id import ID_TYPE
+
+if TYPE_CHECKING:
+    import ray.data
 
 OUTPUT_SCHEMA = pa.schema([
     ("generated_text", pa.string()),
@@ -27,18 +31,23 @@ STAGE_ERROR = "_rayllm_error"
 # Of a run with an output folder: each row's id, and, in a row without content, the ids of rows that were finished before.
 ROW_ID = "_rayllm_row_id"
 FINISHED_IDS = "_rayllm_finished_ids"
+# Of one that keeps the order: in such a row of each batch, the ids of all its rows in their order.
+ORDER = "_rayllm_order"
 FOLDER_SCHEMA = pa.schema([(ROW_ID, ID_TYPE), (FINISHED_IDS, pa.binary())])
+RUN_COLUMNS = {*FOLDER_SCHEMA.names, ORDER}
 STAGE_SCHEMA = pa.schema([(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string())])
+
+_FAILED = "_rayllm_batch_failed"  # an attribute of a run's result
 
 
 @dataclass
 class Answer:
-    """What one row gets. A failed row has `error` set, no text, and `finish_reason` "error".
+    """What one row gets. A failed row has `error` set, null for a text, 0 in the counts, and `finish_reason` "error".
 
-    Its other columns keep their types (no nulls), so that the output of any mix of rows has one schema.
+    The columns' types never depend on the rows, so that the output of any mix of rows has one schema.
     """
 
-    generated_text: str = ""
+    generated_text: Optional[str] = None
     num_input_tokens: int = 0
     num_generated_tokens: int = 0
     finish_reason: str = "error"
@@ -47,11 +56,11 @@ class Answer:
 
 def check_input_columns(columns: list[str]) -> None:
     """Raise DatasetError when an input column has the name of an output column and would be lost."""
-    taken = [name for name in columns if name in {*OUTPUT_SCHEMA.names, *STAGE_SCHEMA.names, *FOLDER_SCHEMA.names}]
+    taken = [name for name in columns if name in OUTPUT_SCHEMA.names or name.startswith(RESERVED)]
     if taken:
         raise DatasetError(
-            f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds. Rename or drop "
-            f"them in load_dataset: ds.rename_columns({{{taken[0]!r}: 'previous_{taken[0]}'}})."
+            f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds or a run uses. Rename "
+            f"or drop them in load_dataset: ds.rename_columns({{{taken[0]!r}: 'previous{'_' * (taken[0][0] != '_')}{taken[0]}'}})."
         )
 
 
@@ -77,17 +86,30 @@ def _arrays(column: pa.ChunkedArray) -> Iterator[Optional[np.ndarray]]:
             yield values[offsets[i] : offsets[i + 1]] if valid else None
 
 
-def with_row_ids(table: pa.Table, ids: list[bytes]) -> pa.Table:
-    """The rows with their ids, for a run with an output folder."""
+def with_row_ids(table: pa.Table, ids: list[bytes], with_order: bool = False) -> pa.Table:
+    """The rows with their ids, for a run with an output folder. with_order: and a place for the order of them all."""
     table = table.append_column(FOLDER_SCHEMA.field(ROW_ID), pa.array(ids, type=ID_TYPE))
-    return table.append_column(FOLDER_SCHEMA.field(FINISHED_IDS), pa.nulls(len(ids), pa.binary()))
+    for name in (FINISHED_IDS, ORDER) if with_order else (FINISHED_IDS,):
+        table = table.append_column(name, pa.nulls(len(ids), pa.binary()))
+    return table
 
 
-def finished_marker(schema: pa.Schema, finished_ids: list[bytes]) -> pa.Table:
-    """One row that stands for rows which were finished before, so that whoever counts the output still sees them."""
+def finished_marker(schema: pa.Schema, finished_ids: list[bytes], order: Optional[list[bytes]] = None) -> pa.Table:
+    """One row that stands for rows which were finished before, so that whoever counts the output still sees them.
+
+    order: the ids of all rows of the batch, for a schema that has a column for them.
+    """
     columns = {field.name: pa.nulls(1, field.type) for field in schema}
     columns[FINISHED_IDS] = pa.array([b"".join(finished_ids)], type=pa.binary())
+    if order is not None:
+        columns[ORDER] = pa.array([b"".join(order)], type=pa.binary())
     return pa.table(columns, schema=schema.remove_metadata())
+
+
+def without_markers(table: pa.Table) -> pa.Table:
+    """The answered rows alone, with their ids."""
+    rows = table.filter(table.column(FINISHED_IDS).is_null())
+    return rows.drop_columns([name for name in (FINISHED_IDS, ORDER) if name in rows.column_names])
 
 
 def with_answers(table: pa.Table, answers: list[Answer]) -> pa.Table:
@@ -97,3 +119,14 @@ def with_answers(table: pa.Table, answers: list[Answer]) -> pa.Table:
         values = [getattr(answer, field.name) for answer in answers]
         table = table.append_column(field, pa.array(values, type=field.type))
     return table
+
+
+def tell_failed(dataset: ray.data.Dataset, failed: int) -> ray.data.Dataset:
+    """The dataset, which from now on knows how many of its rows failed. What is made of it is another, and does not."""
+    setattr(dataset, _FAILED, failed)
+    return dataset
+
+
+def failed_of(dataset: ray.data.Dataset) -> Optional[int]:
+    """How many rows of a run's result failed; None where that would have to be counted."""
+    return getattr(dataset, _FAILED, None)

@@ -5,6 +5,7 @@
     output_path/_rayllm_batch/manifest.json       the job, its state and its progress
     output_path/_rayllm_batch/metrics.json        what the last run did, in numbers
     output_path/_rayllm_batch/rows/NAME.ids       for each part: its size, its schema, and the id of each of its rows
+    output_path/_rayllm_batch/order.ids           of a run that keeps the order: all ids in the order of reading
     output_path/_rayllm_batch/set_aside/          what was cut short, and failed rows that were run again
 
 A part counts when its ids are there and its size is what they say. Ids are written first, so whatever is killed at
@@ -29,7 +30,7 @@ import pyarrow.fs
 from rayllm_batch.errors import OutputError
 from rayllm_batch.fingerprint import differences, fingerprint
 from rayllm_batch.folder_lock import FolderLock
-from rayllm_batch.jsonl import json_options
+from rayllm_batch.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.row_id import ID_BYTES, RowCounts, as_pairs
 from rayllm_batch.uri import filesystem_of, without_credentials
 
@@ -46,10 +47,13 @@ log = logging.getLogger("rayllm_batch")
 
 @dataclass(frozen=True)
 class Part:
-    """One file of rows."""
+    """One file of rows. size: in bytes. schema, as_text: see PartFile, the schema as Arrow serialises it."""
 
     name: str
     rows: int
+    size: int = 0
+    schema: bytes = b""
+    as_text: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -64,6 +68,10 @@ class Record:
     size: int
     job: str
     schema: bytes
+    as_text: tuple[str, ...] = ()
+
+    def part(self, name: str) -> Part:
+        return Part(name, len(self.ids) // ID_BYTES, self.size, self.schema, self.as_text)
 
 
 class OutputFolder:
@@ -129,8 +137,7 @@ class OutputFolder:
     @property
     def schema(self) -> Optional[pa.Schema]:
         """Of the newest part, without the row ids. It only grows from part to part, also when a run is continued."""
-        # Read when it is asked for: by then Ray Data has told Arrow of its types.
-        return pa.ipc.read_schema(pa.BufferReader(self._schema)) if self._schema else None
+        return schema_of(self._schema) if self._schema else None
 
     def finished(self) -> RowCounts:
         """The rows that need not be computed again."""
@@ -140,17 +147,19 @@ class OutputFolder:
     def next_number(self) -> int:
         return 1 + max(map(_number, self.parts), default=0)
 
-    def store(self, name: str, content: bytes | memoryview, ids: bytes, schema: pa.Schema) -> None:
+    def store(
+        self, name: str, content: bytes | memoryview, ids: bytes, schema: pa.Schema, as_text: tuple[str, ...] = ()
+    ) -> None:
         """Add one part, all of it or nothing. Raises OSError, and OutputError when another driver has taken the folder."""
         self._lock.check()
         serialized = schema.remove_metadata().serialize().to_pybytes()
         header = {
             "part": name, "rows": len(ids) // ID_BYTES, "bytes": len(content), "job": self.fingerprint,
-            "schema": base64.b64encode(serialized).decode(),
+            "schema": base64.b64encode(serialized).decode(), "as_text": as_text,
         }  # fmt: skip
         self._write(self.inside("rows", f"{name}.ids"), json.dumps(header).encode() + b"\n" + ids)
         self._write(f"{self.root}/{name}", content)
-        self.parts[name] = Part(name, header["rows"])
+        self.parts[name] = Record(ids, len(content), self.fingerprint, serialized, as_text).part(name)
         self._schema = serialized
 
     def write_manifest(self, state: str, rows: int, failed: int, every_s: float = 0.0) -> None:
@@ -172,16 +181,42 @@ class OutputFolder:
         except Exception as error:
             log.warning("The run's metrics cannot be written to %s: %s.", self.inside("metrics.json"), error)
 
-    def dataset(self) -> ray.data.Dataset:
-        """All rows of the folder."""
-        import ray.data
+    def write_order(self, ids: bytes) -> None:
+        """The ids of all rows in the order in which they were read, which `dataset` then keeps."""
+        self._write(self.inside("order.ids"), ids)
 
-        paths = [f"{self.root}/{name}" for name in sorted(self.parts)]
-        # No partitioning: a folder named like `model=8b` is not a column.
-        given: dict[str, Any] = {"filesystem": None if self.is_local else self.fs, "file_extensions": None, "partitioning": None}
-        if self.format == "parquet":  # without the schema, that of the first part: a column all null there is null in all
-            return ray.data.read_parquet(paths, schema=self.schema, **given)
-        return ray.data.read_json(paths, parse_options=json_options(self.schema), **given)
+    def pieces(self) -> list[list[Piece]]:
+        """What there is to read, as one task each reads it: in the order of reading where that is known, else answered rows first."""
+        names = sorted(self.parts, key=lambda name: (self.parts[name].failed, name))
+        parts = [Piece(f"{self.root}/{name}", part.schema, part.as_text, part.rows, part.size) for name in names if (part := self.parts[name])]
+        order = self._read_order()
+        if order:
+            known = self._read_ids()
+            tasks = in_order(parts, as_pairs(b"".join(known[name].ids for name in names)), as_pairs(order))
+            if tasks is not None:
+                return tasks
+        return one_after_the_other(parts)
+
+    def dataset(self) -> ray.data.Dataset:
+        """All rows of the folder, each as it came: a column whose values are of several kinds has them as Python objects."""
+        return read_pieces(self.pieces(), self.fs, self.format)
+
+    @property
+    def as_text(self) -> list[str]:
+        """The columns that are JSON text in the files."""
+        return sorted({name for part in self.parts.values() for name in part.as_text})
+
+    @property
+    def has_order(self) -> bool:
+        return bool(self._read_order())
+
+    def _read_order(self) -> bytes:
+        try:
+            with self.fs.open_input_stream(self.inside("order.ids")) as file:
+                order = file.read()
+        except FileNotFoundError:
+            return b""
+        return order if len(order) == self.rows * ID_BYTES else b""
 
     def _refuse_foreign(self) -> None:
         """Before anything is made in a folder that is somebody else's."""
@@ -213,7 +248,7 @@ class OutputFolder:
         self._remove_unfinished()
         for name in sorted({*sizes, *known}, key=_number):
             if name in known and sizes.get(name) == known[name].size:
-                self.parts[name] = Part(name, len(known[name].ids) // ID_BYTES)
+                self.parts[name] = known[name].part(name)
             elif name in sizes:
                 self._put_aside(name)
                 self.set_aside.append(name)
@@ -294,7 +329,8 @@ class OutputFolder:
                 head, _, ids = file.read().partition(b"\n")
             try:
                 header = json.loads(head)
-                record = Record(ids, header["bytes"], header["job"], base64.b64decode(header["schema"]))
+                schema, as_text = base64.b64decode(header["schema"]), tuple(header.get("as_text", ()))
+                record = Record(ids, header["bytes"], header["job"], schema, as_text)
                 if len(ids) == header["rows"] * ID_BYTES:
                     found[name] = record
             except (ValueError, LookupError, TypeError):  # cut short

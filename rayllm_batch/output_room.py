@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from rayllm_batch.column_json import foreign
 from rayllm_batch.errors import OutputError
 from rayllm_batch.output_folder import OutputFolder
-from rayllm_batch.part_writer import encoded
+from rayllm_batch.part_file import encoded
 from rayllm_batch.row_id import ID_BYTES
 from rayllm_batch.rows import Rows
 
@@ -28,7 +29,15 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
     """Raise OutputError when the rows still to be written surely do not fit, and warn when they may not.
 
     Left alone are a folder that is not on this machine's disks, and data whose number of rows is not known.
+    Refused too are Python objects of kinds that a file cannot hold.
     """
+    for row in rows.sample:
+        for name, value in row.items():
+            if kind := foreign(value):
+                raise OutputError(
+                    f"A file cannot hold the column {name!r}: it has Python objects of type {kind.__qualname__}. Convert them in "
+                    "load_dataset, to a dict, a list or text, or drop the column; or run without output_path."
+                )
     if not folder.is_local or rows.total is None:
         return
     row_bytes = _row_bytes(rows.sample, folder.format)
@@ -55,7 +64,7 @@ def _row_bytes(sample: list[dict[str, Any]], output_format: str) -> float:
     """The size of the input columns of one row as they will be written; 0 where it is not known."""
     try:
         table = pa.Table.from_pylist(sample)
-        once = len(encoded(table.slice(0, 0), output_format))  # what a file has once, such as its schema
-        return max(0, len(encoded(table, output_format)) - once) / len(sample)
+        once = len(encoded(table.slice(0, 0), output_format).content)  # what a file has once, such as its schema
+        return max(0, len(encoded(table, output_format).content) - once) / len(sample)
     except Exception:  # images and the like, to which Ray Data gives types of its own: no reason to end a run
         return 0.0

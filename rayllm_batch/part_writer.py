@@ -9,10 +9,10 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import output
+from rayllm_batch import columns, output
 from rayllm_batch.errors import DatasetError, OutputError
-from rayllm_batch.jsonl import to_jsonl
 from rayllm_batch.output_folder import OutputFolder
+from rayllm_batch.part_file import encoded
 from rayllm_batch.row_id import UniqueIds, as_pairs
 
 PART_BYTES = 64 << 20
@@ -38,7 +38,7 @@ class PartWriter:
         self._ids = UniqueIds() if unique_column else None
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._error: Optional[BaseException] = None
-        self._schema = folder.schema
+        self._schema = folder.schema  # of the newest part: it only grows from part to part
         self._thread = threading.Thread(target=self._keep_flushing, name="part-writer", daemon=True)
 
     @property
@@ -104,8 +104,8 @@ class PartWriter:
             # stored just then is stored once more on leaving, over itself.
             waiting = self._waiting[kind]
             named = [part for part in waiting if part[0]]
-            tables = self._tables([table for name, table in waiting if not name])
-            self._waiting[kind] = named + [(self._new_name(kind), table) for table in tables]
+            tables = [table for name, table in waiting if not name]
+            self._waiting[kind] = named + ([(self._new_name(kind), self._one_table(tables))] if tables else [])
             while self._waiting[kind]:
                 self._store(*self._waiting[kind][0])
                 self._waiting[kind].pop(0)
@@ -121,9 +121,9 @@ class PartWriter:
 
     def _store(self, name: str, table: pa.Table) -> None:
         ids = _ids_of(table)
-        rows = table.drop_columns([output.ROW_ID])
+        file = encoded(table.drop_columns([output.ROW_ID]), self._folder.format)
         try:
-            self._folder.store(name, encoded(rows, self._folder.format), ids, rows.schema)
+            self._folder.store(name, file.content, ids, file.schema, file.as_text)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -139,31 +139,17 @@ class PartWriter:
             "far are safe. Make room, or mend the folder, and run the same again: it continues."
         )
 
-    def _tables(self, tables: list[pa.Table]) -> list[pa.Table]:
-        """The tables as one, or as several where a column has two kinds of values, such as numbers and text."""
-        if not tables:
-            return []
-        try:
-            return [self._one_table(tables)]
-        except pa.ArrowException:
-            by_schema: dict[pa.Schema, list[pa.Table]] = {}
-            for table in tables:
-                by_schema.setdefault(table.schema.remove_metadata(), []).append(table)
-            return [pa.concat_tables(alike).combine_chunks() for alike in by_schema.values()]
-
     def _one_table(self, tables: list[pa.Table]) -> pa.Table:
         """All parts of a job have one schema, as far as it goes: a column that was all null takes its type later."""
-        table = pa.concat_tables(tables, promote_options="permissive")
-        if self._schema is not None:
-            schema = pa.unify_schemas([self._schema, table.schema], promote_options="permissive")
-            table = pa.concat_tables([table, schema.empty_table()], promote_options="permissive").select(schema.names)
-        self._schema = table.schema
+        tables = [columns.carried(table, tables[0].schema) for table in tables]
+        table = columns.merged(pa.concat_tables(tables, promote_options="default"), self._schema)
+        self._schema = table.drop_columns([output.ROW_ID]).schema
         return table.combine_chunks()
 
     def _check_unique(self, table: pa.Table) -> None:
         twice = self._ids.add(as_pairs(_ids_of(table)))
         if twice.any():
-            value = table.column(self._unique_column)[int(twice.argmax())].as_py()
+            value = columns.rows(table.slice(int(twice.argmax()), 1))[0][self._unique_column]
             raise DatasetError(
                 f"id_column={self._unique_column!r} is not unique: {value!r} comes more than once. Name a column whose "
                 "values are, or leave id_column out: then a row's content tells it from others."
@@ -172,14 +158,3 @@ class PartWriter:
 
 def _ids_of(table: pa.Table) -> bytes:
     return b"".join(table.column(output.ROW_ID).to_pylist())
-
-
-def encoded(table: pa.Table, output_format: str) -> bytes | memoryview:
-    """The content of a part file."""
-    if output_format == "jsonl":
-        return to_jsonl(table)
-    import pyarrow.parquet
-
-    sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink, compression="zstd")
-    return memoryview(sink.getvalue())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import cluster
+from rayllm_batch import cluster, columns
 from rayllm_batch.installed import is_installed
 from rayllm_batch.plan import Plan
 from rayllm_batch.prompt import build_prompts
@@ -56,7 +56,7 @@ def pick(rows: ray.data.Dataset, wanted: dict[bytes, int]) -> ray.data.Dataset:
     found = rows.map_batches(keep_rows, fn_kwargs={"ids": set(wanted)}, batch_format="pyarrow")
     for table in found.iter_batches(batch_size=None, batch_format="pyarrow"):
         mask = []
-        for row in table.to_pylist():
+        for row in columns.rows(table):
             key = row_id(row)
             mask.append(left.get(key, 0) > 0)
             left[key] = left.get(key, 0) - 1
@@ -75,7 +75,7 @@ def sample(rows: ray.data.Dataset, total: int, wanted: int) -> pa.Table:
 
 
 def keep_rows(table: pa.Table, ids: set[bytes]) -> pa.Table:
-    return table.filter(pa.array([row_id(row) in ids for row in table.to_pylist()], type=pa.bool_()))
+    return table.filter(pa.array([row_id(row) in ids for row in columns.rows(table)], type=pa.bool_()))
 
 
 def ship_by_value(workload: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch import chat, output
+from rayllm_batch import chat, columns, output
 from rayllm_batch.chat import DEFAULTS, Defaults
 from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.row_id import as_pairs, row_id
@@ -35,6 +35,7 @@ class PromptJob:
     sort:          the rows of a batch come out in the order of their token ids, so that those with a common beginning
                    reach the engine one after the other, while its prefix cache holds it.
     finished:      an object of the Ray store: the RowCounts of rows that were finished before and are left out.
+    keep_order:    with row ids: each batch tells the order of its rows, finished ones included.
     """
 
     parse_row: Callable[[dict[str, Any]], dict[str, Any]]
@@ -48,10 +49,11 @@ class PromptJob:
     with_row_ids: bool = False
     id_column: Optional[str] = None
     finished: Any = None
+    keep_order: bool = False
 
 
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
-    """A batch of input rows with their token ids, request settings (JSON) and errors appended."""
+    """A batch of input rows, as `columns.carried`, with their token ids, request settings (JSON) and errors appended."""
     marker = None
     if job.with_row_ids:
         table, marker = _without_finished(table, job)
@@ -59,9 +61,11 @@ def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     messages: list[Optional[list[dict[str, Any]]]] = []
     requests: list[Optional[str]] = []
     errors: list[Optional[str]] = []
-    for row in table.drop_columns([name for name in output.FOLDER_SCHEMA.names if name in table.column_names]).to_pylist():
+    for row in columns.rows(table.select([name for name in table.column_names if name not in output.RUN_COLUMNS])):
         parsed, request, error = {}, None, None
         try:
+            if isinstance(row, columns.UnreadableRow):
+                raise row.error
             parsed = chat.parse(job.parse_row, row, job.defaults)
             request = chat.request(parsed)
         except BaseException as problem:  # the user's code may end a process; Ray would start the next, and this row end that
@@ -85,14 +89,14 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     """The rows that are left to do, with their ids, and the marker of those that are not, if there are any."""
     import ray
 
-    ids = [row_id(row, job.id_column) for row in table.to_pylist()]
-    table = output.with_row_ids(table, ids)
-    if job.finished is None or not ids:
+    ids = [row_id(row, job.id_column) for row in columns.rows(table)]
+    table = output.with_row_ids(table, ids, job.keep_order)
+    if not ids or job.finished is None and not job.keep_order:
         return table, None
-    done = ray.get(job.finished).find(as_pairs(b"".join(ids))) >= 0
-    if not done.any():
+    done = np.zeros(len(ids), dtype=bool) if job.finished is None else ray.get(job.finished).find(as_pairs(b"".join(ids))) >= 0
+    if not done.any() and not job.keep_order:
         return table, None
-    marker = output.finished_marker(table.schema, [ids[i] for i in done.nonzero()[0]])
+    marker = output.finished_marker(table.schema, [ids[i] for i in done.nonzero()[0]], ids if job.keep_order else None)
     return table.filter(pa.array(~done)).cast(marker.schema), marker
 
 

@@ -28,7 +28,7 @@ def html_answer(row: dict[str, Any]) -> str:
 
 def answer(row: dict[str, Any]) -> tuple[str, str]:
     """The answer, or the error in its place, and which of the two it is."""
-    return (row["error"], "error") if row.get("error") else (row["generated_text"], "generated_text")
+    return (row["error"], "error") if row.get("error") else (row["generated_text"] or "", "generated_text")
 
 
 def counts(row: dict[str, Any]) -> str:

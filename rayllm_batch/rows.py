@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
-from rayllm_batch import cluster, output
+import pyarrow as pa
+
+from rayllm_batch import cluster, columns, output
 from rayllm_batch.chat import DEFAULTS, Defaults, describe_error, parse
 from rayllm_batch.dataset_file import find_bad_line, first_rows, in_blocks, known_rows
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
@@ -37,6 +39,7 @@ class Rows:
     """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
 
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
+    known: the types that the first rows' columns have.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
     """
 
@@ -46,6 +49,7 @@ class Rows:
     total_is_a_limit: bool = False
     chats: tuple[dict[str, Any], ...] = ()
     failed: tuple[str, ...] = ()
+    known: pa.Schema = pa.schema([])
 
     @property
     def exact_total(self) -> Optional[int]:
@@ -57,6 +61,10 @@ class Rows:
             return f"more than {len(self.sample):,} rows"
         return f"{'at most ' if self.total_is_a_limit else ''}{self.total:,} rows"
 
+    def carried(self, most: Optional[int] = None) -> ray.data.Dataset:
+        """The dataset, or its first `most` rows, as they travel: see columns.py."""
+        return columns.carry(self.dataset if most is None else self.dataset.limit(most), self.known)
+
 
 def read_rows(
     workload: Any, preserve_order: bool = False, id_column: Optional[str] = None, defaults: Defaults = DEFAULTS
@@ -65,7 +73,7 @@ def read_rows(
     import ray.data
 
     name = type(workload).__name__
-    rows = as_dataset(workload.load_dataset(), f"{name}.load_dataset")
+    rows = as_dataset(_read(workload.load_dataset, workload), f"{name}.load_dataset")
     whole = rows
     cluster.set_output(rows.context)
     _let_it_flow(rows.context)
@@ -94,7 +102,7 @@ def read_rows(
         total, is_a_limit = min(counted, limit or math.inf), False
     if is_a_limit and (counted := _read(rows.limit(COUNTED_ROWS).count, workload)) < COUNTED_ROWS:
         total, is_a_limit = counted, False
-    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed))
+    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), columns.reference(whole, sample))
 
 
 def as_dataset(given: Any, whose: str) -> ray.data.Dataset:

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import cluster, output
+from rayllm_batch import cluster, columns, output
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.estimate import Sample, copies
 from rayllm_batch.prompt import build_prompts
@@ -54,7 +54,7 @@ class Host:
         self.adopt(run_id)
         job = self._replica.prompt_job
         prompts = build_prompts(table, job)
-        rows = self._replica(prompts).to_pylist()
+        rows = columns.rows(self._replica(prompts))
         for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
             ids = prompt[output.TOKEN_IDS]
             row["prompt"] = "" if ids is None else decode(ids.tolist(), job)

@@ -17,7 +17,7 @@ from rayllm_batch import output_room
 from rayllm_batch.errors import OutputError
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.output_room import check_output_room
-from rayllm_batch.part_writer import encoded
+from rayllm_batch.part_file import encoded
 from rayllm_batch.rows import SAMPLE_ROWS, Rows
 
 WORDS = [f"{a}{b}" for a in ("re", "con", "mar", "tel", "os", "quin", "vor") for b in ("tion", "ped", "al", "ist", "um", "ering")]
@@ -52,7 +52,7 @@ def test_the_estimate_holds_for_files_as_they_are_written(
     output_format: str, tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = Rows(None, SAMPLE, 4000)
-    size = len(encoded(pa.Table.from_pylist([article(number) for number in range(4000)]), output_format))
+    size = len(encoded(pa.Table.from_pylist([article(number) for number in range(4000)]), output_format).content)
     asked = free(size)
     check_output_room(folder(tmp_path, output_format), rows, WORKLOAD)  # the input alone fills the disk: that may not fit
     assert "may not fit: 4,000 rows need up to" in caplog.text and asked == [str(tmp_path)]
@@ -102,5 +102,13 @@ def test_what_is_not_known_is_left_alone(tmp_path: Path, free: Any, caplog: pyte
 
 def test_columns_without_a_plain_type_end_no_run(tmp_path: Path, free: Any) -> None:
     free(10_000)
-    for strange in (np.zeros((2, 2)), object(), 2**70):
+    for strange in (np.zeros((2, 2)), {1, 2}, 2**70):
         check_output_room(folder(tmp_path), Rows(None, [{"image": strange}], 1), WORKLOAD)
+
+
+@pytest.mark.parametrize("value", [object(), [{"deep": object()}], {"key": (1, object())}, np.array([1, object()])])
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_objects_that_no_file_can_hold_are_refused_by_name(tmp_path: Path, value: Any, output_format: str) -> None:
+    rows = Rows(None, [{"text": "a", "picture": None}, {"text": "b", "picture": value}], 2)
+    with pytest.raises(OutputError, match=r"cannot hold the column 'picture'.*type object.*or run without output_path"):
+        check_output_room(folder(tmp_path, output_format), rows, WORKLOAD)

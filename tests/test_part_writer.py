@@ -13,17 +13,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
-import pyarrow.json
 import pytest
 
 from rayllm_batch import output, part_writer
+from rayllm_batch.columns import merged
 from rayllm_batch.errors import DatasetError, OutputError
-from rayllm_batch.jsonl import json_options
 from rayllm_batch.output import Answer
 from rayllm_batch.output_folder import OutputFolder
+from rayllm_batch.part_reader import common_schema
 from rayllm_batch.part_writer import PartWriter
 from rayllm_batch.row_id import as_pairs, row_id
 
@@ -44,12 +42,10 @@ def opened(path: Path, output_format: str = "parquet") -> OutputFolder:
 
 
 def read(folder: OutputFolder) -> pa.Table:
-    """All parts together, as `OutputFolder.dataset` reads them: with one schema."""
-    paths = [f"{folder.root}/{name}" for name in sorted(folder.parts)]
-    if folder.format == "parquet":
-        return pyarrow.dataset.dataset(paths, schema=folder.schema).to_table()
-    options = json_options(folder.schema)
-    return pa.concat_tables([pyarrow.json.read_json(p, parse_options=options) for p in paths], promote_options="permissive")
+    """All parts together, as `OutputFolder.dataset` reads them."""
+    pieces = [piece for task in folder.pieces() for piece in task]
+    wanted = common_schema(pieces, folder.fs, folder.format)
+    return pa.concat_tables([merged(piece.read(folder.fs, folder.format), wanted) for piece in pieces])
 
 
 def ids_match(folder: OutputFolder) -> bool:
@@ -114,20 +110,35 @@ def test_parts_with_other_columns_are_read_together(
         assert ids_match(folder)
 
 
-def test_a_column_of_numbers_here_and_text_there_loses_no_row(tmp_path: Path) -> None:
-    """Arrow cannot join such blocks: each kind gets parts of its own."""
-    with opened(tmp_path) as folder, PartWriter(folder) as writer:
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_a_column_of_numbers_here_and_text_there_has_the_values_themselves(tmp_path: Path, output_format: str) -> None:
+    with opened(tmp_path, output_format) as folder, PartWriter(folder) as writer:
+        writer.add(answered([{"x": 7}, {"x": 2**60}]))
+        writer._flush()
         for i in range(10):
             writer.add(answered([{"x": i if i % 2 else f"t{i}"}, {"x": None}], failed=(1,)))
         writer._flush()
         writer.add(answered([{"x": "again"}]))
         writer.add(answered([{"x": True}]))
-    with opened(tmp_path) as folder:
-        rows = [pa.parquet.read_table(f"{folder.root}/{name}").column("x").to_pylist() for name in folder.parts]
-        assert Counter(str(x) for part in rows for x in part if x is not None) == Counter(
-            [*(str(i) if i % 2 else f"t{i}" for i in range(10)), "again", "True"]
+    with opened(tmp_path, output_format) as folder, PartWriter(folder) as writer:
+        writer.add(answered([{"x": 3}]))
+    with opened(tmp_path, output_format) as folder:
+        assert Counter(map(repr, read(folder).column("x").to_pylist())) == Counter(
+            map(repr, [7, 2**60, *(i if i % 2 else f"t{i}" for i in range(10)), *[None] * 10, "again", True, 3])
         )
-        assert folder.rows == 22 and folder.finished().counts.sum() == 22
+        assert folder.rows == 25 and ids_match(folder)
+        assert folder.as_text == (["x"] if output_format == "parquet" else [])
+        assert len({folder.parts[name].schema for name in folder.parts}) == 2, "what is known to be mixed stays so"
+
+
+def test_whole_numbers_beside_fractions_keep_every_digit(tmp_path: Path) -> None:
+    for path, whole in ((tmp_path / "few", 2**53), (tmp_path / "many", 2**53 + 1)):
+        for rows in ([{"x": whole}], [{"x": 0.5}], [{"x": 3}]):
+            with opened(path) as folder, PartWriter(folder) as writer:
+                writer.add(answered(rows))
+        with opened(path) as folder:
+            assert sorted(read(folder).column("x").to_pylist()) == [0.5, 3, whole]
+            assert pa.types.is_floating(read(folder).schema.field("x").type) == (whole == 2**53)
 
 
 VALUES = {
@@ -149,19 +160,17 @@ def test_jsonl_is_valid_json_of_every_kind_of_value(tmp_path: Path) -> None:
 
     for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
         row = json.loads(line, parse_constant=refuse)
-        assert row["ünïcode 図"] == VALUES["ünïcode 図"] and row["none"] is None and row["nan"] is None and row["yes"] is True
-        assert row["bytes"] == "AP8=" and row["inf"] == [None, 1.5] and (row["big"], row["small"]) == (2**63 - 1, -(2**63))
-        assert row["nested"] == {"a": [{"b": None, "c": "eA=="}], "d": None} and row["price"] == "1.50"
+        assert row["ünïcode 図"] == VALUES["ünïcode 図"] and row["none"] is None and row["nan"] == "NaN" and row["yes"] is True
+        assert row["bytes"] == "AP8=" and row["inf"] == ["Infinity", 1.5] and (row["big"], row["small"]) == (2**63 - 1, -(2**63))
+        assert row["nested"] == {"a": [{"b": "-Infinity", "c": "eA=="}], "d": None} and row["price"] == "1.50"
         assert row["when"] == "2024-01-02 03:04:05.000006" and row["day"] == "2024-01-02" and row["error"] is None
-    with opened(tmp_path, "jsonl") as folder:
-        back = read(folder).to_pylist()[0]
-    assert back["big"] == 2**63 - 1 and back["when"] == "2024-01-02 03:04:05.000006" and back["nan"] is None
 
 
-def test_parquet_keeps_every_kind_of_value(tmp_path: Path) -> None:
-    with opened(tmp_path) as folder, PartWriter(folder) as writer:
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_every_kind_of_value_is_read_as_it_was(tmp_path: Path, output_format: str) -> None:
+    with opened(tmp_path, output_format) as folder, PartWriter(folder) as writer:
         writer.add(answered([VALUES]))
-    with opened(tmp_path) as folder:
+    with opened(tmp_path, output_format) as folder:
         (back,) = read(folder).to_pylist()
         assert folder.finished().find(as_pairs(row_id({name: back[name] for name in VALUES}))) >= 0
     assert str({name: back[name] for name in VALUES}) == str(pa.Table.from_pylist([VALUES]).to_pylist()[0])
@@ -284,8 +293,7 @@ def test_an_interrupt_while_parts_are_stored_neither_loses_nor_doubles(
                 added += ["y" if mixed else "0"] if i % 3 == 2 else []
     added += ["y" if mixed else "0"]  # of the call that was interrupted
     with opened(tmp_path) as folder:
-        tables = [pa.parquet.read_table(f"{folder.root}/{name}") for name in folder.parts]
-        assert Counter(str(x) for t in tables for x in t.column("a").to_pylist()) == Counter(added)
+        assert Counter(str(x) for x in read(folder).column("a").to_pylist()) == Counter(added)
         assert folder.rows == len(added) == folder.finished().counts.sum()
 
 
@@ -304,6 +312,7 @@ MANY = """
 import json, resource, sys
 import pyarrow as pa
 from rayllm_batch import output, part_writer
+from rayllm_batch.columns import merged
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_writer import PartWriter
 part_writer.PART_BYTES = 4 << 20
@@ -329,13 +338,3 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     assert peaks[-1] - peaks[1] < 60, f"MiB after each 100,000 rows: {peaks}"  # rows that are kept would be 120 more
     with opened(tmp_path) as folder:
         assert folder.rows == rows == len(folder.finished())
-
-
-def test_arrays_in_jsonl_are_lists_of_all_their_numbers() -> None:
-    from rayllm_batch.jsonl import to_jsonl
-
-    class Table:
-        def to_pylist(self) -> list[dict[str, Any]]:  # as Ray Data's tensor columns give them
-            return [{"a": np.arange(3000), "b": np.float32("nan"), "c": np.array([[1.5, np.inf]])}]
-
-    assert json.loads(to_jsonl(Table())) == {"a": list(range(3000)), "b": None, "c": [[1.5, None]]}

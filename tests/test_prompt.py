@@ -371,7 +371,8 @@ def test_answers_replace_the_stage_columns_and_keep_one_schema(folders: dict[str
     assert mixed.schema == output.with_answers(table, [good, good]).schema
     failed = mixed.to_pylist()[1]
     assert failed["error"] == "engine: it broke" and failed["finish_reason"] == "error"
-    assert (failed["generated_text"], failed["num_input_tokens"], failed["num_generated_tokens"]) == ("", 0, 0)
+    assert (failed["generated_text"], failed["num_input_tokens"], failed["num_generated_tokens"]) == (None, 0, 0)
+    assert output.with_answers(table, [output.Answer(error="x")] * 2).schema == mixed.schema, "also where no row has an answer"
 
 
 # --- the last message is the assistant's

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rayllm_batch.display import show
+from rayllm_batch.output import failed_of
 from rayllm_batch.row_table import TEXT_WIDTH, answer, counts, html_answer, html_table, shortened, wrapped
 
 if TYPE_CHECKING:
@@ -41,19 +42,31 @@ def add_up(dataset: ray.data.Dataset) -> Totals:
 
 
 def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 16, only_failures: bool = False) -> None:
-    """Show the first `n` rows of a run's output side by side: the input (shortened), the answer or the error, counts.
+    """Show `n` rows of a run's output side by side: the input (shortened), the answer or the error, counts.
 
+    The first answered ones, and failed ones only where these are too few; a line says how many failed.
     only_failures: show only rows whose `error` is set.
     """
-    if only_failures:
-        from ray.data.expressions import col
+    from ray.data.expressions import col
 
-        dataset = dataset.filter(expr=col("error").is_not_null())
-    rows = dataset.take(n)
+    rows = dataset.filter(expr=col("error").is_not_null()).take(n) if only_failures else dataset.take(n)
+    looked_at, failed = len(rows), [row for row in rows if row["error"] is not None]
+    if failed and not only_failures:
+        rows = dataset.filter(expr=col("error").is_null()).take(n)
+        rows += failed[: n - len(rows)]
     if not rows:
         print("No row failed." if only_failures else "There are no rows.")
     else:
         show(as_html(rows, input_column), as_text(rows, input_column))
+    if not only_failures and (said := _failed(dataset, len(failed), looked_at)):
+        print(said)
+
+
+def _failed(dataset: ray.data.Dataset, found: int, looked_at: int) -> str:
+    """found: failed ones of the `looked_at` first rows. "" where none is known."""
+    failed = failed_of(dataset)
+    of = f"{found:,} of the first {looked_at:,}" if failed is None else f"{failed:,} of {dataset.count():,}"
+    return f"{of} rows failed: only_failures=True shows them." if failed or found else ""
 
 
 def as_text(rows: list[dict[str, Any]], input_column: str) -> str:
