@@ -164,7 +164,8 @@ def _object_json(value: Any, refuse: bool = False) -> Any:  # noqa: PLR0911, PLR
         content: Any = [_object_json(item, refuse) for item in value.ravel().tolist()]
         if value.dtype.kind in "biufcmMSU":
             content = base64.b64encode(value.tobytes()).decode()
-        return {KIND: "ndarray", "dtype": value.dtype.str, "shape": list(value.shape), "value": content}
+        kind = "ndarray" if isinstance(value, np.ndarray) else "scalar"
+        return {KIND: kind, "dtype": value.dtype.str, "shape": list(value.shape), "value": content}
     if type(value).__name__ == "Timestamp" and hasattr(value, "nanosecond"):  # pandas
         return {KIND: "timestamp", "value": value.isoformat()}
     for kind in type(value).__mro__:
@@ -190,13 +191,13 @@ def _object(value: Any) -> Any:  # noqa: PLR0911 (a line a kind)
         return {_object(key): _object(item) for key, item in value["value"]}
     if kind == "float":
         return NOT_FINITE[value["value"]]
-    if kind == "ndarray":
+    if kind in ("ndarray", "scalar"):
         array = np.empty(value["shape"], dtype=np.dtype(value["dtype"]))
         if array.dtype.kind == "O":
             array.ravel()[:] = list(map(_object, value["value"]))
         else:
             array = np.frombuffer(base64.b64decode(value["value"]), dtype=array.dtype).reshape(array.shape).copy()
-        return array[()] if array.shape == () else array
+        return array[()] if kind == "scalar" else array
     if kind == "timestamp":
         import pandas
 

@@ -76,19 +76,22 @@ def check_names(names: Sequence[str]) -> None:
 
 def carried(table: pa.Table, known: pa.Schema) -> pa.Table:
     """One block, its columns plain, and under names of their own where they do not have the known type."""
-    if table.schema.equals(known):
+    if table.schema.equals(known) and not any(is_tensor(column.type) and column.null_count for column in table.columns):
         return table
     check_names(table.column_names)
     columns: dict[str, Any] = {}
     for name, given in zip(table.column_names, table.columns, strict=True):
         column: Any = plain(given)
+        if is_tensor(column.type) and column.null_count:
+            column = pa.chunked_array([objects(column.to_pylist())])
         wanted = known.field(name).type if name in known.names else None
         if wanted is not None and is_sure(column.type, wanted) and (exact := _exactly(column, wanted)) is not None:
             column = exact
         columns[name if column.type == wanted else _other_name(name_of(name), column.type)] = column
     for field in known:
         if field.name not in columns:
-            columns[field.name] = pa.nulls(table.num_rows, field.type)
+            kind = pa.null() if is_tensor(field.type) else field.type
+            columns[field.name if kind == field.type else _other_name(field.name, kind)] = pa.nulls(table.num_rows, kind)
     return pa.table(columns)
 
 
@@ -136,19 +139,22 @@ def settled(dataset: ray.data.Dataset) -> tuple[ray.data.Dataset, list[str]]:
     if not any(name.startswith(OTHER) for name in schema.names):
         return dataset, []
     wanted = together([schema])
-    unsure = [field.name for field in schema if not is_sure(field.type, wanted.field(name_of(field.name)).type)]
+    unsure = [field.name for field in schema if _is_unsure(field, wanted.field(name_of(field.name)).type)]
     for table in dataset.select_columns(unsure).iter_batches(batch_size=None, batch_format="pyarrow") if unsure else ():
         wanted = fitting(table, wanted)
     whole = dataset.map_batches(merged, fn_kwargs={"wanted": wanted}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
     return whole.materialize(), mixed([schema], wanted)
 
 
-def together(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """Of tables with these, once they are merged: each column with a type for all, as far as their types tell."""
+def together(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Of tables with these schemas, once they are merged: each column with a type for all, as far as their types tell."""
     found: dict[str, dict[pa.DataType, None]] = {}
     for schema in schemas:
         for field in schema:
             found.setdefault(name_of(field.name), {})[field.type] = None
+    for name, kinds in found.items():
+        if any(map(is_tensor, kinds)) and not all(name in map(name_of, schema.names) for schema in schemas):
+            kinds[pa.null()] = None
     return pa.schema([(name, widest(kinds)) for name, kinds in found.items()])
 
 
@@ -172,15 +178,21 @@ def mixed(schemas: Iterable[pa.Schema], wanted: pa.Schema) -> list[str]:
 
 def widest(kinds: Iterable[pa.DataType]) -> pa.DataType:
     """The type that has all values of these, as far as the types tell; that of Python objects where no other is."""
-    found = pa.null()
-    for kind in kinds:
-        wider = _wider(found, kind)
-        found = objects_type() if wider is None else wider  # a struct without fields is false
-    return found
+    first, *others = kinds
+    for kind in others:
+        wider = _wider(first, kind)
+        first = objects_type() if wider is None else wider  # a struct without fields is false
+    return first
 
 
 def is_objects(kind: pa.DataType) -> bool:
     return getattr(kind, "extension_name", None) == OBJECTS
+
+
+def is_tensor(kind: pa.DataType) -> bool:
+    """Arrow's or Ray's. Ray Data cannot give out the rows of such a column where one is null: then it is of Python objects."""
+    name = getattr(kind, "extension_name", "")
+    return name == "arrow.fixed_shape_tensor" or name.startswith(("ray.data.arrow_tensor", "ray.data.arrow_variable"))
 
 
 def objects_type() -> pa.DataType:
@@ -195,10 +207,12 @@ def objects(values: Iterable[Any]) -> pa.Array:
     return objects_type().wrap_array(pa.array(stored, type=pa.large_binary()))
 
 
-def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:
+def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:  # noqa: PLR0911 (a line a kind)
     """Whether every value of the first type is one of the second, with the same meaning: no look at the values is needed."""
-    if kind == wider or types.is_null(kind) or is_objects(wider):
+    if kind == wider or is_objects(wider):
         return True
+    if types.is_null(kind):
+        return not is_tensor(wider)
     if types.is_dictionary(kind):
         return is_sure(kind.value_type, wider)
     if types.is_struct(kind) and types.is_struct(wider):
@@ -214,10 +228,11 @@ def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:
 
 def _wider(a: pa.DataType, b: pa.DataType) -> Optional[pa.DataType]:  # noqa: PLR0911, PLR0912 (a line a kind)
     """The type that both fit into, perhaps not all of their values; None where there is none but that of Python objects."""
-    if a == b or types.is_null(b):
+    if a == b:
         return a
-    if types.is_null(a):
-        return b
+    if types.is_null(a) or types.is_null(b):
+        kind = a if types.is_null(b) else b
+        return None if is_tensor(kind) else kind
     if types.is_dictionary(a) or types.is_dictionary(b):
         return _wider(*(kind.value_type if types.is_dictionary(kind) else kind for kind in (a, b)))
     if types.is_integer(a) and types.is_integer(b):
@@ -281,7 +296,8 @@ def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (a line a kin
     if types.is_large_list(kind) or types.is_large_list_view(kind):
         return pa.large_list(plain_type(kind.value_type))
     if types.is_fixed_size_list(kind):
-        return pa.list_(plain_type(kind.value_type), kind.list_size)
+        item = plain_type(kind.value_type)
+        return pa.list_(item, kind.list_size) if kind.list_size else pa.list_(item)  # parquet fails to read those of none
     if types.is_map(kind):
         return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
     if types.is_struct(kind):
@@ -358,7 +374,7 @@ def _one_column(found: list[pa.ChunkedArray], kind: pa.DataType, rows: int) -> A
 def _exactly(column: pa.ChunkedArray, kind: pa.DataType) -> Optional[pa.ChunkedArray]:
     """The column with this type, or None where a value would not be the same."""
     if column.type == kind:
-        return column
+        return None if is_tensor(kind) and column.null_count else column
     if types.is_null(column.type):  # for some types Arrow has no such cast
         return pa.chunked_array([pa.nulls(len(column), kind)])
     try:
@@ -374,6 +390,10 @@ def _pickled(value: Any) -> bytes:
         return pickle.dumps(value, protocol=5)
     except (pickle.PicklingError, TypeError, AttributeError):  # Arrow's intervals, named tuples of no module
         return pickle.dumps(tuple(value) if isinstance(value, tuple) else str(value), protocol=5)
+
+
+def _is_unsure(field: pa.Field, wanted: pa.DataType) -> bool:
+    return not is_sure(field.type, wanted) or field.name.startswith(OTHER) and is_tensor(field.type)
 
 
 def _other_name(name: str, kind: pa.DataType) -> str:

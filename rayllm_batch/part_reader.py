@@ -111,7 +111,7 @@ def read_pieces(tasks: list[list[Piece]], fs: pyarrow.fs.FileSystem, output_form
 def common_schema(pieces: Sequence[Piece], fs: pyarrow.fs.FileSystem, output_format: str) -> pa.Schema:
     """Of all parts together. Values are looked at where the types alone do not tell whether one type has them all."""
     schemas = {serialised: schema_of(serialised) for serialised in dict.fromkeys(piece.schema for piece in pieces)}
-    wanted, looked_at = together(schemas.values()), set()
+    wanted, looked_at = together(list(schemas.values())), set()
     for piece in pieces:
         kinds = schemas[piece.schema]
         unsure = [field.name for field in kinds if not is_sure(field.type, wanted.field(field.name).type)]
