@@ -81,6 +81,9 @@ def carried(table: pa.Table, known: pa.Schema) -> pa.Table:
     check_names(table.column_names)
     columns: dict[str, Any] = {}
     for name, given in zip(table.column_names, table.columns, strict=True):
+        if name.startswith(RESERVED) and not name.startswith(OTHER):
+            columns[name] = given
+            continue
         column: Any = plain(given)
         if is_tensor(column.type) and column.null_count:
             column = pa.chunked_array([objects(column.to_pylist())])

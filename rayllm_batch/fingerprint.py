@@ -25,6 +25,7 @@ HOW_FAST = {
     "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above", "run_oom_above",
     "calls_file",  # of the echo engine
 }  # fmt: skip
+HOW_READ = {"bad_lines", "dataset_encoding"}  # fields of a workload that show in its rows, which have ids
 SECRET = re.compile(
     r"\btoken\b|_token\b|hf_\w{20}|secret|passw|\bpwd\b|credential|authorization|bearer|(api|access|private)_?key|[?&]sig="
     r"|//[^/\s]+:[^/\s]+@",
@@ -73,8 +74,8 @@ def fingerprint(job: dict[str, str]) -> str:
 
 
 def _fields(workload: Any) -> dict[str, Any]:
-    fields = {field.name for field in dataclasses.fields(workload)} if dataclasses.is_dataclass(workload) else set()
-    values = {name: getattr(workload, name) for name in {*fields, *getattr(workload, "__dict__", {})} if hasattr(workload, name)}
+    fields = {field.name for field in dataclasses.fields(workload)} - HOW_READ if dataclasses.is_dataclass(workload) else set()
+    values = {name: getattr(workload, name) for name in {*fields, *getattr(workload, "__dict__", {})} - HOW_READ if hasattr(workload, name)}
     # What cannot be told from others of its kind and is no field: something kept from an earlier run, such as a Dataset.
     return {name: value for name, value in values.items() if name in fields or canonical(value, set()) != opaque(value)}
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from rayllm_batch.columns import RESERVED
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.read_options import BAD_LINE
 from rayllm_batch.row_id import ID_TYPE
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def check_input_columns(columns: list[str]) -> None:
 
 def with_stage_columns(table: pa.Table, token_ids: list, requests: list, errors: list) -> pa.Table:
     """The input rows with what the engine needs: token ids, the request's own settings as JSON, an error so far."""
+    table = table.drop_columns([BAD_LINE] if BAD_LINE in table.column_names else [])
     for field, values in zip(STAGE_SCHEMA, (token_ids, requests, errors), strict=True):
         table = table.append_column(field, pa.array(values, type=field.type))
     return table

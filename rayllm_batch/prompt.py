@@ -16,6 +16,7 @@ import pyarrow as pa
 from rayllm_batch import chat, columns, output
 from rayllm_batch.chat import DEFAULTS, Defaults
 from rayllm_batch.errors import RayLLMBatchError, one_line
+from rayllm_batch.read_options import BAD_LINE
 from rayllm_batch.row_id import as_pairs, row_id
 from rayllm_batch.tokenizer import chat_tokenizer
 
@@ -62,12 +63,13 @@ def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     requests: list[Optional[str]] = []
     errors: list[Optional[str]] = []
     for row in columns.rows(table.select([name for name in table.column_names if name not in output.RUN_COLUMNS])):
-        parsed, request, error = {}, None, None
+        parsed, request, error = {}, None, row.pop(BAD_LINE, None)
         try:
             if isinstance(row, columns.UnreadableRow):
                 raise row.error
-            parsed = chat.parse(job.parse_row, row, job.defaults)
-            request = chat.request(parsed)
+            if error is None:
+                parsed = chat.parse(job.parse_row, row, job.defaults)
+                request = chat.request(parsed)
         except BaseException as problem:  # the user's code may end a process; Ray would start the next, and this row end that
             parsed, error = {}, chat.describe_error(problem, row)
         token_ids.append(parsed.get("prompt_token_ids"))
@@ -89,7 +91,7 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     """The rows that are left to do, with their ids, and the marker of those that are not, if there are any."""
     import ray
 
-    ids = [row_id(row, job.id_column) for row in columns.rows(table)]
+    ids = [row_id(row, None if row.get(BAD_LINE) else job.id_column) for row in columns.rows(table)]
     table = output.with_row_ids(table, ids, job.keep_order)
     if not ids or job.finished is None and not job.keep_order:
         return table, None

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from rayllm_batch import cluster, columns, output
 from rayllm_batch.chat import DEFAULTS, Defaults, describe_error, parse
-from rayllm_batch.dataset_file import find_bad_line, first_rows, in_blocks, known_rows
+from rayllm_batch.dataset_file import count_rows, first_rows, in_blocks, known_rows
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
+from rayllm_batch.read_options import BAD_LINE
 from rayllm_batch.row_id import row_id
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def read_rows(
         limit = int(fraction)
     elif fraction < 1:
         # rounded first: 0.07 of 100 rows are 7, but 0.07 * 100 is a little more
-        of = _read(rows.count, workload) if counted is None else counted
+        of = _read(lambda: count_rows(whole), workload) if counted is None else counted
         limit = max(1, math.ceil(round(fraction * of, 6)))
     if limit is not None:
         rows.context.execution_options.preserve_order = True  # else "the first rows" are whichever come first
@@ -91,11 +92,17 @@ def read_rows(
     if preserve_order:
         rows.context.execution_options.preserve_order = True
     sample = _read(lambda: first_rows(whole, min(SAMPLE_ROWS, limit or SAMPLE_ROWS)) or rows.take(SAMPLE_ROWS), workload)
+    if not sample:
+        raise DatasetError(f"The dataset of {name} has no rows.")
+    found, why = len(sample), sample[0].get(BAD_LINE)
+    sample = [row for row in sample if row.pop(BAD_LINE, None) is None]
+    if not sample:
+        raise DatasetError(f"None of the first {found} line(s) of the dataset can be read. The first: {why}")
     _check_sample(sample, name, id_column)
     chats, failed = _try_parse_row(workload, sample[:PARSED_ROWS], defaults)
     total, is_a_limit = limit, fraction > 1
-    if len(sample) < SAMPLE_ROWS:
-        total, is_a_limit = len(sample), False
+    if found < SAMPLE_ROWS:
+        total, is_a_limit = found, False
     elif isinstance(whole, ray.data.dataset.MaterializedDataset):
         total, is_a_limit = min(whole.count(), limit or math.inf), False
     elif counted is not None:
@@ -137,8 +144,6 @@ def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
 
 def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[str]) -> None:
     """Of the first rows. Raises DatasetError."""
-    if not sample:
-        raise DatasetError(f"The dataset of {name} has no rows.")
     if not sample[0]:
         raise DatasetError(f"The rows of {name} have no columns.")
     output.check_input_columns(list(sample[0]))
@@ -184,15 +189,12 @@ def _read(question: Callable[[], T], workload: Any) -> T:
 
 
 def explain_read(error: Exception, workload: Any) -> Exception:
-    """One of our own errors inside one of Ray's, or the bad line that Ray's does not name, or the error as it is."""
+    """One of our own errors inside one of Ray's, such as that of a bad line, or the error as it is."""
     for cause in causes(error):
         if isinstance(cause, RayLLMBatchError):
             return cause
-    # Only the first lines were checked before the run: a read that failed further on does not say at which line.
     if twice := re.search(r'Field "(.*)" exists \d+ times in schema', str(error)):
         return DatasetError(f"The dataset has more than one column named {twice[1]!r}. Rename one in load_dataset, or in the file.")
-    if (path := getattr(workload, "dataset_file", None)) and (bad_line := find_bad_line(path)):
-        return DatasetError(bad_line)
     return error
 
 

@@ -24,6 +24,10 @@ class ChatWorkloadBase:
     dataset_fraction: up to 1 the share of the rows to run, above 1 their number. The first rows are taken, so
                       that no more is read than needed and a second run gets the same ones. The runner applies
                       it, whatever `load_dataset` does.
+    bad_lines:        "raise", or "keep": a line of a JSON or CSV dataset_file that cannot be read is a failed row, whose
+                      `error` names file and line.
+    dataset_encoding: of a JSON or CSV dataset_file that is not UTF-8, such as "cp1252"; UTF-16 with a byte order mark is
+                      known without it.
     sampling_params:  keyword arguments of vLLM's `SamplingParams`; without `max_tokens` an answer may fill the
                       model's context.
 
@@ -34,6 +38,8 @@ class ChatWorkloadBase:
     dataset_file: Optional[str] = None
     dataset_fraction: float = 1.0
     sampling_params: dict[str, Any] = field(default_factory=lambda: {"max_tokens": 150, "temperature": 0.0})
+    bad_lines: str = field(default="raise", kw_only=True)
+    dataset_encoding: Optional[str] = field(default=None, kw_only=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -60,13 +66,16 @@ class ChatWorkloadBase:
         return workload
 
     def load_dataset(self) -> ray.data.Dataset:
-        """The rows to run, as a Ray Dataset. Override it to read from anywhere else."""
+        """The rows to run, as a Ray Dataset. Override it to read from anywhere else, or otherwise: CSV columns are text unless
+
+            return read_dataset_file(self.dataset_file, column_types={"age": "int64"})  # from rayllm_batch.workload
+        """
         if not self.dataset_file:
             raise WorkloadError(
                 f"{type(self).__name__} has no rows to read: set dataset_file=..., or write load_dataset(self) "
                 "so that it returns a ray.data.Dataset."
             )
-        return read_dataset_file(self.dataset_file)
+        return read_dataset_file(self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding)
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The chat of one row: `{"messages": [{"role": "user", "content": "..."}, ...]}`.

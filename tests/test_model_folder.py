@@ -47,7 +47,7 @@ def header_of(length: int) -> Callable[[Path], object]:
     (cut_to(0), "is empty"), (cut_to(5), "cut short: 5 bytes"), (cut_to(60), "cut short: it has 60 bytes"), (cut_to(2_000_000), "cut short"),
     (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "damaged: it has"), (header_of(2**60), "makes no sense"),
     (header_of(16), "its header is not JSON"), (lambda path: path.write_text(POINTER), "Git LFS pointer"),
-    (lambda path: path.write_text("<html><title>503</title>"), "web page"), (lambda path: path.write_bytes(b"\0" * 9000), "zero bytes"),
+    (lambda path: path.write_text("<html><title>503</title>"), "HTML page"), (lambda path: path.write_bytes(b"\0" * 9000), "zero bytes"),
     (lambda path: path.write_bytes(b"GGUF" + bytes(100)), "GGUF"),
 ])  # fmt: skip
 def test_weights(damage: Callable[[Path], object], words: str, folder: Path) -> None:
@@ -58,7 +58,7 @@ def test_weights(damage: Callable[[Path], object], words: str, folder: Path) -> 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json"])
 @pytest.mark.parametrize(("content", "words"), [
-    ("", "is empty"), ("{", "not JSON, or cut short"), (POINTER, "Git LFS pointer"), ("[]", "not a JSON object"), ("<!DOCTYPE html>", "web page"),
+    ("", "is empty"), ("{", "not JSON, or cut short"), (POINTER, "Git LFS pointer"), ("[]", "not a JSON object"), ("<!DOCTYPE html>", "HTML page"),
 ])  # fmt: skip
 def test_small_files(name: str, content: str, words: str, folder: Path) -> None:
     (folder / name).write_text(content)

@@ -6,7 +6,6 @@ import copy
 import logging
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -264,12 +263,6 @@ def test_an_error_that_goes_in_a_circle_ends() -> None:
     error.cause = error
     assert explain_read(error, Work()) is error
 
-
-def test_the_bad_line_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a"}\n{"text": \n')
-    with pytest.raises(DatasetError, match="rows.jsonl"):
-        read_rows(Work(data=Lazy(some(3), ValueError("Arrow says no")), dataset_file=str(path)))
 
 
 def test_a_long_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

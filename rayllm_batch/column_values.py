@@ -1,0 +1,154 @@
+"""Arrow columns that hold exactly the values they are made of: of Python's own, as JSON gives them, and of other columns.
+
+Where no Arrow type does, such as for text and numbers in one column or for whole numbers of more than 64 bits, a column is one of
+Python objects, as ray.data.from_items makes them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, chain
+from typing import Any, Optional
+
+import pyarrow as pa
+
+types = pa.types
+EXACT = 2**53  # up to here a float holds every whole number
+
+
+def column_of(values: list[Any]) -> pa.Array:
+    """None, str, bool, int, float, and lists and dicts of them. Of dicts, keys that others have become null."""
+    array = _array_of(values)
+    return objects(values) if array is None else array
+
+
+def objects(values: list[Any]) -> pa.Array:
+    from ray.data.extensions import ArrowPythonObjectArray
+
+    return ArrowPythonObjectArray.from_objects(values)
+
+
+def _array_of(values: list[Any]) -> Optional[pa.Array]:  # noqa: PLR0911 (a line a kind)
+    kinds = set(map(type, values)) - {type(None)}
+    if kinds == {dict}:
+        return _structs(values)
+    if kinds == {list}:
+        items = _array_of(list(chain.from_iterable(value for value in values if value is not None)))
+        if items is None:
+            return None
+        ends = accumulate((0 if value is None else len(value) for value in values), initial=0)
+        absent = pa.array([value is None for value in values])
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), items, mask=absent if absent.true_count else None)
+    if kinds == {int, float}:  # JSON has one kind of number
+        exact = all(-EXACT <= value <= EXACT for value in values if type(value) is int)
+        return pa.array(values, pa.float64()) if exact else None
+    if len(kinds) > 1:
+        return None
+    kind = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[kinds.pop()] if kinds else pa.null()
+    try:
+        return pa.array(values, kind)
+    except OverflowError:
+        try:
+            return pa.array(values, pa.uint64())
+        except OverflowError:
+            return None
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+        return None
+
+
+def _structs(values: list[Optional[dict[str, Any]]]) -> Optional[pa.Array]:
+    names = dict.fromkeys(chain.from_iterable(value for value in values if value is not None))
+    if not names:
+        return pa.array(values, pa.struct([]))
+    columns = []
+    for name in names:
+        column = _array_of([None if value is None else value.get(name) for value in values])
+        if column is None:
+            return None
+        columns.append(column)
+    try:
+        return pa.StructArray.from_arrays(columns, list(names), mask=pa.array([value is None for value in values]))
+    except UnicodeEncodeError:  # in a key
+        return None
+
+
+def together(tables: list[pa.Table]) -> pa.Table:
+    """One table of all rows and all columns; what a table lacks is null."""
+    names = dict.fromkeys(chain.from_iterable(table.column_names for table in tables))
+    whole = {}
+    for name in names:
+        columns = [
+            table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)]) for table in tables
+        ]
+        kind = functools.reduce(_common, (column.type for column in columns))
+        cast = [_exactly(column, kind) for column in columns]
+        if len({column.type for column in cast}) > 1:
+            cast = [_exactly(column, None) for column in columns]
+        whole[name] = pa.chunked_array(list(chain.from_iterable(column.chunks for column in cast)), type=cast[0].type)
+    return pa.table(whole)
+
+
+def steady(tables: Iterable[pa.Table], names: Iterable[str] = ()) -> Iterator[pa.Table]:
+    """The tables, each column with a type that goes together with its earlier ones: Ray Data joins them as they come.
+
+    names: columns that each table has, if only with nulls.
+    """
+    known: dict[str, pa.DataType] = dict.fromkeys(names, pa.null())
+    for table in tables:
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        for name, column in columns.items():
+            if types.is_null(column.type):
+                continue
+            before = known.get(name, pa.null())
+            kind = _common(before, column.type, by_value=False) or before
+            if kind != column.type:
+                columns[name] = _exactly(column, kind)
+            known[name] = columns[name].type
+        lacking = {name: pa.nulls(table.num_rows) for name in known if name not in columns}
+        yield pa.table({**columns, **lacking}) if lacking or known else table
+
+
+def _common(one: Optional[pa.DataType], other: Optional[pa.DataType], by_value: bool = True) -> Optional[pa.DataType]:
+    """The type for the values of both, as they are. by_value: also one that has not all of them, if a cast then fails."""
+    if one is None or other is None:
+        return None
+    if one == other or types.is_null(other):
+        return one
+    if types.is_null(one):
+        return other
+    if isinstance(one, pa.BaseExtensionType) or isinstance(other, pa.BaseExtensionType):
+        return None
+    try:
+        kind = pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+    return kind if _fits(one, kind, by_value) and _fits(other, kind, by_value) else None
+
+
+def _fits(kind: pa.DataType, into: pa.DataType, by_value: bool) -> bool:  # noqa: PLR0911 (a line a kind)
+    if kind == into or types.is_null(kind):
+        return True
+    if types.is_struct(kind):
+        return all(_fits(field.type, into.field(field.name).type, by_value) for field in kind)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _fits(kind.value_type, into.value_type, by_value)
+    if types.is_integer(kind):
+        if types.is_floating(into):
+            return by_value or kind.bit_width <= into.bit_width // 2
+        return types.is_integer(into) and (types.is_signed_integer(into) == types.is_signed_integer(kind) or kind.bit_width < into.bit_width)
+    same = (types.is_floating, types.is_timestamp, types.is_duration, types.is_time)
+    text = types.is_string(kind) and types.is_large_string(into)
+    return text or types.is_binary(kind) and types.is_large_binary(into) or any(is_kind(kind) and is_kind(into) for is_kind in same)
+
+
+def _exactly(column: pa.ChunkedArray, kind: Optional[pa.DataType]) -> pa.ChunkedArray:
+    """The column with that type, or with Python objects where that would change a value."""
+    if column.type == kind:
+        return column
+    try:
+        if kind is not None and _common(column.type, kind) == kind:
+            return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # a whole number that a float does not hold
+        pass
+    return pa.chunked_array([objects(column.to_pylist())])

@@ -1,0 +1,186 @@
+"""Tables of a CSV file: all columns text as it stands there, but for those whose types are asked for."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import pyarrow as pa
+
+from rayllm_batch.errors import DatasetError, did_you_mean
+from rayllm_batch.file_text import BLOCK_BYTES, FileText
+from rayllm_batch.read_options import BAD_LINE, shown
+
+LONGEST_CELL = 1 << 28
+TRIED_ROWS = 20  # to find the separator
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
+
+
+def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
+    """Of about `size` bytes each. An empty cell is "" in a column of text, and null in one of another type."""
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
+    with text.opened() as stream:
+        rows = _Rows(text, text.characters(stream))
+        names = _header(rows, text)
+        if names is None:
+            return
+        columns = _Columns(names, text, rows)
+        for number, cells, problem in rows:
+            columns.add(number, cells, problem)
+            if columns.size >= size:
+                yield columns.taken()
+        if columns.numbers:
+            yield columns.taken()
+
+
+class _Rows:
+    """Each row's first line, its cells, and why they cannot be read. After a row that cannot, it goes on at the next line."""
+
+    def __init__(self, text: FileText, lines: Iterator[str]) -> None:
+        self._lines, self._again, self._number = lines, deque(), 0
+        self._row: list[str] = []  # the lines of the row at hand
+        first = [line for _, line in zip(range(TRIED_ROWS), lines, strict=False)]
+        self._again.extend(first)
+        self._separator = _separator(first, text.path)
+
+    def _line(self) -> Iterator[str]:
+        while True:
+            line = self._again.popleft() if self._again else next(self._lines, None)
+            if line is None:
+                return
+            self._number += 1
+            self._row.append(line)
+            yield line
+
+    def __iter__(self) -> Iterator[tuple[int, list[str], str]]:
+        while True:
+            reader = csv.reader(self._line(), delimiter=self._separator, strict=True)
+            while True:
+                self._row.clear()
+                first = self._number + 1
+                try:
+                    cells = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    why = "a quote is opened and not closed" if "unexpected end" in str(error) or "limit" in str(error) else str(error)
+                    self._again.extendleft(reversed(self._row[1:]))
+                    self._number = first
+                    yield first, [], f"is not CSV ({why}): {shown(self._row[0])}."
+                    break
+                if cells:
+                    yield first, cells, ""
+                elif not self._row:
+                    return
+
+
+class _Columns:
+    """The rows that are not yet in a table."""
+
+    def __init__(self, names: list[str], text: FileText, rows: _Rows) -> None:
+        self._names, self._text, self._options = names, text, text.options
+        self._clear()
+
+    def _clear(self) -> None:
+        self.size, self.numbers = 0, []
+        self._cells: list[list[Optional[str]]] = []
+        self._errors: list[Optional[str]] = []
+
+    def _where(self, number: int) -> str:
+        return f"Line {number} of {self._text.path!r}"
+
+    def add(self, number: int, cells: list[str], problem: str) -> None:
+        if not problem and len(cells) != len(self._names):
+            problem = (
+                f"has {len(cells)} cell(s) where the header has {len(self._names)}: {shown(','.join(cells))}. A cell with the separator, "
+                "a quote or a line break in it must be quoted."
+            )
+        self.numbers.append(number)
+        self._cells.append([None] * len(self._names) if problem else cells)
+        self._errors.append(self._options.bad_row(f"{self._where(number)} {problem}")[BAD_LINE] if problem else None)
+        self.size += sum(map(len, cells)) + 1
+
+    def taken(self) -> pa.Table:
+        """The table of them, which then are no longer here."""
+        columns: dict[str, Any] = dict(zip(self._names, map(list, zip(*self._cells, strict=True)), strict=True))
+        for name, values in columns.items():
+            try:
+                columns[name] = pa.array(values, pa.string())
+            except UnicodeEncodeError:
+                self._refuse(values, lambda where, value: self._text.not_text(value, where) if _NOT_TEXT.search(value) else None)
+                return self.taken()
+        for name, kind in self._options.column_types.items():
+            values = [None if value == "" and not pa.types.is_string(kind) else value for value in columns[name].to_pylist()]
+            try:
+                columns[name] = pa.array(values, pa.string()).cast(kind)
+            except (pa.ArrowException, ValueError):
+                self._refuse(values, lambda where, value, name=name, kind=kind: _not_of_type(where, value, name, kind))
+                return self.taken()
+        if self._options.keeps:
+            columns[BAD_LINE] = pa.array(self._errors, pa.string())
+        self._clear()
+        return pa.table(columns)
+
+    def _refuse(self, values: list[Optional[str]], why: Any) -> None:
+        """Makes bad lines of the rows whose value has a problem."""
+        found = False
+        for i, value in enumerate(values):
+            if value is not None and (problem := why(self._where(self.numbers[i]), value)):
+                self._errors[i] = self._options.bad_row(problem)[BAD_LINE]
+                self._cells[i] = [None] * len(self._names)
+                found = True
+        assert found, "else it would be tried for ever"
+
+
+def _not_of_type(where: str, value: str, name: str, kind: pa.DataType) -> Optional[str]:
+    try:
+        pa.array([value]).cast(kind)
+    except (pa.ArrowException, ValueError):
+        return f"{where}: column {name!r} is {shown(value)}, which is no {kind}."
+    return None
+
+
+def _header(rows: _Rows, text: FileText) -> Optional[list[str]]:
+    """The columns' names, or None of a file without lines."""
+    number, names, problem = next(iter(rows), (0, [], ""))
+    if not number:
+        return None
+    where = f"Line {number} of {text.path!r}, the header,"
+    if problem:
+        raise DatasetError(f"{where} {problem}")
+    if damaged := next((name for name in names if _NOT_TEXT.search(name)), None):
+        raise DatasetError(text.not_text(damaged, where))
+    if unnamed := [str(i) for i, name in enumerate(names, start=1) if not name.strip()]:
+        index = " pandas writes such a column unless it is told to_csv(index=False)." if unnamed == ["1"] else ""
+        raise DatasetError(f"{where} has no name for column {', '.join(unnamed)} of {len(names)}. Give it one.{index}")
+    check_names(names, text.path)
+    for name in text.options.column_types:
+        if name not in names:
+            raise DatasetError(f"column_types names {name!r}, which is not in {text.path!r}.{did_you_mean(name, names)}")
+    return names
+
+
+def check_names(names: list[str], path: str) -> None:
+    """Raise DatasetError when two columns have one name."""
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise DatasetError(f"{path!r} has the column {', '.join(map(repr, twice))} more than once. Rename one of them.")
+
+
+def _separator(lines: list[str], path: str) -> str:
+    """The one that divides the header; of several, the one with which the next rows have as many cells."""
+    widths = {}
+    for separator in ("\t,;|" if ".tsv" in path.lower() else ",\t;|"):
+        try:
+            found = [len(cells) for cells in csv.reader(lines, delimiter=separator) if cells]
+        except csv.Error:
+            found = []
+        # The last may be cut.
+        widths[separator] = (found[0] if found else 0, len(set(found[:-1] or found)) == 1)
+    default = next(iter(widths))
+    if widths[default][0] > 1 and widths[default][1]:
+        return default
+    several = [separator for separator, (width, same) in widths.items() if width > 1]
+    return next((s for s in several if widths[s][1]), several[0] if several else default)

@@ -1,0 +1,158 @@
+"""The files that a `dataset_file` stands for: one, a folder or a glob; local or remote."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional
+
+from rayllm_batch.errors import DatasetError
+from rayllm_batch.file_kind import COMPRESSED, check_folder
+from rayllm_batch.uri import filesystem_of, without_credentials
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet"}
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """What `dataset_file` resolved to: sorted paths of one format on one filesystem (None: the local disk, absolute paths).
+
+    folder: of a folder, its path: names such as lang=de below it are columns.
+    """
+
+    given: str
+    format: str
+    paths: list[str]
+    filesystem: Optional[pyarrow.fs.FileSystem]
+    folder: Optional[str] = None
+
+    @property
+    def fs(self) -> pyarrow.fs.FileSystem:
+        import pyarrow.fs
+
+        return self.filesystem or pyarrow.fs.LocalFileSystem()
+
+    def partition(self, path: str) -> dict[str, Optional[str]]:
+        """The columns that the names of a file's folders hold, as text: {"lang": "de"} of corpus/lang=de/part.parquet.
+
+        Of the folders below the given one, and of those just above the file, without a gap.
+        """
+        names = os.path.dirname(path).split("/")
+        below = len(self.folder.split("/")) if self.folder is not None else len(names)
+        first = len(names)
+        while first and "=" in names[first - 1]:
+            first -= 1
+        found = [name.split("=", 1) for name in names[min(first, below):] if "=" in name]
+        return {key: None if value == NO_VALUE else urllib.parse.unquote(value) for key, value in found if key}
+
+
+def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
+    """Resolve a path, a folder, a glob or a URI to the data files it stands for."""
+    if not isinstance(dataset_file, (str, os.PathLike)):
+        raise DatasetError(
+            f"dataset_file must be the path or URI of a file, a folder or a glob, given a {type(dataset_file).__name__}."
+        )
+    given = os.fspath(dataset_file)
+    if not isinstance(given, str):
+        raise DatasetError(f"dataset_file must be text, given {given!r}.")
+    filesystem, path = _filesystem(given)
+    given = without_credentials(given)
+    wildcard = any(mark in path for mark in "*?[") and not (filesystem is None and os.path.exists(path))
+    import pyarrow.fs
+
+    fs, folder = filesystem or pyarrow.fs.LocalFileSystem(), None
+    try:
+        if wildcard:
+            root = path[: min(path.index(mark) for mark in "*?[" if mark in path)].rpartition("/")[0] or ("." if filesystem else "/")
+            pattern = os.path.normpath(path).split("/")
+            found = [p for p in _visible(_listing(fs, root), root) if _matches(p.split("/"), pattern)]
+            folder = root
+        else:
+            info = fs.get_file_info(path)
+            if info.type == pyarrow.fs.FileType.NotFound:
+                raise DatasetError(_missing(given, path, filesystem))
+            found = [path]
+            if not info.is_file:
+                found, folder = _listing(fs, path), os.path.normpath(path)
+                check_folder(given, [os.path.relpath(p, path) for p in found])
+                found = _visible(found, path)
+    except OSError as error:
+        raise DatasetError(f"dataset_file {given!r} cannot be read: {error}") from None
+    data = sorted(p for p in found if _format_of(p)) if wildcard or len(found) != 1 else found
+    kinds = sorted({_format_of(p) or os.path.basename(p) for p in data})
+    if not data:
+        raise DatasetError(f"dataset_file {given!r} matches no {', '.join(FORMATS)} file. Check the path.")
+    if len(kinds) > 1:
+        raise DatasetError(
+            f"dataset_file {given!r} holds files of different formats ({', '.join(kinds)}). Narrow it with a glob, "
+            f"such as {given.rstrip('/')}/*.{kinds[0]!s}."
+        )
+    if kinds[0] not in FORMATS.values():
+        raise DatasetError(
+            f"dataset_file {given!r} has an unknown ending. Known: {', '.join('.' + e for e in FORMATS)}, "
+            f"also with {', '.join('.' + c for c in COMPRESSED)} behind it."
+        )
+    return DatasetFiles(given, kinds[0], data, filesystem, folder)
+
+
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """As in a shell: a file, or a folder that it is in, has this name; `*` stays within one name, `**` is any number of folders."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_matches(path[skipped:], pattern[1:]) for skipped in range(len(path)))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+
+
+def _filesystem(given: str) -> tuple[Optional[pyarrow.fs.FileSystem], str]:
+    """The filesystem of a URI and the path on it; None stands for the local disk, whose path is absolute from now on."""
+    if given.startswith("hf://"):
+        import pyarrow.fs
+        from huggingface_hub import HfFileSystem
+
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(HfFileSystem())), given[len("hf://"):]
+    if "://" not in given:
+        return None, os.path.abspath(os.path.expanduser(given))
+    try:
+        return filesystem_of(given)
+    except OSError as error:
+        raise DatasetError(f"dataset_file {without_credentials(given)!r} cannot be opened: {error}") from None
+
+
+def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:
+    import pyarrow.fs
+
+    infos = fs.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
+    return [os.path.normpath(info.path) for info in infos if info.is_file]
+
+
+def _visible(files: list[str], folder: str) -> list[str]:
+    """Not what tools keep beside the data: .ipynb_checkpoints/rows-checkpoint.jsonl, _delta_log/0.json, _SUCCESS."""
+    return [path for path in files if not any(p.startswith((".", "_")) for p in os.path.relpath(path, folder).split("/"))]
+
+
+def _format_of(path: str) -> Optional[str]:
+    parts = os.path.basename(path).lower().split(".")
+    if len(parts) > 1 and parts[-1] in COMPRESSED:
+        parts.pop()
+    return FORMATS.get(parts[-1]) if len(parts) > 1 else None
+
+
+def _missing(given: str, path: str, filesystem: Any) -> str:
+    text = f"dataset_file {given!r} does not exist"
+    if filesystem is not None:
+        return text + ". Check the URI and the credentials."
+    text += f" (looked from {os.getcwd()})."
+    folder, name = os.path.split(path)
+    names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = difflib.get_close_matches(name, names, n=1)
+    beside = os.path.join(os.path.dirname(given), near[0]) if near else ""
+    return text + (f" Did you mean {beside!r}?" if near else " Check the path.")

@@ -1,0 +1,73 @@
+"""How a data file is to be read, where its name and content do not say."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from rayllm_batch.errors import DatasetError, did_you_mean
+
+# The column of the rows that stand for bad lines: why. It is null in others, and becomes the `error` of the output's row.
+BAD_LINE = "_rayllm_bad_line"
+RAISE, KEEP = "raise", "keep"
+UTF8 = "utf-8"
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """See read_dataset_file. encoding: None for UTF-8, or what a byte order mark says."""
+
+    bad_lines: str = RAISE
+    encoding: Optional[str] = None
+    column_types: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.bad_lines not in (RAISE, KEEP):
+            raise DatasetError(
+                f"bad_lines must be {RAISE!r} (the default) or {KEEP!r}, given {self.bad_lines!r}."
+                f"{did_you_mean(str(self.bad_lines), (RAISE, KEEP))}"
+            )
+        if self.encoding is not None:
+            try:
+                known = codecs.lookup(self.encoding)
+                "".encode(self.encoding)  # not one of bytes, such as base64
+            except (LookupError, TypeError):
+                raise DatasetError(
+                    f"dataset_encoding must be an encoding that Python knows, such as 'cp1252', 'shift-jis' or 'utf-16', given "
+                    f"{self.encoding!r}."
+                ) from None
+            object.__setattr__(self, "encoding", None if known.name == UTF8 else known.name)
+        if not isinstance(self.column_types, Mapping):
+            raise DatasetError(
+                f"column_types must be a dict such as {{'age': 'int64'}}, given a {type(self.column_types).__name__}."
+            )
+        import pyarrow as pa
+
+        types = {}
+        for name, kind in self.column_types.items():
+            try:
+                types[name] = kind if isinstance(kind, pa.DataType) else pa.type_for_alias(kind)
+            except (ValueError, TypeError):
+                raise DatasetError(
+                    f"column_types[{name!r}] must be an Arrow type or its name, such as 'int64', 'float64', 'bool' or 'string', "
+                    f"given {kind!r}."
+                ) from None
+        object.__setattr__(self, "column_types", types)
+
+    @property
+    def keeps(self) -> bool:
+        return self.bad_lines == KEEP
+
+    def bad_row(self, why: str) -> dict[str, Any]:
+        """What stands for a bad line. Raises DatasetError where bad lines end the reading."""
+        if not self.keeps:
+            raise DatasetError(f"{why} Mend or remove it, or set bad_lines={KEEP!r}: then it is a failed row of the output.")
+        return {BAD_LINE: why}
+
+
+def shown(line: str, most: int = 80) -> str:
+    """A line as a message may quote it."""
+    text = line.strip().encode("utf-8", "replace").decode()
+    return repr(text if len(text) <= most else text[:most] + "...")
