@@ -265,7 +265,11 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 # ## Your own workload
 #
 # Swap in your data and your prompt: `dataset_file` reads jsonl, json, csv and parquet, single files, folders and globs,
-# also from `s3://`, `gs://` and `hf://datasets/...`; or write `load_dataset` and return any Ray Dataset. A class written in a
+# also from `s3://`, `gs://` and `hf://datasets/...`; or write `load_dataset` and return any Ray Dataset, or a table of pandas,
+# PyArrow or Hugging Face's datasets. What is read is what is there, whatever the size and wherever it is: a date stays the text
+# it was, cells of a CSV are all text (02134, NA), an id of 20 digits keeps them, folders named `lang=de` become a column. A file
+# that is not UTF-8 is an error until `dataset_encoding="cp1252"` says what it is. A line that cannot be read is named, with its file
+# and number; with `bad_lines="keep"` it becomes a failed row. Columns of every Arrow type come out as they came in. A class written in a
 # cell works, its code travels to the workers. `parse_row` may also set `sampling_params` for one row, over the workload's.
 # Of a dataset that is tokenized already it returns `{"prompt_token_ids": row["token_ids"]}`, which the model gets as they are.
 # Where the last message is the assistant's, the answer continues it.
@@ -337,7 +341,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 #
 # Any of these can be tried without editing a file: `init_engine_from_config(config, override={"engine_kwargs": {"max_model_len": 4096}})`.
 #
-# If the machine itself runs out of memory, the rows are the reason: read parquet rather than one huge JSON file, which is loaded whole.
+# If the machine itself runs out of memory, the rows are the reason: some of many megabytes, or a `load_dataset` that holds all of them at once.
 
 # %% [markdown]
 # ## Many replicas, many nodes
