@@ -82,6 +82,7 @@ def tasks_of(files: DatasetFiles, sizes: Sequence[int], options: ReadOptions) ->
             continue  # writers leave empty parts
         columns = tuple(files.partition(path).items())
         lines = files.format == "json" and not is_packed(path) and options.encoding is None and not options.keeps
+        lines = lines and (size <= most or _can_be_divided(files, path, options))  # others would read nothing
         of = -(-size // most) if lines or files.format == "parquet" else 1
         for number in range(of):
             start, stop = (size * number // of, size * (number + 1) // of if number + 1 < of else None) if lines else (0, None)
@@ -91,6 +92,12 @@ def tasks_of(files: DatasetFiles, sizes: Sequence[int], options: ReadOptions) ->
             tasks[-1].append(FilePart(path, columns, start, stop, *((number, of) if not lines else ())))
             taken += size // of
     return tasks
+
+
+def _can_be_divided(files: DatasetFiles, path: str, options: ReadOptions) -> bool:
+    text = FileText(path, files.fs, files.format, options)
+    with text.opened():
+        return text.can_be_divided
 
 
 def is_packed(path: str) -> bool:
