@@ -13,6 +13,7 @@ import decimal
 import math
 import re
 import uuid
+import zoneinfo
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Optional
@@ -132,7 +133,7 @@ class _Foreign(Exception):
 # Python objects: kind, how it is written, how it is read. A kind is that of its whole class, not of those derived from it.
 _KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
     bytes: ("bytes", lambda v: base64.b64encode(v).decode(), base64.b64decode),
-    datetime.datetime: ("datetime", lambda v: v.isoformat(), datetime.datetime.fromisoformat),
+    datetime.datetime: ("datetime", lambda v: [v.isoformat(), getattr(v.tzinfo, "key", None)], lambda v: _zoned(*v)),
     datetime.date: ("date", lambda v: v.isoformat(), datetime.date.fromisoformat),
     datetime.time: ("time", lambda v: v.isoformat(), datetime.time.fromisoformat),
     datetime.timedelta: ("timedelta", lambda v: [v.days, v.seconds, v.microseconds], lambda v: datetime.timedelta(*v)),
@@ -166,8 +167,9 @@ def _object_json(value: Any, refuse: bool = False) -> Any:  # noqa: PLR0911, PLR
             content = base64.b64encode(value.tobytes()).decode()
         kind = "ndarray" if isinstance(value, np.ndarray) else "scalar"
         return {KIND: kind, "dtype": value.dtype.str, "shape": list(value.shape), "value": content}
-    if type(value).__name__ == "Timestamp" and hasattr(value, "nanosecond"):  # pandas
-        return {KIND: "timestamp", "value": value.isoformat()}
+    if type(value).__module__.split(".")[0] == "pandas" and hasattr(value, "isoformat"):  # with nanoseconds, which Python's have not
+        zone = getattr(getattr(value, "tzinfo", None), "key", None)
+        return {KIND: "Timedelta" if isinstance(value, datetime.timedelta) else "Timestamp", "value": [value.isoformat(), zone]}
     for kind in type(value).__mro__:
         if kind in _KINDS:
             name, write, _ = _KINDS[kind]
@@ -198,11 +200,19 @@ def _object(value: Any) -> Any:  # noqa: PLR0911 (a line a kind)
         else:
             array = np.frombuffer(base64.b64decode(value["value"]), dtype=array.dtype).reshape(array.shape).copy()
         return array[()] if kind == "scalar" else array
-    if kind == "timestamp":
+    if kind in ("Timestamp", "Timedelta"):
         import pandas
 
-        return pandas.Timestamp(value["value"])
+        text, zone = value["value"]
+        read = getattr(pandas, kind)(text)
+        return read.tz_convert(zone) if zone else read
     return _READ[kind](value["value"])
+
+
+def _zoned(text: str, zone: Optional[str]) -> datetime.datetime:
+    """In a zone of a name, which its offset alone does not tell."""
+    read = datetime.datetime.fromisoformat(text)
+    return read.astimezone(zoneinfo.ZoneInfo(zone)) if zone else read
 
 
 def _each(values: list[Any], convert: Callable[[Any], Any]) -> list[Any]:

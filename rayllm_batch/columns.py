@@ -92,7 +92,7 @@ def carried(table: pa.Table, known: pa.Schema) -> pa.Table:
             column = exact
         columns[name if column.type == wanted else _other_name(name_of(name), column.type)] = column
     for field in known:
-        if field.name not in columns:
+        if field.name not in columns and not field.name.startswith(OTHER):
             kind = pa.null() if is_tensor(field.type) else field.type
             columns[field.name if kind == field.type else _other_name(field.name, kind)] = pa.nulls(table.num_rows, kind)
     return pa.table(columns)

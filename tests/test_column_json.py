@@ -8,6 +8,7 @@ import decimal
 import enum
 import json
 import uuid
+import zoneinfo
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ OBJECTS = [
     {"__type__": "date", "value": "no date"}, (1, (2,)), {1, 2}, frozenset({b"x"}), decimal.Decimal("1E+5"), uuid.UUID(int=7), 1 + 2j,
     datetime.datetime(2024, 1, 2, 3, tzinfo=datetime.timezone(datetime.timedelta(hours=5, minutes=30))), datetime.timedelta(-1, 5, 7), datetime.time(1, 2, 3, 4),
     np.arange(6, dtype=np.int16).reshape(2, 3), np.array(["a", "bc"]), np.array([b"x", None, 2], dtype=object), np.array(["2024-01-01"], "datetime64[ns]"),
-    np.datetime64("2024-01-01T00:00:00.000000001"), np.array(1.5), pandas.Timestamp("2024-01-01 00:00:00.000000001"), "lone \ud800 surrogate",
+    np.datetime64("2024-01-01T00:00:00.000000001"), np.array(1.5), pandas.Timestamp("2024-01-01 00:00:00.000000001"), pandas.Timedelta(1, "ns"),
+    pandas.Timestamp(7, tz="Europe/Berlin"), pandas.NaT, datetime.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo("America/New_York")), "lone \ud800 surrogate",
 ]  # fmt: skip
 
 

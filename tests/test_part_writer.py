@@ -15,9 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from column_samples import PLAIN, rays
 
-from rayllm_batch import output, part_writer
-from rayllm_batch.columns import merged
+from rayllm_batch import columns, output, part_writer
+from rayllm_batch.columns import carried, merged
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.output import Answer
 from rayllm_batch.output_folder import OutputFolder
@@ -129,6 +130,30 @@ def test_a_column_of_numbers_here_and_text_there_has_the_values_themselves(tmp_p
         assert folder.rows == 25 and ids_match(folder)
         assert folder.as_text == (["x"] if output_format == "parquet" else [])
         assert len({folder.parts[name].schema for name in folder.parts}) == 2, "what is known to be mixed stays so"
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_blocks_as_they_come_from_a_run_whose_columns_have_other_types(tmp_path: Path, output_format: str) -> None:
+    every = {**PLAIN, **rays()}
+    known = pa.schema([("n", pa.int64()), *((name, pa.float64()) for name in every)])
+    blocks = [
+        pa.table({"n": [1, 2, 3], **every}), pa.table({"n": [4], **{name: pa.array([0.5]) for name in every}}),
+        pa.table({"n": [5, 6, 7], **every}), pa.table({"n": [8]}),
+    ]  # fmt: skip
+    with opened(tmp_path, output_format) as folder, PartWriter(folder) as writer:
+        for block in blocks:
+            rows = carried(block, known)
+            table = output.with_row_ids(rows, [row_id(row) for row in columns.rows(rows)]).drop_columns([output.FINISHED_IDS])
+            writer.add(output.with_answers(table, [Answer(str(n), 1, 2, "stop") for n in block.column("n").to_pylist()]))
+            if block is blocks[2]:
+                writer._flush()
+    with opened(tmp_path, output_format) as folder:
+        back = {row["n"]: row for row in read(folder).to_pylist()}
+    assert len(back) == folder.rows == 8
+    for row in (row for block in blocks for row in block.to_pylist()):
+        for name in every:
+            found, value = back[row["n"]][name], row.get(name)
+            assert repr(found) == repr(value) or found == value or isinstance(value, dict) or tuple(value) == found, name
 
 
 def test_whole_numbers_beside_fractions_keep_every_digit(tmp_path: Path) -> None:
@@ -311,8 +336,8 @@ def test_an_id_column_with_repeated_values_is_refused(tmp_path: Path) -> None:
 MANY = """
 import json, resource, sys
 import pyarrow as pa
-from rayllm_batch import output, part_writer
-from rayllm_batch.columns import merged
+from rayllm_batch import columns, output, part_writer
+from rayllm_batch.columns import carried, merged
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_writer import PartWriter
 part_writer.PART_BYTES = 4 << 20

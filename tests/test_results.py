@@ -5,6 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
+from rayllm_batch.output import tell_failed
 from util import results
 
 
@@ -15,7 +16,7 @@ def row(**given: Any) -> dict[str, Any]:
     }
 
 
-FAILED = row(generated_text="", num_input_tokens=0, num_generated_tokens=0, finish_reason="error", error="parse_row: KeyError: 'text'")
+FAILED = row(generated_text=None, num_input_tokens=0, num_generated_tokens=0, finish_reason="error", error="parse_row: KeyError: 'text'")
 
 
 class Cells(HTMLParser):
@@ -98,15 +99,27 @@ class Rows(list):
 
     def filter(self, *, expr: object) -> Rows:
         assert "error" in str(expr), "only the error column decides what failed"
-        return Rows(row for row in self if row["error"] is not None)
+        wanted = "NOT_NULL" in repr(expr).upper()
+        return Rows(row for row in self if (row["error"] is not None) == wanted)
 
     def take(self, n: int) -> list:
         return self[:n]
+
+    def count(self) -> int:
+        return len(self)
 
 
 def test_show_results(capsys: Any) -> None:
     results.show_results(Rows([row()] * 20 + [FAILED]), "article", n=3)
     assert capsys.readouterr().out.count("generated_text:") == 3
+    results.show_results(Rows([FAILED] * 3 + [row()] * 20), "article", n=3)
+    shown = capsys.readouterr().out
+    assert shown.count("generated_text:") == 3 and "3 of the first 3 rows failed: only_failures=True shows them." in shown
+    results.show_results(tell_failed(Rows([FAILED] * 3 + [row()] * 2), 3), "article", n=3)
+    shown = capsys.readouterr().out
+    assert shown.count("generated_text:") == 2 and shown.count("error:") == 1 and "3 of 5 rows failed" in shown
+    results.show_results(tell_failed(Rows([row()] * 5), 0), "article")
+    assert "failed" not in capsys.readouterr().out
     results.show_results(Rows([row()] * 20 + [FAILED]), "article", only_failures=True)
     shown = capsys.readouterr().out
     assert shown.count("[") == 1 and "KeyError: 'text'" in shown

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from column_samples import ENCODED, PLAIN, rays
 
 from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config
 from rayllm_batch.errors import DatasetError, OutputError
@@ -33,6 +32,8 @@ class Blocks(ChatWorkloadBase):
     sampling_params: dict = {"max_tokens": 3}
 
     def blocks(self):
+        from column_samples import ENCODED, PLAIN, rays  # here: the class travels, and workers do not have that module
+
         given = {**PLAIN, **ENCODED, **rays()}
         for block in range(4):
             columns = {name: pa.chunked_array([array] * 30) for name, array in given.items()}
@@ -53,6 +54,8 @@ def plainly(value):
     """1 is 1.0 here: a column of whole numbers and fractions has fractions."""
     if isinstance(value, dict):
         return {key: plainly(item) for key, item in value.items() if item is not None}
+    if hasattr(value, "tolist"):  # Ray gives arrays where Arrow has lists
+        return value.tolist()
     return float(value) if type(value) is int and abs(value) <= 2**53 else tuple(value) if type(value).__name__ == "MonthDayNano" else value
 
 
@@ -84,7 +87,7 @@ class Some(ChatWorkloadBase):
         return ray.data.from_items([{"n": n, "text": f"t{n}"} for n in numbers], override_num_blocks=7)
 
     def parse_row(self, row):
-        if row["n"] in self.bad and Path(self.broken).exists():
+        if self.broken and row["n"] in self.bad and Path(self.broken).exists():
             raise ValueError("this row is bad")
         return {"messages": [{"role": "user", "content": f"number {row['n']} of a long list of things"}]}
 
@@ -103,7 +106,7 @@ def lose(folder, output_format):
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 @pytest.mark.parametrize("twice", [False, True])
 def test_the_order_of_reading_outlives_failures_a_kill_and_retries(ray_cluster, tmp_path, monkeypatch, output_format, twice):
-    monkeypatch.setattr("rayllm_batch.part_writer.PART_BYTES", 20_000)  # some parts
+    monkeypatch.setattr("rayllm_batch.part_writer.PART_BYTES", 3000)  # some parts
     folder, broken = tmp_path / "out", tmp_path / "broken"
     broken.touch()
     workload = Some(broken=str(broken), twice=twice)
@@ -135,7 +138,7 @@ ANSWER = {"generated_text", "num_input_tokens", "num_generated_tokens", "finish_
 def test_answered_rows_are_shown_first_and_failed_ones_are_counted(ray_cluster, tmp_path, capsys, place):
     broken = tmp_path / "broken"
     broken.touch()
-    result = run(Some(count=80, bad=tuple(range(30)), broken=str(broken)), place, tmp_path / "out")
+    result = run(Some(count=80, bad=tuple(range(4, 34)), broken=str(broken)), place, tmp_path / "out")
     if place != "memory":
         assert not any(row["error"] for row in result.limit(40).take_all())
     capsys.readouterr()
@@ -168,8 +171,6 @@ class Odd(Some):
     def load_dataset(self):
         import ray.data
 
-        if self.kind == "twice":
-            return ray.data.from_arrow(pa.table([pa.array([1]), pa.array([2])], names=["n", "n"]))
         if self.kind == "ours":
             return ray.data.from_items([{"n": 1, "_rayllm_mine": 1}])
         return ray.data.from_items([{"n": 1, "thing": object()}])
@@ -178,12 +179,10 @@ class Odd(Some):
 @pytest.mark.parametrize(("kind", "error", "named"), [
     ("ours", DatasetError, "_rayllm_mine"), ("object", OutputError, "'thing'.*type object"),
 ])  # fmt: skip
-@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
-def test_what_cannot_go_through_is_refused_by_name_before_an_engine(
-    ray_cluster, tmp_path, *, kind, error, named, output_format
-):
+def test_what_cannot_go_through_is_refused_by_name_before_an_engine(ray_cluster, tmp_path, kind, error, named):
     engine = init_engine_from_config("configs/demo-cpu.yaml", override={"llm_engine": "echo", "engine_kwargs": {"start_error": "reached"}})
     batch = RayLLMBatch(engine, Odd(kind=kind))
     for call in (batch.check, batch.run):
-        with pytest.raises(error, match=named):
-            call(tmp_path / "out", output_format=output_format)
+        for output_format in ("parquet", "jsonl"):
+            with pytest.raises(error, match=named):
+                call(tmp_path / output_format, output_format=output_format)
