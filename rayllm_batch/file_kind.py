@@ -23,7 +23,7 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"Obj\x01", "an Avro file; ray.data.read_avro(path) reads it in load_dataset"),
     (b"\xd0\xcf\x11\xe0", "an old Office file, such as .xls; save it as CSV UTF-8"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
-    (b"Rar!", "a RAR archive; unpack it"),
+    (b"Rar!\x1a", "a RAR archive; unpack it"),
     (b"%PDF-", "a PDF"),
     (b"SQLite format 3", "an SQLite database; ray.data.read_sql reads it in load_dataset"),
     (b"\x89HDF", "an HDF5 file"),
@@ -77,7 +77,7 @@ def kind_of(head: bytes) -> Optional[str]:  # noqa: PLR0911 (a line a kind)
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page, such as a login or an error; download the file again"
     if text.startswith((b"<?xml", b"<error>")):
-        title = re.search(rb"<message>([^<]{1,200})", text)
+        title = re.search(rb"<message>([^<]{1,200})", head, re.IGNORECASE)
         return "XML, such as an error of a storage" + (f" ({title[1].decode('utf-8', 'replace')})" if title else "")
     return None
 

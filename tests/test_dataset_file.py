@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import bz2
-import dataclasses
 import gzip
 import json
 import os
-import pickle
+import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from reading import read, refusal
 
 from rayllm_batch import dataset_file, file_part
-from rayllm_batch.errors import DatasetError
-from rayllm_batch.file_part import Reader
 from rayllm_batch.read_options import ReadOptions
 
 ROWS = [{"id": 1, "article": "One, \"two\"\nand three."}, {"id": 2, "article": "Größe, 図書館, 🙂"}]
@@ -32,55 +32,6 @@ def parquet_bytes(rows: list[dict[str, Any]], schema: pa.Schema | None = None) -
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
     return sink.getvalue().to_pybytes()
-
-
-def read(given: Any, **options: Any) -> list[dict[str, Any]]:
-    """The rows of local files, both as the driver reads small ones and as tasks read small parts of large ones."""
-    how = ReadOptions(**options)
-    files = dataset_file.find_files(given)
-    assert files.filesystem is None
-    dataset_file._check_options(files, how)
-    sizes = [os.path.getsize(path) for path in files.paths]
-    reader = Reader(files.fs, files.format, how)
-    rows = dataset_file._read_local(files, reader, sizes).to_pylist()
-    with pytest.MonkeyPatch.context() as patch:
-        for size in (50, 1000, 20_000_000):
-            patch.setattr(file_part, "TASK_BYTES", size)
-            tasks = file_part.tasks_of(files, sizes, how) if sum(sizes) < 1000 * size else []
-            there = pickle.loads(pickle.dumps(dataclasses.replace(reader, names=tuple(rows[0]))))
-            found = [row for parts in tasks for table in there(parts) for row in table.to_pylist()]
-            assert not tasks or present(found) == present(rows)
-    return rows
-
-
-def present(rows: list[dict[str, Any]]) -> list[Any]:
-    """Told apart by type too, but for 1 and 1.0; what is null is as what is not there."""
-    return list(map(_told_apart, rows))
-
-
-def _told_apart(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _told_apart(item) for name, item in sorted(value.items()) if item is not None}
-    if isinstance(value, list):
-        return list(map(_told_apart, value))
-    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-def refusal(given: Any, **options: Any) -> str:
-    with pytest.raises(DatasetError) as caught:
-        read(given, **options)
-    return str(caught.value)
-
-
-@pytest.fixture
-def put(tmp_path: Path):
-    def write(name: str, content: bytes) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    return write
 
 
 def names(given: Any, below: Path) -> list[str]:
@@ -357,3 +308,198 @@ def test_a_later_file_that_is_not(name: str, content: bytes, put: Any, tmp_path:
     assert str(path) in refusal(tmp_path / "data")
 
 
+
+
+# --- relative paths, folders with columns in their names, folders that are something else
+
+
+def test_a_relative_path_is_absolute_at_once(put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("in/rows.jsonl", JSONL)
+    monkeypatch.chdir(tmp_path / "in")
+    for given in ("rows.jsonl", "./rows.jsonl", "../in", "*.jsonl", "../in/*.jsonl"):
+        assert dataset_file.find_files(given).paths == [str(tmp_path / "in" / "rows.jsonl")]
+
+
+@pytest.mark.parametrize(("ending", "content"), [
+    ("parquet", parquet_bytes([{"id": 1}])), ("jsonl", b'{"id": 1}\n'), ("json", b'[{"id": 1}]'), ("csv", b"id\n1\n"),
+    ("csv.gz", gzip.compress(b"id\n1\n")),
+])
+def test_names_of_folders_are_columns_of_text(ending: str, content: bytes, put: Any, tmp_path: Path) -> None:
+    for folder in ("year=2024/kind=a%2Fb", "year=0099/kind=__HIVE_DEFAULT_PARTITION__"):
+        put(f"x=1/corpus/{folder}/part.{ending}", content)
+    number = "1" if "csv" in ending else 1
+    first, second = {"id": number, "year": "2024", "kind": "a/b"}, {"id": number, "year": "0099", "kind": None}
+    corpus = tmp_path / "x=1" / "corpus"
+    assert read(corpus) == [second, first], "and not of those above the given folder"
+    assert read(corpus / "year=*" / "kind=a*" / "*") == [first]
+    assert read(corpus / "year=2024") == read(corpus / "year=2024" / "kind=a%2Fb" / f"part.{ending}") == [first]
+
+
+def test_a_column_of_the_file_goes_before_the_folders(put: Any, tmp_path: Path) -> None:
+    put("lang=de/rows.jsonl", b'{"lang": "en"}\n')
+    assert read(tmp_path / "lang=de") == [{"lang": "en"}]
+
+
+@pytest.mark.parametrize(("files", "words"), [
+    (["dataset_info.json", "state.json", "data-00000-of-00001.arrow"], ["save_to_disk", "load_from_disk("]),
+    (["dataset_dict.json", "train/dataset_info.json", "train/state.json", "train/data.arrow"], ["load_from_disk(", '["train"]']),
+    (["_delta_log/00000000000000000000.json", "part-0.parquet"], ["Delta", "read_delta"]),
+    (["metadata/v1.metadata.json", "data/part-0.parquet"], ["Iceberg", "read_iceberg"]),
+    ([".hoodie/hoodie.properties", "part-0.parquet"], ["Hudi", "read_hudi"]),
+])
+def test_folders_that_are_more_than_their_files(files: list[str], words: list[str], put: Any, tmp_path: Path) -> None:
+    for name in files:
+        put(f"table/{name}", parquet_bytes([{"id": 1}]) if name.endswith("parquet") else b"{}")
+    message = refusal(tmp_path / "table")
+    assert all(word in message for word in words)
+
+
+# --- what the driver knows without reading all
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """read_dataset_file as it is for large files, without Ray: what it would give to Ray is in `tasks`."""
+
+    class Dataset:
+        tasks: Any = None
+
+        def count(self) -> int:
+            return -1
+
+    def made(reader: Any, tasks: Any, size: int) -> Dataset:
+        dataset = Dataset()
+        dataset.reader, dataset.tasks = reader, tasks
+        return dataset
+
+    monkeypatch.setattr("rayllm_batch.file_datasource.dataset_of", made)
+    monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)
+    return dataset_file.read_dataset_file
+
+
+def test_rows_are_counted_where_that_costs_no_reading(large: Any, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3):
+        pyarrow.parquet.write_table(pa.table({"article": ["x"] * number}), tmp_path / f"{number}.parquet")
+    put("lines/rows.jsonl", b'{"article": "x"}\n')
+    everything = large(tmp_path / "*.parquet")
+    assert dataset_file.known_rows(everything) == dataset_file.count_rows(everything) == 6
+    assert dataset_file.known_rows(large(tmp_path / "2.parquet")) == 2
+    assert dataset_file.known_rows(large(tmp_path / "lines")) is None and dataset_file.count_rows(large(tmp_path / "lines")) == -1
+    monkeypatch.setattr(dataset_file, "COUNTED_FILES", 2)
+    assert dataset_file.known_rows(everything) is None, "too many to ask"
+    assert dataset_file.count_rows(everything) == 6
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv", "json"])
+def test_the_first_rows_are_those_that_the_tasks_read(ending: str, large: Any, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3):
+        rows = [{"article": f"{number} {i}"} for i in range(number)]
+        content = {
+            "parquet": parquet_bytes(rows), "json": json.dumps(rows).encode(), "jsonl": "".join(f"{json.dumps(row)}\n" for row in rows).encode(),
+            "csv": "\n".join(["article", *(row["article"] for row in rows)]).encode(),
+        }
+        put(f"lang=l{number}/rows.{ending}", content[ending])
+    dataset = large(tmp_path)
+    everything = [row for parts in dataset.tasks for table in dataset.reader(parts) for row in table.to_pylist()]
+    assert len(everything) == 6 and everything[-1] == {"article": "3 2", "lang": "l3"}
+    for most in (1, 2, 4, 6, 10):
+        assert dataset_file.first_rows(dataset, most) == everything[:most]
+    monkeypatch.setattr(dataset_file, "OPENED_FILES", 2)
+    assert len(dataset_file.first_rows(dataset, 3)) == 3, "two files have them"
+    assert dataset_file.first_rows(dataset, 4) is None, "Ray reads many files side by side"
+
+
+def test_columns_of_the_first_rows_are_in_all_tables(large: Any, put: Any, tmp_path: Path) -> None:
+    put("a.jsonl", b'{"id": 1, "note": "x"}\n')
+    put("b.jsonl", b'{"id": 2}\n')
+    dataset = large(tmp_path)
+    assert [table.to_pylist() for parts in dataset.tasks for table in dataset.reader(parts)] == [[{"id": 1, "note": "x"}], [{"id": 2, "note": None}]]
+
+
+def test_large_files_are_shared_by_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = dataset_file.find_files
+    sizes = [100 << 20, 1 << 20, 1 << 20, 0]
+    for name in ("a", "b", "c", "d"):
+        for ending in ("jsonl", "jsonl.gz", "csv", "parquet"):
+            (tmp_path / ending).mkdir(exist_ok=True)
+            (tmp_path / ending / f"{name}.{ending}").touch()
+    how = ReadOptions()
+    lines = file_part.tasks_of(files(tmp_path / "jsonl"), sizes, how)
+    assert len(lines) == 8 and [len(parts) for parts in lines] == [1] * 6 + [2, 1], "small ones go together"
+    assert lines[0][0].start == 0 and lines[6][0].stop is None and [p[0].start for p in lines[1:7]] == [p[0].stop for p in lines[:6]]
+    assert [len(parts) for parts in file_part.tasks_of(files(tmp_path / "parquet"), sizes, how)] == [1] * 6 + [2, 1]
+    for ending in ("csv", "jsonl.gz"):
+        assert [len(parts) for parts in file_part.tasks_of(files(tmp_path / ending), sizes, how)] == [1, 2]
+    assert len(file_part.tasks_of(files(tmp_path / "jsonl"), sizes, ReadOptions("keep"))) == 2, "its lines are counted from the top"
+    assert len(file_part.tasks_of(files(tmp_path / "jsonl"), sizes, ReadOptions(encoding="cp1252"))) == 2
+    monkeypatch.setattr(file_part, "MOST_TASKS", 3)
+    assert len(file_part.tasks_of(files(tmp_path / "jsonl"), sizes, how)) == 4
+
+
+def test_row_groups_are_shared_by_tasks(large: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow.parquet.write_table(pa.table({"id": range(1000)}), tmp_path / "a.parquet", row_group_size=150)
+    monkeypatch.setattr(file_part, "TASK_BYTES", os.path.getsize(tmp_path / "a.parquet") // 4)
+    dataset = large(tmp_path / "a.parquet")
+    read_by = [[row["id"] for table in dataset.reader(parts) for row in table.to_pylist()] for parts in dataset.tasks]
+    assert len(read_by) == 4 and all(read_by) and [i for ids in read_by for i in ids] == list(range(1000))
+
+
+def test_parquet_with_a_column_twice(put: Any) -> None:
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), sink)
+    message = refusal(put("twice.parquet", sink.getvalue().to_pybytes()))
+    assert "twice.parquet" in message and "'text' more than once" in message
+
+
+def test_parquet_files_whose_types_differ(put: Any, tmp_path: Path) -> None:
+    put("data/a.parquet", parquet_bytes([{"key": 2**60 + 1, "text": "a"}]))
+    put("data/b.parquet", parquet_bytes([{"key": 0.5, "text": "b", "more": [1]}]))
+    put("data/c.parquet", parquet_bytes([{"key": "k", "text": b"c"}]))
+    assert [list(row.values()) for row in read(tmp_path / "data")] == [[2**60 + 1, "a", None], [0.5, "b", [1]], ["k", b"c", None]]
+
+
+def test_the_first_rows_of_a_large_file_take_little_memory(tmp_path: Path) -> None:
+    texts = [random.Random(number).randbytes(4000).hex() for number in range(8000)]
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pa.table({"article": texts}), path)  # one row group of 64 MB
+    code = f"""
+import re
+from pathlib import Path
+from rayllm_batch.dataset_file import _first_of_file, find_files
+from rayllm_batch.file_part import Reader
+from rayllm_batch.read_options import ReadOptions
+import pyarrow.parquet
+
+def most_so_far():  # in KiB; getrusage has what the parent had too
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+begun = most_so_far()
+files = find_files({str(path)!r})
+assert _first_of_file(files, Reader(files.fs, "parquet", ReadOptions()), files.paths[0], 256).num_rows == 256
+print(most_so_far() - begun)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert int(run.stdout) < 60 << 10, "a row group has 64 MB, and it is held twice"
+
+
+# --- options
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"bad_lines": "keeps"}, "Did you mean 'keep'?"),
+    ({"bad_lines": None}, "must be 'raise'"),
+    ({"encoding": "cp125"}, "an encoding that Python knows"),
+    ({"encoding": "base64"}, "an encoding that Python knows"),
+    ({"column_types": {"id": "int46"}}, "column_types['id']"),
+    ({"column_types": ["id"]}, "must be a dict"),
+    ({"column_types": {"id": "int64"}}, "column_types is for CSV"),
+])
+def test_options_that_cannot_be(options: dict[str, Any], words: str, put: Any) -> None:
+    assert words in refusal(put("rows.jsonl", JSONL), **options)
+    if "encoding" in options:
+        assert "Python knows" in refusal(put("rows.parquet", parquet_bytes(ROWS)), **options)
+
+
+def test_parquet_has_no_encoding(put: Any) -> None:
+    assert "is parquet" in refusal(put("rows.parquet", parquet_bytes(ROWS)), encoding="cp1252")
+    assert read(put("rows.parquet", parquet_bytes(ROWS)), encoding="utf8", bad_lines="keep") == ROWS

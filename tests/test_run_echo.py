@@ -16,6 +16,7 @@ from rayllm_batch import (
     RayLLMBatch,
     SyntheticWithSharedPrefix,
     dataset_file,
+    file_part,
     init_engine_from_config,
     warm,
 )
@@ -316,9 +317,38 @@ def test_a_workload_that_cannot_run_is_refused_before_an_engine_starts(ray_clust
 def test_a_bad_line_that_only_the_read_meets_is_named(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)  # as a file too large for the driver to read
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"article": "one"}\n' * 1500 + "oops\n" + '{"article": "two"}\n' * 9)
-    with pytest.raises(DatasetError, match="Line 1501 of .*rows.jsonl.* is not JSON.*'oops'"):
-        RayLLMBatch(echo(start_error="must not be reached"), CNNDailySummary(dataset_file=str(path))).run()
+    path.write_text(f'{{"article": "{"one " * 100}"}}\n' * 9000 + "oops\n" + '{"article": "two"}\n' * 9)
+    monkeypatch.setattr(file_part, "TASK_BYTES", 1 << 20)
+    with pytest.raises(DatasetError, match="Line 9001 of .*rows.jsonl.* is not JSON.*'oops'"):
+        RayLLMBatch(echo(), CNNDailySummary(dataset_file=str(path))).run()
+
+
+def test_bad_lines_that_are_kept_are_failed_rows(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)
+    (tmp_path / "lang=de").mkdir()
+    path = tmp_path / "lang=de" / "rows.csv"
+    path.write_bytes(b"id,article\n1,one\n2\n3,caf\xe9\n4,four\n")
+    batch = RayLLMBatch(echo(), CNNDailySummary(dataset_file=str(tmp_path / "lang=*"), bad_lines="keep"), preserve_order=True)
+    rows = batch.run(tmp_path / "out", id_column="id").take_all()
+    assert sorted((row["id"] or "", row["lang"]) for row in rows) == [("", "de"), ("", "de"), ("1", "de"), ("4", "de")]
+    assert sorted(row["error"][:40] for row in rows if row["error"]) == [f"Line {n} of '{path}"[:40] for n in (3, 4)]
+    assert set(rows[0]) == {"id", "article", "lang", "generated_text", "num_input_tokens", "num_generated_tokens", "finish_reason", "error"}
+    again = batch.run(tmp_path / "out", id_column="id").take_all()
+    assert len(again) == 4 and sorted(row["error"] or "" for row in again) == sorted(row["error"] or "" for row in rows)
+
+
+def test_a_large_file_is_read_as_a_small_one(ray_cluster, tmp_path, monkeypatch):
+    lines = [{"n": n, "key": n if n < 2000 else f"k{n}", "at": "2024-03-01", "id": 2**63 + n, **({"late": [{"a": None}]} if n > 3000 else {})} for n in range(4000)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(file_part, "TASK_BYTES", 50_000)
+    dataset = dataset_file.read_dataset_file(tmp_path / "rows.jsonl")
+    first = dataset_file.first_rows(dataset, 100)
+    dataset.context.execution_options.preserve_order = True
+    rows = dataset.take_all()
+    assert [{key: value for key, value in row.items() if value is not None} for row in rows] == lines
+    assert first[:100] == [{**row, "late": None} for row in lines[:100]] and dataset.count() == 4000
+    assert dataset.limit(3).take_all()[2]["id"] == 2**63 + 2
 
 
 def test_a_tokenizer_without_a_chat_template_is_named(ray_cluster, tmp_path):

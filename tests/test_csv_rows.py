@@ -1,0 +1,149 @@
+"""CSV files: text stays text, bad lines are named, and no file becomes one column."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pytest
+from reading import read, refusal
+
+from rayllm_batch import csv_rows
+from rayllm_batch.errors import DatasetError
+from rayllm_batch.file_text import FileText
+from rayllm_batch.read_options import BAD_LINE
+
+CELLS = [
+    "", "NA", "N/A", "NaN", "nan", "None", "null", "NULL", "true", "False", "007", "+4930123", "1e5", "-0", "1,5", "3.10", "2024-03-01",
+    "1234567890123456789012345", " padded ", 'with "quotes"', "two\nlines", "two\r\nlines", "a;b\tc|d", "図書館 🙂", "'", "=1+1", "#", "0x1F", "\u2028",
+]
+
+
+def written(rows: list[list[str]], separator: str = ",", ending: str = "\r\n") -> bytes:
+    sink = io.StringIO()
+    csv.writer(sink, delimiter=separator, lineterminator=ending).writerows(rows)
+    return sink.getvalue().encode()
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_text_stays_text(ending: str, put: Any) -> None:
+    rows = [{"n": str(n), "cell": cell, "same": "NA"} for n, cell in enumerate(CELLS)]
+    content = written([["n", "cell", "same"], *(list(row.values()) for row in rows)], ending=ending)
+    assert read(put("rows.csv", content)) == read(put("rows.csv.gz", gzip.compress(b"\xef\xbb\xbf" + content))) == rows
+    assert read(put("rows.csv", content.rstrip())) == rows
+
+
+def test_random_cells(put: Any) -> None:
+    dice = random.Random(3)
+    for separator in ",;\t|":
+        rows = [[dice.choice(CELLS) for _ in range(4)] for _ in range(200)]
+        content = written([["a", "b", "c", "d"], *rows], separator)
+        assert [list(row.values()) for row in read(put("rows.csv", content))] == rows
+
+
+@pytest.mark.parametrize(("name", "content", "row"), [
+    ("rows.tsv", b"a\tb\n1,5\t2\n", {"a": "1,5", "b": "2"}),
+    ("rows.tsv", b"a,b\n1,2\n", {"a": "1", "b": "2"}),
+    ("rows.csv", b"a\tb\n1,5\t2\n", {"a": "1,5", "b": "2"}),
+    ("rows.csv", b"a;b\n1,5;2\n", {"a": "1,5", "b": "2"}),
+    ("rows.csv", b"price, net;b\n1,5;2\n1;3\n2;3\n", {"price, net": "1,5", "b": "2"}),
+    ("rows.csv", b"a|b|c\n1|2|3\n", {"a": "1", "b": "2", "c": "3"}),
+    ("rows.csv", b'"a;b"\n1;2\n', {"a;b": "1;2"}),
+    ("rows.csv", b"text\nfirst; second\n", {"text": "first; second"}),
+    ("rows.csv", b'a,b\n"x;y",z;w\n', {"a": "x;y", "b": "z;w"}),
+])
+def test_the_separator_is_the_headers(name: str, content: bytes, row: dict[str, str], put: Any) -> None:
+    assert read(put(name, content))[0] == row
+
+
+def test_types_that_are_asked_for(put: Any) -> None:
+    path = put("rows.csv", b"age,score,ok,code\n07,1.5,true,007\n,,,\n-3,2,false,1\n")
+    types = {"age": "int64", "score": pa.float32(), "ok": "bool"}
+    assert read(path, column_types=types) == [
+        {"age": 7, "score": 1.5, "ok": True, "code": "007"}, {"age": None, "score": None, "ok": None, "code": ""},
+        {"age": -3, "score": 2.0, "ok": False, "code": "1"},
+    ]
+    bad = put("rows.csv", b"age,x\n1,a\n1.5,b\n2,c\n")
+    message = refusal(bad, column_types={"age": "int64"})
+    assert message.startswith("Line 3 of ") and "column 'age' is '1.5', which is no int64" in message
+    rows = read(bad, column_types={"age": "int64"}, bad_lines="keep")
+    assert [row["age"] for row in rows] == [1, None, 2] and rows[1]["x"] is None and "Line 3" in rows[1][BAD_LINE]
+    assert "Did you mean 'age'?" in refusal(bad, column_types={"agee": "int64"})
+
+
+@pytest.mark.parametrize(("content", "number", "word", "others"), [
+    (b"a,b\n1,2\n3\n4,5\n", 3, "1 cell(s) where the header has 2", ["1", "4"]),
+    (b'a,b\n1,"x\ny"\n3,4,5\n6,7\n', 4, "3 cell(s)", ["1", "6"]),
+    (b'a,b\n1,2\n3,"open\n4,5\n6,7\n', 3, "a quote is opened and not closed", ["1", "4", "6"]),
+    (b'a,b\n1,2\n3,"open\n4,"5"\n6,7\n', 3, "expected after", ["1", "4", "6"]),
+    (b'a,b\n1,2\n3,"x"y\n6,7\n', 3, "expected after", ["1", "6"]),
+    (b"a,b\n1,2\n3,caf\xe9\n6,7\n", 3, "is not UTF-8 (byte 0xe9): 'caf?'", ["1", "6"]),
+    (b"a,b\n\n\n1,2\n3,\xff\xfe\n", 5, "is not UTF-8 (byte 0xff)", ["1"]),
+])
+def test_bad_lines(content: bytes, number: int, word: str, others: list[str], put: Any) -> None:
+    path = put("rows.csv", content)
+    message = refusal(path)
+    assert message.startswith(f"Line {number} of {str(path)!r}") and word in message and "bad_lines='keep'" in message
+    rows = read(path, bad_lines="keep")
+    assert [row["a"] for row in rows if row[BAD_LINE] is None] == others
+    (bad,) = [row for row in rows if row[BAD_LINE]]
+    assert bad["a"] is bad["b"] is None and bad[BAD_LINE].startswith(f"Line {number} of ") and word in bad[BAD_LINE]
+
+
+def test_lines_far_down_are_numbered_in_small_blocks(put: Any) -> None:
+    path = put("rows.csv", b"a,b\n" + b'1,"x\ny"\n' * 50_000 + b"bad\n")
+    with pytest.raises(DatasetError, match="^Line 100002 of "):
+        list(csv_rows.csv_tables(FileText(str(path), pa.fs.LocalFileSystem(), "csv"), 1000))
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"id,text,id\n1,2,3\n", ["column 'id' more than once"]),
+    (b",text\n0,a\n", ["column 1 of 2", "index=False"]),
+    (b"a,,b,\n1,2,3,4\n", ["column 2, 4 of 4"]),
+    (b"caf\xe9,b\n1,2\n", ["Line 1", "the header", "not UTF-8"]),
+    (b'a,"b\n1,2\n', ["Line 1", "a quote is opened"]),
+    (b'{"a": 1}\n{"a": 2}\n', ["its content is JSON", ".jsonl"]),
+    (b'[{"a": 1}]\n', ["its content is JSON"]),
+])
+@pytest.mark.parametrize("bad_lines", ["raise", "keep"])
+def test_headers_that_cannot_be(content: bytes, words: list[str], bad_lines: str, put: Any) -> None:
+    message = refusal(put("rows.csv", content), bad_lines=bad_lines)
+    assert "rows.csv" in message and all(word in message for word in words)
+
+
+@pytest.mark.parametrize(("encoding", "text"), [
+    ("cp1252", "‘café’ – 5 €"), ("shift-jis", "表示 ソ"), ("utf-16", "Größe 🙂"), ("utf-32", "図"), ("utf-8-sig", "図"), ("utf-16-be", "naïve plain text"),
+])
+def test_encodings(encoding: str, text: str, put: Any) -> None:
+    content = f"id,text\n1,{text}\n2,plain\n".encode(encoding)
+    known = encoding in ("utf-16", "utf-32", "utf-8-sig")
+    wanted = [{"id": "1", "text": text}, {"id": "2", "text": "plain"}]
+    assert read(put("rows.csv", content), **({} if known else {"encoding": encoding})) == wanted
+    assert read(put("rows.csv.gz", gzip.compress(content)), **({} if known else {"encoding": encoding})) == wanted
+    if not known:
+        message = refusal(put("rows.csv", content))
+        assert "UTF-8" in message and "dataset_encoding=" in message
+
+
+def test_a_byte_order_mark_goes_before_the_encoding_that_is_asked_for(put: Any, tmp_path: Path) -> None:
+    put("data/a.csv", "text\ncafé\n".encode("utf-8-sig"))
+    put("data/b.csv", "text\n5 €\n".encode("cp1252"))
+    assert read(tmp_path / "data", encoding="cp1252") == [{"text": "café"}, {"text": "5 €"}]
+
+
+def test_columns_of_several_files(put: Any, tmp_path: Path) -> None:
+    put("data/a.csv", b"id,text\n1,a\n")
+    put("data/b.csv", b"text;more\nb;c\n")
+    assert read(tmp_path / "data") == [{"id": "1", "text": "a", "more": None}, {"id": None, "text": "b", "more": "c"}]
+
+
+def test_a_cell_of_megabytes(put: Any) -> None:
+    text = 'word "word"\n' * 500_000
+    path = put("rows.csv", written([["id", "text"], ["1", text], ["2", "short"]]))
+    assert [row["text"] == wanted for row, wanted in zip(read(path), (text, "short"), strict=True)] == [True, True]

@@ -1,0 +1,220 @@
+"""JSON files: each value is what Python's json gives, each bad line is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pytest
+from reading import read, refusal
+
+from rayllm_batch import json_rows
+from rayllm_batch.file_part import FilePart, Reader
+from rayllm_batch.file_text import FileText
+from rayllm_batch.read_options import BAD_LINE, ReadOptions
+
+
+def lines(*rows: Any, **kwargs: Any) -> bytes:
+    return "".join(json.dumps(row, **kwargs) + "\n" for row in rows).encode()
+
+
+def as_sent(value: Any) -> Any:
+    """Without nulls in objects, which stand for keys that other rows have; types told apart."""
+    if isinstance(value, dict):
+        return {key: as_sent(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return list(map(as_sent, value))
+    return f"{type(value).__name__} {value!r}"
+
+
+@pytest.mark.parametrize("values", [
+    ["1999-12-31", "2024-02-30"], ["2024-03-01T10:20:30+02:00"] * 2, ["2024-03-01 10:20"] * 2, ["10:20:30", "2024"], ["20240301"],
+    [["2024-03-01T00:00:00Z"], []], [{"at": ["2024-03-01"]}, {"at": None}], [{"a": {"b": "2024-03-01 00:00:00.123456"}}],
+    ["+4930123", "0049", "007", "1e5", "NaN", "None", "null", "true", "-0"],
+    [2**63 - 1, -(2**63)], [2**63, 2**64 - 1], [2**64, 1], [1234567890123456789012345, None], [2**63, -1], [[2**70], [1]], [{"id": 2**65}],
+    [9007199254740993, 0.5], [9007199254740993, [0.5]], [[1, 9007199254740993, 0.5]], [1e22, 123456789012345678],
+    [0.1, 1e-320, 1.7976931348623157e308, 5e-324, 0.1234567890123456789, 123456.789e3],
+    [float("nan"), float("inf"), -float("inf")],
+    [1, "1"], [True, 1], [True, 0.5], [None, "a", 1], [{"a": 1}, [1]], [{"a": 1}, {"a": "x"}], [[1], ["x"]], [[1, "x", None, True]], [{}, None, {"a": None}],
+    [[[None, 1], None], [[]]], [["a", None, "b"], None, [None]], [{"m": [{"role": "user", "content": None}]}, {"m": [None]}],
+    ["\ud800", "fine"], ["a\u0000b"], ["\u2028\u0085\x0b\x0c \r"], ["🙂" * 3, "} null", "[null", ", null"], [{"": 1}], [""], [[]], [{}], [None],
+    [[[[[[[[[[1]]]]]]]]]], ["[" * 500], [{"a" * 1000: "[{" * 300}],
+], ids=lambda values: json.dumps(values)[:40])
+def test_values_stay_what_they_are(values: list[Any], put: Any) -> None:
+    rows = [{"n": n, "value": value} for n, value in enumerate(values)]
+    for ascii_only in (True, False):
+        content = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows)
+        if ascii_only or content.isprintable() or "\ud800" not in content:
+            assert as_sent(read(put("rows.jsonl", content.encode()))) == as_sent(rows)
+            assert as_sent(read(put("rows.jsonl.gz", gzip.compress(content.encode())))) == as_sent(rows)
+            assert as_sent(read(put("rows.json", json.dumps(rows, ensure_ascii=ascii_only, indent=1).encode()))) == as_sent(rows)
+
+
+def test_a_whole_number_beside_fractions_is_a_float_where_that_holds_it(put: Any) -> None:
+    assert read(put("rows.jsonl", lines({"x": 1}, {"x": 0.5}))) == [{"x": 1.0}, {"x": 0.5}]
+
+
+def test_what_is_made_of_random_rows(tmp_path: Path) -> None:
+    """As Arrow reads them, where it is taken, and as Python does, in blocks of any size."""
+    dice = random.Random(5)
+
+    def kind(depth: int) -> Any:
+        if depth == 0 or dice.random() < 0.5:
+            return dice.choice("sibfdx")
+        return [kind(depth - 1)] if dice.random() < 0.5 else {key: kind(depth - 1) for key in dice.sample("abcdef", dice.randint(0, 3))}
+
+    def value(of: Any, absent: float) -> Any:
+        if dice.random() < absent:
+            return None
+        if isinstance(of, list):
+            return [value(of[0], absent) for _ in range(dice.choice([0, 1, 3]))]
+        if isinstance(of, dict):
+            return {key: value(item, absent) for key, item in of.items() if dice.random() > absent}
+        return {
+            "s": dice.choice(["", "null", "é\n", "} null"]), "i": dice.choice([-1, 2**53 + 1]), "b": dice.random() < 0.5, "f": dice.random(),
+            "d": "2024-03-01T10:20:30Z", "x": None,
+        }[of]
+
+    taken, path = [], str(tmp_path / "rows.jsonl")
+    for _ in range(300):
+        of, absent = {key: kind(3) for key in "abc"}, dice.choice([0, 0, 0.2])
+        rows = [value(of, 0) if not absent else {key: value(of[key], absent) for key in of} for _ in range(dice.randint(1, 9))]
+        Path(path).write_bytes(lines(*rows, ensure_ascii=dice.random() < 0.5))
+        for size in (1, 100, 1 << 20):
+            text = FileText(path, pa.fs.LocalFileSystem(), "json")
+            parser = json_rows.LineParser(ReadOptions())
+            taken += [parser._by_arrow(block) is not None for block in text.blocks(size)]
+            found = [row for table in json_rows.json_tables(text, size) for row in table.to_pylist()]
+            assert as_sent(found) == as_sent(rows)
+    assert 0.5 < sum(taken) / len(taken) < 0.95, "both are tried"
+
+
+def test_a_key_that_comes_twice(put: Any) -> None:
+    content = b'{"id": 1, "a": "x"}\n{"id": 2, "a": "x", "a": null, "a": "y"}\n{"id": 3, "b": {"c": 1, "c": [2]}}\n'
+    assert as_sent(read(put("rows.jsonl", content))) == as_sent([{"id": 1, "a": "x"}, {"id": 2, "a": "y"}, {"id": 3, "b": {"c": [2]}}])
+
+
+def test_keys_that_come_late(put: Any) -> None:
+    rows = [{"id": n, **({"late": [n]} if n > 2500 else {})} for n in range(3000)]
+    assert as_sent(read(put("rows.jsonl", lines(*rows)))) == as_sent(rows)
+    assert read(put("rows.json", json.dumps(rows).encode()))[-1] == {"id": 2999, "late": [2999]}
+
+
+@pytest.mark.parametrize(("line", "word"), [
+    ("null", "must be a JSON object"), ("[1]", "must be a JSON object"), ('{"a": 1} {"a": 2}', "Extra data"), ('{"a": 1} null', "Extra data"),
+    ('{"a": 01}', "delimiter"), ('{"a": "x\ty"}', "control character"), ('{"a": .5}', "Expecting value"), ('{"a": 1', "delimiter"),
+    ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "brackets"), ('{"a": ' * 5000 + "1" + "}" * 5000, "brackets"),
+    ('{"a": ' + "9" * 5000 + "}", "4300 digits"), ('{"a": 1}}', "Extra data"), ("\x00", "Expecting value"), ("<html>", "Expecting value"),
+])
+@pytest.mark.parametrize("before", [0, 5])
+def test_bad_lines(line: str, word: str, before: int, put: Any) -> None:
+    if before == 0 and line[0] in "[<":
+        return
+    content = lines(*[{"a": n} for n in range(before)]) + line.encode() + b"\n" + lines({"a": 9})
+    path = put("rows.jsonl", content)
+    message = refusal(path)
+    assert message.startswith(f"Line {before + 1} of {str(path)!r}") and word in message and len(message) < 700
+    rows = read(path, bad_lines="keep")
+    assert [row.pop(BAD_LINE) is None for row in rows] == [True] * before + [False, True]
+    assert [row["a"] for row in rows] == [*range(before), None, 9]
+
+
+def test_one_object_over_several_lines(put: Any) -> None:
+    assert "pretty-printed" in refusal(put("rows.jsonl", json.dumps({"a": 1, "b": [2]}, indent=2).encode()))
+    assert "pretty-printed" in refusal(put("rows.json", json.dumps({"rows": [{"a": 1}]}, indent="\t").encode()))
+    assert "pretty-printed" not in refusal(put("rows.jsonl", b'{"a": 1\n{"a": 2}\n'))
+
+
+@pytest.mark.parametrize(("content", "line", "word"), [
+    ('[\n{"a": 1},\n{"a": 2}\n{"a": 3}]', 4, "','"), ('[{"a": 1},\n{"a": }]', 2, "Expecting value"), ('[{"a": 1},\n{"a": 2}', 2, "','"),
+    ('[{"a": 1}]\n\n[{"a": 2}]', 3, "behind the array"), ('[{"a": "x\n"}]', 2, "control character"), ('[{"a": 1},\n]', 2, "Expecting value"),
+    ('[{"a": "' + "x" * 5000, 1, "Unterminated"), ("[" * 5000, 1, "brackets"),
+])
+def test_bad_arrays(content: str, line: int, word: str, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(put("rows.json", content.encode()))
+    assert message.startswith(f"Line {line} of ") and word in message and len(message) < 400
+
+
+def test_items_of_an_array_that_are_no_objects(put: Any) -> None:
+    assert "item 2 is '7'" in refusal(put("rows.json", b'[{"a": 1}, 7, "x"]'))
+    rows = read(put("rows.json", b'[{"a": 1}, 7, {"a": 2}]'), bad_lines="keep")
+    assert [row["a"] for row in rows] == [1, None, 2] and "item 2" in rows[1][BAD_LINE]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le", "cp1252", "shift-jis", "gb18030", "latin-1"])
+def test_encodings(encoding: str, put: Any) -> None:
+    text = {"cp1252": "‘café’ – 5 €", "latin-1": "naïve", "shift-jis": "表示 ソ", "gb18030": "中文"}.get(encoding, "Größe 図書館 🙂")
+    rows = [{"id": n, "text": text} for n in range(50)]
+    asked = {} if encoding in ("utf-16", "utf-32") else {"encoding": encoding}
+    for name, content in (("rows.jsonl", lines(*rows, ensure_ascii=False)), ("rows.json", json.dumps(rows, ensure_ascii=False).encode())):
+        coded = content.decode().encode(encoding)
+        assert read(put(name, coded), **asked) == rows
+        assert read(put(f"{name}.gz", gzip.compress(coded)), **asked) == rows
+        if asked:
+            message = refusal(put(name, coded))
+            assert "is not UTF-8" in message and "dataset_encoding=" in message and name in message
+
+
+def test_bytes_that_the_encoding_does_not_have(put: Any) -> None:
+    path = put("rows.jsonl", b'{"a": "fine"}\n{"a": "\x81"}\n')
+    message = refusal(path, encoding="cp1252")
+    assert message.startswith("Line 2 of ") and "is not CP1252 (byte 0x81)" in message
+    rows = read(path, encoding="cp1252", bad_lines="keep")
+    assert rows[0]["a"] == "fine" and "CP1252" in rows[1][BAD_LINE]
+    assert "UTF-8 (byte 0xe9)" in refusal(put("rows.json", '[{"a": "x"},\n{"a": "caf\u00e9"}]'.encode("latin-1")))
+
+
+def test_a_bad_line_in_the_middle_of_a_large_file(tmp_path: Path) -> None:
+    """Each task reads its part alone, and the one with the bad line says which line of the file it is."""
+    path, filler = tmp_path / "large.jsonl", "words and more " * 90
+    with path.open("w") as file:
+        for n in range(80_000):
+            file.write('{"id": 69999, "te\n' if n == 69_999 else f'{{"id": {n}, "text": "{filler}{n}"}}\n')
+    size = path.stat().st_size
+    assert size > 100 << 20
+    reader, cuts = Reader(pa.fs.LocalFileSystem(), "json", ReadOptions(), ("id", "text")), [*range(0, size, 9_999_999), None]
+    ids, errors = [], []
+    for start, stop in zip(cuts, cuts[1:], strict=False):
+        try:
+            for table in reader([FilePart(str(path), (), start, stop)]):
+                ids += table.column("id").to_pylist()
+        except Exception as error:
+            errors.append(str(error))
+    assert len(errors) == 1 and errors[0].startswith(f"Line 70000 of {str(path)!r} is not JSON")
+    assert ids[:60_000] == list(range(60_000)) and ids[-1] == 79_999
+    kept = [row for table in Reader(reader.fs, "json", ReadOptions("keep"))([FilePart(str(path))]) for row in table.to_pylist() if row[BAD_LINE]]
+    assert len(kept) == 1 and kept[0][BAD_LINE].startswith("Line 70000 of")
+
+
+def test_an_array_is_read_as_a_stream(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    with path.open("w") as file:
+        file.write("[")
+        for n in range(60_000):
+            file.write(("," if n else "") + json.dumps({"text": "x" * 4000, "n": n}))
+        file.write("]")
+    code = f"""
+import re
+from pathlib import Path
+import pyarrow.fs
+from rayllm_batch.file_part import FilePart, Reader
+from rayllm_batch.read_options import ReadOptions
+
+def most_so_far():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+reader, rows, begun = Reader(pyarrow.fs.LocalFileSystem(), "json", ReadOptions()), 0, most_so_far()
+for table in reader([FilePart({str(path)!r})]):
+    rows += table.num_rows
+assert rows == 60000
+print(most_so_far() - begun)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert int(run.stdout) < 150 << 10, "of 240 MB"
