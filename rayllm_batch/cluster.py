@@ -155,7 +155,7 @@ def _check_known(wanted: str, nodes: list[dict[str, Any]]) -> None:
 
     known = {str(value) for name, value in vars(accelerators).items() if name.isupper() and isinstance(value, str)}
     known |= {key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)} | {ANY_GPU, "CPU"}
-    if wanted not in known:
+    if wanted.upper() not in map(str.upper, known):
         near = did_you_mean(wanted, known) or " Known: A10G, L4, L40S, A100, H100, H200, ..., GPU for any, or CPU."
         raise ClusterError(f"accelerator_type {wanted!r} is none that Ray or the cluster knows.{near}")
 

@@ -198,6 +198,14 @@ def explain_read(error: Exception, workload: Any) -> Exception:
     return error
 
 
+def _copied(row: dict[str, Any]) -> dict[str, Any]:
+    """What parse_row does to its row stays there; of an object that cannot be copied, it does not."""
+    try:
+        return copy.deepcopy(row)
+    except Exception:
+        return dict(row)
+
+
 def _try_parse_row(
     workload: Any, sample: list[dict[str, Any]], defaults: Defaults
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -205,7 +213,7 @@ def _try_parse_row(
     problems, chats = [], []
     for row in sample:
         try:
-            chats.append(parse(workload.parse_row, copy.deepcopy(row), defaults))
+            chats.append(parse(workload.parse_row, _copied(row), defaults))
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -186,3 +186,14 @@ def test_a_cluster_that_died_and_left_its_address_is_not_waited_for(tmp_path: Pa
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     cluster.connect()
     assert given == ["local", "auto", "local", "10.0.0.1:6379"]
+
+
+@pytest.mark.parametrize(("wanted", "near"), [("A10GG", "A10G"), ("H1OO", "H100"), ("L4S", "L40S"), ("NVIDIA", "Known: A10G"), ("CPUS", "CPU")])
+def test_an_accelerator_that_neither_ray_nor_the_cluster_knows(wanted: str, near: str) -> None:
+    with pytest.raises(ClusterError, match=f"accelerator_type '{wanted}' is none that Ray or the cluster knows.*{near}"):
+        cluster._check_known(wanted, [{"CPU": 2.0}])
+
+
+@pytest.mark.parametrize("wanted", ["A10G", "H200", "CPU", "GPU", "AMD-INSTINCT-MI210", "MY-OWN"])
+def test_an_accelerator_that_one_of_them_knows(wanted: str) -> None:
+    cluster._check_known(wanted, [{"CPU": 2.0, "GPU": 1.0, "accelerator_type:MY-OWN": 1.0}])
