@@ -250,7 +250,7 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 # - **A row that crashes the engine** costs itself: the engine starts again, the row is found by trying, and gets an error. An engine that dies
 #   whatever it is given, or answers nothing for `stall_timeout_s`, ends the run with its last words.
 #
-# `bench/RELIABILITY.md` has what was broken on purpose, how often, and what was lost: nothing.
+# `bench/RELIABILITY.md` has what was broken on purpose, how often, and what was lost: nothing; and what came of some thousand odd values.
 #
 # From a shell or a scheduler, the same without this page; its exit code says whether every row has an answer (0), some have an error (3), or
 # the run is to be continued (1, 130):
