@@ -59,7 +59,10 @@ class Reader:
 
     def __call__(self, parts: Sequence[FilePart]) -> Iterator[pa.Table]:
         """Of all parts, one after the other; of each column the types go together."""
-        return steady((table for part in parts for table in self.tables(part)), self.names)
+        tables = steady((table for part in parts for table in self.tables(part)), self.names)
+        # Where there is nothing to read, Ray Data would make a block without columns.
+        yield next(tables, pa.table({name: pa.nulls(0) for name in self.names}))
+        yield from tables
 
     def _tables(self, part: FilePart, size: int, each: Callable) -> Iterator[pa.Table]:
         if self.format == "parquet":

@@ -64,7 +64,7 @@ class LineParser:
             return None
         if all(column.null_count for column in table.columns) and _NULL_ROW.search(content):
             return None
-        return None if any(map(_has_list, table.schema.types)) and _NULL_ITEM.search(content[::-1]) else table
+        return None if any(map(_has_list, table.schema.types)) and _has_null_item(content) else table
 
     def _parsed(self, content: bytes) -> Optional[pa.Table]:
         import pyarrow.json
@@ -237,6 +237,12 @@ def _is_utf8(content: bytes) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def _has_null_item(content: bytes) -> bool:
+    """Or a text with something like it."""
+    nulls = content.count(b"null")
+    return nulls > content.count(b": null") + content.count(b":null") and _NULL_ITEM.search(content[::-1]) is not None
 
 
 def _is_deep(content: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import cluster, columns, output
+from rayllm_batch import cluster, output
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.estimate import Sample, copies
 from rayllm_batch.prompt import build_prompts
@@ -50,11 +50,11 @@ class Host:
         return self._replica(table, block)
 
     def preview(self, run_id: str, table: pa.Table) -> list[dict[str, Any]]:
-        """The rows with their answers, and `prompt`: all that the model sees, as text."""
+        """The answers, without the rows' own columns, and `prompt`: all that the model sees, as text."""
         self.adopt(run_id)
         job = self._replica.prompt_job
         prompts = build_prompts(table, job)
-        rows = columns.rows(self._replica(prompts))
+        rows = self._replica(prompts).select(output.OUTPUT_SCHEMA.names).to_pylist()
         for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
             ids = prompt[output.TOKEN_IDS]
             row["prompt"] = "" if ids is None else decode(ids.tolist(), job)

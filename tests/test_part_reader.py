@@ -56,6 +56,20 @@ def test_a_value_that_parquet_has_not_is_text_where_its_type_is_none_otherwise()
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_parts_of_an_earlier_version_are_read(tmp_path: Path, output_format: str) -> None:
+    """Their headers do not say what is text, and their schemas may have dictionaries that parquet does not keep."""
+    table = pa.table({"n": pa.array([7, None, 7]).dictionary_encode(), "at": PLAIN["time stamp, us"], "s": PLAIN["struct"]})
+    plain = table.set_column(0, "n", pa.array([7, None, 7]))
+    with opened(tmp_path, output_format) as folder:
+        ids = b"".join(map(row_id, table.to_pylist()))
+        folder.store(f"part-000001-aaaaaaaa.{output_format}", encoded(plain, output_format).content, ids, table.schema)
+        record = Path(folder.inside("rows", f"part-000001-aaaaaaaa.{output_format}.ids"))
+        record.write_bytes(record.read_bytes().replace(b', "as_text": []', b""))
+    with opened(tmp_path, output_format) as folder:
+        assert folder.rows == 3 and b"as_text" not in record.read_bytes() and read(folder) == table.to_pylist()
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_order_of_reading_is_that_of_the_ids(tmp_path: Path, output_format: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows lie in parts in any order; some are in the data several times."""

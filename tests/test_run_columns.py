@@ -1,6 +1,7 @@
 """Whole runs through a real Ray: input columns of every type, blocks of other types, the order of reading, what failed."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,8 +60,12 @@ def plainly(value):
     return float(value) if type(value) is int and abs(value) <= 2**53 else tuple(value) if type(value).__name__ == "MonthDayNano" else value
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("workload", [Blocks(), Blocks(other="double", odd=(1, 3)), Blocks(other="null", odd=(0, 1, 2))], ids=["alike", "mixed", "late"])
+ALIKE, MIXED, LATE = Blocks(), Blocks(other="double", odd=(1, 3)), Blocks(other="null", odd=(0, 1, 2))
+
+
+@pytest.mark.parametrize(("place", "workload"), [
+    ("memory", ALIKE), ("memory", MIXED), ("memory", LATE), ("parquet", MIXED), ("parquet", LATE), ("jsonl", ALIKE), ("jsonl", MIXED),
+], ids=["memory, alike", "memory, mixed", "memory, late", "parquet, mixed", "parquet, late", "jsonl, alike", "jsonl, mixed"])
 def test_every_value_of_every_type_comes_out(ray_cluster, tmp_path, workload, place):
     rows = run(workload, place, tmp_path / "out").take_all()
     found = {row["n"]: row for row in rows}
@@ -69,6 +74,14 @@ def test_every_value_of_every_type_comes_out(ray_cluster, tmp_path, workload, pl
         for row in table.to_pylist():
             for name, value in row.items():
                 assert repr(plainly(found[row["n"]][name])) == repr(plainly(value)), name
+
+
+def test_a_preview_and_an_estimate_of_such_rows(ray_cluster, capsys):
+    batch = RayLLMBatch(echo(), Blocks(other="text", odd=(0, 2)), stall_timeout_s=120)
+    batch.preview(100)
+    assert "[100]" in capsys.readouterr().out
+    assert batch.estimate(sample_rows=32).rows == 360
+    batch.release()
 
 
 class Some(ChatWorkloadBase):
@@ -103,8 +116,7 @@ def lose(folder, output_format):
     (inside / "manifest.json").write_text(json.dumps({**manifest, "state": "unfinished"}))
 
 
-@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
-@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize(("output_format", "twice"), [("parquet", True), ("jsonl", False)])
 def test_the_order_of_reading_outlives_failures_a_kill_and_retries(ray_cluster, tmp_path, monkeypatch, output_format, twice):
     monkeypatch.setattr("rayllm_batch.part_writer.PART_BYTES", 3000)  # some parts
     folder, broken = tmp_path / "out", tmp_path / "broken"
@@ -153,13 +165,15 @@ def test_answered_rows_are_shown_first_and_failed_ones_are_counted(ray_cluster, 
 
 def test_all_rows_failed_and_the_columns_have_their_types(ray_cluster, tmp_path):
     class Bad(Some):
+        driver: int = 0
+
         def parse_row(self, row):
-            if row["n"] >= 8:
+            if os.getpid() != self.driver:  # where all of the first rows fail, no run begins
                 raise ValueError("bad")
-            return {"messages": [{"role": "user", "content": "hi"}], "sampling_params": {"max_tokens": "not a number"}}
+            return super().parse_row(row)
 
     for place in PLACES:
-        result = run(Bad(count=12), place, tmp_path / place)
+        result = run(Bad(count=12, driver=os.getpid()), place, tmp_path / place)
         schema = result.schema().base_schema
         assert schema.field("generated_text").type == schema.field("error").type == pa.string()
         assert [row["generated_text"] for row in result.take_all()] == [None] * 12
