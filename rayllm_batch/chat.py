@@ -96,15 +96,42 @@ def _checked_messages(messages: Any) -> list[dict[str, Any]]:
 
 
 def _checked_message(message: Any) -> dict[str, Any]:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not ("content" in message or message.get("tool_calls")):
+    says = isinstance(message, dict) and ("content" in message or message.get("tool_calls") is not None)
+    if not says or not isinstance(message.get("role"), str):
         raise TypeError(f'each message must be {{"role": ..., "content": ...}}, but one is {shown(message)}')
-    for key, value in message.items():
-        if key not in MESSAGE_KEYS and value is not None:
+    # A null is what a table has for "not given"; some templates only ask whether the key is there.
+    checked = {key: value for key, value in message.items() if value is not None or key == "content"}
+    for key, value in checked.items():
+        if key not in MESSAGE_KEYS:
             raise TypeError(f"a message has the key {key!r}, which would have no effect.{did_you_mean(key, MESSAGE_KEYS)}")
-    if message.get("content") is None and message.get("tool_calls"):
-        return {**message, "content": ""}  # as servers of the OpenAI API take it
-    text = _text_of(message["content"])
-    return message if text is message["content"] else {**message, "content": text}
+        if key not in ("content", "tool_calls") and not isinstance(value, str):
+            raise TypeError(f"a message's {key} must be text, but is {shown(value)}")
+    calls = checked.pop("tool_calls", ())
+    if not isinstance(calls, (list, tuple, np.ndarray)):
+        raise TypeError(f"a message's tool_calls must be a list, but are {shown(calls)}")
+    if len(calls):
+        checked["tool_calls"] = [_checked_call(call) for call in calls]
+        if checked.get("content") is None:
+            checked["content"] = ""  # as servers of the OpenAI API take it
+    return {**checked, "content": _text_of(checked.get("content"))}
+
+
+def _checked_call(call: Any) -> dict[str, Any]:
+    """A call of a tool, its arguments a dict, as templates expect them; the OpenAI API has them as JSON text."""
+    function = (call.get("function") or call) if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            arguments = ()
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not isinstance(arguments, (dict, type(None))):
+        raise TypeError(
+            f'each of a message\'s tool_calls must be {{"function": {{"name": ..., "arguments": ...}}}}, the arguments a JSON object, '
+            f"but one is {shown(call)}"
+        )
+    checked = {**function, "arguments": arguments or {}}
+    return checked if function is call else {**call, "function": checked}
 
 
 def _text_of(content: Any) -> str:

@@ -117,7 +117,7 @@ def fill(
             continue
         try:
             texts[i] = render(tokenizer, its, job)
-        except Exception as problem:
+        except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
         if (half := half_of_a_pair(texts[i])) is not None:
@@ -128,15 +128,40 @@ def fill(
 
 
 def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> str:
-    """The text that the model sees, special tokens included. Where the last message is the assistant's, the answer continues it."""
-    begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" else None
-    if begun is not None and not begun.strip() and not messages[-1].get("tool_calls"):
+    """The text that the model sees, special tokens included. Where the last message is the assistant's, the answer continues it.
+
+    Raises whatever the template does, and ValueError where it would lose something of the messages without a word.
+    """
+    last = messages[-1]
+    begun = last["content"] if last["role"] == "assistant" else None
+    if begun is not None and last.keys() - {"role", "content", "name"}:
+        raise ValueError("the last message is the assistant's, and more than text: only its content can be continued")
+    if begun is not None and not begun.strip() and len(messages) > 1:
         messages, begun = messages[:-1], None  # nothing is there to be continued
-    how = {"add_generation_prompt": begun is None, **({} if begun is None else {"continue_final_message": True})}
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, **{**how, **job.chat_template_kwargs})
-    if begun is not None and "continue_final_message" not in job.chat_template_kwargs and not text.rstrip().endswith(begun.strip()):
-        raise ValueError("the last message is the assistant's, which the answer is to continue, but the chat template alters it")
+    how = {"add_generation_prompt": begun is None, **({} if begun is None else {"continue_final_message": True}), **job.chat_template_kwargs}
+
+    def rendered(chat: list[dict[str, Any]]) -> str:
+        return tokenizer.apply_chat_template(chat, tokenize=False, **how)
+
+    text = rendered(list(messages))
+    if begun is not None and "continue_final_message" not in job.chat_template_kwargs:
+        if not text.rstrip().endswith(begun.strip()):
+            raise ValueError("the last message is the assistant's, which the answer is to continue, but the chat template alters it")
+        if not text.endswith(begun.lstrip()):  # a template that trims messages: the space behind it is part of what was begun
+            text = text.rstrip() + begun[len(begun.rstrip()) :]
+    for i, message in enumerate(messages):
+        # Of what the assistant said before, templates leave out much on purpose: its thoughts, words beside a tool's call.
+        if message["role"] != "assistant" and message["content"].strip() not in text and _is_left_out(rendered, messages, i, text):
+            raise ValueError(f"the template leaves out the message of the {message['role']!r}")
     return text
+
+
+def _is_left_out(rendered: Callable[[list[dict[str, Any]]], str], messages: list[dict[str, Any]], i: int, text: str) -> bool:
+    """Whether another content of message i would give the same text."""
+    try:
+        return rendered([*messages[:i], {**messages[i], "content": "other words"}, *messages[i + 1 :]]) == text
+    except Exception:  # then the template has looked at it
+        return False
 
 
 def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[str]]) -> list[Optional[np.ndarray]]:
@@ -152,13 +177,20 @@ def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[s
         try:
             for i, encoded in zip(some, _encode(tokenizer, [texts[i] for i in some]), strict=True):
                 ids[i] = encoded
-        except Exception:
+        except BaseException as together:  # a panic in Rust is no Exception
+            _unless_interrupted(together)
             for i in some:
                 try:
                     ids[i] = _encode(tokenizer, [texts[i]])[0]
-                except Exception as problem:
+                except BaseException as problem:
+                    _unless_interrupted(problem)
                     errors[i] = f"tokenize: {one_line(problem)}"
     return ids
+
+
+def _unless_interrupted(error: BaseException) -> None:
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error
 
 
 def half_of_a_pair(text: str) -> Optional[str]:

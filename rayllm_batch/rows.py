@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from rayllm_batch import cluster, columns, output
 from rayllm_batch.chat import DEFAULTS, Defaults, describe_error, parse
-from rayllm_batch.dataset_file import count_rows, first_rows, in_blocks, known_rows
+from rayllm_batch.dataset_file import count_rows, first_rows, known_rows
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
 from rayllm_batch.read_options import BAD_LINE
 from rayllm_batch.row_id import row_id
+from rayllm_batch.tables import as_dataset
 
 if TYPE_CHECKING:
     import ray.data
@@ -112,36 +113,6 @@ def read_rows(
     return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), columns.reference(whole, sample))
 
 
-def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
-    """What load_dataset returned as a Ray Dataset: a table in memory becomes one. Raises WorkloadError for anything else."""
-    import pyarrow as pa
-    import ray.data
-
-    kind, library = type(given).__name__, type(given).__module__.partition(".")[0]
-    if isinstance(given, ray.data.Dataset):
-        return given
-    if isinstance(given, pa.Table):
-        return in_blocks(given)
-    if library == "pandas" and kind == "DataFrame":
-        return ray.data.from_pandas(given.reset_index(drop=True))
-    if library == "polars" and kind == "DataFrame":
-        return in_blocks(given.to_arrow())
-    if library == "datasets" and kind == "Dataset":
-        return in_blocks(given.with_format("arrow")[:])
-    if isinstance(given, (list, tuple)) and given and all(isinstance(row, dict) for row in given):
-        return ray.data.from_items(list(given))
-    hint = "ray.data.from_items, from_pandas, from_arrow and from_huggingface make one."
-    if library == "datasets" and kind.endswith("Dict"):
-        hint = f"It is a datasets.{kind} of several splits ({', '.join(map(str, given))}): return one of them, such as given[{next(iter(given), '')!r}]."
-    elif library == "datasets":
-        hint = f"It is a datasets.{kind}, which is streamed: ray.data.from_huggingface(...) takes it, or load it without streaming=True."
-    elif isinstance(given, str):
-        hint = "Where it is the path of a file, set dataset_file to it, and leave load_dataset out."
-    elif library == "polars":
-        hint = "A lazy frame needs .collect()."
-    raise WorkloadError(f"{whose} must return a ray.data.Dataset, but returned a {kind}. {hint}")
-
-
 def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[str]) -> None:
     """Of the first rows. Raises DatasetError."""
     if not sample[0]:
@@ -154,7 +125,7 @@ def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[s
         raise DatasetError(f"id_column={id_column!r} is not a column of the dataset, which has: {', '.join(sample[0])}.{near}")
     seen: set[bytes] = set()
     for number, row in enumerate(sample, start=1):
-        if (value := row[id_column]) is None:
+        if (value := row.get(id_column)) is None or isinstance(value, float) and math.isnan(value):
             raise DatasetError(f"id_column={id_column!r} is null in row {number:,}, so it does not tell rows apart. Name a column without gaps.")
         if (key := row_id(row, id_column)) in seen:
             raise DatasetError(

@@ -84,7 +84,7 @@ def test_a_messages_key_that_no_template_reads(key: str) -> None:
 def test_what_templates_read_reaches_them() -> None:
     messages = [
         {"role": "user", "content": "2 + 2?", "name": "Ada"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]},
         {"role": "tool", "content": "4", "tool_call_id": "1"}, {"role": "assistant", "content": "4", "reasoning_content": "sum"},
     ]  # fmt: skip
     found = parsed({"messages": tuple(messages)})["messages"]
@@ -92,6 +92,37 @@ def test_what_templates_read_reaches_them() -> None:
     assert [{k: v for k, v in message.items() if k != "content"} for message in found] == [
         {k: v for k, v in message.items() if k != "content"} for message in messages
     ]
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), [('{"a": 2}', {"a": 2}), ({"a": 2}, {"a": 2}), ("", {}), (None, {}), ("{}", {})])
+def test_a_calls_arguments_are_a_dict_as_templates_expect_them(arguments: Any, wanted: dict[str, Any]) -> None:
+    function = {"name": "add", "arguments": arguments}
+    for call, found in (({**CALL, "function": function}, {**CALL, "function": {"name": "add", "arguments": wanted}}), (function, {**function, "arguments": wanted})):
+        [_, message] = parsed({"messages": [HELLO, {"role": "assistant", "tool_calls": np.array([call], dtype=object)}]})["messages"]
+        assert message == {"role": "assistant", "tool_calls": [found], "content": ""}
+    assert function["arguments"] is arguments, "the user's own is not changed"
+
+
+@pytest.mark.parametrize("calls", [
+    "add(2)", {"name": "add"}, ["add"], [{"function": "add"}], [{"function": {"arguments": "{}"}}], [{"name": "add", "arguments": "2 + 2"}],
+    [{"name": "add", "arguments": "[1]"}], [{"name": 5, "arguments": {}}], [None],
+])  # fmt: skip
+def test_what_is_no_call_of_a_tool(calls: Any) -> None:
+    assert "tool_calls must be" in refusal({"messages": [HELLO, {"role": "assistant", "content": "", "tool_calls": calls}]})
+
+
+def test_nulls_of_a_table_are_not_given() -> None:
+    message = {**HELLO, "name": None, "tool_calls": None, "tool_call_id": None, "reasoning": None, "anything": None}
+    assert parsed({"messages": [message]})["messages"] == [HELLO]
+    assert parsed({"messages": [{**HELLO, "tool_calls": []}]})["messages"] == [HELLO], "templates ask whether the key is there"
+
+
+@pytest.mark.parametrize("key", ["name", "tool_call_id", "reasoning_content", "thinking"])
+def test_what_a_template_would_write_out_as_python_does(key: str) -> None:
+    assert f"a message's {key} must be text, but is list: ['a']" in refusal({"messages": [{**HELLO, key: ["a"]}]})
 
 
 @pytest.mark.parametrize("model", [5, "", ["a"], {"name": "a"}])

@@ -406,3 +406,93 @@ def test_user_code_that_would_end_the_process(error: BaseException, folders: dic
         raise error
 
     assert only_row_1_fails(folders["none"], end).startswith(f"parse_row: {type(error).__name__}")
+
+
+TRIMS = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+
+
+@pytest.mark.parametrize("begun", ["The answer is ", "Two\nlines\n\n", " so far\t"])
+def test_the_space_behind_what_is_begun_stays(begun: str, folders: dict[str, Path]) -> None:
+    """Whether the template keeps the space around messages or not."""
+    for template in (None, TRIMS):
+        given = job(folders["template"], from_row, chat_template=template)
+        [row] = built(chats([*CHATS[0], {"role": "assistant", "content": begun}]), given)
+        assert tokenizer.decode(row[output.TOKEN_IDS], given).endswith(begun.lstrip())
+
+
+@pytest.mark.parametrize("more", [{"reasoning_content": "because"}, {"tool_calls": [{"name": "add", "arguments": {}}]}])
+def test_what_cannot_be_continued(more: dict[str, Any], folders: dict[str, Path]) -> None:
+    error = only_row_1_fails(folders["none"], lambda: {"messages": [*CHATS[0], {"role": "assistant", "content": "", **more}]})
+    assert error.startswith("chat_template: ") and "only its content can be continued" in error
+
+
+def test_an_answer_with_generation_tags(folders: dict[str, Path]) -> None:
+    tagged = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<a>{{ m.content }}</a>{% endgeneration %}{% else %}<u>{{ m.content }}</u>{% endif %}{% endfor %}"
+    given = job(folders["template"], from_row, chat_template=tagged)
+    [row] = built(chats([*CHATS[0], {"role": "assistant", "content": "It is"}]), given)
+    assert tokenizer.decode(row[output.TOKEN_IDS], given).endswith("</u><a>It is")
+
+
+# --- what a template loses
+
+
+QWENS = (
+    "{% for m in messages %}{% if m.role in ['system', 'user'] %}<{{ m.role }}>{{ m.content }}"
+    "{% elif m.role == 'assistant' %}<assistant>{{ m.content.split('</think>')[-1] }}{% endif %}{% endfor %}<assistant>"
+)
+
+
+@pytest.mark.parametrize("role", ["developer", "human", "User", "function"])
+def test_a_message_that_a_template_leaves_out_without_a_word(role: str, folders: dict[str, Path]) -> None:
+    messages = {"with another": [{"role": role, "content": "Answer in French."}, *CHATS[0]], "alone": [{"role": role, "content": "Hello"}]}
+    out = built(chats(*messages.values(), CHATS[0]), job(folders["template"], from_row, chat_template=QWENS))
+    for row in out[:2]:
+        assert row[output.STAGE_ERROR] == f"chat_template: ValueError: the template leaves out the message of the {role!r}"
+    assert out[2][output.STAGE_ERROR] is None
+
+
+@pytest.mark.parametrize(("template", "messages"), [
+    (QWENS, [*CHATS[0], {"role": "assistant", "content": "<think>hm</think>Yes."}, {"role": "user", "content": "Why?"}]),
+    (QWENS, [{"role": "system", "content": " "}, *CHATS[0]]),
+    ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }} {% endfor %}", CHATS[1]),
+    ("{% for m in messages %}{{ m.role }}: {{ m.content | tojson }} {% endfor %}", [{"role": "tool", "content": 'two "quoted" words'}]),
+    ("{{ messages[0].content }}{% if messages[1].content != 'quiet' %}{{ raise_exception('no') }}{% endif %}", [*CHATS[0], {"role": "tool", "content": "quiet"}]),
+], ids=["thoughts", "blank", "upper case", "escaped", "looked at"])  # fmt: skip
+def test_what_a_template_makes_of_a_message_is_its_own_affair(template: str, messages: list[dict[str, Any]], folders: dict[str, Path]) -> None:
+    [row] = built(chats(messages), job(folders["template"], from_row, chat_template=template))
+    assert row[output.STAGE_ERROR] is None
+
+
+# --- what ends a process
+
+
+class Panic(BaseException):
+    """As pyo3's PanicException, which is no Exception."""
+
+
+def test_a_tokenizer_that_panics(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = prompt._encode
+
+    def panics(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
+        if any("poison" in text for text in texts):
+            raise Panic("called `Option::unwrap()` on a `None` value")
+        return encode(tokenizer, texts)
+
+    monkeypatch.setattr(prompt, "_encode", panics)
+    error = only_row_1_fails(folders["none"], lambda: {"messages": [{"role": "user", "content": "poison"}]})
+    assert error.startswith("tokenize: Panic: called")
+
+
+@pytest.mark.parametrize("template", [
+    "{% for i in range(10 ** 9) %}x{% endfor %}", "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "{{ messages[7].content.x }}", "{{ 1 // 0 }}",
+], ids=["loop", "recursion", "undefined", "division"])  # fmt: skip
+def test_a_template_that_fails_is_the_rows_error(template: str, folders: dict[str, Path]) -> None:
+    [row] = built(chats(CHATS[0]), job(folders["template"], from_row, chat_template=template))
+    assert row[output.STAGE_ERROR].startswith("chat_template: ")
+
+
+@pytest.mark.parametrize("content", ["a\x00b", "\ufffe\uffff", "x" * 1_000_000, "\u202e\u200b", "<|end|>"], ids=["NUL", "noncharacters", "long", "marks", "special"])
+def test_odd_text_reaches_the_model(content: str, folders: dict[str, Path]) -> None:
+    given = job(folders["none"], from_row)
+    [row] = built(chats([{"role": "user", "content": content}]), given)
+    assert row[output.STAGE_ERROR] is None and content in tokenizer.decode(row[output.TOKEN_IDS], given)

@@ -14,7 +14,7 @@ from ray.data.dataset import MaterializedDataset
 
 from rayllm_batch import cluster, rows
 from rayllm_batch.errors import DatasetError, WorkloadError
-from rayllm_batch.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, as_dataset, explain_read, read_rows
+from rayllm_batch.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
 from rayllm_batch.workload import ChatWorkloadBase
 
 
@@ -139,44 +139,25 @@ def test_no_rows(fraction: float) -> None:
         read(Lazy([]), fraction)
 
 
-@pytest.mark.parametrize("given", [[], [1, 2], iter([]), None, {"train": 1}, "rows.jsonl"])
-def test_load_dataset_returns_something_else(given: Any) -> None:
-    with pytest.raises(WorkloadError, match=f"must return a ray.data.Dataset, but returned a {type(given).__name__}"):
-        read(given)
-
-
-@pytest.mark.ray
-def test_tables_of_other_libraries_become_one(ray_cluster: Any) -> None:
-    import datasets
-    import pyarrow
-
-    table = pyarrow.table({"id": list(range(300)), "text": [f"text {n}" for n in range(300)]})
-    frame = table.to_pandas()
-    frame.index = range(500, 800)
-    for given in (table, frame, datasets.Dataset.from_dict(table.to_pydict()), table.to_pylist()):
-        made = as_dataset(given, "Work.load_dataset")
-        assert isinstance(made, ray.data.Dataset) and sorted(made.take_all(), key=lambda row: row["id"]) == table.to_pylist()
-        assert made.columns() == ["id", "text"], type(given)
-
-
-@pytest.mark.parametrize(("kind", "words"), [("dict", "splits.*train, test.*given\\['train'\\]"), ("stream", "streamed.*from_huggingface")])
-def test_what_of_hugging_face_is_no_table(kind: str, words: str) -> None:
-    import datasets
-
-    table = datasets.Dataset.from_dict({"text": ["a"]})
-    given = datasets.DatasetDict(train=table, test=table) if kind == "dict" else table.to_iterable_dataset()
-    with pytest.raises(WorkloadError, match=f"returned a {type(given).__name__}.*datasets..*{words}"):
-        as_dataset(given, "Work.load_dataset")
-
-
 @pytest.mark.parametrize(("ids", "words"), [
     ([1, 2, 1], "not unique: 1 comes more than once"), (["a", "b", "b"], "not unique: 'b'"), ([[1], [1], [2]], "not unique"),
-    ([1, None, 2], "null in row 2"), ([1.0, 2, 1], "not unique"),
+    ([1, None, 2], "null in row 2"), ([1.0, 2, 1], "not unique"), ([1.5, float("nan")], "null in row 2"),
+    ([{"a": 1}, {"a": 1}], "not unique"), (["", ""], "not unique"),
 ])  # fmt: skip
 def test_ids_that_do_not_tell_rows_apart(ids: list[Any], words: str) -> None:
     data = [{"id": n, "text": "t", "key": key} for n, key in enumerate(ids)]
     with pytest.raises(DatasetError, match=f"id_column='key' is {words}"):
         read(Lazy(data), id_column="key")
+
+
+def test_ids_of_several_kinds_tell_rows_apart() -> None:
+    data = [{"id": n, "text": "t", "key": key} for n, key in enumerate([1, "1", True, b"1", [1], {"1": 1}])]
+    assert read(Lazy(data), id_column="key").total == len(data)
+
+
+def test_an_id_that_some_rows_lack() -> None:
+    with pytest.raises(DatasetError, match="id_column='key' is null in row 3"):
+        read(Lazy([*({"text": "t", "key": n} for n in range(2)), {"text": "t"}]), id_column="key")
 
 
 def test_a_column_that_is_not_there_has_a_neighbour() -> None:

@@ -1,0 +1,122 @@
+"""What load_dataset returns: tables of other libraries become a Ray Dataset, anything else is told the way."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import ray.data
+
+from rayllm_batch import columns, tables
+from rayllm_batch.errors import DatasetError, WorkloadError
+from rayllm_batch.tables import as_dataset
+
+
+@pytest.fixture
+def table_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The Arrow table that a Dataset would be made of, without a Ray."""
+    monkeypatch.setattr(tables, "in_blocks", lambda table: table)
+    monkeypatch.setattr(ray.data, "from_items", lambda rows: rows)
+    return lambda given: as_dataset(given, "Work.load_dataset")
+
+
+def rows(table: pa.Table) -> list[dict[str, Any]]:
+    return columns.rows(table)
+
+
+@pytest.mark.ray
+def test_tables_of_other_libraries_become_one(ray_cluster: Any) -> None:
+    import datasets
+
+    table = pa.table({"id": list(range(300)), "text": [f"text {n}" for n in range(300)]})
+    frame = table.to_pandas()
+    frame.index = range(500, 800)
+    for given in (table, frame, datasets.Dataset.from_dict(table.to_pydict()), table.to_pylist(), table.to_batches()[0]):
+        made = as_dataset(given, "Work.load_dataset")
+        assert isinstance(made, ray.data.Dataset) and sorted(made.take_all(), key=lambda row: row["id"]) == table.to_pylist()
+        assert made.columns() == ["id", "text"], type(given)
+
+
+def test_a_named_index_is_a_column(table_of: Any) -> None:
+    frame = pd.DataFrame({"text": ["a", "b"]}, index=pd.Index([7, 8], name="id"))
+    assert rows(table_of(frame)) == [{"id": 7, "text": "a"}, {"id": 8, "text": "b"}]
+    two = frame.set_index("text", append=True).assign(n=1)
+    assert table_of(two).column_names == ["id", "text", "n"]
+    frame["id"] = [1, 2]  # both: the column counts
+    assert rows(table_of(frame)) == [{"text": "a", "id": 1}, {"text": "b", "id": 2}]
+
+
+def test_values_of_a_data_frame(table_of: Any) -> None:
+    when = datetime.datetime(2024, 3, 1, 10, 30)
+    given = {
+        "kinds": [1, "x", None, [2]], "gaps": [1.5, np.nan, 2.0, 3.0], "text": ["a", None, "", "NA"], "ids": [2**64, 1, None, "7"],
+        "when": [when, None, when, when], "bytes": [b"\xff", "a", None, b""], "arrays": [np.array([1, 2]), None, "x", [3]],
+        "missing": [pd.NA, 5, "x", None],
+    }  # fmt: skip
+    plain = ("gaps", "when", "text")
+    frame = pd.DataFrame({name: pd.Series(values, dtype=None if name in plain else object) for name, values in given.items()})
+    found = rows(table_of(frame))
+    for name, values in given.items():
+        for row, value in zip(found, values, strict=True):
+            if isinstance(value, np.ndarray):
+                assert list(row[name]) == list(value)
+            elif pd.api.types.is_scalar(value) and pd.isna(value):
+                assert row[name] is None, (name, row[name])
+            else:
+                assert row[name] == value and isinstance(row[name], type(value)), (name, row[name])
+
+
+def test_names_of_columns_are_text(table_of: Any) -> None:
+    assert table_of(pd.DataFrame([[1, "a"]])).column_names == ["0", "1"]
+
+
+@pytest.mark.parametrize("given", [
+    pd.DataFrame([["a", "b"]], columns=["text", "text"]), pd.DataFrame([["a", "b"]], columns=["1", 1]),
+    pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]),
+])  # fmt: skip
+def test_two_columns_of_one_name(given: Any, table_of: Any) -> None:
+    with pytest.raises(DatasetError, match="several columns of the name '(text|1)'"):
+        table_of(given)
+
+
+class Elsewhere:
+    """A table of a library that is not installed here."""
+
+
+def of(library: str, kind: str) -> Any:
+    return type(kind, (Elsewhere,), {"__module__": f"{library}.frame"})()
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (None, "None. Does it end without a return"), ("rows.jsonl", "set dataset_file"), (Path("rows.csv"), "set dataset_file"),
+    ({"text": ["a"]}, "pyarrow.table"), ([], "without any row"), ([1, 2], "whose first element is a int"), (("a", "b"), "element is a str"),
+    ([[1]], "list of dicts"), (({"text": n} for n in range(3)), "list\\(...\\)"), (np.zeros((2, 2)), "from_numpy"), (5, "from_items"),
+    (pd.Series([1]), "from_pandas"), (of("pyspark", "DataFrame"), "from_spark"), (of("dask", "DataFrame"), "from_dask"),
+    (of("polars", "LazyFrame"), "collect"), (of("torch", "TensorDataset"), "from_torch"), (of("duckdb", "DuckDBPyRelation"), "df\\(\\)"),
+    (pa.RecordBatchReader.from_batches(pa.schema([]), []), "read_all"),
+])  # fmt: skip
+def test_what_is_no_table_is_told_the_way(given: Any, words: str) -> None:
+    with pytest.raises(WorkloadError, match=f"Work.load_dataset must return a ray.data.Dataset, but returned .*{words}"):
+        as_dataset(given, "Work.load_dataset")
+
+
+@pytest.mark.parametrize(("kind", "words"), [("dict", "splits.*train, test.*given\\['train'\\]"), ("stream", "streamed.*from_huggingface")])
+def test_what_of_hugging_face_is_no_table(kind: str, words: str) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_dict({"text": ["a"]})
+    given = datasets.DatasetDict(train=table, test=table) if kind == "dict" else table.to_iterable_dataset()
+    with pytest.raises(WorkloadError, match=f"returned a {type(given).__name__}.*datasets..*{words}"):
+        as_dataset(given, "Work.load_dataset")
+
+
+def test_rows_of_a_dataset_that_was_filtered(table_of: Any) -> None:
+    import datasets
+
+    given = datasets.Dataset.from_dict({"n": list(range(10))}).filter(lambda row: row["n"] % 3 == 0).select([3, 1])
+    assert rows(table_of(given)) == [{"n": 9}, {"n": 3}]
