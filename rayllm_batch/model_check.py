@@ -17,6 +17,7 @@ from rayllm_batch.hub_client import HubClient
 from rayllm_batch.model_files import WEIGHTS, download_model, files_to_skip
 from rayllm_batch.model_folder import check_folder
 from rayllm_batch.secret import Secret
+from rayllm_batch.versions import only_here
 
 GIB = 1 << 30
 # GiB that the driver reports for the largest model of each kind ("A100" may have 40 or 80): from the vendor's data
@@ -27,6 +28,10 @@ GPU_MEMORY_GIB = {
 }  # fmt: skip
 BESIDE_GIB = 2.0  # activations and CUDA graphs: for a max_model_len that is suggested, not for what is refused
 BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
+CHECKED = ("auto", "hf", "safetensors", "mistral", "pt", "npcache")  # load_formats; others read files of their own
+NO_WEIGHTS = (
+    "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "adapter_model.safetensors", "adapter_model.bin",
+)  # fmt: skip
 # Every layer of these keeps keys and values of all tokens, so their KV cache is known. Others (MLA, Mamba, windows,
 # layers that share) keep less, each in its own way.
 PLAIN_ATTENTION = {
@@ -82,17 +87,25 @@ def look_at(config: EngineConfig, token: str) -> ModelFacts:
 
 
 def check_files(config: EngineConfig, facts: ModelFacts) -> None:
-    """Raise ConfigError when the model's files cannot be a model, as far as they are on this machine."""
-    if facts.folder is None:
-        return
-    kwargs = config.engine_kwargs
+    """Raise ConfigError when the model's files cannot be a model, as far as they are on this machine.
+
+    Raises ModelNotFoundError, without network, where engines start on this machine alone and its cache lacks the model.
+    """
+    model, kwargs = config.model_id, config.engine_kwargs
     load_format = kwargs.get("load_format") or "auto"
-    weights = _weights(_names(facts.folder), load_format, facts.folder)
-    if config.llm_engine != "vllm" or load_format == "dummy":
-        weights = None
-    elif not is_local(config.model_id):  # what is not here yet is the download's to bring
-        weights = weights or None
-    check_folder(facts.folder, weights, own_tokenizer=not kwargs.get("tokenizer") and not kwargs.get("skip_tokenizer_init"))
+    needs_weights = config.llm_engine == "vllm" and load_format != "dummy"
+    complete = is_local(model) or is_offline() and only_here(config)
+    if complete and not is_local(model):
+        download_model(model, revision=kwargs.get("revision"), load_format=load_format if needs_weights else "dummy")
+    if facts.folder is not None:
+        check_folder(
+            facts.folder, _weights(_names(facts.folder), load_format, facts.folder) if needs_weights and load_format in CHECKED else None,
+            own_tokenizer=not kwargs.get("tokenizer") and not kwargs.get("skip_tokenizer_init"),
+            own_config=config.llm_engine == "vllm" and not kwargs.get("hf_config_path"),
+            complete=complete,
+        )  # fmt: skip
+    if (tokenizer := kwargs.get("tokenizer")) and Path(tokenizer).expanduser().is_dir():
+        check_folder(Path(tokenizer).expanduser(), None, own_config=False)
 
 
 def check_chat_template(config: EngineConfig, facts: ModelFacts) -> None:
@@ -231,9 +244,9 @@ def _weights(names: list[str], load_format: str, folder: Path) -> list[str]:
     """Those that the engine loads. Of safetensors kept twice, sharded and whole, these are the ones in the index."""
     skip = files_to_skip(names, load_format)
     kept = [name for name in names if "/" not in name and not any(fnmatch(name, pattern) for pattern in skip)]
-    weights = [name for name in kept if any(fnmatch(name, pattern) for pattern in WEIGHTS)]
+    weights = [name for name in kept if any(fnmatch(name, pattern) for pattern in WEIGHTS) and name not in NO_WEIGHTS]
     if any(name.endswith(".gguf") for name in weights):
-        return []  # one of several, by a rule of the engine's
+        return []
     indexed = set((_json(folder / "model.safetensors.index.json").get("weight_map") or {}).values())
     return sorted(indexed) if indexed and indexed <= set(weights) else weights
 

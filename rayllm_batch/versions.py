@@ -51,6 +51,14 @@ def runs_here(config: EngineConfig) -> bool:
     return any(node["NodeID"] == here and _may_run(node["Resources"], config) for node in cluster.alive_nodes())
 
 
+def only_here(config: EngineConfig) -> bool:
+    """Whether no engine can start on another node than the driver's."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return all(node["NodeID"] == here for node in cluster.alive_nodes() if _may_run(node["Resources"], config))
+
+
 def _may_run(resources: dict[str, float], config: EngineConfig) -> bool:
     if not config.gpus_per_replica:
         return resources.get("CPU", 0) > 0

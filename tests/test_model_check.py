@@ -12,12 +12,13 @@ import pytest
 
 from rayllm_batch import init_engine_from_config, model_check
 from rayllm_batch.config import EngineConfig
-from rayllm_batch.errors import ClusterError, ConfigError
+from rayllm_batch.errors import ClusterError, ConfigError, ModelNotFoundError
 from rayllm_batch.model_check import (
     GIB,
     ModelFacts,
     check_chat_template,
     check_disk,
+    check_files,
     check_memory,
     kv_values_per_token,
     look_at,
@@ -241,6 +242,92 @@ def test_a_config_that_cannot_be_read_is_not_known(content: bytes, tmp_path: Pat
     (model / "tokenizer_config.json").write_bytes(content)
     assert look_at(config(model=model), "").config == {}
     check_memory(config(model=model), look_at(config(model=model), ""))
+
+
+# --- files that are no model
+
+
+def demo(at: Path) -> Path:
+    at.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copytree("assets/demo-model", at))
+
+
+def files_problem(given: EngineConfig) -> str:
+    with pytest.raises((ConfigError, ModelNotFoundError)) as caught:
+        check_files(given, look_at(given, ""))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "adapter_model.safetensors"])
+def test_what_a_training_leaves_is_no_models_weights(name: str, tmp_path: Path) -> None:
+    model = demo(tmp_path / "model")
+    (model / name).write_bytes(b"anything")
+    check_files(config(model=model), look_at(config(model=model), ""))
+    (model / "model.safetensors").unlink()
+    assert "it has no weights" in files_problem(config(model=model))
+    check_files(config(model=model, load_format="dummy"), look_at(config(model=model), ""))
+    check_files(config(model=model, load_format="runai_streamer"), look_at(config(model=model), ""))
+
+
+def test_the_echo_engine_needs_a_tokenizer_alone(tmp_path: Path) -> None:
+    model = demo(tmp_path / "model")
+    echo = init_engine_from_config({"model_id": str(model), "llm_engine": "echo", "accelerator_type": "CPU"})
+    for name in ("config.json", "model.safetensors"):
+        (model / name).unlink()
+    check_files(echo, look_at(echo, ""))
+    (model / "tokenizer.json").write_text("{")
+    assert "tokenizer.json is not JSON" in files_problem(echo)
+
+
+def test_a_tokenizer_of_another_folder(tmp_path: Path) -> None:
+    model, other = demo(tmp_path / "model"), demo(tmp_path / "other")
+    (model / "tokenizer.json").unlink()
+    given = config(model=model, tokenizer=str(other))
+    check_files(given, look_at(given, ""))
+    (other / "tokenizer.json").write_bytes(b"")
+    assert "other' cannot be used: tokenizer.json is empty" in files_problem(given)
+
+
+def in_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of the Hub that was downloaded before, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(model_check, "only_here", lambda config: True)
+    repository = root / "models--org--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    return demo(repository / "snapshots" / "abc")
+
+
+def test_a_model_of_the_hub_that_is_half_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = in_the_cache(tmp_path, monkeypatch)
+    check_files(config(), look_at(config(), ""))
+    (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(INDEX))
+    assert "lists model-00002-of-00002.safetensors, which is not there" in files_problem(config())
+    (snapshot / "model-00001-of-00002.safetensors").unlink()
+    assert "org/model is not, or not completely, in the cache" in files_problem(config())
+    check_files(config(load_format="dummy"), look_at(config(), ""))
+
+
+def test_a_model_of_the_hub_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(in_the_cache(tmp_path, monkeypatch))
+    for given in (config(), config(load_format="dummy")):
+        assert "org/model is not, or not completely, in the cache" in files_problem(given)
+    monkeypatch.setattr(model_check, "only_here", lambda config: False)
+    check_files(config(), look_at(config(), ""))  # the other nodes may have it
+
+
+def test_what_is_still_to_be_downloaded_is_not_missing(tmp_path: Path) -> None:
+    model = demo(tmp_path / "model")
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    (model / "model.safetensors.index.json").write_text(json.dumps(INDEX))
+    check_files(config(), ModelFacts(folder=model))
+    (model / "model-00001-of-00002.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ConfigError, match="model-00001-of-00002.safetensors is"):
+        check_files(config(), ModelFacts(folder=model))
 
 
 # --- the chat template

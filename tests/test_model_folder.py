@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rayllm_batch.errors import ConfigError
-from rayllm_batch.model_folder import INDEX, check_folder
+from rayllm_batch.model_folder import INDEX, INDEX_OF_BIN, check_folder
 
 DEMO = Path("assets/demo-model")
 WEIGHTS = "model.safetensors"
@@ -93,10 +94,86 @@ def test_nothing_to_compute_with(folder: Path) -> None:
 
 
 def test_pytorchs_own_weights(folder: Path) -> None:
-    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04 as torch.save writes")
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as file:  # as torch.save writes
+        file.writestr("archive/data.pkl", b"\x80\x02" + bytes(range(256)) * 100)
+    check_folder(folder, ["pytorch_model.bin"])
+    cut_to(5000)(folder / "pytorch_model.bin")
+    assert "pytorch_model.bin is cut short" in refusal(folder, ["pytorch_model.bin"])
+    for content, words in ((b"Not Found", "not a file of torch.save"), (b"<html>Sign in</html>", "an HTML page"), (b"", "empty")):
+        (folder / "pytorch_model.bin").write_bytes(content)
+        assert f"pytorch_model.bin is {words}" in refusal(folder, ["pytorch_model.bin"])
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02 of an older torch")
     check_folder(folder, ["pytorch_model.bin"])
     (folder / "pytorch_model.bin").write_text(POINTER)
     assert "pytorch_model.bin is a Git LFS pointer" in refusal(folder, ["pytorch_model.bin"])
+
+
+def test_a_header_whose_length_looks_like_something_else(folder: Path) -> None:
+    for length in (0x0280, 0x8B1F):  # in bytes: as a pickle and as gzip begin
+        header = json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).ljust(length).encode()
+        (folder / WEIGHTS).write_bytes(struct.pack("<Q", length) + header + b"abcd")
+        check_folder(folder, [WEIGHTS])
+
+
+def test_shards_by_their_numbers(folder: Path) -> None:
+    shards = [f"pytorch_model-0000{n}-of-00003.bin" for n in (1, 3)]
+    for name in shards:
+        (folder / name).write_bytes(b"\x80\x02")
+    assert "lead to pytorch_model-00002-of-00003.bin, which is not there" in refusal(folder, shards)
+    (folder / "pytorch_model-00002-of-00003.bin").symlink_to(folder / "gone")
+    assert "pytorch_model-00002-of-00003.bin, which is not there" in refusal(folder, shards)
+    check_folder(folder, shards, complete=False)
+
+
+def test_an_index_of_pytorchs_weights(folder: Path) -> None:
+    (folder / INDEX_OF_BIN).write_text(json.dumps({"weight_map": {"a": "first.bin", "b": "second.bin"}}))
+    (folder / "first.bin").write_bytes(b"\x80\x02")
+    assert f"{INDEX_OF_BIN} lists second.bin, which is not there" in refusal(folder, ["first.bin"])
+    check_folder(folder, [WEIGHTS])
+
+
+@pytest.mark.parametrize("index", ['{"weight_map": []}', "{}", '{"weight_map": {}}', "[]"])
+def test_an_index_of_nothing(index: str, folder: Path) -> None:
+    (folder / INDEX).write_text(index)
+    if index == "[]":
+        assert f"{INDEX} is not a JSON object" in refusal(folder)
+    else:
+        check_folder(folder, [WEIGHTS])
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("chat_template.jinja", POINTER, "is a Git LFS pointer"), ("chat_template.jinja", "", "is empty"), ("chat_template.json", "{", "not JSON"),
+    ("special_tokens_map.json", "<html>", "is an HTML page"),
+])  # fmt: skip
+def test_what_a_tokenizer_has_beside_it(name: str, content: str, words: str, folder: Path) -> None:
+    (folder / name).write_text(content)
+    assert f"{name} " in refusal(folder) and words in refusal(folder)
+    check_folder(folder, [WEIGHTS], own_tokenizer=False)
+
+
+def test_files_of_a_slow_tokenizer_count_where_there_is_no_fast_one(folder: Path) -> None:
+    (folder / "tokenizer.model").write_text(POINTER)
+    check_folder(folder, [WEIGHTS])
+    (folder / "tokenizer.json").unlink()
+    assert "tokenizer.model is a Git LFS pointer" in refusal(folder)
+
+
+def test_only_gguf(folder: Path) -> None:
+    (folder / "model.Q4_K_M.gguf").write_bytes(b"GGUF")
+    check_folder(folder, [WEIGHTS])
+    assert "only GGUF weights (model.Q4_K_M.gguf), which vLLM does not read" in refusal(folder, [])
+
+
+def test_a_base_models_config_beside_an_adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    assert "no weights but a LoRA adapter's. Set model_id to its base model" in refusal(folder, [])
+
+
+def test_a_tokenizers_own_folder(folder: Path) -> None:
+    for name in ("config.json", WEIGHTS):
+        (folder / name).unlink()
+    check_folder(folder, None, own_config=False)
+    assert "it has no config.json" in refusal(folder)
 
 
 def test_an_adapter(tmp_path: Path) -> None:
