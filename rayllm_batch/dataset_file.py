@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Optional
 
+from rayllm_batch import columns
 from rayllm_batch.column_values import together
 from rayllm_batch.data_files import DatasetFiles, find_files
 from rayllm_batch.errors import DatasetError
@@ -103,7 +104,7 @@ def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, 
             found += table.num_rows
         if found == most:
             break
-    return together(tables).to_pylist() if found == most or len(files.paths) <= OPENED_FILES else None
+    return columns.rows(together(tables)) if found == most or len(files.paths) <= OPENED_FILES else None
 
 
 def _first_of_file(files: DatasetFiles, reader: Reader, path: str, most: int) -> Optional[pa.Table]:

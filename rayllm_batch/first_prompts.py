@@ -9,7 +9,7 @@ from typing import Any, Optional
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.hub import is_local
-from rayllm_batch.model_check import ModelFacts
+from rayllm_batch.model_check import ModelFacts, longest, text_config
 from rayllm_batch.prompt import PromptJob, fill
 from rayllm_batch.rows import Rows
 
@@ -49,9 +49,10 @@ def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
 
 
 def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -> Optional[str]:
-    length, vocabulary = config.engine_kwargs.get("max_model_len"), facts.config.get("vocab_size")
-    if isinstance(length, int) and 0 < length <= len(ids):
-        return f"tokenize: the prompt has {len(ids):,} tokens, but max_model_len is {length:,} (prompt and answer together)"
+    length, vocabulary = longest(config, facts), text_config(facts.config).get("vocab_size")
+    if length is not None and length <= len(ids):
+        whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
+        return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} (prompt and answer together)"
     if isinstance(vocabulary, int) and config.llm_engine == "vllm" and max(ids, default=0) >= vocabulary:
         return f"tokenize: the token id {max(ids):,} is beyond the model's vocabulary of {vocabulary:,}: is the tokenizer another model's?"
     return None

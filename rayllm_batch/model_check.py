@@ -181,7 +181,7 @@ def check_disk(config: EngineConfig, facts: ModelFacts) -> None:
 
 def kv_values_per_token(config: dict[str, Any]) -> int:
     """Numbers in the KV cache a token, over all layers; 0 where it is not known."""
-    config = _text(config)
+    config = text_config(config)
     windows = config.get("sliding_window") and config.get("use_sliding_window", True)
     mixed = any(kind != "full_attention" for kind in config.get("layer_types") or [])
     layers, heads, hidden = (config.get(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
@@ -191,7 +191,18 @@ def kv_values_per_token(config: dict[str, Any]) -> int:
     return 2 * layers * (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or hidden // heads)
 
 
-def _text(config: dict[str, Any]) -> dict[str, Any]:
+def longest(config: EngineConfig, facts: ModelFacts) -> Optional[int]:
+    """Tokens of the longest request, prompt and answer together, as far as it is known before the engine has resolved it."""
+    given, model = config.engine_kwargs.get("max_model_len"), facts.config
+    if given is not None or config.llm_engine != "vllm":
+        return given if isinstance(given, int) and given > 0 else None
+    rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
+    scaled = rope.get("rope_type", rope.get("type", "default")) != "default"
+    length = model.get("max_position_embeddings")
+    return length if model.get("model_type") in PLAIN_ATTENTION and not scaled and isinstance(length, int) else None
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """The language model's part of a config.json, which models that see or hear have beside others."""
     return config.get("text_config") or config
 
@@ -211,7 +222,7 @@ def _shrink(kwargs: dict[str, Any], config: dict[str, Any]) -> float:
     """
     if config.get("quantization_config"):
         return 1.0
-    saved = next((part[key] for part in (_text(config), config) for key in ("dtype", "torch_dtype") if part.get(key)), "float32")
+    saved = next((part[key] for part in (text_config(config), config) for key in ("dtype", "torch_dtype") if part.get(key)), "float32")
     ratio = BYTES.get(str(kwargs.get("dtype")), 2) / BYTES.get(str(saved), 2)
     quantization = kwargs.get("quantization")
     return ratio if quantization is None else ratio * (0.5 if "fp8" in quantization or "int8" in quantization else 0.25)

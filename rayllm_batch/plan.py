@@ -151,11 +151,11 @@ def lengths_of(chats: Sequence[dict[str, Any]], sampling_params: Mapping[str, An
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception:  # it is not installed here, or of another kind
+        texts = ["\n".join(message["content"] for message in chat["messages"]) for chat in chats if "messages" in chat]
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is that row's error
+        inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    except Exception:  # it is not installed here, or of another kind, or a text is nothing for it
         return None
-    texts = ["\n".join(message["content"] for message in chat["messages"]) for chat in chats if "messages" in chat]
-    texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is that row's error
-    inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
     inputs += [len(chat["prompt_token_ids"]) for chat in chats if "prompt_token_ids" in chat]
     return Lengths(sum(inputs) / len(inputs), sum(outputs) / len(outputs))
 

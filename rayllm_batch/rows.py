@@ -92,7 +92,8 @@ def read_rows(
         rows = rows.limit(limit)
     if preserve_order:
         rows.context.execution_options.preserve_order = True
-    sample = _read(lambda: first_rows(whole, min(SAMPLE_ROWS, limit or SAMPLE_ROWS)) or rows.take(SAMPLE_ROWS), workload)
+    most = min(SAMPLE_ROWS, limit or SAMPLE_ROWS)
+    sample = _read(lambda: first_rows(whole, most) or _in_memory(whole, most) or rows.take(SAMPLE_ROWS), workload)
     if not sample:
         raise DatasetError(f"The dataset of {name} has no rows.")
     found, why = len(sample), sample[0].get(BAD_LINE)
@@ -111,6 +112,19 @@ def read_rows(
     if is_a_limit and (counted := _read(rows.limit(COUNTED_ROWS).count, workload)) < COUNTED_ROWS:
         total, is_a_limit = counted, False
     return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), columns.reference(whole, sample))
+
+
+def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:
+    """The first rows of a dataset that is in memory, without Ray Data, whose executor takes seconds to start; else none."""
+    import ray.data
+    from ray.data.block import BlockAccessor
+
+    rows: list[dict[str, Any]] = []
+    for ref in dataset.get_internal_block_refs() if isinstance(dataset, ray.data.dataset.MaterializedDataset) else ():
+        rows += columns.rows(BlockAccessor.for_block(ray.get(ref)).to_arrow().slice(0, most - len(rows)))
+        if len(rows) == most:
+            break
+    return rows
 
 
 def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[str]) -> None:
@@ -184,6 +198,8 @@ def _try_parse_row(
     problems, chats = [], []
     for row in sample:
         try:
+            if isinstance(row, columns.UnreadableRow):
+                raise row.error
             chats.append(parse(workload.parse_row, _copied(row), defaults))
         except KeyboardInterrupt:
             raise

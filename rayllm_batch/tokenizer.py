@@ -35,11 +35,19 @@ def tokenizer_of(job: PromptJob) -> Any:
     # Loading takes seconds and a task handles one block, so a worker process keeps its tokenizer, also for the next
     # run. This module reaches workers by value and is rebuilt for each task: only another module's namespace outlives it.
     cache = sys.__dict__.setdefault("_rayllm_batch_tokenizer", {})
-    key = repr((job.tokenizer, job.tokenizer_kwargs, job.chat_template))
+    key = repr((job.tokenizer, job.tokenizer_kwargs, job.chat_template, _state_of(job.tokenizer)))
     if key not in cache:
         cache.clear()
         cache[key] = load_tokenizer(job)
     return cache[key]
+
+
+def _state_of(tokenizer: str) -> list[tuple[str, int]]:
+    """Of the files in a folder: what the user has changed there since is another tokenizer."""
+    if not os.path.isdir(tokenizer):
+        return []
+    with os.scandir(tokenizer) as files:
+        return sorted((file.name, file.stat().st_mtime_ns) for file in files if file.name.endswith((".json", ".jinja", ".model")))
 
 
 def decode(token_ids: list[int], job: PromptJob) -> str:

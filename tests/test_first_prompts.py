@@ -55,6 +55,25 @@ def test_what_is_too_long() -> None:
     assert check({"prompt_token_ids": [3] * 2047}, chat()) == []
 
 
+@pytest.mark.parametrize(("model", "length"), [
+    ({"model_type": "llama", "max_position_embeddings": 100}, 100), ({"model_type": "bert", "max_position_embeddings": 100}, None),
+    ({"model_type": "llama", "max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4}}, None),
+    ({"model_type": "qwen3", "max_position_embeddings": 100, "rope_parameters": {"rope_type": "yarn"}}, None),
+    ({"model_type": "qwen3", "max_position_embeddings": 100, "rope_parameters": {"rope_type": "default"}}, 100), ({}, None),
+])  # fmt: skip
+def test_what_is_too_long_for_the_model(model: dict[str, Any], length: int | None) -> None:
+    long = {"prompt_token_ids": [5] * 100}
+    found = check(chat(), long, facts=ModelFacts(model, folder=MODEL), engine_kwargs={"max_model_len": None})
+    assert found == ([f"tokenize: the prompt has 100 tokens, but the model's context is {length} (prompt and answer together)"] if length else [])
+    assert check(long, facts=ModelFacts(model, folder=MODEL), engine_kwargs={"max_model_len": 101}) == []
+    assert check(long, facts=ModelFacts(model, folder=MODEL), engine_kwargs={"max_model_len": -1}) == []
+
+
+def test_the_vocabulary_of_a_model_that_sees() -> None:
+    facts = ModelFacts({"text_config": {"vocab_size": 50}}, folder=MODEL)
+    assert len(check({"prompt_token_ids": [50]}, {"prompt_token_ids": [49]}, facts=facts)) == 1
+
+
 def test_half_of_a_surrogate_pair() -> None:
     [error] = check(chat(), chat(content="a \udc80 b"))
     assert error.startswith("tokenize: the prompt holds half of a surrogate pair") and "\\udc80" in error

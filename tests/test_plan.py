@@ -199,3 +199,14 @@ def test_lengths_that_cannot_be_known(tmp_path: Path) -> None:
     assert lengths_of([chat("a")], {"max_tokens": 5}, None) is None
     assert lengths_of([chat("a")], {"max_tokens": 5}, tmp_path / "tokenizer.json") is None
     assert lengths_of([], {"max_tokens": 5}, TOKENIZER) is None
+
+
+def test_lengths_of_texts_that_are_nothing_for_the_tokenizer(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordPiece({"a": 0}, unk_token="[UNK]"))  # which it has not
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    assert lengths_of([chat("a a")], {"max_tokens": 5}, tmp_path / "tokenizer.json") == Lengths(2, 5)
+    assert lengths_of([chat("a b")], {"max_tokens": 5}, tmp_path / "tokenizer.json") is None
+    assert lengths_of([chat("half of \ud83d a pair")], {"max_tokens": 5}, TOKENIZER) is not None

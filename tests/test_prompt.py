@@ -137,6 +137,16 @@ def test_the_tokenizer_is_loaded_once_a_job(folders: dict[str, Path], monkeypatc
     assert loaded == [first.tokenizer, second.tokenizer]
 
 
+def test_a_template_that_was_changed_since_is_read_again(tmp_path: Path) -> None:
+    """In a notebook's kernel, and in a worker that outlives the run."""
+    folder = tokenizer_builders.byte_level_bpe(tmp_path / "model", bos_in_template=False, bos_by_tokenizer=False)
+    given = job(folder, from_row)
+    built(chats(CHATS[0]), given)
+    (folder / "chat_template.jinja").write_text("changed: {{ messages[0].content }}")
+    [row] = built(chats(CHATS[0]), given)
+    assert tokenizer.decode(row[output.TOKEN_IDS], given).startswith("changed: ")
+
+
 def test_input_columns_are_kept_and_three_are_added(folders: dict[str, Path]) -> None:
     def parse_row(row: dict[str, Any]) -> dict[str, Any]:
         row["id"] = "changed by the workload"

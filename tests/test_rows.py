@@ -12,7 +12,7 @@ import pytest
 import ray.data
 from ray.data.dataset import MaterializedDataset
 
-from rayllm_batch import cluster, rows
+from rayllm_batch import cluster, columns, rows
 from rayllm_batch.errors import DatasetError, WorkloadError
 from rayllm_batch.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
 from rayllm_batch.workload import ChatWorkloadBase
@@ -48,7 +48,8 @@ class Lazy(ray.data.Dataset):
 
 
 class Materialized(Lazy, MaterializedDataset):
-    pass
+    def get_internal_block_refs(self) -> list[Any]:
+        return []  # of Ray's store, which is not there: the rows come from take()
 
 
 @dataclass
@@ -184,6 +185,32 @@ def test_what_parse_row_does_to_its_row_stays_there() -> None:
 
     found = read_rows(Changing(data=Lazy(some(3, tags=["a"]))))
     assert found.sample[0] == {"id": 0, "text": "text 0", "tags": ["a"]}
+
+
+def test_a_value_that_python_has_no_object_for_is_its_rows_error() -> None:
+    odd = columns.UnreadableRow(id=1, text="text", when=10**15)
+    odd.error = ValueError("the value of column 'when' cannot be read: year 33658 is out of range")
+    found = read(Lazy([*some(2), odd]))
+    assert len(found.chats) == 2 and found.failed == (f"parse_row: ValueError: {odd.error}",)
+
+
+@pytest.mark.ray
+def test_rows_in_memory_are_read_without_a_task(ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+
+    monkeypatch.setattr(ray.data.Dataset, "take", lambda *_: pytest.fail("Ray Data has a task for this"))
+    table = pa.table({"id": range(600), "text": pa.array([f"text {n}" for n in range(600)], pa.string_view())})
+    given = {
+        "arrow": ray.data.from_arrow(table), "items": ray.data.from_items(table.to_pylist()), "pandas": ray.data.from_pandas(table.to_pandas()),
+        "several": ray.data.from_arrow([table.slice(0, 100), table.slice(100, 0), table.slice(100)]), "computed": ray.data.range(600).map(
+            lambda row: {"id": row["id"], "text": f"text {row['id']}"}
+        ).materialize(),
+    }  # fmt: skip
+    for name, dataset in given.items():
+        found = read(dataset)
+        assert found.sample == table.to_pylist()[:SAMPLE_ROWS] and found.total == 600, name
+    when = pa.array([0, 10**18], pa.timestamp("s"))
+    assert len(read(ray.data.from_arrow(pa.table({"text": ["a", "b"], "when": when}))).failed) == 1
 
 
 def test_a_parse_row_that_would_end_the_process() -> None:
