@@ -97,7 +97,7 @@ def read_rows(
     if not sample:
         raise DatasetError(f"The dataset of {name} has no rows.")
     found, why = len(sample), sample[0].get(BAD_LINE)
-    sample = [{name: row[name] for name in row if name != BAD_LINE} for row in sample if row.get(BAD_LINE) is None]
+    sample = [row for row in sample if row.pop(BAD_LINE, None) is None]
     if not sample:
         raise DatasetError(f"None of the first {found} line(s) of the dataset can be read. The first: {why}")
     _check_sample(sample, name, id_column)
