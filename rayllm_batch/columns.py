@@ -138,15 +138,35 @@ def merged(table: pa.Table, wanted: Optional[pa.Schema] = None) -> pa.Table:
 
 def settled(dataset: ray.data.Dataset) -> tuple[ray.data.Dataset, list[str]]:
     """A computed dataset of carried blocks with one column a name and one type a column; and what became Python objects."""
-    schema = dataset.schema().base_schema
-    if not any(name.startswith(OTHER) for name in schema.names):
+    schemas = _schemas(dataset)
+    if not any(name.startswith(OTHER) for schema in schemas for name in schema.names):
         return dataset, []
-    wanted = together([schema])
-    unsure = [field.name for field in schema if _is_unsure(field, wanted.field(name_of(field.name)).type)]
-    for table in dataset.select_columns(unsure).iter_batches(batch_size=None, batch_format="pyarrow") if unsure else ():
-        wanted = fitting(table, wanted)
+    wanted = together(schemas)
+    unsure = {field.name for schema in schemas for field in schema if _is_unsure(field, wanted.field(name_of(field.name)).type)}
+    if unsure:
+        looked_at = dataset.map_batches(_those, fn_kwargs={"names": unsure}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+        for table in looked_at.iter_batches(batch_size=None, batch_format="pyarrow"):
+            wanted = fitting(table, wanted)
     whole = dataset.map_batches(merged, fn_kwargs={"wanted": wanted}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-    return whole.materialize(), mixed([schema], wanted)
+    return whole.materialize(), mixed(schemas, wanted)
+
+
+def _schemas(dataset: ray.data.Dataset) -> list[pa.Schema]:
+    """Each that a block has. Ray Data's own schema is that of the first block of each task that made them."""
+    import ray
+
+    ask = ray.remote(_schema_of)
+    found = ray.get([ask.remote(block) for block in dataset.get_internal_block_refs()])
+    return [pa.ipc.read_schema(pa.py_buffer(schema)) for schema in dict.fromkeys(found)]
+
+
+def _schema_of(block: pa.Table) -> bytes:
+    return block.schema.remove_metadata().serialize().to_pybytes()
+
+
+def _those(table: pa.Table, names: set[str]) -> pa.Table:
+    """And one that is always there, since a block without columns is none."""
+    return table.select([name for name in table.column_names if name in names or name == "error"])
 
 
 def together(schemas: Sequence[pa.Schema]) -> pa.Schema:
