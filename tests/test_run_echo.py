@@ -111,7 +111,7 @@ def test_an_error_of_each_stage_lands_in_its_row_and_the_others_go_on(ray_cluste
     }
     for i, parts in expected.items():
         assert all(part in rows[i]["error"] for part in parts), rows[i]["error"]
-        assert rows[i]["generated_text"] == "" and rows[i]["finish_reason"] == "error"
+        assert rows[i]["generated_text"] is None and rows[i]["finish_reason"] == "error"
     assert rows[13]["num_input_tokens"] > 4096 and str(rows[13]["num_input_tokens"]) in rows[13]["error"]
     good = [r for i, r in rows.items() if i not in expected]
     assert all(r["error"] is None for r in good)
