@@ -104,13 +104,17 @@ def ask(host: Any, method: str, *arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class WarmEngines:
-    """Running, or on their way. blocks_in_flight: how many blocks each takes at once. ray_job: the connection to Ray."""
+    """Running, or on their way. blocks_in_flight: how many blocks each takes at once. ray_job: the connection to Ray.
+
+    first_job: the object that they were started with; Ray starts one again with it, and lets go of what nobody refers to.
+    """
 
     config: EngineConfig
     blocks_in_flight: int
     monitor: Any
     hosts: list[Any]
     ray_job: str
+    first_job: Any = None
 
     def fit(self, config: EngineConfig, num_replicas: int, blocks_in_flight: int) -> bool:
         """Whether a run with these settings can use them."""
@@ -148,8 +152,9 @@ def start(config: EngineConfig, job: ReplicaJob, num_replicas: int, blocks_in_fl
     host = ray.remote(Host).options(
         max_restarts=-1, max_concurrency=blocks_in_flight + CONTROL_THREADS, **cluster.replica_resources(config, num_replicas)
     )
-    hosts = [host.remote(job) for _ in range(num_replicas)]
-    return WarmEngines(config, blocks_in_flight, job.monitor, hosts, _ray_job())
+    first_job = ray.put(job)
+    hosts = [host.remote(first_job) for _ in range(num_replicas)]
+    return WarmEngines(config, blocks_in_flight, job.monitor, hosts, _ray_job(), first_job)
 
 
 def keep(engines: WarmEngines) -> None:
