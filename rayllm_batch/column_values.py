@@ -15,6 +15,8 @@ import pyarrow as pa
 
 types = pa.types
 EXACT = 2**53  # up to here a float holds every whole number
+DEEPEST = 32  # lists and dicts in each other; with 64, Arrow cannot send a column to another process
+MANY_KEYS, SPARSE = 200, 20
 
 
 def column_of(values: list[Any]) -> pa.Array:
@@ -29,12 +31,14 @@ def objects(values: list[Any]) -> pa.Array:
     return ArrowPythonObjectArray.from_objects(values)
 
 
-def _array_of(values: list[Any]) -> Optional[pa.Array]:  # noqa: PLR0911 (a line a kind)
+def _array_of(values: list[Any], depth: int = 0) -> Optional[pa.Array]:  # noqa: PLR0911 (a line a kind)
     kinds = set(map(type, values)) - {type(None)}
+    if depth == DEEPEST:
+        return None
     if kinds == {dict}:
-        return _structs(values)
+        return _structs(values, depth)
     if kinds == {list}:
-        items = _array_of(list(chain.from_iterable(value for value in values if value is not None)))
+        items = _array_of(list(chain.from_iterable(value for value in values if value is not None)), depth + 1)
         if items is None:
             return None
         ends = accumulate((0 if value is None else len(value) for value in values), initial=0)
@@ -57,13 +61,15 @@ def _array_of(values: list[Any]) -> Optional[pa.Array]:  # noqa: PLR0911 (a line
         return None
 
 
-def _structs(values: list[Optional[dict[str, Any]]]) -> Optional[pa.Array]:
+def _structs(values: list[Optional[dict[str, Any]]], depth: int) -> Optional[pa.Array]:
     names = dict.fromkeys(chain.from_iterable(value for value in values if value is not None))
+    if len(names) > MANY_KEYS and len(names) * len(values) > SPARSE * sum(len(value or ()) for value in values):
+        return None  # keys that are data: each would be a column of nulls
     if not names:
         return pa.array(values, pa.struct([]))
     columns = []
     for name in names:
-        column = _array_of([None if value is None else value.get(name) for value in values])
+        column = _array_of([None if value is None else value.get(name) for value in values], depth + 1)
         if column is None:
             return None
         columns.append(column)
@@ -81,7 +87,7 @@ def together(tables: list[pa.Table]) -> pa.Table:
         columns = [
             table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)]) for table in tables
         ]
-        kind = functools.reduce(_common, (column.type for column in columns))
+        kind = functools.reduce(common_type, (column.type for column in columns))
         cast = [_exactly(column, kind) for column in columns]
         if len({column.type for column in cast}) > 1:
             cast = [_exactly(column, None) for column in columns]
@@ -101,7 +107,7 @@ def steady(tables: Iterable[pa.Table], names: Iterable[str] = ()) -> Iterator[pa
             if types.is_null(column.type):
                 continue
             before = known.get(name, pa.null())
-            kind = _common(before, column.type, by_value=False) or before
+            kind = common_type(before, column.type, by_value=False) or before
             if kind != column.type:
                 columns[name] = _exactly(column, kind)
             known[name] = columns[name].type
@@ -109,7 +115,7 @@ def steady(tables: Iterable[pa.Table], names: Iterable[str] = ()) -> Iterator[pa
         yield pa.table({**columns, **lacking}) if lacking or known else table
 
 
-def _common(one: Optional[pa.DataType], other: Optional[pa.DataType], by_value: bool = True) -> Optional[pa.DataType]:
+def common_type(one: Optional[pa.DataType], other: Optional[pa.DataType], by_value: bool = True) -> Optional[pa.DataType]:
     """The type for the values of both, as they are. by_value: also one that has not all of them, if a cast then fails."""
     if one is None or other is None:
         return None
@@ -147,7 +153,7 @@ def _exactly(column: pa.ChunkedArray, kind: Optional[pa.DataType]) -> pa.Chunked
     if column.type == kind:
         return column
     try:
-        if kind is not None and _common(column.type, kind) == kind:
+        if kind is not None and common_type(column.type, kind) == kind:
             return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # a whole number that a float does not hold
         pass

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 4 << 20
 LONGEST_LINE = 1 << 30
+CACHED_BYTES = 128 << 10  # what a comparison makes of so many stays in the processor's cache
 # The longer ones first: that of UTF-16 begins that of UTF-32.
 _BOMS = {
     codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be", codecs.BOM_UTF8: UTF8, codecs.BOM_UTF16_LE: "utf-16-le",
@@ -123,10 +124,11 @@ class FileText:
                 if sum(map(len, kept)) > LONGEST_LINE:
                     raise DatasetError(f"A line of {self.path!r} is longer than {LONGEST_LINE >> 30} GiB, which is no row.")
                 continue
-            yield b"".join((*kept, piece[:cut]))
+            view = memoryview(piece)
+            yield b"".join((*kept, view[:cut]))
             if is_last:
                 return
-            kept = [piece[cut:]]
+            kept = [bytes(view[cut:])]
         if rest := b"".join(kept):
             yield rest
 
@@ -178,4 +180,5 @@ class Block:
 
 
 def count_lines(content: bytes) -> int:
-    return int(np.count_nonzero(np.frombuffer(content, np.uint8) == ord("\n")))
+    characters, step = np.frombuffer(content, np.uint8), CACHED_BYTES
+    return sum(int(np.count_nonzero(characters[i : i + step] == ord("\n"))) for i in range(0, len(content), step))

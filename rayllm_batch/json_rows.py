@@ -1,8 +1,8 @@
 """Tables of a JSON file: an object a line, or one array of objects. Every value is what Python's json gives.
 
-Arrow's reader is several times as fast, but it guesses dates, rounds large whole numbers, takes one line for two rows and two
-lines for one, mixes up lists with nulls in them, and dies of a line that is `null`. So its table is taken only where none of that
-can be; a block with a line that it does not take is parsed by Python.
+Arrow's reader is several times as fast. By itself it guesses dates, rounds large whole numbers, mixes up lists with nulls in them
+and takes minutes for deep nesting; told the columns and their types it does none of that, and refuses what is not so. So Python
+reads the first rows, and each block that Arrow refuses.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayllm_batch.column_values import EXACT, column_of
+from rayllm_batch.column_values import EXACT, column_of, common_type
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
 from rayllm_batch.read_options import BAD_LINE, UTF8, ReadOptions, shown
 
 LEARNT_FROM = 64 << 10
-DEEP = 200  # brackets in brackets: Python's json takes some hundreds, and Arrow's time grows with more than the square
+DEEP = 200  # Python's json takes some hundreds of brackets in brackets; what recurses in two functions, half as many
+TOO_DEEP = "too many brackets in brackets"
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _NULL_FIRST, _NULL_ROW = re.compile(rb"\s*null"), re.compile(rb"}\s*null")
-_NULL_ITEM = re.compile(rb"llun\s*[\[,]")  # of the content backwards: what begins with letters is found several times as fast
 types = pa.types
 
 
@@ -40,47 +40,61 @@ def json_tables(text: FileText, size: int = BLOCK_BYTES, each: Callable = map) -
 
 
 class LineParser:
-    """Of the blocks of one file. It remembers which columns Arrow takes for dates."""
+    """Of the blocks of one file. It knows the types of the columns that came so far."""
 
     def __init__(self, options: ReadOptions) -> None:
         self.options = options
-        self._dates: Optional[dict[str, pa.DataType]] = None  # the types that keep them text
+        self._known: Optional[dict[str, pa.DataType]] = {}  # None where no Arrow type holds a column
 
     def table(self, block: Block) -> pa.Table:
+        if self._known == {}:
+            self._learn(block.content[: block.content.rfind(b"\n", 0, LEARNT_FROM) + 1])
         table = self._by_arrow(block)
-        return self._by_python(block) if table is None else _with_bad_lines(table, self.options)
+        if table is None:
+            table = self._by_python(block)
+            self._add(table.schema)
+        return _with_bad_lines(table, self.options)
+
+    def _learn(self, content: bytes) -> None:
+        rows = []
+        for line in content.decode(UTF8, "surrogateescape").split("\n"):
+            try:
+                rows.append(_row(line))
+            except _BadLineError:  # or an empty one
+                pass
+        self._add(table_of_rows(rows).schema)
+
+    def _add(self, schema: pa.Schema) -> None:
+        if self._known is None:
+            return
+        known = dict(self._known)
+        for field in schema:
+            before = known.get(field.name, pa.null())
+            kind = common_type(before, field.type)
+            if kind is not None and not isinstance(kind, pa.BaseExtensionType):
+                known[field.name] = kind
+            elif types.is_null(before):
+                self._known = None
+                return
+        self._known = known
 
     def _by_arrow(self, block: Block) -> Optional[pa.Table]:
-        content = block.content
-        if _NULL_FIRST.match(content) or not _is_utf8(content) or _is_deep(content):
-            return None
-        if self._dates is None:
-            self._dates = {}
-            head = content[: content.rfind(b"\n", 0, LEARNT_FROM) + 1]
-            if head and len(head) < len(content):
-                self._parsed(head)
-        table = self._parsed(content)
-        if table is None or table.num_rows != block.lines or not all(map(_is_exact, _arrays(table))):
-            return None
-        if all(column.null_count for column in table.columns) and _NULL_ROW.search(content):
-            return None
-        return None if any(map(_has_list, table.schema.types)) and _has_null_item(content) else table
-
-    def _parsed(self, content: bytes) -> Optional[pa.Table]:
+        """None where its table might not be what is there."""
         import pyarrow.json
 
-        for _ in range(2):
-            known = pyarrow.json.ParseOptions(explicit_schema=pa.schema(self._dates) if self._dates else None)
-            read = pyarrow.json.ReadOptions(block_size=max(len(content), 1 << 10), use_threads=False)
-            try:
-                table = pyarrow.json.read_json(pa.BufferReader(content), read_options=read, parse_options=known)
-            except pa.ArrowException:
-                return None
-            dates = {field.name: kind for field in table.schema if (kind := _dates_as_text(field.type)) != field.type}
-            if not dates:
-                return table
-            self._dates = {**self._dates, **dates}
-        return None
+        content = block.content
+        if not self._known or any(map(_has_null_items, self._known.values())) or _NULL_FIRST.match(content) or not _is_utf8(content):
+            return None
+        known = pyarrow.json.ParseOptions(explicit_schema=pa.schema(self._known), unexpected_field_behavior="error")
+        read = pyarrow.json.ReadOptions(block_size=max(len(content), 1 << 10), use_threads=False)
+        try:
+            table = pyarrow.json.read_json(pa.BufferReader(content), read_options=read, parse_options=known)
+        except pa.ArrowException:
+            return None
+        # An object over two lines, or two in one line; a whole number that a float does not hold; a line that is null.
+        if table.num_rows != block.lines or not all(_is_exact(chunk) for column in table.columns for chunk in column.chunks):
+            return None
+        return None if all(column.null_count for column in table.columns) and _NULL_ROW.search(content) else table
 
     def _by_python(self, block: Block) -> pa.Table:
         lines, rows = block.content.decode(UTF8, "surrogateescape").split("\n"), []
@@ -90,7 +104,7 @@ class LineParser:
                     rows.append(_row(line))
                 except _BadLineError as problem:
                     rows.append(self.options.bad_row(_why(problem, number, lines, block)))
-        return table_of_rows(rows, self.options)
+        return table_of_rows(rows)
 
 
 class _BadLineError(Exception):
@@ -103,11 +117,13 @@ def _row(line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except RecursionError:
-        raise _BadLineError("too many brackets in brackets") from None
+        raise _BadLineError(TOO_DEEP) from None
     except ValueError as error:
         raise _BadLineError(str(error)) from None
     if type(row) is not dict:
         raise _BadLineError("")
+    if line.count("{") + line.count("[") > DEEP and _is_deep(row):
+        raise _BadLineError(TOO_DEEP)
     return row
 
 
@@ -132,12 +148,12 @@ def _array_tables(text: FileText, size: int) -> Iterator[pa.Table]:
         rows.append(item if type(item) is dict else text.options.bad_row(why))
         taken += length
         if taken >= size:
-            yield table_of_rows(rows, text.options)
+            yield _with_bad_lines(table_of_rows(rows), text.options)
             rows, taken = [], 0
     if not number:
         raise DatasetError(f"dataset_file {text.path!r} must hold an array of JSON objects, at least one.")
     if rows:
-        yield table_of_rows(rows, text.options)
+        yield _with_bad_lines(table_of_rows(rows), text.options)
 
 
 class _Array:
@@ -192,10 +208,12 @@ class _Array:
             try:
                 item, end = self._decoder.raw_decode(self._buffer, self._at)
                 if end < len(self._buffer) or not more():  # else a number may go on
+                    if end - self._at > 2 * DEEP and _is_deep(item):
+                        raise self._error(TOO_DEEP, self._at)
                     length, self._at = end - self._at, end
                     return item, length
             except RecursionError:
-                raise self._error("too many brackets in brackets", self._at) from None
+                raise self._error(TOO_DEEP, self._at) from None
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated string") or error.pos > len(self._buffer) - 16
                 if not is_cut or not more():
@@ -211,21 +229,17 @@ class _Array:
         return f"Line {self._lines + self._buffer.count(chr(10), 0, at) + 1} of {self._text.path!r}"
 
 
-def table_of_rows(rows: list[dict[str, Any]], options: ReadOptions) -> pa.Table:
-    names = dict.fromkeys(chain.from_iterable(rows))
-    if names:
-        table = pa.table({name: column_of([row.get(name) for row in rows]) for name in names})
-    else:  # rows without a column are rows
-        table = pa.Table.from_batches([pa.RecordBatch.from_struct_array(pa.array(rows, pa.struct([])))])
-    return _with_bad_lines(table, options)
-
-
 def _with_bad_lines(table: pa.Table, options: ReadOptions) -> pa.Table:
-    if not options.keeps:
-        return table
-    if BAD_LINE in table.column_names:
+    if not options.keeps or BAD_LINE in table.column_names:
         return table
     return table.append_column(BAD_LINE, pa.nulls(table.num_rows, pa.string()))
+
+
+def table_of_rows(rows: list[dict[str, Any]]) -> pa.Table:
+    names = dict.fromkeys(chain.from_iterable(rows))
+    if names:
+        return pa.table({name: column_of([row.get(name) for row in rows]) for name in names})
+    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(pa.array(rows, pa.struct([])))])  # rows without a column are rows
 
 
 def _is_utf8(content: bytes) -> bool:
@@ -239,50 +253,30 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _has_null_item(content: bytes) -> bool:
-    """Or a text with something like it."""
-    nulls = content.count(b"null")
-    return nulls > content.count(b": null") + content.count(b":null") and _NULL_ITEM.search(content[::-1]) is not None
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEP):
+        level = [
+            item for value in level if isinstance(value, (dict, list)) for item in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)
 
 
-def _is_deep(content: bytes) -> bool:
-    """Whether a line may have so many brackets within each other; those in its texts count as well."""
-    characters = np.frombuffer(content, np.uint8)
-    folded = characters & 0xDF  # [ and { become one, so do ] and }
-    opening, ends = folded == ord("["), characters == ord("\n")
-    at_ends = np.searchsorted(np.flatnonzero(opening), np.flatnonzero(ends))
-    if np.diff(at_ends, prepend=0, append=np.count_nonzero(opening)).max() < DEEP:
-        return False
-    marks = opening | (folded == ord("]")) | ends
-    ends = ends[marks]
-    depth = np.cumsum(np.where(ends, 0, np.where(opening[marks], 1, -1)))
-    line_began = np.maximum.accumulate(np.where(ends, np.arange(len(ends)), 0))
-    return bool((depth - depth[line_began]).max() >= DEEP - 1)
-
-
-def _arrays(table: pa.Table) -> Iterator[pa.Array]:
-    return chain.from_iterable(column.chunks for column in table.columns)
+def _has_null_items(kind: pa.DataType) -> bool:
+    """Whether it is one of lists that were all empty or had nulls only, which Arrow's reader mixes up."""
+    if types.is_struct(kind):
+        return any(_has_null_items(field.type) for field in kind)
+    return types.is_list(kind) and (types.is_null(kind.value_type) or _has_null_items(kind.value_type))
 
 
 def _is_exact(array: pa.Array) -> bool:
+    """Whether no float in it may be a whole number that was rounded."""
     kind = array.type
     if types.is_struct(kind):
         return all(map(_is_exact, array.flatten()))
     if types.is_list(kind):
         return _is_exact(array.flatten())
-    if types.is_floating(kind):  # which Arrow also makes of whole numbers beyond 64 bits, or beside fractions
-        least, most = pc.min_max(array).as_py().values()
-        return least is None or least > -EXACT and most < EXACT and pc.all(pc.is_finite(array)).as_py()
-    return types.is_string(kind) or types.is_int64(kind) or types.is_boolean(kind) or types.is_null(kind)
-
-
-def _has_list(kind: pa.DataType) -> bool:
-    return types.is_list(kind) or types.is_struct(kind) and any(_has_list(field.type) for field in kind)
-
-
-def _dates_as_text(kind: pa.DataType) -> pa.DataType:
-    if types.is_struct(kind):
-        return pa.struct([(field.name, _dates_as_text(field.type)) for field in kind])
-    if types.is_list(kind):
-        return pa.list_(_dates_as_text(kind.value_type))
-    return pa.string() if types.is_temporal(kind) else kind
+    if not types.is_floating(kind):
+        return True
+    least, most = pc.min_max(array).as_py().values()
+    return least is None or least > -EXACT and most < EXACT and pc.all(pc.is_finite(array)).as_py()

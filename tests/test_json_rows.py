@@ -45,7 +45,8 @@ def as_sent(value: Any) -> Any:
     [1, "1"], [True, 1], [True, 0.5], [None, "a", 1], [{"a": 1}, [1]], [{"a": 1}, {"a": "x"}], [[1], ["x"]], [[1, "x", None, True]], [{}, None, {"a": None}],
     [[[None, 1], None], [[]]], [["a", None, "b"], None, [None]], [{"m": [{"role": "user", "content": None}]}, {"m": [None]}],
     ["\ud800", "fine"], ["a\u0000b"], ["\u2028\u0085\x0b\x0c \r"], ["🙂" * 3, "} null", "[null", ", null"], [{"": 1}], [""], [[]], [{}], [None],
-    [[[[[[[[[[1]]]]]]]]]], ["[" * 500], [{"a" * 1000: "[{" * 300}],
+    [[[[[[[[[[1]]]]]]]]]], ["[" * 500], [{"a" * 1000: "[{" * 300}], [json.loads("[" * 40 + "]" * 40)], [json.loads('{"a":[' * 90 + "1" + "]}" * 90)],
+    [[], [None], []], [[{"a": None}], [{"a": 1}], [None]], [{"a": []}, {"a": [None]}], [[], ["x"]],
 ], ids=lambda values: json.dumps(values)[:40])
 def test_values_stay_what_they_are(values: list[Any], put: Any) -> None:
     rows = [{"n": n, "value": value} for n, value in enumerate(values)]
@@ -61,7 +62,7 @@ def test_a_whole_number_beside_fractions_is_a_float_where_that_holds_it(put: Any
     assert read(put("rows.jsonl", lines({"x": 1}, {"x": 0.5}))) == [{"x": 1.0}, {"x": 0.5}]
 
 
-def test_what_is_made_of_random_rows(tmp_path: Path) -> None:
+def test_what_is_made_of_random_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Arrow reads them, where it is taken, and as Python does, in blocks of any size."""
     dice = random.Random(5)
 
@@ -82,23 +83,32 @@ def test_what_is_made_of_random_rows(tmp_path: Path) -> None:
             "d": "2024-03-01T10:20:30Z", "x": None,
         }[of]
 
+    def noted(parser: Any, block: Any, by_arrow: Any = json_rows.LineParser._by_arrow) -> Any:
+        table = by_arrow(parser, block)
+        taken.append(table is not None)
+        return table
+
     taken, path = [], str(tmp_path / "rows.jsonl")
+    monkeypatch.setattr(json_rows.LineParser, "_by_arrow", noted)
     for _ in range(300):
         of, absent = {key: kind(3) for key in "abc"}, dice.choice([0, 0, 0.2])
         rows = [value(of, 0) if not absent else {key: value(of[key], absent) for key in of} for _ in range(dice.randint(1, 9))]
         Path(path).write_bytes(lines(*rows, ensure_ascii=dice.random() < 0.5))
         for size in (1, 100, 1 << 20):
             text = FileText(path, pa.fs.LocalFileSystem(), "json")
-            parser = json_rows.LineParser(ReadOptions())
-            taken += [parser._by_arrow(block) is not None for block in text.blocks(size)]
             found = [row for table in json_rows.json_tables(text, size) for row in table.to_pylist()]
             assert as_sent(found) == as_sent(rows)
-    assert 0.5 < sum(taken) / len(taken) < 0.95, "both are tried"
+    assert 0.3 < sum(taken) / len(taken) < 0.95, "both are tried"
 
 
 def test_a_key_that_comes_twice(put: Any) -> None:
     content = b'{"id": 1, "a": "x"}\n{"id": 2, "a": "x", "a": null, "a": "y"}\n{"id": 3, "b": {"c": 1, "c": [2]}}\n'
     assert as_sent(read(put("rows.jsonl", content))) == as_sent([{"id": 1, "a": "x"}, {"id": 2, "a": "y"}, {"id": 3, "b": {"c": [2]}}])
+
+
+def test_keys_that_are_data(put: Any) -> None:
+    rows = [{"id": n, "votes": {f"user {n} {i}": i for i in range(3)}} for n in range(3000)]
+    assert read(put("rows.jsonl", lines(*rows))) == rows
 
 
 def test_keys_that_come_late(put: Any) -> None:
@@ -110,7 +120,7 @@ def test_keys_that_come_late(put: Any) -> None:
 @pytest.mark.parametrize(("line", "word"), [
     ("null", "must be a JSON object"), ("[1]", "must be a JSON object"), ('{"a": 1} {"a": 2}', "Extra data"), ('{"a": 1} null', "Extra data"),
     ('{"a": 01}', "delimiter"), ('{"a": "x\ty"}', "control character"), ('{"a": .5}', "Expecting value"), ('{"a": 1', "delimiter"),
-    ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "brackets"), ('{"a": ' * 5000 + "1" + "}" * 5000, "brackets"),
+    ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "brackets"), ('{"a": ' * 300 + "1" + "}" * 300, "brackets"), ('{"a": ' * 5000 + "1" + "}" * 5000, "brackets"),
     ('{"a": ' + "9" * 5000 + "}", "4300 digits"), ('{"a": 1}}', "Extra data"), ("\x00", "Expecting value"), ("<html>", "Expecting value"),
 ])
 @pytest.mark.parametrize("before", [0, 5])
@@ -135,7 +145,7 @@ def test_one_object_over_several_lines(put: Any) -> None:
 @pytest.mark.parametrize(("content", "line", "word"), [
     ('[\n{"a": 1},\n{"a": 2}\n{"a": 3}]', 4, "','"), ('[{"a": 1},\n{"a": }]', 2, "Expecting value"), ('[{"a": 1},\n{"a": 2}', 2, "','"),
     ('[{"a": 1}]\n\n[{"a": 2}]', 3, "behind the array"), ('[{"a": "x\n"}]', 2, "control character"), ('[{"a": 1},\n]', 2, "Expecting value"),
-    ('[{"a": "' + "x" * 5000, 1, "Unterminated"), ("[" * 5000, 1, "brackets"),
+    ('[{"a": "' + "x" * 5000, 1, "Unterminated"), ("[" * 5000, 1, "brackets"), ('[{"a": 1},\n{"a": ' + "[" * 300 + "]" * 300 + "}]", 2, "brackets"),
 ])
 def test_bad_arrays(content: str, line: int, word: str, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     message = refusal(put("rows.json", content.encode()))
