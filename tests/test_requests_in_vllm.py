@@ -82,7 +82,7 @@ class Asking(ChatWorkloadBase):
 def test_adapters_and_settings_of_rows(ray_cluster: Any, tmp_path: Path) -> None:
     added = {name: adapter(tmp_path, name, seed) for seed, name in enumerate(ADAPTERS)}
     assert load_file(tmp_path / "red" / "adapter_model.safetensors")
-    numbers = list(range(8, 32))
+    numbers = list(range(8, 32))  # more than max_num_seqs, so that what stands beside what changes
     adapters = {n: ADAPTERS[n % 4] for n in numbers if n % 4 < 3}  # every fourth row asks the model itself
     own = {
         32: {"logit_bias": {"350": 100.0}}, 33: {"logit_bias": {350: 100.0}}, 34: {"max_tokens": None}, 35: {"max_tokens": 2},

@@ -7,6 +7,8 @@ import itertools
 import os
 import re
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Optional
 
 from rayllm_batch.uri import filesystem_of, without_credentials
@@ -39,6 +41,29 @@ class Adapters:
 
         path = await asyncio.to_thread(find, name, self._root)
         return LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
+
+
+class Turns:
+    """Requests with an adapter and requests without one, never both at once.
+
+    vLLM's kernels for CPU look up "no adapter" as slot -1, which is the last slot's: in one batch with others, a request
+    without an adapter is answered with that one's weights. (Those for GPUs skip it.)
+    """
+
+    def __init__(self) -> None:
+        self._left, self._running = asyncio.Condition(), {True: 0, False: 0}
+
+    @asynccontextmanager
+    async def turn(self, has_adapter: bool) -> AsyncIterator[None]:
+        async with self._left:
+            await self._left.wait_for(lambda: not self._running[not has_adapter])
+            self._running[has_adapter] += 1
+        try:
+            yield
+        finally:
+            self._running[has_adapter] -= 1
+            async with self._left:
+                self._left.notify_all()
 
 
 def find(name: str, root: Optional[str]) -> str:
