@@ -13,7 +13,7 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch import chat, columns, output
+from rayllm_batch import cancellation, chat, columns, output
 from rayllm_batch.chat import DEFAULTS, Defaults
 from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.read_options import BAD_LINE
@@ -55,6 +55,11 @@ class PromptJob:
 
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     """A batch of input rows, as `columns.carried`, with their token ids, request settings (JSON) and errors appended."""
+    with cancellation.obeyed():
+        return _build_prompts(table, job)
+
+
+def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     marker = None
     if job.with_row_ids:
         table, marker = _without_finished(table, job)
