@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -25,11 +26,11 @@ import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.read_options import BAD_LINE, RESERVED
 
 if TYPE_CHECKING:
     import ray.data
 
-RESERVED = "_rayllm_"  # what begins so is ours
 OTHER = f"{RESERVED}other:"  # then 8 hex digits of the type, a colon, and the column's name
 OBJECTS = "ray.data.arrow_pickled_object"
 
@@ -55,19 +56,42 @@ def reference(dataset: ray.data.Dataset, sample: list[dict[str, Any]]) -> pa.Sch
     if not isinstance(schema, pa.Schema):
         schema = pa.schema(list(_inferred(sample)))
     check_names(schema.names)
-    return pa.schema([(field.name, plain_type(field.type)) for field in schema])
+    return pa.schema([(field.name, plain_type(field.type)) for field in schema if field.name != BAD_LINE])
 
 
-def carry(dataset: ray.data.Dataset, known: pa.Schema) -> ray.data.Dataset:
-    """The dataset with each block as `carried` makes it, before Ray Data joins blocks."""
+def carry(dataset: ray.data.Dataset, known: pa.Schema, taken: Sequence[str]) -> ray.data.Dataset:
+    """The dataset with each block as `carried` makes it, before Ray Data joins blocks. taken: names that rows may not have."""
     return dataset.map_batches(
-        carried, fn_kwargs={"known": known}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        _carried_input, fn_kwargs={"known": known, "taken": taken}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
     )
+
+
+def _carried_input(table: pa.Table, known: pa.Schema, taken: Sequence[str]) -> pa.Table:
+    return carried(without_taken(table, taken), known)
+
+
+def without_taken(table: pa.Table, taken: Sequence[str]) -> pa.Table:
+    """Without columns of such names: the rows that have a value there are as bad lines.
+
+    The first rows' columns are looked at before a run. What comes later must not end it, nor be taken for an answer.
+    """
+    names = [name for name in table.column_names if name in taken or name.startswith(RESERVED)]
+    why: list[Optional[str]] = [None] * table.num_rows
+    if BAD_LINE in names and _is_text(table.schema.field(BAD_LINE).type):  # the reader's
+        if len(names) == 1:
+            return table
+        why = table.column(BAD_LINE).to_pylist()
+    for name in names:
+        for i in np.flatnonzero(table.column(name).is_valid().to_numpy()):
+            why[i] = why[i] or (
+                f"The row has the column {name!r}, which the output adds or a run uses. Rename or drop it in load_dataset."
+            )
+    return table.drop_columns(names).append_column(BAD_LINE, pa.array(why, pa.string())) if names else table
 
 
 def check_names(names: Sequence[str]) -> None:
     """Raise DatasetError when two columns have one name, in which case neither can be told from the other."""
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DatasetError(
             f"The dataset has several columns of the name {', '.join(map(repr, twice))}. Rename or drop them before load_dataset "
             "makes a Dataset of them."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from rayllm_batch.errors import DatasetError, did_you_mean
 from rayllm_batch.file_text import BLOCK_BYTES, FileText
-from rayllm_batch.read_options import BAD_LINE, shown
+from rayllm_batch.read_options import BAD_LINE, RESERVED, shown
 
 LONGEST_CELL = 1 << 28
 TRIED_ROWS = 20  # to find the separator
@@ -164,9 +164,11 @@ def _header(rows: _Rows, text: FileText) -> Optional[list[str]]:
 
 
 def check_names(names: list[str], path: str) -> None:
-    """Raise DatasetError when two columns have one name."""
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    """Raise DatasetError when two columns have one name, or one has a name of ours."""
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise DatasetError(f"{path!r} has the column {', '.join(map(repr, twice))} more than once. Rename one of them.")
+    if ours := [name for name in names if name.startswith(RESERVED)]:
+        raise DatasetError(f"{path!r} has the column {', '.join(map(repr, ours))}, which a run uses. Rename it.")
 
 
 def _separator(lines: list[str], path: str) -> str:

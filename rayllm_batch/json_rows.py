@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from rayllm_batch.column_values import EXACT, column_of, common_type
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
-from rayllm_batch.read_options import BAD_LINE, UTF8, ReadOptions, shown
+from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown
 
 LEARNT_FROM = 64 << 10
 DEEP = 200  # Python's json takes some hundreds of brackets in brackets; what recurses in two functions, half as many
@@ -69,6 +69,8 @@ class LineParser:
             return
         known = dict(self._known)
         for field in schema:
+            if field.name == BAD_LINE:  # a line of its own that has it is a bad one
+                continue
             before = known.get(field.name, pa.null())
             kind = common_type(before, field.type)
             if kind is not None and not isinstance(kind, pa.BaseExtensionType):
@@ -111,6 +113,10 @@ class _BadLineError(Exception):
     """args: what is wrong; "" for a value that is no object, "text" for bytes that are no text."""
 
 
+class _BadKeyError(_BadLineError):
+    pass
+
+
 def _row(line: str) -> dict[str, Any]:
     if not line.isascii() and _NOT_TEXT.search(line):
         raise _BadLineError("text")
@@ -124,13 +130,27 @@ def _row(line: str) -> dict[str, Any]:
         raise _BadLineError("")
     if line.count("{") + line.count("[") > DEEP and _is_deep(row):
         raise _BadLineError(TOO_DEEP)
+    if why := _bad_key(row):
+        raise _BadKeyError(why)
     return row
+
+
+def _bad_key(row: dict[str, Any]) -> str:
+    """Why the object cannot be a row of a table."""
+    for key in row:
+        if key.startswith(RESERVED):
+            return f"the key {key!r} has a name that a run uses; rename it"
+        if not key.isascii() and _NOT_TEXT.search(key):
+            return f"the key {ascii(key)} holds half of a surrogate pair, which is no text"
+    return ""
 
 
 def _why(problem: _BadLineError, number: int, lines: list[str], block: Block) -> str:
     (what,), line, where = problem.args, lines[number], block.line(number)
     if what == "text":
         return block.text.not_text(line, where)
+    if isinstance(problem, _BadKeyError):
+        return f"{where}: {what}: {shown(line)}."
     if not what:
         return f'{where} must be a JSON object such as {{"article": "..."}}, given {shown(line)}.'
     hint = ""
@@ -143,9 +163,12 @@ def _array_tables(text: FileText, size: int) -> Iterator[pa.Table]:
     rows, taken, number = [], 0, 0
     for item, length in _Array(text, size).items():
         number += 1
+        why = ""
         if type(item) is not dict:
             why = f"dataset_file {text.path!r} must hold an array of JSON objects, but item {number} is {shown(json.dumps(item))}."
-        rows.append(item if type(item) is dict else text.options.bad_row(why))
+        elif bad := _bad_key(item):
+            why = f"Item {number} of {text.path!r}: {bad}."
+        rows.append(text.options.bad_row(why) if why else item)
         taken += length
         if taken >= size:
             yield _with_bad_lines(table_of_rows(rows), text.options)

@@ -11,6 +11,7 @@ from rayllm_batch.errors import DatasetError, did_you_mean
 
 # The column of the rows that stand for bad lines: why. It is null in others, and becomes the `error` of the output's row.
 BAD_LINE = "_rayllm_bad_line"
+RESERVED = "_rayllm_"  # names of columns that begin so are ours
 RAISE, KEEP = "raise", "keep"
 UTF8 = "utf-8"
 

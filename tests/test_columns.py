@@ -15,6 +15,7 @@ from column_samples import ENCODED, PLAIN, rays
 from rayllm_batch import columns
 from rayllm_batch.columns import carried, is_objects, is_sure, merged, name_of, plain_type, rows, widest
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.read_options import BAD_LINE
 
 NAMES = [*PLAIN, *ENCODED, "tensors", "tensors of fractions", "tensors of other shapes", "Arrow's tensors", "objects"]
 
@@ -173,3 +174,21 @@ def test_the_known_types_are_the_datasets_or_those_of_its_first_rows() -> None:
 def test_a_block_of_the_known_types_is_not_touched() -> None:
     table = pa.table({"a": np.arange(1000), "b": ["x"] * 1000}).replace_schema_metadata({"pandas": "{}"})
     assert carried(table, known(a=pa.int64(), b=pa.string())) is table
+
+
+@pytest.mark.parametrize("name", ["error", "generated_text", "_rayllm_row_id", "_rayllm_other:12345678:text", "_rayllm_bad_line"])
+@pytest.mark.parametrize("values", [[None, 5, None], [None, "given", None], [None, {"a": 1}, None]])
+def test_a_late_column_with_a_name_of_the_output_makes_bad_lines_of_the_rows_that_have_it(name: str, values: list[Any]) -> None:
+    if name == BAD_LINE and values[1] == "given":
+        return  # as the reader's own
+    table = columns.without_taken(pa.table({"n": [1, 2, 3], name: values}), ("generated_text", "error"))
+    first, second, third = table.to_pylist()
+    assert first == {"n": 1, BAD_LINE: None} and third["n"] == 3 and second["n"] == 2
+    assert f"the column {name!r}" in second[BAD_LINE] and "Rename or drop it" in second[BAD_LINE]
+
+
+def test_bad_lines_keep_their_reason_beside_a_late_column_of_the_output() -> None:
+    given = pa.table({"n": [1, 2, None], "error": [None, "mine", "mine"], BAD_LINE: pa.array([None, None, "Line 3"])})
+    assert [row[BAD_LINE] and row[BAD_LINE][:20] for row in columns.without_taken(given, ("error",)).to_pylist()] == [None, "The row has the colu", "Line 3"]
+    plain = given.drop_columns(["error"])
+    assert columns.without_taken(plain, ("error",)) is plain

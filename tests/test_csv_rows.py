@@ -108,6 +108,7 @@ def test_lines_far_down_are_numbered_in_small_blocks(put: Any) -> None:
     (b"a,,b,\n1,2,3,4\n", ["column 2, 4 of 4"]),
     (b"caf\xe9,b\n1,2\n", ["Line 1", "the header", "not UTF-8"]),
     (b'a,"b\n1,2\n', ["Line 1", "a quote is opened"]),
+    (b"id,_rayllm_bad_line\n1,\n", ["'_rayllm_bad_line'", "which a run uses"]),
     (b'{"a": 1}\n{"a": 2}\n', ["its content is JSON", ".jsonl"]),
     (b'[{"a": 1}]\n', ["its content is JSON"]),
 ])

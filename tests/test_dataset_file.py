@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import datetime
 import gzip
 import json
 import os
@@ -449,6 +450,18 @@ def test_parquet_with_a_column_twice(put: Any) -> None:
     pyarrow.parquet.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), sink)
     message = refusal(put("twice.parquet", sink.getvalue().to_pybytes()))
     assert "twice.parquet" in message and "'text' more than once" in message
+
+
+def test_parquet_with_a_column_of_a_name_that_a_run_uses(put: Any) -> None:
+    message = refusal(put("ours.parquet", parquet_bytes([{"text": "a", "_rayllm_row_id": None}])))
+    assert "ours.parquet" in message and "'_rayllm_row_id', which a run uses" in message
+
+
+def test_days_of_all_years_in_the_dates_of_old_parquet(tmp_path: Path) -> None:
+    days = [datetime.datetime(*day) for day in ((9999, 12, 31), (1, 1, 1), (1600, 2, 29), (2024, 2, 29, 23, 59, 59, 123456))]
+    table = pa.table({"at": pa.array(days, pa.timestamp("us")), "list": pa.array([[day] for day in days], pa.list_(pa.timestamp("us")))})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", use_deprecated_int96_timestamps=True)
+    assert read(tmp_path / "rows.parquet") == table.to_pylist()
 
 
 def test_parquet_files_whose_types_differ(put: Any, tmp_path: Path) -> None:

@@ -136,6 +136,26 @@ def test_bad_lines(line: str, word: str, before: int, put: Any) -> None:
     assert [row["a"] for row in rows] == [*range(before), None, 9]
 
 
+@pytest.mark.parametrize(("key", "word"), [
+    ("_rayllm_bad_line", "a name that a run uses"), ("_rayllm_row_id", "a name that a run uses"), ("_rayllm_other:12345678:a", "a name that a run uses"),
+    ("\\u005frayllm_bad_line", "a name that a run uses"), ("\\ud83d", "half of a surrogate pair"), ("x\\udc00", "half of a surrogate pair"),
+])
+@pytest.mark.parametrize("value", ["5", '"text"', "null"])
+def test_keys_that_no_column_can_have(key: str, word: str, value: str, put: Any) -> None:
+    line = f'{{"a": 2, "{key}": {value}}}'
+    for path, where in ((put("rows.jsonl", lines({"a": 1}) + line.encode() + b"\n" + lines({"a": 3})), "Line 2"), (put("rows.json", f'[{{"a": 1}}, {line}, {{"a": 3}}]'.encode()), "Item 2")):
+        assert refusal(path).startswith(f"{where} of {str(path)!r}: the key ") and word in refusal(path)
+        rows = read(path, bad_lines="keep")
+        assert [row["a"] for row in rows] == [1, None, 3] and word in rows[1][BAD_LINE] and all(row.keys() == {"a", BAD_LINE} for row in rows)
+
+
+def test_a_reserved_key_behind_a_bad_line_is_a_bad_line_too(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines({"a": 1}) * 50 + b"bad\n" + lines({"a": 1}) * 50 + b'{"a": 2, "_rayllm_bad_line": "mine"}\n')
+    text = FileText(str(tmp_path / "rows.jsonl"), pa.fs.LocalFileSystem(), "json", ReadOptions("keep"))
+    found = [row[BAD_LINE] for table in json_rows.json_tables(text, 100) for row in table.to_pylist()]
+    assert len(found) == 102 and "Line 51" in found[50] and "Line 102" in found[101] and found.count(None) == 100
+
+
 def test_one_object_over_several_lines(put: Any) -> None:
     assert "pretty-printed" in refusal(put("rows.jsonl", json.dumps({"a": 1, "b": [2]}, indent=2).encode()))
     assert "pretty-printed" in refusal(put("rows.json", json.dumps({"rows": [{"a": 1}]}, indent="\t").encode()))
