@@ -264,11 +264,14 @@ def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:  # noqa: PLR0911 (a 
         return is_sure(kind.value_type, wider)
     if types.is_struct(kind) and types.is_struct(wider):
         fields = {field.name: field.type for field in wider}
-        return all(field.name in fields and is_sure(field.type, fields[field.name]) for field in kind)
+        same = fields.keys() == {field.name for field in kind}
+        return same and all(is_sure(field.type, fields[field.name]) for field in kind)
     if _is_list(kind) and _is_list(wider):
         return is_sure(kind.value_type, wider.value_type)
     if types.is_map(kind) and types.is_map(wider):
         return is_sure(kind.key_type, wider.key_type) and is_sure(kind.item_type, wider.item_type)
+    if types.is_decimal(kind) and types.is_decimal(wider) and kind.scale != wider.scale:  # 1.5 would be 1.50
+        return False
     alike = (types.is_integer, types.is_floating, _is_text, _is_bytes, types.is_decimal)
     return _wider(kind, wider) == wider and any(test(kind) and test(wider) for test in alike)
 

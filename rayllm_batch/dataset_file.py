@@ -37,8 +37,9 @@ def read_dataset_file(
 ) -> ray.data.Dataset:
     """The rows of `dataset_file`, the same wherever it is, whatever its size, compressed or not.
 
-    json:    each value is what Python's json gives: text is text, whole numbers keep every digit. Keys that a row lacks are
-             null; of a key that comes twice the last counts. A column with values of several kinds is one of Python objects.
+    json:    each value is what Python's json gives: text is text, 1 is not 1.0, whole numbers keep every digit. Columns that a
+             row lacks are null; of a key that comes twice the last counts. A column with values of several kinds, or with
+             objects of other keys, is one of Python objects.
     csv:     all cells are text as it stands there, an empty one is "". The separator is a comma, or the tab, semicolon or
              `|` that divides the header.
     parquet: the types of the file.

@@ -148,7 +148,7 @@ class FileText:
         count = 0
         with self.fs.open_input_file(self.path) as raw:
             while left := min(4 * BLOCK_BYTES, self.begin - raw.tell()):
-                count += count_lines(raw.read(left))
+                count += _line_breaks(raw.read(left))[0]
         return count
 
     def not_text(self, line: str, where: str) -> str:
@@ -165,20 +165,30 @@ class FileText:
 
 @dataclass
 class Block:
-    """Whole lines, in UTF-8 if the file is text; before: the lines before it in its part of the file."""
+    """Whole lines, in UTF-8 if the file is text; before: the lines before it in its part of the file.
+
+    begin_as_objects: whether each line begins with a {, so that none is empty, or null.
+    """
 
     content: bytes
     text: FileText
     before: int
 
     def __post_init__(self) -> None:
-        self.lines = count_lines(self.content) + (not self.content.endswith(b"\n"))
+        breaks, objects = _line_breaks(self.content)
+        self.lines = breaks + (not self.content.endswith(b"\n"))
+        self.begin_as_objects = self.content.startswith(b"{") and objects == self.lines - 1
 
     def line(self, number: int) -> str:
         """`Line 7 of 'rows.jsonl'`, for the block's line `number`, counted from 0."""
         return f"Line {self.text.lines_before() + self.before + number + 1} of {self.text.path!r}"
 
 
-def count_lines(content: bytes) -> int:
-    characters, step = np.frombuffer(content, np.uint8), CACHED_BYTES
-    return sum(int(np.count_nonzero(characters[i : i + step] == ord("\n"))) for i in range(0, len(content), step))
+def _line_breaks(content: bytes) -> tuple[int, int]:
+    """How many there are, and how many a { follows."""
+    characters, step, breaks, objects = np.frombuffer(content, np.uint8), CACHED_BYTES, 0, 0
+    for i in range(0, len(content), step):
+        is_break, is_object = characters[i : i + step] == ord("\n"), characters[i + 1 : i + step + 1] == ord("{")
+        breaks += int(np.count_nonzero(is_break))
+        objects += int(np.count_nonzero(is_break[: len(is_object)] & is_object))
+    return breaks, objects

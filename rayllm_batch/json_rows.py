@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayllm_batch.column_values import EXACT, column_of, common_type
+from rayllm_batch.column_values import column_of, common_type
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
 from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown
@@ -28,7 +28,6 @@ DEEP = 200  # Python's json takes some hundreds of brackets in brackets; what re
 TOO_DEEP = "too many brackets in brackets"
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
-_NULL_FIRST, _NULL_ROW = re.compile(rb"\s*null"), re.compile(rb"}\s*null")
 types = pa.types
 
 
@@ -72,9 +71,9 @@ class LineParser:
             if field.name == BAD_LINE:  # a line of its own that has it is a bad one
                 continue
             before = known.get(field.name, pa.null())
-            kind = common_type(before, field.type)
-            if kind is not None and not isinstance(kind, pa.BaseExtensionType):
-                known[field.name] = kind
+            if not isinstance(field.type, pa.BaseExtensionType):
+                kind = common_type(before, field.type)
+                known[field.name] = field.type if kind is None else kind
             elif types.is_null(before):
                 self._known = None
                 return
@@ -85,7 +84,7 @@ class LineParser:
         import pyarrow.json
 
         content = block.content
-        if not self._known or any(map(_has_null_items, self._known.values())) or _NULL_FIRST.match(content) or not _is_utf8(content):
+        if not self._known or any(map(_has_null_items, self._known.values())) or not block.begin_as_objects or not _is_utf8(content):
             return None
         known = pyarrow.json.ParseOptions(explicit_schema=pa.schema(self._known), unexpected_field_behavior="error")
         read = pyarrow.json.ReadOptions(block_size=max(len(content), 1 << 10), use_threads=False)
@@ -93,10 +92,9 @@ class LineParser:
             table = pyarrow.json.read_json(pa.BufferReader(content), read_options=read, parse_options=known)
         except pa.ArrowException:
             return None
-        # An object over two lines, or two in one line; a whole number that a float does not hold; a line that is null.
-        if table.num_rows != block.lines or not all(_is_exact(chunk) for column in table.columns for chunk in column.chunks):
+        if table.num_rows != block.lines:
             return None
-        return None if all(column.null_count for column in table.columns) and _NULL_ROW.search(content) else table
+        return table if all(_is_exact(chunk) for column in table.columns for chunk in column.chunks) else None
 
     def _by_python(self, block: Block) -> pa.Table:
         lines, rows = block.content.decode(UTF8, "surrogateescape").split("\n"), []
@@ -293,13 +291,10 @@ def _has_null_items(kind: pa.DataType) -> bool:
 
 
 def _is_exact(array: pa.Array) -> bool:
-    """Whether no float in it may be a whole number that was rounded."""
+    """Whether no float in it may have been a whole number, such as 1, and no null of an object a key that it lacks."""
     kind = array.type
     if types.is_struct(kind):
-        return all(map(_is_exact, array.flatten()))
+        return all(field.null_count == array.null_count and _is_exact(field) for field in array.flatten())
     if types.is_list(kind):
         return _is_exact(array.flatten())
-    if not types.is_floating(kind):
-        return True
-    least, most = pc.min_max(array).as_py().values()
-    return least is None or least > -EXACT and most < EXACT and pc.all(pc.is_finite(array)).as_py()
+    return not types.is_floating(kind) or not pc.any(pc.equal(pc.floor(array), array)).as_py()

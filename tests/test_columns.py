@@ -107,7 +107,9 @@ def test_one_type_where_it_has_every_value_and_python_objects_elsewhere(name: st
     one, two, kind, expected = MIXED[name]
     for first, second in ((one, two), (two, one)):
         schema = known(c=plain_type(first.type))
-        table = merged(joined(carried(pa.table({"c": first}), schema), carried(pa.table({"c": second}), schema)))
+        blocks = joined(carried(pa.table({"c": first}), schema), carried(pa.table({"c": second}), schema))
+        assert values(blocks) == told([*first.to_pylist(), *second.to_pylist()]), "what parse_row gets"
+        table = merged(blocks)
         found = table.schema.field("c").type
         assert is_objects(found) if kind is None else (found == kind or pa.types.is_struct(kind) or pa.types.is_list(kind))
         if expected is not None and first is one:
@@ -145,7 +147,8 @@ def test_what_is_sure_needs_no_look_at_the_values() -> None:
         for wrap in (lambda k: k, pa.list_, lambda k: pa.struct([("x", k)]), lambda k: pa.map_(pa.string(), k)):
             assert is_sure(wrap(kind), wrap(wider)) and not is_sure(wrap(wider), wrap(kind))
             assert widest([wrap(kind), wrap(wider)]) == wrap(wider)
-    for kind, wider in ((pa.int64(), pa.float64()), (pa.timestamp("s"), pa.timestamp("ns")), (pa.string(), pa.binary()), (pa.bool_(), pa.int64())):
+    keys = pa.struct([("a", pa.int64())]), pa.struct([("a", pa.int64()), ("b", pa.int64())])
+    for kind, wider in (keys, (pa.decimal128(3, 1), pa.decimal128(5, 2)), (pa.int64(), pa.float64()), (pa.timestamp("s"), pa.timestamp("ns")), (pa.string(), pa.binary()), (pa.bool_(), pa.int64())):
         assert not is_sure(kind, wider)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import datetime
+import decimal
 import gzip
 import json
 import os
@@ -111,7 +112,8 @@ def test_folder(put: Any, tmp_path: Path) -> None:
     put("data/README.md", b"not data")
     folder = tmp_path / "data"
     assert names(folder, folder) == ["a.jsonl", "b.jsonl", "sub/a.jsonl"], "sorted, so that a second run reads the same"
-    assert read(folder) == read(f"{folder}/") == [{"id": 1, "score": None}, {"id": 2, "score": 0.5}, {"id": 3, "score": 1.0}]
+    assert read(folder) == read(f"{folder}/") == [{"id": 1, "score": None}, {"id": 2, "score": 0.5}, {"id": 3, "score": 1}]
+    assert [type(row["score"]) for row in read(folder)[1:]] == [float, int]
 
 
 def test_hidden_files_and_folders_are_ignored(put: Any, tmp_path: Path) -> None:
@@ -469,6 +471,16 @@ def test_parquet_files_whose_types_differ(put: Any, tmp_path: Path) -> None:
     put("data/b.parquet", parquet_bytes([{"key": 0.5, "text": "b", "more": [1]}]))
     put("data/c.parquet", parquet_bytes([{"key": "k", "text": b"c"}]))
     assert [list(row.values()) for row in read(tmp_path / "data")] == [[2**60 + 1, "a", None], [0.5, "b", [1]], ["k", b"c", None]]
+
+
+@pytest.mark.parametrize(("one", "two"), [
+    (pa.array([1], pa.int32()), pa.array([0.5])), (pa.array([decimal.Decimal("1.5")]), pa.array([decimal.Decimal("1.25")])),
+    (pa.array([{"a": 1}]), pa.array([{"a": 1, "b": None}], pa.struct([("a", pa.int64()), ("b", pa.int64())]))),
+])
+def test_a_value_of_one_parquet_file_is_not_changed_by_another(one: pa.Array, two: pa.Array, tmp_path: Path) -> None:
+    for name, array in (("a", one), ("b", two), ("c", one)):
+        pyarrow.parquet.write_table(pa.table({"x": array}), tmp_path / f"{name}.parquet")
+    assert repr([row["x"] for row in read(tmp_path)]) == repr([*one.to_pylist(), *two.to_pylist(), *one.to_pylist()])
 
 
 def test_the_first_rows_of_a_large_file_take_little_memory(tmp_path: Path) -> None:
