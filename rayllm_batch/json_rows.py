@@ -24,7 +24,7 @@ from rayllm_batch.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
 from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown
 
 LEARNT_FROM = 64 << 10
-DEEP = 200  # Python's json takes some hundreds of brackets in brackets; what recurses in two functions, half as many
+DEEP = 100  # brackets in brackets: on the way to a file each takes two or more of the 1,000 calls in calls that Python makes
 TOO_DEEP = "too many brackets in brackets"
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
@@ -111,7 +111,7 @@ class _BadLineError(Exception):
     """args: what is wrong; "" for a value that is no object, "text" for bytes that are no text."""
 
 
-class _BadKeyError(_BadLineError):
+class _UnfitError(_BadLineError):
     pass
 
 
@@ -126,15 +126,15 @@ def _row(line: str) -> dict[str, Any]:
         raise _BadLineError(str(error)) from None
     if type(row) is not dict:
         raise _BadLineError("")
-    if line.count("{") + line.count("[") > DEEP and _is_deep(row):
-        raise _BadLineError(TOO_DEEP)
-    if why := _bad_key(row):
-        raise _BadKeyError(why)
+    if why := _unfit(row, line.count("{") + line.count("[")):
+        raise _UnfitError(why)
     return row
 
 
-def _bad_key(row: dict[str, Any]) -> str:
-    """Why the object cannot be a row of a table."""
+def _unfit(row: dict[str, Any], brackets: int) -> str:
+    """Why the object cannot be a row of a table. It has so many brackets, or fewer."""
+    if brackets > DEEP and _is_deep(row):
+        return TOO_DEEP
     for key in row:
         if key.startswith(RESERVED):
             return f"the key {key!r} has a name that a run uses; rename it"
@@ -147,7 +147,7 @@ def _why(problem: _BadLineError, number: int, lines: list[str], block: Block) ->
     (what,), line, where = problem.args, lines[number], block.line(number)
     if what == "text":
         return block.text.not_text(line, where)
-    if isinstance(problem, _BadKeyError):
+    if isinstance(problem, _UnfitError):
         return f"{where}: {what}: {shown(line)}."
     if not what:
         return f'{where} must be a JSON object such as {{"article": "..."}}, given {shown(line)}.'
@@ -164,8 +164,8 @@ def _array_tables(text: FileText, size: int) -> Iterator[pa.Table]:
         why = ""
         if type(item) is not dict:
             why = f"dataset_file {text.path!r} must hold an array of JSON objects, but item {number} is {shown(json.dumps(item))}."
-        elif bad := _bad_key(item):
-            why = f"Item {number} of {text.path!r}: {bad}."
+        elif unfit := _unfit(item, length // 2):
+            why = f"Item {number} of {text.path!r}: {unfit}."
         rows.append(text.options.bad_row(why) if why else item)
         taken += length
         if taken >= size:
@@ -229,8 +229,6 @@ class _Array:
             try:
                 item, end = self._decoder.raw_decode(self._buffer, self._at)
                 if end < len(self._buffer) or not more():  # else a number may go on
-                    if end - self._at > 2 * DEEP and _is_deep(item):
-                        raise self._error(TOO_DEEP, self._at)
                     length, self._at = end - self._at, end
                     return item, length
             except RecursionError:
@@ -280,7 +278,9 @@ def _is_deep(value: Any) -> bool:
         level = [
             item for value in level if isinstance(value, (dict, list)) for item in (value.values() if isinstance(value, dict) else value)
         ]
-    return bool(level)
+        if not level:
+            return False
+    return True
 
 
 def _has_null_items(kind: pa.DataType) -> bool:

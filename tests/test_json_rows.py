@@ -19,6 +19,7 @@ from rayllm_batch import json_rows
 from rayllm_batch.column_values import steady, together
 from rayllm_batch.file_part import FilePart, Reader
 from rayllm_batch.file_text import FileText
+from rayllm_batch.part_file import decoded, encoded
 from rayllm_batch.read_options import BAD_LINE, ReadOptions
 
 
@@ -51,7 +52,7 @@ def told(value: Any) -> Any:
     [1, "1"], [True, 1], [True, 0.5], [None, "a", 1], [{"a": 1}, [1]], [{"a": 1}, {"a": "x"}], [[1], ["x"]], [[1, "x", None, True]], [{}, None, {"a": None}],
     [[[None, 1], None], [[]]], [["a", None, "b"], None, [None]], [{"m": [{"role": "user", "content": None}]}, {"m": [None]}],
     ["\ud800", "fine"], ["a\u0000b"], ["\u2028\u0085\x0b\x0c \r"], ["🙂" * 3, "} null", "[null", ", null"], [{"": 1}], [""], [[]], [{}], [None],
-    [[[[[[[[[[1]]]]]]]]]], ["[" * 500], [{"a" * 1000: "[{" * 300}], [json.loads("[" * 40 + "]" * 40)], [json.loads('{"a":[' * 90 + "1" + "]}" * 90)],
+    [[[[[[[[[[1]]]]]]]]]], ["[" * 500], [{"a" * 1000: "[{" * 300}], [json.loads("[" * 40 + "]" * 40)], [json.loads('{"a":[' * 49 + "1" + "]}" * 49)],
     [[], [None], []], [[{"a": None}], [{"a": 1}], [None]], [{"a": []}, {"a": [None]}], [[], ["x"]],
 ], ids=lambda values: json.dumps(values)[:40])
 def test_values_stay_what_they_are(values: list[Any], put: Any) -> None:
@@ -146,7 +147,7 @@ def test_keys_that_come_late(put: Any) -> None:
     ("null", "must be a JSON object"), ("[1]", "must be a JSON object"), ('{"a": 1} {"a": 2}', "Extra data"), ('{"a": 1} null', "Extra data"),
     ('{"a": 01}', "delimiter"), ('{"a": "x\ty"}', "control character"), ('{"a": .5}', "Expecting value"), ('{"a": 1', "delimiter"),
     ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "brackets"), ('{"a": ' * 300 + "1" + "}" * 300, "brackets"), ('{"a": ' * 5000 + "1" + "}" * 5000, "brackets"),
-    ('{"a": ' + "9" * 5000 + "}", "4300 digits"), ('{"a": 1}}', "Extra data"), ("\x00", "Expecting value"), ("<html>", "Expecting value"),
+    ('{"a": ' + "9" * 5000 + "}", "4300 digits"), ('{"a": 1}}', "Extra data"), ('{"a": ' + "[" * 189 + "]" * 189 + "}", "brackets"), ('{"a":[' * 51 + "]}" * 51, "brackets"), ("\x00", "Expecting value"), ("<html>", "Expecting value"),
 ])
 @pytest.mark.parametrize("before", [0, 5])
 def test_bad_lines(line: str, word: str, before: int, put: Any) -> None:
@@ -181,6 +182,20 @@ def test_a_reserved_key_behind_a_bad_line_is_a_bad_line_too(tmp_path: Path) -> N
     assert len(found) == 102 and "Line 51" in found[50] and "Line 102" in found[101] and found.count(None) == 100
 
 
+def test_the_deepest_rows_can_be_written_with_little_stack_left() -> None:
+    row = json.loads('{"a":[' * 49 + "1" + "]}" * 49)
+    table = json_rows.table_of_rows([json_rows._row(json.dumps({"x": row}))])
+
+    def written(depth: int) -> None:
+        if depth:
+            return written(depth - 1)
+        for output_format in ("jsonl", "parquet"):
+            file = encoded(table, output_format)
+            assert decoded(bytes(file.content), output_format, file.schema, file.as_text).to_pylist() == [{"x": row}]
+
+    written(400)
+
+
 def test_one_object_over_several_lines(put: Any) -> None:
     assert "pretty-printed" in refusal(put("rows.jsonl", json.dumps({"a": 1, "b": [2]}, indent=2).encode()))
     assert "pretty-printed" in refusal(put("rows.json", json.dumps({"rows": [{"a": 1}]}, indent="\t").encode()))
@@ -190,7 +205,7 @@ def test_one_object_over_several_lines(put: Any) -> None:
 @pytest.mark.parametrize(("content", "line", "word"), [
     ('[\n{"a": 1},\n{"a": 2}\n{"a": 3}]', 4, "','"), ('[{"a": 1},\n{"a": }]', 2, "Expecting value"), ('[{"a": 1},\n{"a": 2}', 2, "','"),
     ('[{"a": 1}]\n\n[{"a": 2}]', 3, "behind the array"), ('[{"a": "x\n"}]', 2, "control character"), ('[{"a": 1},\n]', 2, "Expecting value"),
-    ('[{"a": "' + "x" * 5000, 1, "Unterminated"), ("[" * 5000, 1, "brackets"), ('[{"a": 1},\n{"a": ' + "[" * 300 + "]" * 300 + "}]", 2, "brackets"),
+    ('[{"a": "' + "x" * 5000, 1, "Unterminated"), ("[" * 5000, 1, "brackets"),
 ])
 def test_bad_arrays(content: str, line: int, word: str, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     message = refusal(put("rows.json", content.encode()))
@@ -199,8 +214,9 @@ def test_bad_arrays(content: str, line: int, word: str, put: Any, monkeypatch: p
 
 def test_items_of_an_array_that_are_no_objects(put: Any) -> None:
     assert "item 2 is '7'" in refusal(put("rows.json", b'[{"a": 1}, 7, "x"]'))
-    rows = read(put("rows.json", b'[{"a": 1}, 7, {"a": 2}]'), bad_lines="keep")
-    assert [row["a"] for row in rows] == [1, None, 2] and "item 2" in rows[1][BAD_LINE]
+    for item, word in (("7", "item 2 is"), ('{"a":' + "[" * 189 + "]" * 189 + "}", "Item 2 of")):
+        rows = read(put("rows.json", f'[{{"a": 1}}, {item}, {{"a": 2}}]'.encode()), bad_lines="keep")
+        assert [row["a"] for row in rows] == [1, None, 2] and word in rows[1][BAD_LINE]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le", "cp1252", "shift-jis", "gb18030", "latin-1"])
