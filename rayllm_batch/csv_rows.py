@@ -113,26 +113,30 @@ class _Columns:
                 self._refuse(values, lambda where, value: self._text.not_text(value, where) if _NOT_TEXT.search(value) else None)
                 return self.taken()
         for name, kind in self._options.column_types.items():
-            values = [None if value == "" and not pa.types.is_string(kind) else value for value in columns[name].to_pylist()]
+            is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+            values = [None if value == "" and not is_text else value for value in columns[name].to_pylist()]
             try:
                 columns[name] = pa.array(values, pa.string()).cast(kind)
-            except (pa.ArrowException, ValueError):
-                self._refuse(values, lambda where, value, name=name, kind=kind: _not_of_type(where, value, name, kind))
+            except (pa.ArrowException, ValueError) as error:
+                if not self._refuse(values, lambda where, value, name=name, kind=kind: _not_of_type(where, value, name, kind)):
+                    raise DatasetError(
+                        f"The column {name!r} of {self._text.path!r} cannot be {kind}, as column_types says: {error}"
+                    ) from None
                 return self.taken()
         if self._options.keeps:
             columns[BAD_LINE] = pa.array(self._errors, pa.string())
         self._clear()
         return pa.table(columns)
 
-    def _refuse(self, values: list[Optional[str]], why: Any) -> None:
-        """Makes bad lines of the rows whose value has a problem."""
+    def _refuse(self, values: list[Optional[str]], why: Any) -> bool:
+        """Makes bad lines of the rows whose value has a problem, if there are any."""
         found = False
         for i, value in enumerate(values):
             if value is not None and (problem := why(self._where(self.numbers[i]), value)):
                 self._errors[i] = self._options.bad_row(problem)[BAD_LINE]
                 self._cells[i] = [None] * len(self._names)
                 found = True
-        assert found, "else it would be tried for ever"
+        return found
 
 
 def _not_of_type(where: str, value: str, name: str, kind: pa.DataType) -> Optional[str]:

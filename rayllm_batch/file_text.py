@@ -137,11 +137,12 @@ class FileText:
         if self.encoding == UTF8:
             return stream.read
         text = self.characters(stream)
-        return lambda size: text.read(size).encode(UTF8, "surrogateescape")
+        return lambda size: text.read(size).encode(UTF8, text.errors)
 
     def characters(self, stream: IO[bytes]) -> io.TextIOWrapper:
         """What is no text in the encoding comes as lone surrogates, so that its line can be named."""
-        return io.TextIOWrapper(stream, encoding=self.encoding, errors="surrogateescape", newline="")
+        errors = "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+        return io.TextIOWrapper(stream, encoding=self.encoding, errors=errors, newline="")
 
     def lines_before(self) -> int:
         """The number of the file's lines before this part, which only an error's text needs: it is counted then."""
@@ -154,7 +155,8 @@ class FileText:
     def not_text(self, line: str, where: str) -> str:
         """Why a line with lone surrogates in it cannot be read. where: `Line 7 of 'rows.csv'`."""
         first = next(character for character in line if "\ud800" <= character <= "\udfff")
-        return f"{where} is not {self.encoding.upper()} (byte 0x{ord(first) & 0xFF:02x}): {shown(line)}." + self._encodings("cp1252")
+        what = "half of a surrogate pair" if self.encoding.startswith(("utf-16", "utf-32")) else f"byte 0x{ord(first) & 0xFF:02x}"
+        return f"{where} is not {self.encoding.upper()} ({what}): {shown(line)}." + self._encodings("cp1252")
 
     def _not_text(self, why: str, example: str) -> str:
         return f"dataset_file {self.path!r} is not {self.encoding.upper()}: {why}." + self._encodings(example)

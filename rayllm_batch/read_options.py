@@ -50,10 +50,11 @@ class ReadOptions:
         for name, kind in self.column_types.items():
             try:
                 types[name] = kind if isinstance(kind, pa.DataType) else pa.type_for_alias(kind)
-            except (ValueError, TypeError):
+                pa.array([], pa.string()).cast(types[name])
+            except (ValueError, TypeError, AttributeError, pa.ArrowException):
                 raise DatasetError(
-                    f"column_types[{name!r}] must be an Arrow type or its name, such as 'int64', 'float64', 'bool' or 'string', "
-                    f"given {kind!r}."
+                    f"column_types[{name!r}] must be an Arrow type that text can become, or its name, such as 'int64', 'float64', "
+                    f"'bool' or 'string', given {kind!r}."
                 ) from None
         object.__setattr__(self, "column_types", types)
 

@@ -77,6 +77,38 @@ def test_types_that_are_asked_for(put: Any) -> None:
     assert "Did you mean 'age'?" in refusal(bad, column_types={"agee": "int64"})
 
 
+@pytest.mark.parametrize("kind", [
+    "int", int, None, 5, ["int64"], "list", pa.list_(pa.int64()), pa.null(), pa.struct([("a", pa.int64())]), pa.duration("s"), pa.map_(pa.string(), pa.string()),
+])
+@pytest.mark.parametrize("bad_lines", ["raise", "keep"])
+def test_types_that_text_cannot_become(kind: Any, bad_lines: str, put: Any) -> None:
+    message = refusal(put("rows.csv", b"a,b\n1,2\n,\n"), column_types={"a": kind}, bad_lines=bad_lines)
+    assert "column_types['a'] must be an Arrow type that text can become" in message and repr(kind) in message
+
+
+@pytest.mark.parametrize("bad_lines", ["raise", "keep"])
+def test_types_that_only_the_whole_column_cannot_have(bad_lines: str, put: Any) -> None:
+    path = put("rows.csv", b"a\n" + b"".join(b"%d\n" % n for n in range(200)) + b"\n")
+    assert "'a'" in refusal(path, column_types={"a": pa.dictionary(pa.int8(), pa.string())}, bad_lines=bad_lines)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", pa.string_view()])
+def test_an_empty_cell_of_text_is_text(kind: Any, put: Any) -> None:
+    assert read(put("rows.csv", b"a,b\n1,2\n,\n"), column_types={"a": kind})[1] == {"a": "", "b": ""}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32"])
+@pytest.mark.parametrize("half", ["\ud83d", "\ude00", "\ude00\ud83d"])
+def test_half_of_a_pair_is_a_bad_line(encoding: str, half: str, put: Any) -> None:
+    asked = {"encoding": encoding} if encoding[-2:] in ("le", "be") else {}
+    for name, lines in (("rows.csv", ["a,b", "1,🙂", f"2,{half}", "3,x"]), ("rows.jsonl", ['{"a": "0"}', '{"a": "1"}', f'{{"a": "{half}"}}', '{"a": "3"}'])):
+        path = put(name, "".join(f"{line}\n" for line in lines).encode(encoding, "surrogatepass"))
+        message = refusal(path, **asked)
+        assert message.startswith("Line 3 of ") and "half of a surrogate pair" in message and "UTF" in message
+        rows = read(path, bad_lines="keep", **asked)
+        assert [row["a"] for row in rows][-3:] == ["1", None, "3"] and "Line 3" in rows[-2][BAD_LINE]
+
+
 @pytest.mark.parametrize(("content", "number", "word", "others"), [
     (b"a,b\n1,2\n3\n4,5\n", 3, "1 cell(s) where the header has 2", ["1", "4"]),
     (b'a,b\n1,"x\ny"\n3,4,5\n6,7\n', 4, "3 cell(s)", ["1", "6"]),

@@ -196,6 +196,15 @@ def test_the_deepest_rows_can_be_written_with_little_stack_left() -> None:
     written(400)
 
 
+@pytest.mark.parametrize("between", ["\n\n", "\n\r\n", "\n \n"])
+def test_two_objects_in_one_line_are_a_bad_line_where_another_line_is_empty_too(between: str, put: Any) -> None:
+    good = '{"a": 0}\n' * 5
+    for content, number in ((f'{good}{{"a": 1}}{{"a": 2}}{between}{{"a": 3}}\n', 6), (f'{good[:-1]}{between}{{"a": 1}} {{"a": 2}}\n{{"a": 3}}', 7), (f'\n{{"a": 1}}{{"a": 2}}\n{good}', 2)):
+        path = put("rows.jsonl", content.encode())
+        assert refusal(path).startswith(f"Line {number} of ") and "Extra data" in refusal(path)
+        assert [row["a"] for row in read(path, bad_lines="keep") if row[BAD_LINE] is None].count(3) == (number > 2)
+
+
 def test_one_object_over_several_lines(put: Any) -> None:
     assert "pretty-printed" in refusal(put("rows.jsonl", json.dumps({"a": 1, "b": [2]}, indent=2).encode()))
     assert "pretty-printed" in refusal(put("rows.json", json.dumps({"rows": [{"a": 1}]}, indent="\t").encode()))
