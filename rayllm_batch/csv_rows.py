@@ -16,6 +16,7 @@ from rayllm_batch.read_options import BAD_LINE, RESERVED, shown
 
 LONGEST_CELL = 1 << 28
 TRIED_ROWS = 20  # to find the separator
+_NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # the first line of what Excel is to read
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
@@ -40,16 +41,21 @@ class _Rows:
     """Each row's first line, its cells, and why they cannot be read. After a row that cannot, it goes on at the next line."""
 
     def __init__(self, text: FileText, lines: Iterator[str]) -> None:
-        self._lines, self._again, self._number = lines, deque(), 0
+        self._lines, self._again, self._number, self._tried = lines, deque(), 0, 0
         self._row: list[str] = []  # the lines of the row at hand
         first = [line for _, line in zip(range(TRIED_ROWS), lines, strict=False)]
+        named = _NAMED_SEPARATOR.fullmatch(first[0]) if first else None
+        if named:
+            first, self._number = first[1:], 1
         self._again.extend(first)
-        self._separator = _separator(first, text.path)
+        self._separator = named[1] if named else _separator(first, text.path)
 
     def _line(self) -> Iterator[str]:
         while True:
             line = self._again.popleft() if self._again else next(self._lines, None)
-            if line is None:
+            # In a quote, behind a row that failed further on: it would fail there too. Trying would take the square of the lines.
+            if line is None or self._row and self._number < self._tried:
+                self._again.extendleft([line] if line is not None else [])
                 return
             self._number += 1
             self._row.append(line)
@@ -68,7 +74,7 @@ class _Rows:
                 except csv.Error as error:
                     why = "a quote is opened and not closed" if "unexpected end" in str(error) or "limit" in str(error) else str(error)
                     self._again.extendleft(reversed(self._row[1:]))
-                    self._number = first
+                    self._number, self._tried = first, max(self._number, self._tried)
                     yield first, [], f"is not CSV ({why}): {shown(self._row[0])}."
                     break
                 if cells:
@@ -176,17 +182,21 @@ def check_names(names: list[str], path: str) -> None:
 
 
 def _separator(lines: list[str], path: str) -> str:
-    """The one that divides the header; of several, the one with which the next rows have as many cells."""
-    widths = {}
-    for separator in ("\t,;|" if ".tsv" in path.lower() else ",\t;|"):
+    """The one that divides the header; of several, the one with which most of the next rows have as many cells as it.
+
+    Of those, not one that a space follows, as a comma in words, and then the one that divides most.
+    """
+
+    def fitness(separator: str) -> tuple[float, ...]:
         try:
-            found = [len(cells) for cells in csv.reader(lines, delimiter=separator) if cells]
-        except csv.Error:
-            found = []
-        # The last may be cut.
-        widths[separator] = (found[0] if found else 0, len(set(found[:-1] or found)) == 1)
-    default = next(iter(widths))
-    if widths[default][0] > 1 and widths[default][1]:
-        return default
-    several = [separator for separator, (width, same) in widths.items() if width > 1]
-    return next((s for s in several if widths[s][1]), several[0] if several else default)
+            header = next(filter(None, csv.reader(lines, delimiter=separator, strict=True)), [])
+            widths = [len(cells) for cells in csv.reader(lines, delimiter=separator) if cells]
+        except csv.Error:  # a quote ends where this separator does not come
+            return (0,)
+        if len(header) < 2 or any('"' in name for name in header):
+            return (0,)
+        widths = widths[:-1] or widths  # the last may be cut
+        is_prose = any(name.startswith(" ") for name in header)
+        return 1, widths.count(len(header)) / len(widths), not is_prose, len(header)
+
+    return max("\t,;|" if ".tsv" in path.lower() else ",\t;|", key=fitness)

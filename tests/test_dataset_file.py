@@ -168,6 +168,25 @@ def test_mixed_formats(put: Any, tmp_path: Path) -> None:
     assert "csv" in message and "json" in message and "glob" in message
 
 
+def test_what_describes_the_data_beside_it_is_no_row(put: Any, tmp_path: Path) -> None:
+    for name, content in (("train.jsonl", JSONL), ("train.json", ARRAY), ("train.parquet", parquet_bytes(ROWS))):
+        ending = name.rpartition(".")[2]
+        put(f"{ending}/{name}", content)
+        for description in ("dataset_infos.json", "dataset_info.json", "datapackage.json", "dataset-metadata.json", "croissant.json", "deep/dataset_infos.json"):
+            put(f"{ending}/{description}", b'{"default": {"features": {}}}')
+        assert read(tmp_path / ending) == read(tmp_path / ending / "*") == ROWS
+    assert len(read(tmp_path / "json" / "dataset_infos.json")) == 1, "it may be asked for"
+
+
+@pytest.mark.parametrize("name", ["stats.json", "sub/settings.json", "stats.json.gz"])
+def test_json_beside_lines_may_be_no_rows(name: str, put: Any, tmp_path: Path) -> None:
+    put("data/a.jsonl", JSONL)
+    put(f"data/{name}", gzip.compress(b"{}") if name.endswith("gz") else b"{}")
+    message = refusal(tmp_path / "data")
+    assert "different formats (json, jsonl)" in message and "*.jsonl" in message
+    assert read(tmp_path / "data" / "*.jsonl") == ROWS
+
+
 # --- what cannot be found
 
 
@@ -303,7 +322,7 @@ def test_file_that_is_not_what_its_name_says(name: str, content: bytes, words: s
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("b.json", b"[1, 2]"), ("b.json", b'["ab"]'), ("b.json.gz", b"not gzip"), ("b.jsonl.gz", gzip.compress(JSONL)[:-9])],
+    [("b.json", b"[1, 2]"), ("b.json", b'["ab"]'), ("b.json.gz", b"not gzip"), ("b.json.gz", gzip.compress(JSONL)[:-9])],
 )
 def test_a_later_file_that_is_not(name: str, content: bytes, put: Any, tmp_path: Path) -> None:
     put("data/a.json", JSONL)
