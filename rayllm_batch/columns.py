@@ -104,6 +104,7 @@ def carried(table: pa.Table, known: pa.Schema) -> pa.Table:
         return table
     check_names(table.column_names)
     columns: dict[str, Any] = {}
+    kinds = {field.name: field.type for field in known}
     for name, given in zip(table.column_names, table.columns, strict=True):
         if name.startswith(RESERVED) and not name.startswith(OTHER):
             columns[name] = given
@@ -111,14 +112,14 @@ def carried(table: pa.Table, known: pa.Schema) -> pa.Table:
         column: Any = plain(given)
         if is_tensor(column.type) and column.null_count:
             column = pa.chunked_array([objects(column.to_pylist())])
-        wanted = known.field(name).type if name in known.names else None
+        wanted = kinds.get(name)
         if wanted is not None and is_sure(column.type, wanted) and (exact := _exactly(column, wanted)) is not None:
             column = exact
         columns[name if column.type == wanted else _other_name(name_of(name), column.type)] = column
-    for field in known:
-        if field.name not in columns and not field.name.startswith(OTHER):
-            kind = pa.null() if is_tensor(field.type) else field.type
-            columns[field.name if kind == field.type else _other_name(field.name, kind)] = pa.nulls(table.num_rows, kind)
+    for name, known_kind in kinds.items():
+        if name not in columns and not name.startswith(OTHER):
+            kind = pa.null() if is_tensor(known_kind) else known_kind
+            columns[name if kind == known_kind else _other_name(name, kind)] = pa.nulls(table.num_rows, kind)
     return pa.table(columns)
 
 
@@ -150,12 +151,13 @@ def merged(table: pa.Table, wanted: Optional[pa.Schema] = None) -> pa.Table:
     """
     if wanted is None and not any(name.startswith(OTHER) for name in table.column_names):
         return table
-    groups: dict[str, list[pa.ChunkedArray]] = {field.name: [] for field in wanted or ()}
+    kinds = {field.name: field.type for field in wanted or ()}
+    groups: dict[str, list[pa.ChunkedArray]] = {name: [] for name in kinds}
     for name, column in zip(table.column_names, table.columns, strict=True):
         groups.setdefault(name_of(name), []).append(column)
     columns = {}
     for name, found in groups.items():
-        least = [wanted.field(name).type] if wanted is not None and name in wanted.names else []
+        least = [kinds[name]] if name in kinds else []
         columns[name] = _one_column(found, widest([*least, *(column.type for column in found)]), table.num_rows)
     return pa.table(columns)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from column_samples import ENCODED, PLAIN, rays
 
 from rayllm_batch import columns
+from rayllm_batch.column_values import together
 from rayllm_batch.columns import carried, is_objects, is_sure, merged, name_of, plain_type, rows, widest
+from rayllm_batch.csv_rows import check_names
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.read_options import BAD_LINE
 
@@ -172,6 +175,19 @@ def test_the_known_types_are_the_datasets_or_those_of_its_first_rows() -> None:
     twice = pa.schema([("a", pa.int64()), ("a", pa.int64())])
     with pytest.raises(DatasetError, match="'a'"):
         columns.reference(Given(twice), [])
+
+
+def test_many_columns_do_not_take_their_square() -> None:
+    names = [f"column {n}" for n in range(20_000)]
+    table = pa.table({name: [1, 2] for name in names})
+    begun = time.process_time()
+    columns.check_names(names)
+    assert together([table, table]).num_columns == 20_000
+    block = carried(table, pa.schema([(name, pa.string()) for name in names]))
+    merged(block, table.schema)
+    assert time.process_time() - begun < 20
+    with pytest.raises(DatasetError, match="'column 0' more than once"):
+        check_names([*names, names[0]], "rows.csv")
 
 
 def test_a_block_of_the_known_types_is_not_touched() -> None:
