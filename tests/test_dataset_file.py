@@ -526,6 +526,46 @@ print(most_so_far() - begun)
     assert int(run.stdout) < 60 << 10, "a row group has 64 MB, and it is held twice"
 
 
+@pytest.mark.parametrize("ending", ["parquet", "jsonl.gz"])
+def test_what_is_much_larger_than_its_file_is_not_read_into_the_drivers_memory(ending: str, tmp_path: Path) -> None:
+    path, text = tmp_path / f"rows.{ending}", "x" * 40_000
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 8000, pa.int32()), [text]).cast(pa.string())}), path)
+    else:
+        path.write_bytes(gzip.compress(b'{"text": "%s"}\n' % text.encode() * 100, 1) * 80)
+    assert path.stat().st_size < 3 << 20, "of 320 MB"
+    code = f"""
+import re
+from pathlib import Path
+from rayllm_batch import dataset_file
+from rayllm_batch.file_part import Reader, whole
+from rayllm_batch.read_options import ReadOptions
+import pyarrow.parquet
+
+def most_so_far():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+begun, dataset_file.IN_MEMORY_BYTES = most_so_far(), 8 << 20
+files = dataset_file.find_files({str(path)!r})
+reader = Reader(files.fs, files.format, ReadOptions())
+assert dataset_file._read_local(files, reader, [1]) is None
+rows = 0
+for table in reader.tables(whole(files, files.paths[0])):
+    rows += table.num_rows
+    assert table.nbytes < 40 << 20
+assert rows == 8000
+print(most_so_far() - begun)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert int(run.stdout) < 200 << 10
+
+
+def test_a_file_that_is_too_large_for_memory_is_read_by_tasks(large: Any, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 1 << 20)
+    dataset = large(put("rows.jsonl.gz", gzip.compress(b'{"text": "%s"}\n' % (b"x" * 4000) * 3000)))
+    assert len(dataset.tasks) == 1 and sum(table.num_rows for table in dataset.reader(dataset.tasks[0])) == 3000
+
+
 # --- options
 
 
