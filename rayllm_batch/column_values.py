@@ -1,7 +1,8 @@
 """Arrow columns that hold exactly the values they are made of: of Python's own, as JSON gives them, and of other columns.
 
-Where no Arrow type does, a column is one of Python objects, as ray.data.from_items makes them: of text and numbers, of 1 beside 2.5,
-which would be 1.0, of dicts with other keys, which would have each other's, of whole numbers of more than 64 bits.
+Where no Arrow type does, a column is one of Python objects, as ray.data.from_items makes them: of text and numbers,
+of 1 beside 2.5, which would be 1.0, of dicts with other keys, which would have each other's, of whole numbers of more
+than 64 bits.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def _fits(kind: pa.DataType, into: pa.DataType) -> bool:
     if kind == into or types.is_null(kind):
         return True
     if types.is_struct(kind):
-        return kind.num_fields == into.num_fields and all(_fits(field.type, into.field(field.name).type) for field in kind)
+        same = kind.num_fields == into.num_fields
+        return same and all(_fits(field.type, into.field(field.name).type) for field in kind)
     if types.is_list(kind) or types.is_large_list(kind):
         return _fits(kind.value_type, into.value_type)
     if types.is_integer(kind):

@@ -60,14 +60,9 @@ def reference(dataset: ray.data.Dataset, sample: list[dict[str, Any]]) -> pa.Sch
 
 
 def carry(dataset: ray.data.Dataset, known: pa.Schema, taken: Sequence[str]) -> ray.data.Dataset:
-    """The dataset with each block as `carried` makes it, before Ray Data joins blocks. taken: names that rows may not have."""
-    return dataset.map_batches(
-        _carried_input, fn_kwargs={"known": known, "taken": taken}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-    )
-
-
-def _carried_input(table: pa.Table, known: pa.Schema, taken: Sequence[str]) -> pa.Table:
-    return carried(without_taken(table, taken), known)
+    """The dataset with each block as `carried` makes it, before Ray Data joins blocks."""
+    how = {"known": known, "taken": taken}
+    return dataset.map_batches(carried, fn_kwargs=how, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
 
 
 def without_taken(table: pa.Table, taken: Sequence[str]) -> pa.Table:
@@ -84,7 +79,8 @@ def without_taken(table: pa.Table, taken: Sequence[str]) -> pa.Table:
     for name in names:
         for i in np.flatnonzero(table.column(name).is_valid().to_numpy()):
             why[i] = why[i] or (
-                f"The row has the column {name!r}, which the output adds or a run uses. Rename or drop it in load_dataset."
+                f"The row has the column {name!r}, which the output adds or a run uses. "
+                "Rename or drop it in load_dataset."
             )
     return table.drop_columns(names).append_column(BAD_LINE, pa.array(why, pa.string())) if names else table
 
@@ -98,8 +94,13 @@ def check_names(names: Sequence[str]) -> None:
         )
 
 
-def carried(table: pa.Table, known: pa.Schema) -> pa.Table:
-    """One block, its columns plain, and under names of their own where they do not have the known type."""
+def carried(table: pa.Table, known: pa.Schema, taken: Sequence[str] = ()) -> pa.Table:
+    """One block, its columns plain, and under names of their own where they do not have the known type.
+
+    taken: of a block of input, the names that its columns may not have.
+    """
+    if taken:
+        table = without_taken(table, taken)
     if table.schema.equals(known) and not any(is_tensor(column.type) and column.null_count for column in table.columns):
         return table
     check_names(table.column_names)

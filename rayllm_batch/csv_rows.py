@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -53,7 +54,8 @@ class _Rows:
     def _line(self) -> Iterator[str]:
         while True:
             line = self._again.popleft() if self._again else next(self._lines, None)
-            # In a quote, behind a row that failed further on: it would fail there too. Trying would take the square of the lines.
+            # In a quote, behind a row that failed further on: it would fail there too. Trying would take the square of
+            # the lines.
             if line is None or self._row and self._number < self._tried:
                 self._again.extendleft([line] if line is not None else [])
                 return
@@ -124,7 +126,7 @@ class _Columns:
             try:
                 columns[name] = pa.array(values, pa.string()).cast(kind)
             except (pa.ArrowException, ValueError) as error:
-                if not self._refuse(values, lambda where, value, name=name, kind=kind: _not_of_type(where, value, name, kind)):
+                if not self._refuse(values, functools.partial(_not_of_type, name=name, kind=kind)):
                     raise DatasetError(
                         f"The column {name!r} of {self._text.path!r} cannot be {kind}, as column_types says: {error}"
                     ) from None

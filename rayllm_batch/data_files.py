@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet"}
 # What describes the data beside it, of the Hub's, Kaggle's, Frictionless' and Croissant's making.
-DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", "dataset-metadata.json", "datapackage.json", "croissant.json"}
+DESCRIPTIONS = {
+    "dataset_info.json", "dataset_infos.json", "dataset-metadata.json", "datapackage.json", "croissant.json",
+}  # fmt: skip
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 

@@ -38,9 +38,9 @@ def read_dataset_file(
 ) -> ray.data.Dataset:
     """The rows of `dataset_file`, the same wherever it is, whatever its size, compressed or not.
 
-    json:    each value is what Python's json gives: text is text, 1 is not 1.0, whole numbers keep every digit. Columns that a
-             row lacks are null; of a key that comes twice the last counts. A column with values of several kinds, or with
-             objects of other keys, is one of Python objects.
+    json:    each value is what Python's json gives: text is text, 1 is not 1.0, whole numbers keep every digit. Columns
+             that a row lacks are null; of a key that comes twice the last counts. A column with values of several kinds,
+             or with objects of other keys, is one of Python objects.
     csv:     all cells are text as it stands there, an empty one is "". The separator is a comma, or the tab, semicolon or
              `|` that divides the header.
     parquet: the types of the file.
@@ -64,7 +64,8 @@ def read_dataset_file(
     if not any(sizes):
         raise DatasetError(f"dataset_file {files.given!r} is empty (0 bytes).")
     unpacked = sum(size * (UNPACKED if is_packed(path) else 1) for path, size in zip(files.paths, sizes, strict=True))
-    if files.filesystem is None and unpacked <= IN_MEMORY_BYTES and (table := _read_local(files, reader, sizes)) is not None:
+    is_small = files.filesystem is None and unpacked <= IN_MEMORY_BYTES
+    if is_small and (table := _read_local(files, reader, sizes)) is not None:
         return in_blocks(table)
     from rayllm_batch.file_datasource import dataset_of
 
@@ -127,7 +128,7 @@ def in_blocks(table: pa.Table) -> ray.data.Dataset:
 
 
 def _read_local(files: DatasetFiles, reader: Reader, sizes: Sequence[int]) -> Optional[pa.Table]:
-    """None where there is much more in the files than their size says: highly compressed, or of a few values over and over."""
+    """None where there is much more in the files than their size says: of highly compressed ones, or of few values."""
     # A small local file needs no read tasks, which cost seconds of worker start-up and another look for the row count;
     # and it is then readable wherever the tasks run, on whichever node.
     tables, taken = [], 0

@@ -155,7 +155,8 @@ class FileText:
     def not_text(self, line: str, where: str) -> str:
         """Why a line with lone surrogates in it cannot be read. where: `Line 7 of 'rows.csv'`."""
         first = next(character for character in line if "\ud800" <= character <= "\udfff")
-        what = "half of a surrogate pair" if self.encoding.startswith(("utf-16", "utf-32")) else f"byte 0x{ord(first) & 0xFF:02x}"
+        is_wide = self.encoding.startswith(("utf-16", "utf-32"))
+        what = "half of a surrogate pair" if is_wide else f"byte 0x{ord(first) & 0xFF:02x}"
         return f"{where} is not {self.encoding.upper()} ({what}): {shown(line)}." + self._encodings("cp1252")
 
     def _not_text(self, why: str, example: str) -> str:

@@ -24,7 +24,7 @@ from rayllm_batch.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
 from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown
 
 LEARNT_FROM = 64 << 10
-DEEP = 100  # brackets in brackets: on the way to a file each takes two or more of the 1,000 calls in calls that Python makes
+DEEP = 100  # brackets in brackets: on the way to a file each takes two of the 1,000 calls in calls that Python makes
 TOO_DEEP = "too many brackets in brackets"
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
@@ -84,7 +84,9 @@ class LineParser:
         import pyarrow.json
 
         content = block.content
-        if not self._known or any(map(_has_null_items, self._known.values())) or not block.begin_as_objects or not _is_utf8(content):
+        if not self._known or any(map(_has_null_items, self._known.values())):
+            return None
+        if not block.begin_as_objects or not _is_utf8(content):  # a line that is null would end Arrow's process
             return None
         known = pyarrow.json.ParseOptions(explicit_schema=pa.schema(self._known), unexpected_field_behavior="error")
         read = pyarrow.json.ReadOptions(block_size=max(len(content), 1 << 10), use_threads=False)

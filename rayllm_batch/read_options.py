@@ -53,8 +53,8 @@ class ReadOptions:
                 pa.array([], pa.string()).cast(types[name])
             except (ValueError, TypeError, AttributeError, pa.ArrowException):
                 raise DatasetError(
-                    f"column_types[{name!r}] must be an Arrow type that text can become, or its name, such as 'int64', 'float64', "
-                    f"'bool' or 'string', given {kind!r}."
+                    f"column_types[{name!r}] must be an Arrow type that text can become, or its name, such as 'int64', "
+                    f"'float64', 'bool' or 'string', given {kind!r}."
                 ) from None
         object.__setattr__(self, "column_types", types)
 
