@@ -210,11 +210,12 @@ class FromFile(Some):
 @pytest.mark.parametrize("place", ["memory", "jsonl"])
 def test_a_late_column_with_a_name_of_the_output_is_an_error_of_its_rows(ray_cluster, tmp_path, monkeypatch, place):
     monkeypatch.setattr("rayllm_batch.dataset_file.IN_MEMORY_BYTES", 0)  # as a file too large for the driver to read
-    late = {1500: {"error": "mine"}, 1501: {"generated_text": {"a": 1}}, 1502: {"error": None}, 1503: {"_rayllm_bad_line": 5}}
-    lines = [json.dumps({"n": n, **late.get(n, {})}) for n in range(1510)]
+    late = {3500: {"error": "mine"}, 3501: {"generated_text": {"a": 1}}, 3502: {"error": None}, 3503: {"_rayllm_bad_line": 5}}
+    # Further down than what is looked at before a run.
+    lines = [json.dumps({"n": n, "text": "x" * 500, **late.get(n, {})}) for n in range(3510)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     rows = run(FromFile(dataset_file=str(tmp_path / "rows.jsonl"), bad_lines="keep"), place, tmp_path / "out").take_all()
     failed = {row["n"]: row for row in rows if row["error"]}
-    assert len(rows) == 1510 and failed.keys() == {1500, 1501, None}
-    for n, name in ((1500, "'error'"), (1501, "'generated_text'"), (None, "'_rayllm_bad_line'")):
+    assert len(rows) == 3510 and failed.keys() == {3500, 3501, None}
+    for n, name in ((3500, "'error'"), (3501, "'generated_text'"), (None, "'_rayllm_bad_line'")):
         assert name in failed[n]["error"] and failed[n]["generated_text"] is None
