@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch.columns import RESERVED
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.read_options import BAD_LINE
+from rayllm_batch.read_options import BAD_LINE, RESERVED
 from rayllm_batch.row_id import ID_TYPE
 
 if TYPE_CHECKING:

@@ -226,6 +226,8 @@ def test_a_parse_row_that_would_end_the_process() -> None:
 def test_columns_that_the_output_adds() -> None:
     with pytest.raises(DatasetError, match="already has the column.*'error'"):
         read(Lazy(some(3, error="none")))
+    with pytest.raises(DatasetError, match="already has the column.*'finish_reason'"):
+        read(Lazy([*some(3), *some(3, finish_reason="none")]))
 
 
 def test_an_id_column_that_is_not_there() -> None:
