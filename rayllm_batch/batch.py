@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from rayllm_batch import cluster, columns, output, pipeline, preview, report, warm
+from rayllm_batch import cluster, columns, last_words, output, pipeline, preview, report, warm
 from rayllm_batch.chat import Defaults
 from rayllm_batch.config import EngineConfig, EnvVars, init_engine_from_config
 from rayllm_batch.display import show
@@ -161,7 +161,7 @@ class RayLLMBatch:
             if folder.complete and folder.same_rows and not folder.changed and not retry_failed:
                 self._begin(time.time(), self._replica_range[0])
                 self.metrics = RunMetrics()
-                print(f"{folder.rows:,} rows, {folder.failed_rows:,} failed, are complete in {folder.given}: nothing to run.")
+                self._say_last(folder, "all were there, and nothing was to run.", id_column)
                 if self.preserve_order and not folder.has_order:
                     print("It was completed without preserve_order, so its rows are not in the order in which they were read.")
             else:
@@ -317,7 +317,7 @@ class RayLLMBatch:
         result, mixed = columns.settled(result)
         if mixed:
             print(f"The values of {', '.join(mixed)} are of several kinds: the Dataset has them as Python objects.")
-        print(f"{result.count():,} rows, {self.metrics.failed:,} failed, {self.metrics}")
+        print(last_words.of_memory(result.count(), self.metrics.failed, self.metrics, self.metrics.errors))
         return output.tell_failed(result, self.metrics.failed)
 
     def _run_to_folder(self, folder: OutputFolder, id_column: Optional[str], retry_failed: bool, changed: str) -> None:
@@ -333,7 +333,7 @@ class RayLLMBatch:
             redo = found.changed if changed == "redo" else b""
             if not found.new and not redo and not retry_failed:
                 self.metrics = RunMetrics()
-                return self._complete(folder, found.order, found.known, folder.rows)
+                return self._complete(folder, found.order, found.known, folder.rows, id_column)
             folder.run_again(ids=redo)
             total = found.new + len(redo) // ID_BYTES + folder.rows  # of the whole folder
         if retry_failed:
@@ -369,9 +369,11 @@ class RayLLMBatch:
             raise
         finally:
             self._measure(folder)
-        self._complete(folder, order, before, already)
+        self._complete(folder, order, before, already, id_column)
 
-    def _complete(self, folder: OutputFolder, order: list[bytes], before: FinishedRows, already: int) -> None:
+    def _complete(
+        self, folder: OutputFolder, order: list[bytes], before: FinishedRows, already: int, id_column: Optional[str]
+    ) -> None:
         """Every row of the data is in the folder. order: their ids, if they are to keep it."""
         try:
             if order:
@@ -389,7 +391,13 @@ class RayLLMBatch:
                 f"{folder.rows - already:,} rows are new, {already - gone:,} were known, {gone:,} are gone"
                 + (" from the data and keep their answers (or does load_dataset read other rows each time?)." if gone else ".")
             )
-        print(f"{folder.rows:,} rows, {folder.failed_rows:,} failed, {self.metrics if folder.rows > already else 'nothing to run'}")
+        self._say_last(folder, self.metrics if folder.rows > already else "there was nothing to run.", id_column)
+
+    @staticmethod
+    def _say_last(folder: OutputFolder, took: object, id_column: Optional[str]) -> None:
+        errors = last_words.counted(folder.errors())
+        where = {"path": folder.given, "output_format": folder.format, "id_column": id_column}
+        print(last_words.of_folder(folder.rows, folder.failed_rows, took, errors, **where))
 
     def _survey(self, folder: OutputFolder, token: str, rows: ray.data.Dataset, changed: str, **folder_job: Any) -> Survey:
         """Which rows are new; and, where the workload has changed, what becomes of those that are finished."""

@@ -43,6 +43,7 @@ class RunMetrics:
     engine_s:             seconds during which an engine had work, averaged over the replicas.
     num_replicas:         replicas that answered rows; a restarted one is the same one.
     failed_by_kind:       failed rows by the stage that failed: parse_row, chat_template, tokenize, sampling_params, engine.
+    errors:               failed rows by what their errors say: how many, and one of them.
     finish_reasons:       rows by finish reason, "error" among them.
     mean_latency_s:       seconds that an answered row spent in the engine and its queue, on average.
     replicas:             every replica that was started, also those that answered nothing.
@@ -70,6 +71,7 @@ class RunMetrics:
     num_replicas: int = 0
     failed_by_kind: dict[str, int] = field(default_factory=dict)
     finish_reasons: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, tuple[int, str]] = field(default_factory=dict)
     mean_latency_s: float = 0.0
     replicas: tuple[ReplicaMetrics, ...] = ()
     generating_s: float = 0.0
@@ -81,8 +83,8 @@ class RunMetrics:
 
     @property
     def rows_per_s(self) -> float:
-        """Over the engines' time, starting up left out; 0 when nothing was computed."""
-        return self.rows / self.engine_s if self.engine_s else 0.0
+        """Answered rows over the engines' time, starting up left out; 0 when nothing was computed."""
+        return (self.rows - self.failed) / self.engine_s if self.engine_s else 0.0
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -118,7 +120,7 @@ class RunMetrics:
             num_input_tokens=total("input_tokens"), num_generated_tokens=total("output_tokens"), elapsed_s=elapsed_s,
             start_s=max((replica.get("start_s", 0.0) for replica in replicas.values()), default=0.0),
             engine_s=sum(engine_s) / len(engine_s) if engine_s else 0.0, num_replicas=len(engine_s),
-            failed_by_kind={kind: rows for kind, (rows, _) in stats.failures.items()}, finish_reasons=dict(stats.finish_reasons),
+            failed_by_kind={kind: rows for kind, (rows, _) in stats.failures.items()}, finish_reasons=dict(stats.finish_reasons), errors=dict(stats.errors),
             mean_latency_s=stats.mean_latency_s, replicas=_by_actor(replicas), **_over_time(history),
         )  # fmt: skip
 

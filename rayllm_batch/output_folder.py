@@ -22,6 +22,7 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -33,7 +34,7 @@ from rayllm_batch.asked import DIGEST, UNKNOWN, Asked
 from rayllm_batch.errors import OutputError
 from rayllm_batch.fingerprint import Job, differences
 from rayllm_batch.folder_lock import FolderLock
-from rayllm_batch.part_file import some_rows
+from rayllm_batch.part_file import some_rows, texts_of
 from rayllm_batch.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.row_id import ID_BYTES, RowCounts, as_pairs
 from rayllm_batch.uri import filesystem_of, without_credentials
@@ -157,6 +158,13 @@ class OutputFolder:
         """The rows that need not be computed again."""
         known = self._read_ids()
         return RowCounts(as_pairs(b"".join(known[name].ids for name in self.parts)))
+
+    def errors(self) -> Iterator[str]:
+        """Of each failed row."""
+        for name, part in self.parts.items():
+            if part.failed:
+                with self.fs.open_input_file(f"{self.root}/{name}") as file:
+                    yield from texts_of(file.read(), self.format, "error")
 
     def asked(self) -> Asked:
         """What was asked for each finished row."""

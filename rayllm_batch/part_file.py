@@ -77,6 +77,15 @@ def some_rows(content: bytes, output_format: str, stay: Sequence[bool]) -> bytes
     return _parquet(pyarrow.parquet.read_table(pa.BufferReader(content)).filter(pa.array(stay, type=pa.bool_())))
 
 
+def texts_of(content: bytes, output_format: str, name: str) -> list[str]:
+    """The values of one column of text, without the others."""
+    if output_format == "jsonl":
+        return [json.loads(line)[name] for line in content.split(b"\n") if line]
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(pa.BufferReader(content), columns=[name]).column(name).to_pylist()
+
+
 def _as_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
     for name in names:
         values = [value for chunk in table.column(name).chunks for value in to_json(chunk)]

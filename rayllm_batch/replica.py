@@ -33,6 +33,7 @@ from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.row_stats import RowStats
+from rayllm_batch.structured import cut_short
 from rayllm_batch.suspects import Gate, guilty_error, prompt_key
 from rayllm_batch.tokenizer import load_decoder
 from rayllm_batch.trial import Request, Trial, run_trial
@@ -326,8 +327,11 @@ class Replica:
         except Exception as error:
             answer.error = f"engine: {one_line(error)}"
         else:
-            answer.generated_text, answer.num_generated_tokens = done.text, done.num_generated_tokens
-            answer.finish_reason = done.finish_reason
+            if done.finish_reason == "length" and (cut := cut_short(request.sampling_params.get("structured_outputs"), done.text)):
+                answer.error = f"engine: {cut} (it has {done.num_generated_tokens} tokens)"
+            else:
+                answer.generated_text, answer.num_generated_tokens = done.text, done.num_generated_tokens
+                answer.finish_reason = done.finish_reason
         if self._gate is not None:
             await self._gate.leave(suspect)
         return answer

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from rayllm_batch import last_words
 from rayllm_batch.output import Answer
 
 EXACT = 32  # lengths below have a bin each; above, each octave has EXACT / 2 equal bins, of 3 to 6%
@@ -41,6 +42,7 @@ class RowStats:
     input_lengths, output_lengths: rows by `bin_of` their tokens; of answers, only those that did not fail.
     finish_reasons: rows by finish reason, "error" among them.
     failures:       by kind, which is the stage that failed: how many, and some examples that differ.
+    errors:         failed rows by what they say, see last_words.
     slowest:        the rows that took longest; `latency_s` and `answered` give the mean.
     """
 
@@ -49,6 +51,7 @@ class RowStats:
         self.output_lengths: dict[int, int] = {}
         self.finish_reasons: dict[str, int] = {}
         self.failures: dict[str, tuple[int, tuple[Example, ...]]] = {}
+        self.errors: last_words.ErrorCounts = {}
         self.slowest: list[SlowRow] = []  # of `add`, a heap: the least slow is the first; of `merge`, the slowest first
         self.latency_s, self.answered = 0.0, 0
         self._numbers = itertools.count()
@@ -81,7 +84,7 @@ class RowStats:
         return {
             "input_lengths": dict(self.input_lengths), "output_lengths": dict(self.output_lengths),
             "finish_reasons": dict(self.finish_reasons), "failures": dict(self.failures), "slowest": list(self.slowest),
-            "latency_s": self.latency_s, "answered": self.answered,
+            "latency_s": self.latency_s, "answered": self.answered, "errors": dict(self.errors),
         }  # fmt: skip
 
     def merge(self, one: dict[str, Any], sign: int = 1) -> None:
@@ -95,6 +98,8 @@ class RowStats:
             self.failures[kind] = (known_rows + sign * rows, (known + more)[:MAX_EXAMPLES])
             if not self.failures[kind][0]:
                 del self.failures[kind]
+        for rows, example in one["errors"].values():
+            last_words.count(self.errors, example, sign * rows)
         slowest = [*self.slowest, *one["slowest"]] if sign > 0 else [row for row in self.slowest if row not in one["slowest"]]
         self.slowest = sorted(slowest, key=lambda row: -row.seconds)[:SLOWEST]
         self.latency_s += sign * one["latency_s"]
@@ -109,6 +114,7 @@ class RowStats:
         return total
 
     def _add_failure(self, error: str, input_tokens: int) -> None:
+        last_words.count(self.errors, error)
         kind = error.partition(":")[0][:40]
         if kind not in self.failures and len(self.failures) >= MAX_KINDS:
             kind = "other"

@@ -116,7 +116,7 @@ def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tm
     capsys.readouterr()
     assert RayLLMBatch(echo(start_error="must not be reached"), workload).run(folder).count() == 180
     assert metrics(folder)["rows"] == 3, "a run that has nothing to do leaves them"
-    assert "180 rows, 0 failed, nothing to run" in capsys.readouterr().out
+    assert "180 rows, 0 failed, 180 answered; there was nothing to run." in capsys.readouterr().out
 
 
 class Drifting(Repeated):
@@ -190,7 +190,7 @@ def test_a_workload_that_was_changed_keeps_what_is_asked_the_same(ray_cluster, t
     assert first["a"] and first["e"] is None
 
     # a field that asks nothing else: no engine, and from then on it is this job's
-    for said in ("7 are asked the same as before, 0 something else", "8 rows, 1 failed, are complete"):
+    for said in ("7 are asked the same as before, 0 something else", "8 rows, 1 failed, 7 answered; all were there"):
         RayLLMBatch(echo(**NO_ENGINE), Letters(dataset_file=file, style="bold")).run(folder)
         assert said in capsys.readouterr().out
     # what failed is run with today's code

@@ -1,0 +1,74 @@
+"""What a run says when it is over: rows answered, rows failed and why, where the answers are, what to do next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Optional
+
+MOST_FREQUENT = 3
+MAX_KINDS = 100  # kept; rows of others count together
+CHARACTERS = 200
+OTHERS = "other errors"
+
+ErrorCounts = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their errors
+
+
+def kind_of(error: str) -> str:
+    """Errors that differ in numbers alone, such as lengths of prompts, are of one kind."""
+    return re.sub(r"\d+", "0", error[:CHARACTERS])
+
+
+def count(counts: ErrorCounts, error: str, rows: int = 1) -> None:
+    """Add rows with an error; or, below 0, take them out."""
+    kind = kind_of(error)
+    if kind not in counts and len(counts) >= MAX_KINDS:
+        kind, error = OTHERS, OTHERS
+    known, example = counts.get(kind, (0, error[: CHARACTERS + 1]))
+    counts[kind] = (known + rows, example)
+    if not counts[kind][0]:
+        del counts[kind]
+
+
+def counted(errors: Iterable[str]) -> ErrorCounts:
+    counts: ErrorCounts = {}
+    for error in errors:
+        count(counts, error)
+    return counts
+
+
+def most_frequent(counts: Mapping[str, tuple[int, str]]) -> list[str]:
+    """A line each, the most frequent first, and one for the rest."""
+    ordered = sorted(counts.values(), key=lambda item: (item[1] == OTHERS, -item[0]))
+    lines = [f"  {rows:,} x {_shortened(example)}" for rows, example in ordered[:MOST_FREQUENT]]
+    if rest := sum(rows for rows, _ in ordered[MOST_FREQUENT:]):
+        lines.append(f"  {rest:,} x other errors")
+    return lines
+
+
+def of_memory(rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]]) -> str:
+    lines = [_first(rows, failed, took), *most_frequent(errors)]
+    lines.append("The answers are in memory only, in the Dataset that run() returns: run(output_path) writes them as they come.")
+    return "\n".join(lines)
+
+
+def of_folder(
+    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *, path: str, output_format: str, id_column: Optional[str]
+) -> str:
+    lines = [_first(rows, failed, took), *most_frequent(errors)]
+    read = f'pd.read_parquet("{path}")' if output_format == "parquet" else f'ray.data.read_json("{path}", file_extensions=["jsonl"]).to_pandas()'
+    lines.append(f"The answers are in {path}, each beside the columns of its row: {read}.")
+    if id_column:
+        lines.append(f'  With your table: table.merge({read}[["{id_column}", "generated_text", "error"]], on="{id_column}", how="left")')
+    if failed:
+        lines.append("  Failed rows run again, also after a fix, with the same call and retry_failed=True (--retry-failed).")
+    return "\n".join(lines)
+
+
+def _first(rows: int, failed: int, took: object) -> str:
+    return f"{rows:,} rows, {failed:,} failed, {rows - failed:,} answered; {took}"
+
+
+def _shortened(error: str) -> str:
+    text = " ".join(error.split())
+    return text if len(text) <= CHARACTERS else text[: CHARACTERS - 4] + " ..."
