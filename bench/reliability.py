@@ -70,6 +70,7 @@ def drive(args: argparse.Namespace) -> None:
     class Job(ChatWorkloadBase):
         rows: int = args.rows
         bad: bool = args.bad_rows
+        new: bool = args.new_words  # of the workload's fields, which hint that other things may be asked
         sampling_params: dict = {"max_tokens": 12}  # noqa: RUF012 (as users write it)
 
         def load_dataset(self):
@@ -86,6 +87,8 @@ def drive(args: argparse.Namespace) -> None:
         def parse_row(self, row):
             i = row["id"]
             words = f"{row['text']} asks for an answer"
+            if args.new_words and i % 5 == 0:
+                words = f"new {words}"
             if self.bad and i % 400 == 100:
                 raise ValueError("a bad row")
             if self.bad and i % 400 == 200:
@@ -104,7 +107,7 @@ def drive(args: argparse.Namespace) -> None:
         engine["calls_file"] = args.calls_file
     config = init_engine_from_config(str(ROOT / "configs" / "demo-cpu.yaml"), override={"llm_engine": "echo", "engine_kwargs": engine})
     batch = RayLLMBatch(config, Job(dataset_file=args.dataset_file), num_replicas=args.replicas, stall_timeout_s=args.stall_timeout_s)
-    batch.run(args.folder, retry_failed=args.retry_failed)
+    batch.run(args.folder, retry_failed=args.retry_failed, changed=args.changed)
     print(f"DONE, at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", flush=True)
     if args.nodes > 1:
         ray.shutdown()
@@ -143,7 +146,7 @@ class Job:
     folder: Path
     rows: int
     options: list[str] = field(default_factory=list)
-    said: str = ""
+    answers: tuple[str, ...] = ("old",)  # which are right: those to the workload's old words, to its new ones, either
 
     @property
     def calls(self) -> Path:
@@ -358,6 +361,25 @@ def bad_rows(job: Job, rng: random.Random) -> str:
     return f"errors by stage: {dict(sorted(failed.items()))}"
 
 
+def change_the_code(changed: str) -> Callable[[Job, random.Random], str]:
+    """A kill; then the workload asks something else for every fifth row, which is refused; then, with a kill between, `changed`."""
+
+    def fault(job: Job, rng: random.Random) -> str:
+        driver = job.start()
+        job.wait_for_rows(driver, int(job.rows * rng.uniform(0.2, 0.9)))
+        end(driver)
+        job.finish("--new-words", expect=2)
+        said = "something else" in job.log()
+        driver = job.start("--new-words", "--changed", changed)
+        time.sleep(rng.uniform(5, 30))
+        end(driver)
+        job.finish("--new-words", "--changed", changed)
+        job.answers = ("new",) if changed == "redo" else ("old", "new")
+        return "" if said else "DID NOT SAY WHAT WOULD CHANGE"
+
+    return fault
+
+
 FAULTS: dict[str, tuple[Callable[[Job, random.Random], str], str]] = {
     "driver": (kill_driver, "SIGKILL of the driver, then the same command again"),
     "driver-twice": (kill_driver_and_its_successor, "SIGKILL of the driver and of the run that continues it"),
@@ -372,6 +394,8 @@ FAULTS: dict[str, tuple[Callable[[Job, random.Random], str], str]] = {
     "manifest": (cut_manifest, "SIGKILL of the driver, and the manifest cut short"),
     "disk": (disk_full, "disk full while writing, then room"),
     "two": (second_driver, "a second driver on the same folder"),
+    "changed-redo": (change_the_code("redo"), "SIGKILL of the driver; other words for every fifth row: refused, then redo, killed, redo again"),
+    "changed-keep": (change_the_code("keep"), "likewise, and the answers are kept"),
 }
 
 
@@ -400,12 +424,13 @@ def wait(driver: subprocess.Popen, job: Job) -> None:
         raise RuntimeError(f"the driver ended with {driver.returncode}: {job.log()[-3000:]}")
 
 
-def check(job: Job, undisturbed: dict[int, str], account: Account) -> None:
+def check(job: Job, undisturbed: dict[str, list[str]], account: Account) -> None:
     rows = rows_of(job.folder)
     counts = Counter(row["id"] for row in rows)
     account.lost += sum(i not in counts for i in range(job.rows))
     account.doubled += sum(count - 1 for count in counts.values())
-    account.wrong += sum(not row["error"] and row["generated_text"] != undisturbed[row["id"]] for row in rows)
+    right = [undisturbed[words] for words in job.answers]
+    account.wrong += sum(not row["error"] and row["generated_text"] not in [answers[row["id"]] for answers in right] for row in rows)
     answered = sum(not row["error"] for row in rows)
     account.again.append(max(0, job.calls.stat().st_size - answered) if job.calls.exists() else 0)
     account.times += 1
@@ -414,16 +439,18 @@ def check(job: Job, undisturbed: dict[int, str], account: Account) -> None:
 def measure(args: argparse.Namespace) -> dict[str, Account]:
     """Tries the faults, and writes the report anew after each."""
     kept = args.kept / f"reliability-{args.rows}.json"
-    before = json.loads(kept.read_text(encoding="utf-8")) if args.add and kept.exists() else {"accounts": {}, "undisturbed": None}
+    before = json.loads(kept.read_text(encoding="utf-8")) if args.add and kept.exists() else {"accounts": {}, "undisturbed": {}}
     accounts = {name: Account(**values) for name, values in before["accounts"].items()}
     with tempfile.TemporaryDirectory(prefix="reliability-") as place:
-        if not before["undisturbed"]:
-            calm = Job(Path(place) / "undisturbed", args.rows, ["--seconds-per-request", str(args.seconds_per_request)])
-            calm.finish()
-            answers = {row["id"]: row["generated_text"] for row in rows_of(calm.folder)}
-            before["undisturbed"] = [answers[i] for i in range(args.rows)]
-        undisturbed = dict(enumerate(before["undisturbed"]))
-        for name in args.only or FAULTS:
+        faults = args.only or list(FAULTS)
+        undisturbed = before["undisturbed"]
+        for words in ("old", "new") if any(name.startswith("changed") for name in faults) else ("old",):
+            if words not in undisturbed:
+                calm = Job(Path(place) / f"undisturbed-{words}", args.rows, ["--seconds-per-request", str(args.seconds_per_request)])
+                calm.finish(*(["--new-words"] if words == "new" else []))
+                answers = {row["id"]: row["generated_text"] for row in rows_of(calm.folder)}
+                undisturbed[words] = [answers[i] for i in range(args.rows)]
+        for name in faults:
             fault, said = FAULTS[name]
             account = accounts.setdefault(name, Account())
             for turn in range(account.times, account.times + args.times):
@@ -438,7 +465,7 @@ def measure(args: argparse.Namespace) -> dict[str, Account]:
             accounts = {name: accounts[name] for name in FAULTS if name in accounts}
             write_report(args, accounts)
             kept.parent.mkdir(exist_ok=True)
-            kept.write_text(json.dumps({"accounts": {n: asdict(a) for n, a in accounts.items()}, "undisturbed": before["undisturbed"]}))
+            kept.write_text(json.dumps({"accounts": {n: asdict(a) for n, a in accounts.items()}, "undisturbed": undisturbed}))
     return accounts
 
 
@@ -517,6 +544,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
     drive_options.add_argument("--crash-on", default="")
     drive_options.add_argument("--bad-rows", action="store_true")
     drive_options.add_argument("--retry-failed", action="store_true")
+    drive_options.add_argument("--new-words", action="store_true")
+    drive_options.add_argument("--changed", default="refuse")
     drive_options.add_argument("--file-limit-mb", type=int, default=0)
     drive_options.add_argument("--stall-timeout-s", type=float, default=120.0)
     args = parser.parse_args(arguments)
