@@ -1,0 +1,90 @@
+"""SIGTERM, with which schedulers end a job: the run unwinds as after Ctrl-C, so that answers are written and engines end."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Optional
+
+TERMINATED = 128 + signal.SIGTERM  # the exit code of a process that a shell saw end by it
+SAID = "Terminated; the same command continues it."
+
+
+class Terminated(SystemExit):
+    """Raised in the main thread when SIGTERM arrives: a script that does not catch it ends with TERMINATED."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
+
+
+class _Handler:
+    """before: the handler to be put back."""
+
+    def __init__(self, before: Any) -> None:
+        self.before, self._told = before, False
+
+    def __call__(self, _number: int, _frame: Optional[FrameType]) -> None:
+        if not self._told:  # a second one must not break off the ending that the first began
+            self._told = True
+            raise Terminated
+
+
+@contextmanager
+def heeded(say: Callable[[], str]) -> Iterator[None]:
+    """While this is open, SIGTERM raises Terminated, unless the user has a handler of their own. say: what to print then."""
+    before = signal.getsignal(signal.SIGTERM)
+    if not _in_main_thread() or not (before is signal.SIG_DFL or _is_rays(before)):
+        yield
+        return
+    handler = _Handler(before)
+    signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except Terminated:
+        print(say(), file=sys.stderr, flush=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler.before)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Around ray.init, which puts handlers of its own in the place of whoever's is there, and ends Ray's processes by them."""
+    if not _in_main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # Ray's handler
+        raise Terminated from None
+    finally:
+        if isinstance(before, _Handler):
+            before.before = signal.getsignal(signal.SIGTERM)
+        if before not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, before)
+
+
+def heeding(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator of RayLLMBatch.run and its like. Its first argument says whether there is a folder to continue in."""
+
+    @functools.wraps(method)
+    def wrapper(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        continues = method.__name__ == "run" and (args[:1] or (kwargs.get("output_path"),))[0] is not None
+        with heeded(lambda: SAID if continues else "Terminated."):
+            return method(batch, *args, **kwargs)
+
+    return wrapper
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _is_rays(handler: Any) -> bool:
+    return str(getattr(handler, "__module__", "")).partition(".")[0] == "ray"
