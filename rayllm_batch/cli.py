@@ -1,4 +1,4 @@
-"""The command line, `rayllm-batch run|check|preview|estimate`, for schedulers and shells: runs it, and says what happened."""
+"""The command, `rayllm-batch run|check|preview|estimate`, for schedulers and shells: runs it, and says what happened."""
 
 from __future__ import annotations
 
@@ -80,9 +80,13 @@ def _workload(args: argparse.Namespace) -> Any:
 
 def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     try:
-        batch.run(args.output, output_format=args.output_format, id_column=args.id_column, retry_failed=args.retry_failed)
+        batch.run(
+            args.output, output_format=args.output_format, id_column=args.id_column, retry_failed=args.retry_failed
+        )
     finally:
-        if args.report and batch.metrics is not None:  # of a run that failed or was interrupted too, unless it never began
+        if (
+            args.report and batch.metrics is not None
+        ):  # of a run that failed or was interrupted too, unless it never began
             batch.report(args.report)
     return ROWS_FAILED if failed_rows(args.output) else DONE
 
@@ -111,4 +115,6 @@ def replicas(text: str) -> int | tuple[int, int]:
     try:
         return (int(least), int(most)) if dash else int(least)
     except ValueError:
-        raise WorkloadError(f"--num-replicas must be a number such as 4, or a range such as 2-8, given {text!r}.") from None
+        raise WorkloadError(
+            f"--num-replicas must be a number such as 4, or a range such as 2-8, given {text!r}."
+        ) from None

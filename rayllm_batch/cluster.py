@@ -55,7 +55,7 @@ def connect(verbose: bool = False) -> None:
         if address in ("", "auto", "local"):
             running = "" if address == "local" else running_here()
             if address == "auto" and not running:
-                raise ClusterError("RAY_ADDRESS='auto' means the Ray that runs on this machine, and none answers. Start one, or unset it.")
+                raise ClusterError("RAY_ADDRESS='auto' is the Ray on this machine, and none answers. Start one, or unset it.")
             _join(running, how) if running else _start_here(how)
         else:
             _check_answers(address)
@@ -74,14 +74,16 @@ def _join(address: str, how: dict[str, Any]) -> None:
             ray.init(address, **how)
     except Exception as error:
         ray.shutdown()
-        # Of a process without a token Ray's error only says that it failed to connect; why stands in what it prints meanwhile.
-        if any(word in f"{type(error).__name__} {error} {' '.join(said)}" for word in ("Authenticat", "authenticat", "InvalidAuthToken")):
+        # Of a process without a token Ray's error only says that it failed to connect; why is in what it printed.
+        if "authenticat" in f"{type(error).__name__} {error} {' '.join(said)}".lower():
             raise ClusterError(
-                f"The Ray cluster at {address!r} asks for a token, and this process has {_token()}. Give it the cluster's: set "
-                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH (on its head node, `ray get-auth-token` prints it)."
+                f"The Ray cluster at {address!r} asks for a token, and this process has {_token()}. Give it the cluster's: "
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` prints it on the head node), or "
+                "RAY_AUTH_TOKEN_PATH."
             ) from None
         raise ClusterError(
-            f"The Ray cluster at {address!r} cannot be used: {one_line(error)}. Start it again, or unset RAY_ADDRESS to run on this machine."
+            f"The Ray cluster at {address!r} cannot be used: {one_line(error)}. Start it again, or unset RAY_ADDRESS to run "
+            "on this machine."
         ) from None
     sys.stderr.write("".join(said))
 
@@ -106,22 +108,26 @@ def _native_stderr(said: list[str]) -> Iterator[None]:
 def _token() -> str:
     if (mode := os.environ.get("RAY_AUTH_MODE", "")).lower() not in ("", "token"):
         return f"RAY_AUTH_MODE={mode}"
-    return "another" if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") else "none, or not the cluster's"
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return "another" if given else "none, or not the cluster's"
 
 
 def _check_answers(address: str) -> None:
-    """Raise ClusterError where nobody answers at RAY_ADDRESS: Ray itself takes 40 s for it, and then ends the process."""
+    """Raise ClusterError where nobody answers at RAY_ADDRESS: Ray takes 40 s for it, and then ends the process."""
     scheme, _, rest = address.rpartition("://")
     if scheme not in ("", "ray", "http", "https"):  # of a plug-in
         return
     host, _, port = rest.partition("/")[0].rpartition(":")
     if scheme.startswith("http") or not host or not port.isdecimal():
         raise ClusterError(
-            f"RAY_ADDRESS={address!r} is not a cluster's address{' but a dashboard' if scheme.startswith('http') else ''}. It is "
-            "HOST:PORT, such as 10.0.0.1:6379 (`ray start` prints it), or auto for the Ray on this machine. Unset it to start one here."
+            f"RAY_ADDRESS={address!r} is not a cluster's address{' but a dashboard' if scheme.startswith('http') else ''}. It "
+            "is HOST:PORT, such as 10.0.0.1:6379 (`ray start` prints it), or auto for the Ray on this machine. Unset it to "
+            "start one here."
         )
     if why := _silent(host.strip("[]"), int(port)):
-        raise ClusterError(f"No Ray cluster answers at RAY_ADDRESS={address!r}: {why}. Start one there, or unset it to run here.")
+        raise ClusterError(
+            f"No Ray cluster answers at RAY_ADDRESS={address!r}: {why}. Start one there, or unset it to run here."
+        )
 
 
 def _silent(host: str, port: int) -> str:
@@ -162,7 +168,9 @@ def _start_here(how: dict[str, Any]) -> None:
             ray.init("local", include_dashboard=False, **how)
         except Exception as error:
             ray.shutdown()
-            raise ClusterError(f"{_DID_NOT_START}: {one_line(error)} Is the machine busy or short of memory? {_where_it_was()}") from None
+            raise ClusterError(
+                f"{_DID_NOT_START}: {one_line(error)} Is the machine busy or short of memory? {_where_it_was()}"
+            ) from None
 
 
 def _where_it_was() -> str:
@@ -181,13 +189,13 @@ def _short_paths() -> Iterator[None]:
     short = next((folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK | os.X_OK)), None)
     if short is None:
         raise ClusterError(
-            f"{name}={given[name]!r} is too long: the sockets that Ray makes in it may have {LONGEST_SOCKET} bytes, so {name} may "
-            f"have {LONGEST_SOCKET - len(_A_SOCKET)}. Set RAY_TMPDIR to a shorter folder."
+            f"{name}={given[name]!r} is too long: the path of a socket that Ray makes in it has at most {LONGEST_SOCKET} bytes, "
+            f"so {name} may have {LONGEST_SOCKET - len(_A_SOCKET)}. Set RAY_TMPDIR to a shorter folder."
         )
     global _short  # noqa: PLW0603 (a process starts one Ray)
     _short = short
     log.info("%s is too long a path for Ray's sockets: its files are in %s/ray.", name, short)
-    os.environ.update({name: short for name in given})  # of Ray's processes, and of the engines, which are their children
+    os.environ.update({name: short for name in given})  # of Ray's processes, and of the engines, their children
     try:
         yield
     finally:
@@ -199,7 +207,7 @@ def _short_paths() -> Iterator[None]:
 
 
 def _have_a_token() -> None:
-    """Ray protects a cluster with a token, which it writes into the home; where it cannot, the token is in the environment."""
+    """Ray protects a cluster with a token, which it writes into the home; where it cannot, the environment has it."""
     if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         return
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
@@ -216,7 +224,7 @@ def _have_a_token() -> None:
 def running_here() -> str:
     """The address of a cluster that `ray start` made on this machine, if it lives, else "".
 
-    Ray itself looks in one folder only, and does not ask: after a cluster that was killed, it waits 40 s and ends the process.
+    Ray itself looks in one folder only, and does not ask: for a cluster that was killed it waits 40 s, and ends the process.
     """
     for folder in dict.fromkeys(filter(None, (os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp"))):
         try:

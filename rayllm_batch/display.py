@@ -25,7 +25,7 @@ def client_answers(kernel: Any) -> bool:
 
 
 def let_all_print() -> None:
-    """What the output's encoding lacks is printed as an escape (\\u4f60): a run must not end because a row has such a letter."""
+    """What the output's encoding lacks is printed as an escape (\\u4f60): no run ends because a row has such a letter."""
     if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 

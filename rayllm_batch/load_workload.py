@@ -35,11 +35,17 @@ def load_workload(spec: str, fields: Sequence[str], **given: Any) -> Any:
     except (KeyboardInterrupt, RayLLMBatchError):
         raise
     except BaseException as error:  # a SystemExit too: it is the module's, not ours
-        raise WorkloadError(f"--workload {spec}: {place} cannot be imported: {one_line(error)}{raised_at(error)}.") from None
+        raise WorkloadError(
+            f"--workload {spec}: {place} cannot be imported: {one_line(error)}{raised_at(error)}."
+        ) from None
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type) and hasattr(value, "parse_row")]
-        raise WorkloadError(f"--workload {spec}: {place} has no class {name!r}.{did_you_mean(name, classes) or _has(classes)}")
+        classes = [
+            key for key, value in vars(module).items() if isinstance(value, type) and hasattr(value, "parse_row")
+        ]
+        raise WorkloadError(
+            f"--workload {spec}: {place} has no class {name!r}.{did_you_mean(name, classes) or _has(classes)}"
+        )
     return made(cls, {**pairs(fields, "-w"), **given})
 
 
@@ -54,7 +60,9 @@ def made(cls: type, given: dict[str, Any]) -> Any:
         wrong = [key for key in given if key not in known] if isinstance(error, TypeError) else []
         hint = f" Its fields: {', '.join(known)}.{did_you_mean(wrong[0], known)}" if known and wrong else ""
         said = error if isinstance(error, TypeError) else one_line(error)
-        raise WorkloadError(f"-w: {cls.__name__} cannot be made with {', '.join(given) or 'nothing'}: {said}{raised_at(error)}.{hint}") from None
+        raise WorkloadError(
+            f"-w: {cls.__name__} cannot be made with {', '.join(given) or 'nothing'}: {said}{raised_at(error)}.{hint}"
+        ) from None
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
@@ -74,14 +82,26 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
 
 def beside() -> list[ModuleType]:
     """The modules that lie beside workloads loaded by their path, where workers of a running cluster do not look."""
-    files = [(module, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items()) if name != "__main__"]
-    return [module for module, file in files if file.startswith(tuple(_folders)) and not file.startswith(_OURS) and not is_installed(file)]
+    files = [
+        (module, getattr(module, "__file__", None) or "")
+        for name, module in list(sys.modules.items())
+        if name != "__main__"
+    ]
+    return [
+        module
+        for module, file in files
+        if file.startswith(tuple(_folders)) and not file.startswith(_OURS) and not is_installed(file)
+    ]
 
 
 def raised_at(error: BaseException) -> str:
     """` (tickets.py, line 4)`, the last place in the user's own code; "" where none is known."""
     if isinstance(error, SyntaxError) and error.filename:
-        return "" if f"line {error.lineno}" in str(error) else f" ({os.path.basename(error.filename)}, line {error.lineno})"
+        return (
+            ""
+            if f"line {error.lineno}" in str(error)
+            else f" ({os.path.basename(error.filename)}, line {error.lineno})"
+        )
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.startswith((_OURS, "<frozen")) or is_installed(frame.filename):
             continue
@@ -93,7 +113,9 @@ def _of_file(place: str, spec: str) -> ModuleType:
     path = Path(place if place.endswith(".py") else place + ".py").expanduser().resolve()
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise WorkloadError(f"--workload {spec}: there is no file {str(path)!r}.{did_you_mean(path.name, beside) or _has(beside)}")
+        raise WorkloadError(
+            f"--workload {spec}: there is no file {str(path)!r}.{did_you_mean(path.name, beside) or _has(beside)}"
+        )
     # What lies beside it can be imported, here and in the workers of a Ray that this process starts.
     _look_in(str(path.parent))
     _folders.add(str(path.parent) + os.sep)
@@ -119,7 +141,9 @@ def _of_name(place: str, spec: str) -> ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name and (place == error.name or place.startswith(error.name + ".")):
-            raise WorkloadError(f"--workload {spec}: there is no module {place!r} (looked from {os.getcwd()}).") from None
+            raise WorkloadError(
+                f"--workload {spec}: there is no module {place!r} (looked from {os.getcwd()})."
+            ) from None
         raise WorkloadError(
             f"--workload {spec}: {place} needs the module {error.name!r}, which is not installed{raised_at(error)}."
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from string import Formatter
 from typing import Any
 
@@ -12,11 +13,11 @@ from rayllm_batch.workload import ChatWorkloadBase
 
 
 class PromptTemplate(ChatWorkloadBase):
-    """Each row of `dataset_file` is asked `prompt`, in which `{column}` stands for the row's value, and `{{` for a brace.
+    """Each row of `dataset_file` is asked `prompt`, where `{column}` stands for the row's value, and `{{` for a brace.
 
-    Only plain names of columns: what else Python's format takes (`{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`) is refused, since it
-    runs code of the value. A null is that row's error, because a model that is asked about nothing makes something up. A list
-    or a dict is written as JSON.
+    Only plain names of columns: what else Python's format takes (`{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`) is refused, since
+    it runs code of the value. A null is that row's error, because a model that is asked about nothing makes something
+    up. A list or a dict is written as JSON.
     """
 
     prompt: str
@@ -38,21 +39,30 @@ def pieces(prompt: str) -> list[tuple[str, str | None]]:
         for words, column, how, conversion in Formatter().parse(prompt):
             if column is not None and (not column or how or conversion):
                 raise WorkloadError(
-                    f"The prompt {prompt!r} may hold plain {{column}} names, and {{{{ and }}}} for braces that are text; "
+                    f"The prompt {prompt!r} may hold plain {{column}} names, and {{{{ and }}}} for braces; "
                     f"{f'after {column!r} comes more' if column else 'one pair of braces is empty'}."
                 )
             found.append((words, column))
     except ValueError as error:  # a brace alone
-        raise WorkloadError(f"The prompt {prompt!r} cannot be read: {error}. A brace that is text is written twice: {{{{ or }}}}.") from None
+        raise WorkloadError(
+            f"The prompt {prompt!r} cannot be read: {error}. A brace that is text is written twice: {{{{ or }}}}."
+        ) from None
     if all(column is None for _, column in found):
-        raise WorkloadError(f"The prompt {prompt!r} names no {{column}}, so that each row would be asked the same. Put one in: 'Summarise: {{body}}'.")
+        raise WorkloadError(
+            f"The prompt {prompt!r} names no {{column}}, so each row would be asked the same. "
+            "Put one in: 'Summarise: {body}'."
+        )
     return found
 
 
 def _text(row: dict[str, Any], column: str) -> str:
     if column not in row:
-        plain = column.split(".")[0].split("[")[0]
-        only = f" The prompt takes plain column names: {{{plain}}}, not a part of it." if plain in row and plain != column else ""
+        plain = re.split(r"[.\[]", column, maxsplit=1)[0]
+        only = (
+            f" The prompt takes plain column names: {{{plain}}}, not a part of it."
+            if plain in row and plain != column
+            else ""
+        )
         raise ValueError(
             f"the prompt names {{{column}}}, but the columns are {', '.join(row)}.{only or did_you_mean(column, row)}"
         )

@@ -1,4 +1,4 @@
-"""SIGTERM, with which schedulers end a job: the run unwinds as after Ctrl-C, so that answers are written and engines end."""
+"""SIGTERM, with which schedulers end a job: a run unwinds as after Ctrl-C: answers are written, engines end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Handler:
 
 @contextmanager
 def heeded(say: Callable[[], str]) -> Iterator[None]:
-    """While this is open, SIGTERM raises Terminated, unless the user has a handler of their own. say: what to print then."""
+    """While this is open, SIGTERM raises Terminated, unless the user has a handler of their own. say: what to print."""
     before = signal.getsignal(signal.SIGTERM)
     if not _in_main_thread() or not (before is signal.SIG_DFL or _is_rays(before)):
         yield
@@ -54,7 +54,7 @@ def heeded(say: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Around ray.init, which puts handlers of its own in the place of whoever's is there, and ends Ray's processes by them."""
+    """Around ray.init, which puts a handler of its own in the place of whoever's is there."""
     if not _in_main_thread():
         yield
         return

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Required:
-    """The default of a field that has none: this class's fields have defaults, and after them Python wants others to have one."""
+    """The default of a field that has none: after fields with defaults, such as this package's, Python wants one."""
 
     name: str
 
     def __call__(self) -> Any:
         raise WorkloadError(
-            f"The workload needs {self.name}=..., a field without a default: give it where the workload is made (on the command "
-            f"line: -w {self.name}=...), or give the field a default."
+            f"The workload needs {self.name}=..., a field without a default: give it where the workload is made (on the "
+            f"command line: -w {self.name}=...), or give the field a default."
         )
 
 
@@ -44,8 +44,8 @@ class ChatWorkloadBase:
     sampling_params:  keyword arguments of vLLM's `SamplingParams`; without `max_tokens` an answer may fill the
                       model's context.
 
-    A subclass may change the defaults with or without `@dataclass` and type hints, and have fields of its own, also without
-    a default; an instance is checked when the run starts.
+    A subclass may change the defaults with or without `@dataclass` and type hints, and have fields of its own, also
+    without a default; an instance is checked when the run starts.
     """
 
     dataset_file: Optional[str] = None
@@ -119,7 +119,8 @@ def _let_lack_a_default(cls: type, name: str, kind: Any) -> None:
     if kind is KW_ONLY or any(word in str(kind) for word in ("ClassVar", "KW_ONLY")):
         return
     spec = own if of_its_own else field()
-    inherited = next((fields[name] for base in cls.__mro__[1:] if name in (fields := getattr(base, "__dataclass_fields__", {}))), None)
+    bases = (getattr(base, "__dataclass_fields__", {}) for base in cls.__mro__[1:])
+    inherited = next((fields[name] for fields in bases if name in fields), None)
     if isinstance(kind, InitVar) or "InitVar" in str(kind):
         spec.kw_only = True  # it takes no factory
     elif inherited is not None and (inherited.default is not MISSING or inherited.default_factory is not MISSING):

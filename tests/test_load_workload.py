@@ -24,7 +24,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    def parse_row(self, row):\n        return {'messages': [{'role': 'user', 'content': self.question}]}\n"
     )
     with (tmp_path / "mine.py").open("a") as file:
-        file.write("class Raises(Mine):\n    def __post_init__(self):\n        raise ValueError('not today')\nclass Asks(Mine):\n    topic: str\n")
+        file.write(
+            "class Raises(Mine):\n    def __post_init__(self):\n        raise ValueError('not today')\nclass Asks(Mine):\n    topic: str\n"
+        )
     (tmp_path / "broken.py").write_text("import os\ndef f(:\n")
     (tmp_path / "divides.py").write_text("1 / 0\n")
     (tmp_path / "exits.py").write_text("raise SystemExit(7)\n")
@@ -33,37 +35,45 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_workload_of_this_folder_with_its_fields(folder: Path) -> None:
-    made = load_workload("mine:Mine", ["question=what: now?", "dataset_fraction=0.5", "sampling_params={max_tokens: 7, temperature: 0}"][1:])
+    made = load_workload(
+        "mine:Mine",
+        ["question=what: now?", "dataset_fraction=0.5", "sampling_params={max_tokens: 7, temperature: 0}"][1:],
+    )
     assert type(made).__name__ == "Mine" and made.dataset_fraction == 0.5
     assert made.sampling_params == {"max_tokens": 7, "temperature": 0} and made.question == "why?"
     assert load_workload("mine:Mine", ["question=what now?"]).question == "what now?"
 
 
-@pytest.mark.parametrize(("spec", "fields", "said"), [
-    ("mine", [], "must be FILE.py:CLASS or MODULE:CLASS"),
-    ("mine:Mina", [], "has no class 'Mina'. Did you mean 'Mine'"),
-    ("yours:Mine", [], "there is no module 'yours'"),
-    ("needs:Mine", [], "needs the module 'a_module_that_is_not_there'"),
-    ("broken:Mine", [], "broken cannot be imported: SyntaxError: "),
-    ("broken.py:Mine", [], "(broken.py, line 2)"),
-    ("divides:Mine", [], "divides cannot be imported: ZeroDivisionError: division by zero (divides.py, line 1)"),
-    ("exits.py:Mine", [], "cannot be imported: SystemExit: 7 (exits.py, line 1)"),
-    ("mnie.py:Mine", [], "Did you mean 'mine.py'"),
-    ("mine.py:Mina", [], "Did you mean 'Mine'"),
-    ("mine.py", [], "must be FILE.py:CLASS"),
-    ("mine.py:Raises", [], "Raises cannot be made with nothing: ValueError: not today (mine.py, line "),
-    ("mine.py:Asks", [], "The workload needs topic="),
-    ("mine:Mine", ["question"], "must be KEY=VALUE"),
-    ("mine:Mine", ["question={"], "not valid YAML"),
-    ("mine:Mine", ["questoin=x"], "Did you mean 'question'"),
-])
+@pytest.mark.parametrize(
+    ("spec", "fields", "said"),
+    [
+        ("mine", [], "must be FILE.py:CLASS or MODULE:CLASS"),
+        ("mine:Mina", [], "has no class 'Mina'. Did you mean 'Mine'"),
+        ("yours:Mine", [], "there is no module 'yours'"),
+        ("needs:Mine", [], "needs the module 'a_module_that_is_not_there'"),
+        ("broken:Mine", [], "broken cannot be imported: SyntaxError: "),
+        ("broken.py:Mine", [], "(broken.py, line 2)"),
+        ("divides:Mine", [], "divides cannot be imported: ZeroDivisionError: division by zero (divides.py, line 1)"),
+        ("exits.py:Mine", [], "cannot be imported: SystemExit: 7 (exits.py, line 1)"),
+        ("mnie.py:Mine", [], "Did you mean 'mine.py'"),
+        ("mine.py:Mina", [], "Did you mean 'Mine'"),
+        ("mine.py", [], "must be FILE.py:CLASS"),
+        ("mine.py:Raises", [], "Raises cannot be made with nothing: ValueError: not today (mine.py, line "),
+        ("mine.py:Asks", [], "The workload needs topic="),
+        ("mine:Mine", ["question"], "must be KEY=VALUE"),
+        ("mine:Mine", ["question={"], "not valid YAML"),
+        ("mine:Mine", ["questoin=x"], "Did you mean 'question'"),
+    ],
+)
 def test_what_is_wrong_with_a_workload_is_said(folder: Path, spec: str, fields: list[str], said: str) -> None:
     with pytest.raises(WorkloadError) as caught:
         load_workload(spec, fields)
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", ["jobs/triage.py:Triage", "./jobs/triage.py:Triage", "jobs/triage:Triage", "{here}/jobs/triage.py:Triage"])
+@pytest.mark.parametrize(
+    "spec", ["jobs/triage.py:Triage", "./jobs/triage.py:Triage", "jobs/triage:Triage", "{here}/jobs/triage.py:Triage"]
+)
 def test_a_workload_of_a_file(folder: Path, spec: str) -> None:
     (folder / "jobs").mkdir()
     (folder / "jobs" / "words.py").write_text("def of(row):\n    return 'about ' + row['text']\n")

@@ -18,37 +18,43 @@ def asked(prompt: str, **row: Any) -> str:
 
 def test_columns_are_put_in() -> None:
     assert asked("Summarise: {body}", body="a {b} {{c}}") == "Summarise: a {b} {{c}}"
-    assert asked('{a}{b} {{"x": {c}}}', a=1, b=2.5, c=None or True) == '12.5 {"x": True}'
+    assert asked('{a}{b} {{"x": {c}}}', a=1, b=2.5, c=True) == '12.5 {"x": True}'
     assert asked("{a b}: {ü}", **{"a b": [1, {"é": "x"}], "ü": {"k": None}}) == '[1, {"é": "x"}]: {"k": null}'
     assert asked("{a.b}", **{"a.b": "a column of that name"}) == "a column of that name"
     assert asked("-{a}-", a="") == "--"
 
 
-@pytest.mark.parametrize(("prompt", "said"), [
-    ("{a!r}", "plain {column} names"),
-    ("{a:>9}", "after 'a' comes more"),
-    ("{a:{b}}", "after 'a' comes more"),
-    ("{}", "one pair of braces is empty"),
-    ("{a", "A brace that is text is written twice"),
-    ("a} b", "A brace that is text is written twice"),
-    ("Say hello", "names no {column}"),
-    ("{{a}}", "names no {column}"),
-    (None, "must be text"),
-])
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("{a!r}", "plain {column} names"),
+        ("{a:>9}", "after 'a' comes more"),
+        ("{a:{b}}", "after 'a' comes more"),
+        ("{}", "one pair of braces is empty"),
+        ("{a", "A brace that is text is written twice"),
+        ("a} b", "A brace that is text is written twice"),
+        ("Say hello", "names no {column}"),
+        ("{{a}}", "names no {column}"),
+        (None, "must be text"),
+    ],
+)
 def test_a_prompt_that_cannot_be(prompt: Any, said: str) -> None:
     with pytest.raises(WorkloadError) as caught:
         PromptTemplate(prompt=prompt)
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(("prompt", "said"), [
-    ("{bdoy}", "columns are body, n, raw. Did you mean 'body'"),
-    ("{body.__class__}", "plain column names: {body}"),
-    ("{body[0]}", "plain column names: {body}"),
-    ("{0}", "the columns are body"),
-    ("{n}", "'n' is null in this row"),
-    ("{raw}", "holds bytes"),
-])
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("{bdoy}", "columns are body, n, raw. Did you mean 'body'"),
+        ("{body.__class__}", "plain column names: {body}"),
+        ("{body[0]}", "plain column names: {body}"),
+        ("{0}", "the columns are body"),
+        ("{n}", "'n' is null in this row"),
+        ("{raw}", "holds bytes"),
+    ],
+)
 def test_a_row_that_cannot_be_asked(prompt: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
         asked(prompt, body="x", n=None, raw=b"x")
