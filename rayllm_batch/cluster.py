@@ -146,6 +146,17 @@ def _silent(host: str, port: int) -> str:
     return "" if head[3:4] == b"\4" else "what listens there is not Ray"
 
 
+def is_gone() -> bool:
+    """Whether the cluster that this process is connected to has ended. Then each call of Ray would wait for a minute."""
+    import ray
+
+    try:
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        return bool(_silent(host.strip("[]"), int(port)))
+    except Exception:  # not known of a connection through ray://
+        return False
+
+
 def _start_here(how: dict[str, Any]) -> None:
     """Start a cluster of this process's own."""
     import ray

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Optional
 
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a process that a shell saw end by it
+LEFT_S = 20.0  # to write answers and end engines in; schedulers mostly kill after 30
 SAID = "Terminated; the same command continues it."
 
 
@@ -23,15 +26,27 @@ class Terminated(SystemExit):
 
 
 class _Handler:
-    """before: the handler to be put back."""
+    """before: the handler to be put back. say: what to print, once."""
 
-    def __init__(self, before: Any) -> None:
-        self.before, self._told = before, False
+    def __init__(self, before: Any, say: Callable[[], str]) -> None:
+        self.before, self.told, self._say, self._said = before, False, say, False
+
+    def tell(self) -> None:
+        if not self._said:
+            self._said = True
+            print(self._say(), file=sys.stderr, flush=True)
 
     def __call__(self, _number: int, _frame: Optional[FrameType]) -> None:
-        if not self._told:  # a second one must not break off the ending that the first began
-            self._told = True
+        if not self.told:  # a second one must not break off the ending that the first began
+            self.told = True
+            threading.Thread(target=self._end_at_last, name="rayllm-termination", daemon=True).start()
             raise Terminated
+
+    def _end_at_last(self) -> None:
+        """A scheduler may tell Ray's processes too: with these gone, Ray waits a minute, and then ends this one with 1."""
+        time.sleep(LEFT_S)
+        self.tell()
+        os._exit(TERMINATED)
 
 
 @contextmanager
@@ -41,15 +56,16 @@ def heeded(say: Callable[[], str]) -> Iterator[None]:
     if not _in_main_thread() or not (before is signal.SIG_DFL or _is_rays(before)):
         yield
         return
-    handler = _Handler(before)
+    handler = _Handler(before, say)
     signal.signal(signal.SIGTERM, handler)
     try:
         yield
     except Terminated:
-        print(say(), file=sys.stderr, flush=True)
+        handler.tell()
         raise
     finally:
-        signal.signal(signal.SIGTERM, handler.before)
+        # A process that was told is ending; while Python finalizes, a handler would be gone already.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if handler.told else handler.before)
 
 
 @contextmanager
