@@ -31,6 +31,7 @@ from rayllm_batch.replica import ReplicaJob
 from rayllm_batch.row_id import ID_BYTES, RowCounts
 from rayllm_batch.session import Session, explained
 from rayllm_batch.survey import Survey, survey
+from rayllm_batch.termination import heeding
 from rayllm_batch.warm import WarmEngines
 from rayllm_batch.workload import ChatWorkloadBase, check_workload, sampling_params
 
@@ -109,6 +110,7 @@ class RayLLMBatch:
         self._history = History()
         self._replicas: dict[str, dict[str, Any]] = {}
 
+    @heeding
     def run(
         self,
         output_path: Union[str, os.PathLike, None] = None,
@@ -187,6 +189,7 @@ class RayLLMBatch:
             raise ValueError(f"total_tokens must be above 0, given {total_tokens!r}.")
         return (elapsed_time - engine_time) + engine_time * 1_000_000 / total_tokens
 
+    @heeding
     def check(
         self, output_path: Union[str, os.PathLike, None] = None, *, output_format: str = "parquet", id_column: Optional[str] = None
     ) -> None:
@@ -216,6 +219,7 @@ class RayLLMBatch:
                 )
             print(f"Ready to run: {rows}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
 
+    @heeding
     def preview(self, n: int = 8) -> None:
         """Run the first `n` rows and show them: the prompt as the model sees it, the answer, its tokens, or the error.
 
@@ -230,6 +234,7 @@ class RayLLMBatch:
             answered = warm.ask(engines.hosts[0], "preview", run_id, rows)
         show(preview.as_html(answered), preview.as_text(answered))
 
+    @heeding
     def estimate(self, sample_rows: int = 64, gpu_hour_usd: Optional[float] = None) -> Estimate:
         """What the whole job will take: rows, tokens, time, GPU-hours, and what bounds it; an object to print.
 

@@ -1,58 +1,92 @@
-"""The command line: `python -m rayllm_batch run|check|preview|estimate`, for schedulers and shells."""
+"""The command, `rayllm-batch run|check|preview|estimate`, for schedulers and shells: runs it, and says what happened."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, Optional
 
-import yaml
-
+from rayllm_batch.arguments import DONE, FAILED, INTERRUPTED, ROWS_FAILED, WRONG_INPUT, parser
 from rayllm_batch.batch import RayLLMBatch
 from rayllm_batch.config import init_engine_from_config
-from rayllm_batch.errors import EngineError, RayLLMBatchError, WorkloadError, did_you_mean
+from rayllm_batch.display import let_all_print
+from rayllm_batch.errors import EngineError, HubUnavailableError, RayLLMBatchError, WorkloadError, causes, one_line
+from rayllm_batch.load_workload import load_workload, made, pairs, raised_at
 from rayllm_batch.output_folder import failed_rows
-
-DONE, FAILED, WRONG_INPUT, ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-EXIT_CODES = f"""exit codes:
-  {DONE}    every row has an answer
-  {FAILED}    the run failed (an engine that does not start or keeps dying, a disk that is full): the same command continues it
-  {WRONG_INPUT}    what was given cannot run: the message says what to change, nothing was started
-  {ROWS_FAILED}    every row is done, and some have an error (--retry-failed runs those again)
-  {INTERRUPTED}  interrupted with Ctrl-C: the same command continues it
-
-example:
-  python -m rayllm_batch run --config configs/llama-3.1-8b-a10g.yaml --workload rayllm_batch:CNNDailySummary \\
-      -w dataset_file=articles.jsonl -w 'sampling_params={{max_tokens: 100, temperature: 0}}' --output summaries/
-"""
+from rayllm_batch.prompt_template import PromptTemplate
+from rayllm_batch.termination import SAID, TERMINATED, Terminated, heeded
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit code."""
+    let_all_print()
     args = parser().parse_args(arguments)
+    batch = None
     try:
-        batch = RayLLMBatch(
-            init_engine_from_config(args.config), workload(args.workload, args.w), batch_size=args.batch_size,
-            num_replicas=replicas(args.num_replicas), verbose=args.verbose,
-        )  # fmt: skip
-        return COMMANDS[args.command](batch, args)
+        with heeded(lambda: SAID if args.command == "run" else "Terminated."):
+            batch = RayLLMBatch(
+                init_engine_from_config(args.config), _workload(args), batch_size=args.batch_size,
+                num_replicas=replicas(args.num_replicas), verbose=args.verbose,
+            )  # fmt: skip
+            return COMMANDS[args.command](batch, args)
+    except Terminated:
+        return TERMINATED
     except KeyboardInterrupt:
         print(f"Interrupted.{' The same command continues it.' if args.command == 'run' else ''}", file=sys.stderr)
         return INTERRUPTED
-    except RayLLMBatchError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        started = isinstance(error, EngineError) or "it continues" in str(error)
-        return FAILED if started else WRONG_INPUT
+    except Exception as error:  # of the user's own code too: what their load_dataset raises, say
+        _say(error, args)
+        return _exit_code(error, began=batch is not None and batch.metrics is not None)
+
+
+def _exit_code(error: Exception, began: bool) -> int:
+    """FAILED where the same command may go on, WRONG_INPUT where something must be mended first."""
+    if isinstance(error, RayLLMBatchError):
+        began = isinstance(error, (EngineError, HubUnavailableError)) or "it continues" in str(error)
+    return FAILED if began else WRONG_INPUT
+
+
+def _say(error: Exception, args: argparse.Namespace) -> None:
+    """The last line names the error and the workload; of one with many lines, these come before it."""
+    whose = f"(workload {args.workload or '--prompt ' + repr(args.prompt)})"
+    if isinstance(error, RayLLMBatchError):
+        text = f"{type(error).__name__}: {error}"
+        if "\n" not in text.strip():
+            print(f"{text.strip()} {whose}", file=sys.stderr)
+            return
+        print(text, file=sys.stderr)
+    else:
+        if args.verbose:
+            traceback.print_exception(error, file=sys.stderr)
+        error = list(causes(error))[-1]  # inside Ray's layers is what happened
+    print(f"{one_line(error)}{raised_at(error)} {whose}", file=sys.stderr)
+
+
+def _workload(args: argparse.Namespace) -> Any:
+    given = {} if args.input is None else {"dataset_file": args.input}
+    if args.prompt is not None:
+        workload = made(PromptTemplate, {**pairs(args.w, "-w"), **given, "prompt": args.prompt})
+    else:
+        workload = load_workload(args.workload, args.w, **given)
+    if args.s:
+        own = getattr(workload, "sampling_params", None) or {}
+        if not isinstance(own, dict):
+            raise WorkloadError(f"-s goes over sampling_params, which must be a dict, given {own!r}.")
+        workload.sampling_params = {**own, **pairs(args.s, "-s")}
+    return workload
 
 
 def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     try:
-        batch.run(args.output, output_format=args.output_format, id_column=args.id_column, retry_failed=args.retry_failed)
+        batch.run(
+            args.output, output_format=args.output_format, id_column=args.id_column, retry_failed=args.retry_failed
+        )
     finally:
-        if args.report and batch.metrics is not None:  # of a run that failed or was interrupted too, unless it never began
+        if (
+            args.report and batch.metrics is not None
+        ):  # of a run that failed or was interrupted too, unless it never began
             batch.report(args.report)
     return ROWS_FAILED if failed_rows(args.output) else DONE
 
@@ -75,77 +109,12 @@ def _estimate(batch: RayLLMBatch, args: argparse.Namespace) -> int:
 COMMANDS = {"run": _run, "check": _check, "preview": _preview, "estimate": _estimate}
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="python -m rayllm_batch", description="Offline LLM inference over a table of prompts.",
-        epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    commands = top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", required=True, help="the engine's YAML file, such as configs/llama-3.1-8b-a10g.yaml")
-    common.add_argument("--workload", required=True, metavar="MODULE:CLASS", help="a class of this folder or an installed one")
-    common.add_argument("-w", action="append", default=[], metavar="KEY=VALUE", help="a field of the workload, as YAML; repeat it")
-    common.add_argument("--num-replicas", default="1", metavar="N|MIN-MAX", help="copies of the model side by side (default 1)")
-    common.add_argument("--batch-size", type=int, help="rows a block (default: chosen)")
-    common.add_argument("--verbose", action="store_true", help="show what Ray Data and the engines log (default: it is in files)")
-    how = {"parents": [common], "epilog": EXIT_CODES, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    run = commands.add_parser("run", help="answer every row, into a folder; the same command continues it", **how)
-    check = commands.add_parser("check", help="look for all that can be known to be wrong, and start nothing", **how)
-    for command in (run, check):
-        command.add_argument("--output", required=command is run, help="folder or URI (s3://, gs://) for the answers")
-        command.add_argument("--output-format", default="parquet", choices=["parquet", "jsonl"])
-        command.add_argument("--id-column", help="a column with unique values, to tell rows apart (default: all their content)")
-    run.add_argument("--retry-failed", action="store_true", help="run the rows again that have an error")
-    run.add_argument("--report", metavar="FILE", help="write a report of the run, also of one that fails: one HTML file")
-    preview = commands.add_parser("preview", help="answer the first rows, and show prompts and answers", **how)
-    preview.add_argument("-n", type=int, default=8, help="how many rows (default 8)")
-    estimate = commands.add_parser("estimate", help="answer a sample, and say how long all rows take and what they cost", **how)
-    estimate.add_argument("--sample-rows", type=int, default=64, help="rows of the sample (default 64)")
-    estimate.add_argument("--gpu-hour-usd", type=float, help="price of one GPU for an hour, in US dollars, for the cost")
-    return top
-
-
-def workload(spec: str, fields: Sequence[str]) -> Any:
-    """The instance that MODULE:CLASS and the KEY=VALUE texts describe. Raises WorkloadError."""
-    module_name, _, name = spec.partition(":")
-    if not module_name or not name:
-        raise WorkloadError(f"--workload must be MODULE:CLASS, such as rayllm_batch:CNNDailySummary, given {spec!r}.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.split(".")[0] != error.name.split(".")[0]:
-            raise WorkloadError(f"--workload {spec}: {module_name} needs the module {error.name!r}, which is not installed.") from None
-        raise WorkloadError(f"--workload {spec}: there is no module {module_name!r} (looked from {os.getcwd()}).") from None
-    cls = getattr(module, name, None)
-    if not isinstance(cls, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise WorkloadError(f"--workload {spec}: {module_name} has no class {name!r}.{did_you_mean(name, classes)}")
-    given = dict(_field(text) for text in fields)
-    try:
-        return cls(**given)
-    except TypeError as error:
-        known = getattr(cls, "__dataclass_fields__", {})
-        wrong = [key for key in given if key not in known]
-        hint = f" Its fields: {', '.join(known)}.{did_you_mean(wrong[0], known)}" if known and wrong else ""
-        raise WorkloadError(f"-w: {name} cannot be made with {', '.join(given) or 'nothing'}: {error}.{hint}") from None
-
-
 def replicas(text: str) -> int | tuple[int, int]:
     """`4`, or `2-8`: at least two, at most eight."""
     least, dash, most = text.partition("-")
     try:
         return (int(least), int(most)) if dash else int(least)
     except ValueError:
-        raise WorkloadError(f"--num-replicas must be a number such as 4, or a range such as 2-8, given {text!r}.") from None
-
-
-def _field(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise WorkloadError(f"-w must be KEY=VALUE, such as -w dataset_file=rows.jsonl, given {text!r}.")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise WorkloadError(f"-w {key}: the value is not valid YAML: {value!r}.") from None
+        raise WorkloadError(
+            f"--num-replicas must be a number such as 4, or a range such as 2-8, given {text!r}."
+        ) from None

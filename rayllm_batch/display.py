@@ -24,6 +24,12 @@ def client_answers(kernel: Any) -> bool:
     return bool(request.get("content", {}).get("allow_stdin", False))
 
 
+def let_all_print() -> None:
+    """What the output's encoding lacks is printed as an escape (\\u4f60): no run ends because a row has such a letter."""
+    if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def show(html: str, text: str) -> None:
     """`html` as the output of a notebook's cell, with `text` for front ends that show no HTML; else `text`, printed."""
     if in_notebook():

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from rayllm_batch import cluster, columns
 from rayllm_batch.installed import is_installed
+from rayllm_batch.load_workload import beside
 from rayllm_batch.plan import Plan
 from rayllm_batch.prompt import build_prompts
 from rayllm_batch.replica import Replica, ReplicaJob
@@ -92,6 +93,8 @@ def ship_by_value(workload: Any) -> None:
         file = getattr(module, "__file__", None)
         if file and cls.__module__ != "__main__" and not is_installed(file):
             cloudpickle.register_pickle_by_value(module)
+    for module in beside():
+        cloudpickle.register_pickle_by_value(module)
 
 
 def _pool(engines: tuple[int, int], in_flight: int, resources: dict[str, Any]) -> dict[str, Any]:

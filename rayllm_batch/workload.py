@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, MISSING, Field, InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch import sampling
@@ -13,6 +13,19 @@ from rayllm_batch.errors import WorkloadError
 
 if TYPE_CHECKING:
     import ray.data
+
+
+@dataclass(frozen=True)
+class Required:
+    """The default of a field that has none: after fields with defaults, such as this package's, Python wants one."""
+
+    name: str
+
+    def __call__(self) -> Any:
+        raise WorkloadError(
+            f"The workload needs {self.name}=..., a field without a default: give it where the workload is made (on the "
+            f"command line: -w {self.name}=...), or give the field a default."
+        )
 
 
 @dataclass
@@ -31,8 +44,8 @@ class ChatWorkloadBase:
     sampling_params:  keyword arguments of vLLM's `SamplingParams`; without `max_tokens` an answer may fill the
                       model's context.
 
-    A subclass may change the defaults with or without `@dataclass` and type hints; an instance is checked when
-    the run starts.
+    A subclass may change the defaults with or without `@dataclass` and type hints, and have fields of its own, also
+    without a default; an instance is checked when the run starts.
     """
 
     dataset_file: Optional[str] = None
@@ -53,6 +66,8 @@ class ChatWorkloadBase:
                 annotations[name] = Any
             if name in annotations and isinstance(value, (dict, list, set)):  # @dataclass refuses mutable defaults
                 setattr(cls, name, field(default_factory=lambda value=value: copy.deepcopy(value)))
+        for name, kind in annotations.items():
+            _let_lack_a_default(cls, name, kind)
         cls.__annotations__ = annotations
 
     def __new__(cls, *args: Any, **kwargs: Any):
@@ -61,7 +76,7 @@ class ChatWorkloadBase:
             dataclass(cls)
         workload = super().__new__(cls)
         for spec in cls.__dataclass_fields__.values():  # for a subclass whose own __init__ leaves out super().__init__()
-            if callable(spec.default_factory):
+            if callable(spec.default_factory) and not isinstance(spec.default_factory, Required):
                 setattr(workload, spec.name, spec.default_factory())
         return workload
 
@@ -92,6 +107,27 @@ class ChatWorkloadBase:
             f"{type(self).__name__} does not say how a row becomes a chat: write "
             'parse_row(self, row) returning {"messages": [{"role": "user", "content": ...}]}.'
         )
+
+
+def _let_lack_a_default(cls: type, name: str, kind: Any) -> None:
+    """Prepare an annotated name of a subclass for @dataclass, which comes after."""
+    own = cls.__dict__.get(name, MISSING)
+    of_its_own = isinstance(own, Field) and own.default is MISSING and own.default_factory is MISSING
+    if not of_its_own and (own is not MISSING or hasattr(cls, name)):  # it has a default, or inherits one
+        return
+    # With `from __future__ import annotations` they are texts.
+    if kind is KW_ONLY or any(word in str(kind) for word in ("ClassVar", "KW_ONLY")):
+        return
+    spec = own if of_its_own else field()
+    bases = (getattr(base, "__dataclass_fields__", {}) for base in cls.__mro__[1:])
+    inherited = next((fields[name] for fields in bases if name in fields), None)
+    if isinstance(kind, InitVar) or "InitVar" in str(kind):
+        spec.kw_only = True  # it takes no factory
+    elif inherited is not None and (inherited.default is not MISSING or inherited.default_factory is not MISSING):
+        spec.default, spec.default_factory = inherited.default, inherited.default_factory
+    elif spec.init:
+        spec.default_factory = Required(name)
+    setattr(cls, name, spec)
 
 
 def check_workload(workload: Any) -> None:

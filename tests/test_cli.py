@@ -11,46 +11,13 @@ from typing import Any
 import pytest
 
 from rayllm_batch import CNNDailySummary, RayLLMBatch, cli
-from rayllm_batch.errors import EngineError, OutputError, WorkloadError
+from rayllm_batch.errors import EngineError, HubUnavailableError, OutputError, PreflightError, WorkloadError
 from rayllm_batch.metrics import RunMetrics
+from rayllm_batch.prompt_template import PromptTemplate
+from rayllm_batch.termination import Terminated
 
 CONFIG = "configs/demo-cpu.yaml"
 GIVEN = ["--config", CONFIG, "--workload", "rayllm_batch:CNNDailySummary"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "mine.py").write_text(
-        "from rayllm_batch import ChatWorkloadBase\nfrom dataclasses import dataclass\n"
-        "@dataclass\nclass Mine(ChatWorkloadBase):\n    question: str = 'why?'\n"
-        "    def parse_row(self, row):\n        return {'messages': [{'role': 'user', 'content': self.question}]}\n"
-    )
-    (tmp_path / "needs.py").write_text("import a_module_that_is_not_there\n")
-    return tmp_path
-
-
-def test_a_workload_of_this_folder_with_its_fields(folder: Path) -> None:
-    made = cli.workload("mine:Mine", ["question=what: now?", "dataset_fraction=0.5", "sampling_params={max_tokens: 7, temperature: 0}"][1:])
-    assert type(made).__name__ == "Mine" and made.dataset_fraction == 0.5
-    assert made.sampling_params == {"max_tokens": 7, "temperature": 0} and made.question == "why?"
-    assert cli.workload("mine:Mine", ["question=what now?"]).question == "what now?"
-
-
-@pytest.mark.parametrize(("spec", "fields", "said"), [
-    ("mine", [], "must be MODULE:CLASS"),
-    ("mine:Mina", [], "has no class 'Mina'. Did you mean 'Mine'"),
-    ("yours:Mine", [], "there is no module 'yours'"),
-    ("needs:Mine", [], "needs the module 'a_module_that_is_not_there'"),
-    ("mine:Mine", ["question"], "must be KEY=VALUE"),
-    ("mine:Mine", ["question={"], "not valid YAML"),
-    ("mine:Mine", ["questoin=x"], "Did you mean 'question'"),
-])
-def test_what_is_wrong_with_a_workload_is_said(folder: Path, spec: str, fields: list[str], said: str) -> None:
-    with pytest.raises(WorkloadError) as caught:
-        cli.workload(spec, fields)
-    assert said in str(caught.value)
 
 
 def test_replicas() -> None:
@@ -72,6 +39,9 @@ def write_manifest(folder: Path, failed: int) -> None:
     (OutputError("The output folder holds another job."), cli.WRONG_INPUT),
     (WorkloadError("parse_row"), cli.WRONG_INPUT),
     (KeyboardInterrupt(), cli.INTERRUPTED),
+    (Terminated(), cli.TERMINATED),
+    (HubUnavailableError("The Hub does not answer."), cli.FAILED),
+    (ZeroDivisionError("of load_dataset"), cli.WRONG_INPUT),
 ])
 def test_exit_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, outcome: int | BaseException, code: int
@@ -94,6 +64,10 @@ def test_exit_codes(
     said = capsys.readouterr().err
     if isinstance(outcome, Exception):
         assert str(outcome) in said
+        assert said.splitlines()[-1].endswith("(workload rayllm_batch:CNNDailySummary)") 
+        assert ("Traceback" in said) == isinstance(outcome, ZeroDivisionError), "with --verbose, of what is not ours"
+    if isinstance(outcome, Terminated):
+        assert said == "Terminated; the same command continues it.\n"
     if isinstance(outcome, KeyboardInterrupt):
         assert said == "Interrupted. The same command continues it.\n"
 
@@ -102,6 +76,8 @@ def test_exit_codes(
     (True, None, cli.ROWS_FAILED),
     (True, EngineError("The engine died."), cli.FAILED),
     (True, KeyboardInterrupt(), cli.INTERRUPTED),
+    (True, Terminated(), cli.TERMINATED),
+    (True, RuntimeError("of Ray"), cli.FAILED),
     (False, OutputError("The output folder holds another job."), cli.WRONG_INPUT),
 ])
 def test_a_report_is_written_of_every_run_that_began(
@@ -141,6 +117,51 @@ def test_check_preview_and_estimate(
     assert seen == [called] and capsys.readouterr().out == printed
 
 
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["rnu"], "Did you mean 'run'"),
+    (["estimte", "--config", "x"], "Did you mean 'estimate'"),
+    (["--config", "x", "check"], "the command comes first: python -m rayllm_batch check --config"),
+    (["run", *GIVEN, "--output", "out", "--reprot", "r.html"], "Did you mean '--report'"),
+    (["run", *GIVEN, "--output", "out", "--reprot=r.html"], "Did you mean '--report'"),
+    (["run", *GIVEN, "--output", "out", "-report", "r.html"], "Did you mean '--report'"),
+    (["check", *GIVEN, "--num_replicas", "2"], "Did you mean '--num-replicas'"),
+    (["check", "--conf", CONFIG, *GIVEN[2:]], "Did you mean '--config'"),
+    (["check", *GIVEN[:2], "--work", GIVEN[3]], "Did you mean '--workload'"),
+    (["run", *GIVEN, "--out", "x"], "Did you mean '--output'"),
+    (["check", *GIVEN, "--zzz"], "no option --zzz"),
+    (["check", "--config", CONFIG], "one of --workload FILE.py:CLASS and --prompt"),
+    (["check", *GIVEN, "--prompt", "{a}"], "not both"),
+    (["check", "--config", CONFIG, "--prompt", "{a}"], "--prompt needs --input"),
+    (["check", *GIVEN, "--input", "a", "-w", "dataset_file=b"], "two names of one thing"),
+])
+def test_a_mistyped_option_names_the_nearest(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == cli.WRONG_INPUT and said in capsys.readouterr().err.split("error:")[-1]
+
+
+def test_input_prompt_and_settings_make_the_workload(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(RayLLMBatch, "check", lambda batch, *_, **__: seen.append(batch.workload))
+    assert cli.main(["check", *GIVEN, "--input", "a.csv", "-s", "max_tokens=7", "-s", "stop=[x]"]) == cli.DONE
+    assert cli.main(["check", *GIVEN[:2], "--input", "a.csv", "--prompt", "Say {a}", "-w", "dataset_fraction=3"]) == cli.DONE
+    article, prompt = seen
+    assert article.dataset_file == "a.csv" and article.sampling_params == {"max_tokens": 7, "temperature": 0.0, "stop": ["x"]}
+    assert isinstance(prompt, PromptTemplate) and (prompt.dataset_file, prompt.prompt, prompt.dataset_fraction) == ("a.csv", "Say {a}", 3)
+
+
+def test_an_error_of_many_lines_ends_with_what_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def check(*_: Any, **__: Any) -> None:
+        raise PreflightError([WorkloadError("no parse_row"), FileNotFoundError("tickets of may")])
+
+    monkeypatch.setattr(RayLLMBatch, "check", check)
+    assert cli.main(["check", *GIVEN]) == cli.WRONG_INPUT
+    *above, last = capsys.readouterr().err.splitlines()
+    assert len(above) == 3 and above[0].startswith("PreflightError: 2 things")
+    for words in ("PreflightError", "no parse_row", "FileNotFoundError: tickets of may", "CNNDailySummary"):
+        assert words in last
+
+
 def test_a_wrong_config_is_one_line_and_no_traceback() -> None:
     command = [sys.executable, "-m", "rayllm_batch", "check", "--config", "configs/none.yaml", "--workload", "rayllm_batch:CNNDailySummary"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -151,5 +172,5 @@ def test_a_wrong_config_is_one_line_and_no_traceback() -> None:
 def test_help_has_the_exit_codes_and_an_example() -> None:
     run = subprocess.run([sys.executable, "-m", "rayllm_batch", "run", "--help"], capture_output=True, text=True, check=False)
     assert run.returncode == 0
-    for words in ("exit codes:", "130", "example:", "--retry-failed", "--report", "--verbose", "MODULE:CLASS", "KEY=VALUE"):
+    for words in ("exit codes:", "130", "143", "examples:", "--prompt", "--input", "--retry-failed", "--report", "--verbose", "MODULE:CLASS", "KEY=VALUE"):
         assert words in run.stdout

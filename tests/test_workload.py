@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Optional
@@ -121,6 +121,46 @@ def test_own_init_that_does_not() -> None:
     assert made.sampling_params == DEFAULT_PARAMS
     made.sampling_params["max_tokens"] = 1
     assert Workload([]).sampling_params == DEFAULT_PARAMS
+
+
+def asks(decorated: bool, **body: Any) -> type:
+    made = type("Asks", (Parsing,), {"__annotations__": {"question": str, "retries": int}, "retries": 2, **body})
+    return dataclass(made) if decorated else made
+
+
+@pytest.mark.parametrize("decorated", [True, False])
+@pytest.mark.parametrize("how", [None, {"repr": False}, {"kw_only": True}], ids=str)
+def test_a_field_without_a_default(decorated: bool, how: dict[str, Any] | None) -> None:
+    made = asks(decorated, **({} if how is None else {"question": field(**how)}))
+    assert made(question="why?").question == "why?" and made(question="why?").retries == 2
+    assert made("rows.jsonl", question="why?").dataset_file == "rows.jsonl"
+    with pytest.raises(WorkloadError, match="needs question=.*-w question="):
+        made()
+    again = copy.copy(made(question="why?"))
+    assert again.question == "why?"
+    with pytest.raises(WorkloadError, match="question"):
+        type("Next", (made,), {"more": 1})()
+    assert type("Next", (made,), {"question": "given"})().question == "given"
+
+
+def test_fields_without_a_default_of_other_kinds() -> None:
+    class Workload(Parsing):
+        shared: ClassVar[dict]
+        sampling_params: dict[str, Any]  # hinted again: keeps its default
+        dataset_file: str
+        bad_lines: str = field(repr=False)
+        extra: InitVar[int]
+        first: str
+        second: int = field(init=False)
+
+        def __post_init__(self, extra: int) -> None:
+            self.second = extra
+
+    made = Workload(first="a", extra=3)
+    assert (made.first, made.second, made.sampling_params, made.dataset_file) == ("a", 3, DEFAULT_PARAMS, None)
+    assert made.bad_lines == "raise"
+    with pytest.raises(WorkloadError, match="first"):
+        Workload(extra=1)
 
 
 def test_a_subclass_of_a_subclass_none_of_them_a_dataclass() -> None:

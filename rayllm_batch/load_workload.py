@@ -1,0 +1,158 @@
+"""The workload that a command line names, made; and where in a user's code an error comes from."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from rayllm_batch.errors import RayLLMBatchError, WorkloadError, did_you_mean, one_line
+from rayllm_batch.installed import is_installed
+
+FORMS = "FILE.py:CLASS or MODULE:CLASS, such as jobs/tickets.py:Triage or rayllm_batch:CNNDailySummary"
+_folders: set[str] = set()  # of the files that were loaded by their path
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def load_workload(spec: str, fields: Sequence[str], **given: Any) -> Any:
+    """The instance that FILE.py:CLASS or MODULE:CLASS and the KEY=VALUE texts describe. Raises WorkloadError.
+
+    given: fields that come from options of their own.
+    """
+    place, _, name = spec.rpartition(":")
+    if not place or not name or name.endswith(".py"):
+        raise WorkloadError(f"--workload must be {FORMS}, given {spec!r}.")
+    try:
+        module = _of_file(place, spec) if place.endswith(".py") or os.sep in place else _of_name(place, spec)
+    except (KeyboardInterrupt, RayLLMBatchError):
+        raise
+    except BaseException as error:  # a SystemExit too: it is the module's, not ours
+        raise WorkloadError(
+            f"--workload {spec}: {place} cannot be imported: {one_line(error)}{raised_at(error)}."
+        ) from None
+    cls = getattr(module, name, None)
+    if not isinstance(cls, type):
+        classes = [
+            key for key, value in vars(module).items() if isinstance(value, type) and hasattr(value, "parse_row")
+        ]
+        raise WorkloadError(
+            f"--workload {spec}: {place} has no class {name!r}.{did_you_mean(name, classes) or _has(classes)}"
+        )
+    return made(cls, {**pairs(fields, "-w"), **given})
+
+
+def made(cls: type, given: dict[str, Any]) -> Any:
+    """An instance. Raises WorkloadError."""
+    try:
+        return cls(**given)
+    except RayLLMBatchError:
+        raise
+    except Exception as error:
+        known = getattr(cls, "__dataclass_fields__", {})
+        wrong = [key for key in given if key not in known] if isinstance(error, TypeError) else []
+        hint = f" Its fields: {', '.join(known)}.{did_you_mean(wrong[0], known)}" if known and wrong else ""
+        said = error if isinstance(error, TypeError) else one_line(error)
+        raise WorkloadError(
+            f"-w: {cls.__name__} cannot be made with {', '.join(given) or 'nothing'}: {said}{raised_at(error)}.{hint}"
+        ) from None
+
+
+def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Of KEY=VALUE, whose values are YAML. Raises WorkloadError."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            example = "dataset_file=rows.jsonl" if option == "-w" else "max_tokens=100"
+            raise WorkloadError(f"{option} must be KEY=VALUE, such as {option} {example}, given {text!r}.")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise WorkloadError(f"{option} {key}: the value is not valid YAML: {value!r}.") from None
+    return found
+
+
+def beside() -> list[ModuleType]:
+    """The modules that lie beside workloads loaded by their path, where workers of a running cluster do not look."""
+    files = [
+        (module, getattr(module, "__file__", None) or "")
+        for name, module in list(sys.modules.items())
+        if name != "__main__"
+    ]
+    return [
+        module
+        for module, file in files
+        if file.startswith(tuple(_folders)) and not file.startswith(_OURS) and not is_installed(file)
+    ]
+
+
+def raised_at(error: BaseException) -> str:
+    """` (tickets.py, line 4)`, the last place in the user's own code; "" where none is known."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return (
+            ""
+            if f"line {error.lineno}" in str(error)
+            else f" ({os.path.basename(error.filename)}, line {error.lineno})"
+        )
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith((_OURS, "<frozen")) or is_installed(frame.filename):
+            continue
+        return f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
+    return ""
+
+
+def _of_file(place: str, spec: str) -> ModuleType:
+    path = Path(place if place.endswith(".py") else place + ".py").expanduser().resolve()
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise WorkloadError(
+            f"--workload {spec}: there is no file {str(path)!r}.{did_you_mean(path.name, beside) or _has(beside)}"
+        )
+    # What lies beside it can be imported, here and in the workers of a Ray that this process starts.
+    _look_in(str(path.parent))
+    _folders.add(str(path.parent) + os.sep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path.parent), os.environ.get("PYTHONPATH"))))
+    loaded = sys.modules.get(path.stem)
+    if getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    # A file json.py must not take the place of what others import by that name.
+    name = f"workload_{path.stem}" if loaded or path.stem in sys.stdlib_module_names else path.stem
+    described = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(described)
+    try:
+        described.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _of_name(place: str, spec: str) -> ModuleType:
+    _look_in(os.getcwd())
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name and (place == error.name or place.startswith(error.name + ".")):
+            raise WorkloadError(
+                f"--workload {spec}: there is no module {place!r} (looked from {os.getcwd()})."
+            ) from None
+        raise WorkloadError(
+            f"--workload {spec}: {place} needs the module {error.name!r}, which is not installed{raised_at(error)}."
+        ) from None
+
+
+def _look_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _has(names: Sequence[str]) -> str:
+    return f" It has: {', '.join(names)}." if names else ""

@@ -1,0 +1,116 @@
+"""The workload that a command line names: found, imported and made, or what is wrong with it said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rayllm_batch.errors import WorkloadError
+from rayllm_batch.load_workload import load_workload
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setenv("PYTHONPATH", "")
+    (tmp_path / "mine.py").write_text(
+        "from rayllm_batch import ChatWorkloadBase\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Mine(ChatWorkloadBase):\n    question: str = 'why?'\n"
+        "    def parse_row(self, row):\n        return {'messages': [{'role': 'user', 'content': self.question}]}\n"
+    )
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write(
+            "class Raises(Mine):\n    def __post_init__(self):\n        raise ValueError('not today')\nclass Asks(Mine):\n    topic: str\n"
+        )
+    (tmp_path / "broken.py").write_text("import os\ndef f(:\n")
+    (tmp_path / "divides.py").write_text("1 / 0\n")
+    (tmp_path / "exits.py").write_text("raise SystemExit(7)\n")
+    (tmp_path / "needs.py").write_text("import a_module_that_is_not_there\n")
+    return tmp_path
+
+
+def test_a_workload_of_this_folder_with_its_fields(folder: Path) -> None:
+    made = load_workload(
+        "mine:Mine",
+        ["question=what: now?", "dataset_fraction=0.5", "sampling_params={max_tokens: 7, temperature: 0}"][1:],
+    )
+    assert type(made).__name__ == "Mine" and made.dataset_fraction == 0.5
+    assert made.sampling_params == {"max_tokens": 7, "temperature": 0} and made.question == "why?"
+    assert load_workload("mine:Mine", ["question=what now?"]).question == "what now?"
+
+
+@pytest.mark.parametrize(
+    ("spec", "fields", "said"),
+    [
+        ("mine", [], "must be FILE.py:CLASS or MODULE:CLASS"),
+        ("mine:Mina", [], "has no class 'Mina'. Did you mean 'Mine'"),
+        ("yours:Mine", [], "there is no module 'yours'"),
+        ("needs:Mine", [], "needs the module 'a_module_that_is_not_there'"),
+        ("broken:Mine", [], "broken cannot be imported: SyntaxError: "),
+        ("broken.py:Mine", [], "(broken.py, line 2)"),
+        ("divides:Mine", [], "divides cannot be imported: ZeroDivisionError: division by zero (divides.py, line 1)"),
+        ("exits.py:Mine", [], "cannot be imported: SystemExit: 7 (exits.py, line 1)"),
+        ("mnie.py:Mine", [], "Did you mean 'mine.py'"),
+        ("mine.py:Mina", [], "Did you mean 'Mine'"),
+        ("mine.py", [], "must be FILE.py:CLASS"),
+        ("mine.py:Raises", [], "Raises cannot be made with nothing: ValueError: not today (mine.py, line "),
+        ("mine.py:Asks", [], "The workload needs topic="),
+        ("mine:Mine", ["question"], "must be KEY=VALUE"),
+        ("mine:Mine", ["question={"], "not valid YAML"),
+        ("mine:Mine", ["questoin=x"], "Did you mean 'question'"),
+    ],
+)
+def test_what_is_wrong_with_a_workload_is_said(folder: Path, spec: str, fields: list[str], said: str) -> None:
+    with pytest.raises(WorkloadError) as caught:
+        load_workload(spec, fields)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec", ["jobs/triage.py:Triage", "./jobs/triage.py:Triage", "jobs/triage:Triage", "{here}/jobs/triage.py:Triage"]
+)
+def test_a_workload_of_a_file(folder: Path, spec: str) -> None:
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / "words.py").write_text("def of(row):\n    return 'about ' + row['text']\n")
+    (folder / "jobs" / "triage.py").write_text(
+        "import words\nfrom rayllm_batch import ChatWorkloadBase\nclass Triage(ChatWorkloadBase):\n"
+        "    def parse_row(self, row):\n        return {'messages': [{'role': 'user', 'content': words.of(row)}]}\n"
+    )
+    made = load_workload(spec.format(here=folder), [], dataset_file="rows.jsonl")
+    assert made.dataset_file == "rows.jsonl" and made.parse_row({"text": "x"})["messages"][0]["content"] == "about x"
+
+
+def test_a_file_named_as_a_module_that_others_import(folder: Path) -> None:
+    (folder / "json.py").write_text((folder / "mine.py").read_text())
+    assert type(load_workload("json.py:Mine", [])).__module__ == "workload_json"
+    import json
+
+    assert json.dumps([]) == "[]"
+
+
+def test_its_code_travels_with_what_lies_beside_it(folder: Path) -> None:
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / "words.py").write_text("def of(row):\n    return 'about ' + row['text']\n")
+    (folder / "jobs" / "triage.py").write_text(
+        "import words\nfrom rayllm_batch import ChatWorkloadBase\nclass Triage(ChatWorkloadBase):\n"
+        "    def parse_row(self, row):\n        return words.of(row)\n"
+    )
+    code = """
+import sys
+from ray import cloudpickle
+from rayllm_batch import pipeline
+from rayllm_batch.load_workload import load_workload
+made = load_workload("jobs/triage.py:Triage", [])
+pipeline.ship_by_value(made)
+open("sent", "wb").write(cloudpickle.dumps(made.parse_row))
+"""
+    root = str(Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env={"PYTHONPATH": root}, check=True)
+    there = "import pickle; print(pickle.load(open('sent', 'rb'))({'text': 'x'}))"
+    ran = subprocess.run([sys.executable, "-c", there], cwd=folder, env={}, capture_output=True, text=True, check=False)
+    assert ran.stdout == "about x\n", ran.stderr

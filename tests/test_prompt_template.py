@@ -1,0 +1,68 @@
+"""--prompt: columns in braces, and nothing else that Python's format would run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayllm_batch.errors import WorkloadError
+from rayllm_batch.prompt_template import PromptTemplate
+
+
+def asked(prompt: str, **row: Any) -> str:
+    (message,) = PromptTemplate(prompt=prompt).parse_row(row)["messages"]
+    assert message["role"] == "user"
+    return message["content"]
+
+
+def test_columns_are_put_in() -> None:
+    assert asked("Summarise: {body}", body="a {b} {{c}}") == "Summarise: a {b} {{c}}"
+    assert asked('{a}{b} {{"x": {c}}}', a=1, b=2.5, c=True) == '12.5 {"x": True}'
+    assert asked("{a b}: {ü}", **{"a b": [1, {"é": "x"}], "ü": {"k": None}}) == '[1, {"é": "x"}]: {"k": null}'
+    assert asked("{a.b}", **{"a.b": "a column of that name"}) == "a column of that name"
+    assert asked("-{a}-", a="") == "--"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("{a!r}", "plain {column} names"),
+        ("{a:>9}", "after 'a' comes more"),
+        ("{a:{b}}", "after 'a' comes more"),
+        ("{}", "one pair of braces is empty"),
+        ("{a", "A brace that is text is written twice"),
+        ("a} b", "A brace that is text is written twice"),
+        ("Say hello", "names no {column}"),
+        ("{{a}}", "names no {column}"),
+        (None, "must be text"),
+    ],
+)
+def test_a_prompt_that_cannot_be(prompt: Any, said: str) -> None:
+    with pytest.raises(WorkloadError) as caught:
+        PromptTemplate(prompt=prompt)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("{bdoy}", "columns are body, n, raw. Did you mean 'body'"),
+        ("{body.__class__}", "plain column names: {body}"),
+        ("{body[0]}", "plain column names: {body}"),
+        ("{0}", "the columns are body"),
+        ("{n}", "'n' is null in this row"),
+        ("{raw}", "holds bytes"),
+    ],
+)
+def test_a_row_that_cannot_be_asked(prompt: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        asked(prompt, body="x", n=None, raw=b"x")
+    assert said in str(caught.value)
+    with pytest.raises(ValueError, match="null"):
+        asked("{n}", n=float("nan"))
+
+
+def test_the_prompt_must_be_given() -> None:
+    with pytest.raises(WorkloadError, match="prompt="):
+        PromptTemplate(dataset_file="rows.jsonl")
