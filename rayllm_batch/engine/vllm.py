@@ -58,6 +58,7 @@ class VLLMEngine:
         except Exception as error:
             raise EngineDidNotStart(str(error), self.limits()) from error
         self.max_model_len = int(self._config.model_config.max_model_len)
+        self.vocab_size = int(self._config.model_config.get_vocab_size()) or None
 
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
