@@ -67,7 +67,7 @@ def _problems(
     elif complete and not weights:
         yield _no_weights(names)
     for name in weights:
-        if problem := _weights_problem(folder / name):
+        if problem := weights_problem(folder / name):
             yield f"{name} {problem}"
 
 
@@ -123,7 +123,8 @@ def _shards(folder: Path, weights: list[str]) -> tuple[str, set[str]]:
     return "the names of the others lead to", names
 
 
-def _weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
+def weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
+    """What is wrong with a file of weights, as far as its first bytes and its size tell; empty where nothing is."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -132,7 +133,7 @@ def _weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
                 return "is empty"
             if path.suffix == ".safetensors":
                 file.seek(0)
-                problem = _safetensors_problem(file, size)  # first: a header's length may look like anything
+                problem = _header(file, size)[1]  # first: a header's length may look like anything
                 kind = kind_of(head) if problem else None
                 return f"is {kind}" if kind else problem
         if path.suffix not in (".bin", ".pt") or head.startswith(b"\x80"):  # a pickle, of torch before 1.6
@@ -144,19 +145,40 @@ def _weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
         return f"cannot be read ({error.strerror or error})"
 
 
-def _safetensors_problem(file: Any, size: int) -> str:
+def tensors_of(path: Path) -> dict[str, Any]:
+    """Of a safetensors file, each tensor's dtype and shape, by its name; nothing of one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return _header(file, path.stat().st_size)[0]
+    except OSError:
+        return {}
+
+
+def _header(file: Any, size: int) -> tuple[dict[str, Any], str]:
+    """The header's entries, and what is wrong with the file, which may be nothing."""
     if size < 8:
-        return f"is cut short: {size} bytes"
+        return {}, f"is cut short: {size} bytes"
     length = struct.unpack("<Q", file.read(8))[0]
     if length > MOST_HEADER_BYTES:
-        return "is not a safetensors file, or damaged: the length of its header makes no sense"
+        return {}, "is not a safetensors file, or damaged: the length of its header makes no sense"
     if 8 + length > size:
-        return f"is cut short: it has {size:,} bytes, its header alone {8 + length:,}"
+        return {}, f"is cut short: it has {size:,} bytes, its header alone {8 + length:,}"
     try:
         header = json.loads(file.read(length))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return "is not a safetensors file, or damaged: its header is not JSON"
-    if size != 8 + length + end:
-        return f"is {'cut short' if size < 8 + length + end else 'damaged'}: it has {size:,} bytes of {8 + length + end:,}"
-    return ""
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        return {}, "is not a safetensors file, or damaged: its header is not JSON"
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    if (odd := next((name for name, entry in tensors.items() if not _is_tensor(entry)), None)) is not None:
+        return {}, f"is not a safetensors file, or damaged: its header has no dtype, shape and data_offsets of {odd[:80]!r}"
+    end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    return tensors, "" if size == end else f"is {'cut short' if size < end else 'damaged'}: it has {size:,} bytes of {end:,}"
+
+
+def _is_tensor(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    numbers = isinstance(shape, list) and isinstance(offsets, list) and all(type(n) is int and n >= 0 for n in (*shape, *offsets))
+    return numbers and len(offsets) == 2 and offsets[0] <= offsets[1]

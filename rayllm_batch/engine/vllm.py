@@ -38,7 +38,7 @@ class VLLMEngine:
         self._load: dict[str, float] = {}
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
-        self._adapters = lora.Adapters(lora_path)
+        self._adapters = lora.Adapters(lora_path, model)
         self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
         self._hearing, self._requests = Hearing(), 0
         # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
@@ -48,6 +48,7 @@ class VLLMEngine:
         # As LLM() and the server have it, but only where the config asks: a model's own file is not what a workload says.
         asked = any(engine_kwargs.get(name) is not None for name in ("generation_config", "override_generation_config"))
         self._defaults = self._config.model_config.get_diff_sampling_param() if asked else {}
+        self._max_lora_rank = getattr(self._config.lora_config, "max_lora_rank", None)
         self._own_max_model_len = int(self._config.model_config.max_model_len)  # before it is made to fit
         try:
             # Statistics go to _LoadLogger alone, not to vLLM's own log lines.
@@ -67,7 +68,7 @@ class VLLMEngine:
 
         request_id = str(next(self._counter))
         params = self._sampling_params(sampling_params)
-        adapter = await self._adapters.get(lora_name) if lora_name else None
+        adapter = await self._adapters.get(lora_name, self._engine, self._max_lora_rank) if lora_name else None
         prompt = {"prompt_token_ids": prompt_token_ids, **({"cache_salt": cache_salt} if cache_salt else {})}
         final = None
         self._requests += 1
