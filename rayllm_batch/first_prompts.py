@@ -14,7 +14,7 @@ from rayllm_batch.model_check import ModelFacts, longest, text_config
 from rayllm_batch.prompt import PromptJob, fill
 from rayllm_batch.rows import Rows
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("rayllm_batch")
 TOO_LONG = "(prompt and answer together)"
 
 

@@ -86,6 +86,8 @@ def check(params: Mapping[str, Any], where: str, *, speculates: bool = False, ba
             raise WorkloadError(f"{where} sets {key!r}, which the output has no column for. Remove it.")
         if key in NOT_TO_SET:
             raise WorkloadError(f"{where} sets {key!r}, which is the engine's own affair. Remove it.")
+        if key == "detokenize" and value is False:
+            raise WorkloadError(f"{where} sets detokenize=False, which leaves every answer's text empty. Remove it.")
         if (problem := _problem(key, value)) is not None:
             raise WorkloadError(f"{key} in {where} must be {problem}, given {shown(value)}.")
     _check_together({**base, **params}, where, speculates)
@@ -97,8 +99,6 @@ def _check_together(params: Mapping[str, Any], where: str, speculates: bool) -> 
     least, most = params.get("min_tokens", 0), params.get("max_tokens", math.inf)
     if least > most:
         raise WorkloadError(f"min_tokens={least} in {where} is more than max_tokens={most}. Lower it, or raise max_tokens.")
-    if params.get("stop") and params.get("detokenize") is False:
-        raise WorkloadError(f"stop in {where} looks at the text, which detokenize=False leaves out. Remove one of the two.")
     for key in WITHOUT_SPECULATION if speculates else ():
         if params.get(key):
             raise WorkloadError(

@@ -105,8 +105,7 @@ def test_a_number_with_a_point_is_told_how_to_be_written() -> None:
 @pytest.mark.parametrize(("base", "own", "words"), [
     ({"max_tokens": 10}, {"min_tokens": 11}, "min_tokens=11.*max_tokens=10"),
     ({"min_tokens": 5}, {"max_tokens": 4}, "min_tokens=5.*max_tokens=4"),
-    ({"detokenize": False}, {"stop": ["x"]}, "stop.*detokenize"),
-    ({}, {"stop": "x", "detokenize": False}, "stop.*detokenize"),
+    ({}, {"detokenize": False}, "detokenize=False.*text empty"),
     ({}, {"n": 3}, "n=3.*Repeat the row"),
 ])  # fmt: skip
 def test_what_excludes_each_other_between_workload_and_row(base: dict, own: dict, words: str) -> None:
