@@ -13,6 +13,7 @@ from rayllm_batch.engine.deaf import Hearing
 from rayllm_batch.engine.forkserver import Forkserver
 from rayllm_batch.errors import one_line
 
+MOST_IDS, MOST_STOP_IDS = 1024, 128  # MAX_NUM_ALLOWED_TOKEN_IDS, MAX_NUM_LOGIT_BIAS_TOKENS, MAX_NUM_STOP_TOKEN_IDS of its logit_bias.py
 ANSWERED = ("stop", "length", "repetition")  # vLLM's reasons that end an answer; "abort" and "error" end a request without one
 
 
@@ -135,6 +136,9 @@ class VLLMEngine:
         if key not in self._params:
             try:
                 params = _readable(self._new_params(given))
+                self._check_room(params)
+            except BadRequest:
+                raise
             except Exception as error:
                 raise BadRequest(f"sampling_params: {one_line(error)}") from None
             if len(self._params) > 1024:  # a row may bring its own seed; do not keep millions
@@ -155,6 +159,34 @@ class VLLMEngine:
             fields["repetition_detection"] = RepetitionDetectionParams(**fields["repetition_detection"])
         # FINAL_ONLY: one object a request crosses to us, not one a token.
         return SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+    def _check_room(self, params: Any) -> None:
+        """Raise BadRequest where the step that takes the request up would have no room for its settings, which ends the engine."""
+        if not (params.allowed_token_ids or params.logit_bias or params.min_tokens or params.bad_words):
+            return
+        if not self._config.use_v2_model_runner:  # the other one has no such limits
+            return
+        processor, full = self._engine.input_processor, params.clone()
+        full.update_from_generation_config(processor.generation_config_fields, processor.renderer.get_eos_token_id())
+        if processor.tokenizer is not None:
+            full.update_from_tokenizer(processor.tokenizer)
+        for what, number, most in _taken(full):
+            if number > most:
+                raise BadRequest(f"sampling_params: {what} must be at most {most:,} on this engine, given {number:,}; shorten the list")
+
+
+def _taken(params: Any) -> tuple[tuple[str, int, int], ...]:
+    """What a request takes of the room that vLLM's V2 model runner has for one, and that room (vllm/v1/worker/gpu/sample)."""
+    from vllm import envs
+
+    words = params.bad_words_token_ids or []
+    return (
+        ("the ids in allowed_token_ids", len(params.allowed_token_ids or ()), MOST_IDS),
+        ("the ids in logit_bias", len(params.logit_bias or ()), MOST_IDS),
+        ("the stop ids beside min_tokens, the model's own among them,", len(params.all_stop_token_ids) if params.min_tokens else 0, MOST_STOP_IDS),
+        ("the tokens of all bad_words together", sum(map(len, words)), envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS),
+    )
 
 
 def _readable(params: Any) -> Any:
