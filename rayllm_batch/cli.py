@@ -81,12 +81,10 @@ def _workload(args: argparse.Namespace) -> Any:
 def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     try:
         batch.run(
-            args.output, output_format=args.output_format, id_column=args.id_column, retry_failed=args.retry_failed
-        )
-    finally:
-        if (
-            args.report and batch.metrics is not None
-        ):  # of a run that failed or was interrupted too, unless it never began
+            args.output, output_format=args.output_format, id_column=args.id_column, retry_failed=args.retry_failed, changed=args.changed,
+        )  # fmt: skip
+    finally:  # of a run that failed or was interrupted too, unless it never began
+        if args.report and batch.metrics is not None:
             batch.report(args.report)
     return ROWS_FAILED if failed_rows(args.output) else DONE
 

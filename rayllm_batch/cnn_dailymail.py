@@ -34,7 +34,9 @@ class CNNDailySummary(ChatWorkloadBase):
     def load_dataset(self) -> ray.data.Dataset:
         if self.dataset_file:
             return super().load_dataset()
-        return _from_hub(self.dataset_split)
+        from rayllm_batch import cnn_dailymail  # not by its bare name, see ChatWorkloadBase.load_dataset
+
+        return cnn_dailymail._from_hub(self.dataset_split)
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, MISSING, Field, InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch import sampling
-from rayllm_batch.dataset_file import read_dataset_file
+from rayllm_batch.dataset_file import read_dataset_file  # noqa: F401 (public: for a load_dataset of the user's)
 from rayllm_batch.errors import WorkloadError
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ class ChatWorkloadBase:
                 f"{type(self).__name__} has no rows to read: set dataset_file=..., or write load_dataset(self) "
                 "so that it returns a ray.data.Dataset."
             )
-        return read_dataset_file(self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding)
+        # By this name: parse_row's class travels to every task, and would take all of the reader along.
+        from rayllm_batch import dataset_file
+
+        return dataset_file.read_dataset_file(self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding)
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The chat of one row: `{"messages": [{"role": "user", "content": "..."}, ...]}`.

@@ -266,7 +266,7 @@ def test_something_else_listens_there(answer: bytes, said: str, inits: list[Any]
     ("", ray.exceptions.AuthenticationError("no token"), "asks for a token"),
     ("", RuntimeError("Version mismatch: the cluster has 2.9"), "cannot be used: RuntimeError: Version mismatch"),
 ])
-def test_a_cluster_that_lets_nobody_in(
+def test_a_cluster_that_lets_nobody_in(  # noqa: PLR0917
     printed: str, error: Exception, said: str, inits: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def init(*_: Any, **__: Any) -> None:

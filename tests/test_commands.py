@@ -74,7 +74,7 @@ def test_exit_codes(folder: Path, text: str, code: int, said: list[str]) -> None
     for words in said:
         assert words in ran.stderr.splitlines()[-1]
     if said:
-        whose = text.split("--workload ")[-1].split()[0] if "--workload" in text else "--prompt"
+        whose = text.rpartition("--workload ")[2].partition(" ")[0] if "--workload" in text else "--prompt"
         assert f"(workload {whose}" in ran.stderr.splitlines()[-1]
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import ChatWorkloadBase, init_engine_from_config, pipeline
+from rayllm_batch import ChatWorkloadBase, CNNDailySummary, init_engine_from_config, pipeline
+from rayllm_batch.asked import Asked
 from rayllm_batch.config import EnvVars
 from rayllm_batch.monitor import RunMonitor
 from rayllm_batch.pipeline import keep_rows
 from rayllm_batch.prompt import PromptJob, build_prompts
 from rayllm_batch.replica import Replica, ReplicaJob
 from rayllm_batch.row_id import RowCounts
+from rayllm_batch.survey import look
 from rayllm_batch.warm import Host, Relay
 
 
@@ -31,7 +33,7 @@ def job() -> ReplicaJob:
     return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), {"temperature": 0.0}, prompt, None)
 
 
-@pytest.mark.parametrize("sent", [Replica, Host, Relay, RunMonitor, RowCounts, build_prompts, keep_rows, job], ids=lambda sent: sent.__name__)
+@pytest.mark.parametrize("sent", [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job], ids=lambda sent: sent.__name__)
 def test_it_is_understood_without_the_package(sent: Any, tmp_path: Path) -> None:
     from ray import cloudpickle
 
@@ -40,3 +42,13 @@ def test_it_is_understood_without_the_package(sent: Any, tmp_path: Path) -> None
     code = "import pickle, sys; pickle.load(open('sent', 'rb')); assert 'rayllm_batch' not in sys.modules"
     there = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=False)
     assert there.returncode == 0, there.stderr
+
+
+@pytest.mark.parametrize("workload", [Mine(), CNNDailySummary()])
+def test_a_job_is_small_enough_to_be_sent_inline(workload: Any) -> None:
+    """Ray keeps what is larger than 100 KB in its object store, from where an actor that starts again may find it gone."""
+    from ray import cloudpickle
+
+    pipeline.ship_by_value(workload)
+    sent = dataclasses.replace(job(), prompt=PromptJob(parse_row=workload.parse_row, tokenizer="assets/demo-model"))
+    assert len(cloudpickle.dumps(sent)) < 70_000
