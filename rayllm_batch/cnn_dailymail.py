@@ -34,7 +34,7 @@ class CNNDailySummary(ChatWorkloadBase):
     def load_dataset(self) -> ray.data.Dataset:
         if self.dataset_file:
             return super().load_dataset()
-        from rayllm_batch import cnn_dailymail  # not by its bare name, see ChatWorkloadBase.load_dataset
+        from rayllm_batch import cnn_dailymail  # noqa: PLW0406 (not by its bare name, see ChatWorkloadBase.load_dataset)
 
         return cnn_dailymail._from_hub(self.dataset_split)
 
