@@ -286,10 +286,8 @@ class RayLLMBatch:
 
     def _defaults(self) -> Defaults:
         """What every row's request begins with, as the workload has it now; raises WorkloadError."""
-        kwargs = self.engine_config.engine_kwargs
-        speculates = any(kwargs.get(name) for name in ("speculative_config", "spec_method", "spec_model", "spec_tokens"))
-        thinks = bool(kwargs.get("reasoning_parser") or kwargs.get("reasoning_config"))
-        return Defaults(sampling_params(self.workload, speculates=speculates, thinks=thinks), speculates, thinks)
+        speculates = bool(self.engine_config.engine_kwargs.get("speculative_config"))
+        return Defaults(sampling_params(self.workload, speculates=speculates), speculates)
 
     def _begin(self, began: float, engines: int) -> None:
         """Nothing of an earlier run is left in what this one is measured by."""

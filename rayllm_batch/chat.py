@@ -31,7 +31,6 @@ class Defaults:
 
     sampling_params: dict[str, Any] = field(default_factory=dict)
     speculates: bool = False
-    thinks: bool = True
 
 
 DEFAULTS = Defaults()
@@ -64,8 +63,7 @@ def parse(parse_row: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, 
         own = sampling.settings(given, "this row's sampling_params")
         chat = {**chat, "sampling_params": own}
         if own:
-            engine = {"speculates": defaults.speculates, "thinks": defaults.thinks}
-            sampling.check(own, "this row's sampling_params", base=defaults.sampling_params, **engine)
+            sampling.check(own, "this row's sampling_params", speculates=defaults.speculates, base=defaults.sampling_params)
     return chat
 
 

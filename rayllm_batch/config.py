@@ -14,7 +14,6 @@ import yaml
 
 from rayllm_batch import engine_args, legacy
 from rayllm_batch.errors import ConfigError, did_you_mean
-from rayllm_batch.nesting import MOST_LEVELS, is_too_deep
 from rayllm_batch.secret import Secret
 
 TOP_LEVEL_KEYS = (
@@ -117,18 +116,16 @@ def init_engine_from_config(
             raise ConfigError("override= goes with a YAML path or a dict; config= is an EngineConfig already.")
         return config
     source, folder, raw = _read(config)
-    if is_too_deep(raw) or is_too_deep(override):
-        raise ConfigError(f"{source} or its override is nested more than {MOST_LEVELS} levels deep, or holds itself. Make it plain.")
     if override is not None and not isinstance(override, Mapping):
         raise ConfigError(f"override must be a dict such as {{'engine_kwargs': {{...}}}}, given {_kind(override)}.")
-    raw = _merged(copy.deepcopy(raw), override or {})
+    raw = _merged(raw, override or {})
     return _build(raw, source, folder)
 
 
 def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
-    """Where the configuration comes from, for messages; the folder its paths start from, and what it holds."""
+    """Where the configuration comes from, for messages; the folder its paths start from; a deep copy of what it holds."""
     if isinstance(config, Mapping):
-        return "the config dict", Path.cwd(), dict(config)
+        return "the config dict", Path.cwd(), copy.deepcopy(dict(config))
     if not isinstance(config, (str, os.PathLike)):
         raise ConfigError(f"config must be the path of a YAML file or a dict, given {_kind(config)}.")
     path = Path(config).expanduser()
@@ -143,8 +140,6 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"Config file {str(path)!r} is not UTF-8 text (byte {error.start} is not).") from None
-    except RecursionError:
-        raise ConfigError(f"Config file {str(path)!r} is nested too deeply: {MOST_LEVELS} levels are the most.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"Config file {str(path)!r} is not valid YAML{_where_in_yaml(error)}.") from None
     if raw is None:

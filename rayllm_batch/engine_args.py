@@ -73,8 +73,6 @@ def check(engine_kwargs: Mapping[str, Any], llm_engine: str, source: str) -> Non
             f"data_parallel_size in {source} is for serving. For several copies of the model, give RayLLMBatch "
             f"num_replicas={engine_kwargs['data_parallel_size']}: each takes rows as it has room."
         )
-    if engine_kwargs.get("skip_tokenizer_init"):
-        raise ConfigError(f"skip_tokenizer_init in {source} leaves every answer's text empty. Remove it: the engine needs its tokenizer.")
     share = engine_kwargs.get("gpu_memory_utilization")
     if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
         raise ConfigError(f"gpu_memory_utilization in {source} must be a number above 0 and at most 1, given {share!r}.")

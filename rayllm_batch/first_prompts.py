@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Optional
@@ -14,14 +13,10 @@ from rayllm_batch.model_check import ModelFacts, longest, text_config
 from rayllm_batch.prompt import PromptJob, fill
 from rayllm_batch.rows import Rows
 
-log = logging.getLogger("rayllm_batch")
-TOO_LONG = "(prompt and answer together)"
-
 
 def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> list[str]:
     """The errors of the first rows, of those that parse_row fails on too. Raises ConfigError where none of them can be answered.
 
-    Length alone refuses no table: one that is sorted by it begins with rows that are too long, and the others may do.
     Rows that come with token ids need no tokenizer. Where this machine has no tokenizer of the model, nothing is known.
     """
     ids: list[Any] = [chat.get("prompt_token_ids") for chat in rows.chats]
@@ -31,19 +26,11 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
         if (job := _job(config, facts)) is None:
             return list(rows.failed)
         fill(ids, messages, errors, job)
-    too_long = 0
     for i, one in enumerate(ids):
-        if errors[i] is None and one is not None:
-            errors[i] = _too_long(one, config, facts)
-            too_long += errors[i] is not None
-            errors[i] = errors[i] or _other_vocabulary(one, config, facts)
+        errors[i] = errors[i] or (None if one is None else _does_not_fit(one, config, facts))
     failed = [*rows.failed, *(error for error in errors if error is not None)]
     tried = len(rows.chats) + len(rows.failed)
     if tried and len(failed) == tried:
-        if too_long:
-            why = next(error for error in failed if TOO_LONG in error)
-            log.warning("%d of the first %d row(s) are too long, and none of these can be answered. The first: %s", too_long, tried, why)
-            return failed
         raise ConfigError(f"None of the first {tried} row(s) can be answered. The first: {failed[0]}")
     return failed
 
@@ -61,16 +48,11 @@ def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
     )  # fmt: skip
 
 
-def _too_long(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -> Optional[str]:
-    length = longest(config, facts)
-    if length is None or length > len(ids):
-        return None
-    whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
-    return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} {TOO_LONG}"
-
-
-def _other_vocabulary(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -> Optional[str]:
-    vocabulary = text_config(facts.config).get("vocab_size")
+def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -> Optional[str]:
+    length, vocabulary = longest(config, facts), text_config(facts.config).get("vocab_size")
+    if length is not None and length <= len(ids):
+        whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
+        return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} (prompt and answer together)"
     if isinstance(vocabulary, int) and config.llm_engine == "vllm" and max(ids, default=0) >= vocabulary:
         return f"tokenize: the token id {max(ids):,} is beyond the model's vocabulary of {vocabulary:,}: is the tokenizer another model's?"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -14,7 +15,7 @@ from rayllm_batch.errors import ClusterError, ConfigError, HubUnavailableError, 
 from rayllm_batch.hub import CHECK_SECONDS, RATE_LIMIT_SECONDS, is_local, is_offline
 from rayllm_batch.hub_client import HubClient
 from rayllm_batch.model_files import WEIGHTS, download_model, files_to_skip
-from rayllm_batch.model_folder import INDEX, as_dict, check_folder, files_in, json_of
+from rayllm_batch.model_folder import check_folder
 from rayllm_batch.secret import Secret
 from rayllm_batch.versions import only_here
 
@@ -99,7 +100,7 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
     if facts.folder is not None:
         check_folder(
             facts.folder, _weights(_names(facts.folder), load_format, facts.folder) if needs_weights and load_format in CHECKED else None,
-            own_tokenizer=not kwargs.get("tokenizer"),
+            own_tokenizer=not kwargs.get("tokenizer") and not kwargs.get("skip_tokenizer_init"),
             own_config=config.llm_engine == "vllm" and not kwargs.get("hf_config_path"),
             complete=complete,
         )  # fmt: skip
@@ -182,12 +183,10 @@ def kv_values_per_token(config: dict[str, Any]) -> int:
     """Numbers in the KV cache a token, over all layers; 0 where it is not known."""
     config = text_config(config)
     windows = config.get("sliding_window") and config.get("use_sliding_window", True)
-    kinds = config.get("layer_types") or []
-    mixed = not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
+    mixed = any(kind != "full_attention" for kind in config.get("layer_types") or [])
     layers, heads, hidden = (config.get(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
-    others = [config[key] for key in ("num_key_value_heads", "head_dim") if config.get(key)]
-    known = all(isinstance(number, int) and number > 0 for number in (layers, heads, hidden, *others))
-    if str(config.get("model_type")) not in PLAIN_ATTENTION or windows or mixed or not known:
+    known = all(isinstance(number, int) and number > 0 for number in (layers, heads, hidden))
+    if config.get("model_type") not in PLAIN_ATTENTION or windows or mixed or not known:
         return 0
     return 2 * layers * (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or hidden // heads)
 
@@ -197,15 +196,15 @@ def longest(config: EngineConfig, facts: ModelFacts) -> Optional[int]:
     given, model = config.engine_kwargs.get("max_model_len"), facts.config
     if given is not None or config.llm_engine != "vllm":
         return given if isinstance(given, int) and given > 0 else None
-    rope = as_dict(model.get("rope_scaling") or model.get("rope_parameters"))
+    rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
     scaled = rope.get("rope_type", rope.get("type", "default")) != "default"
     length = model.get("max_position_embeddings")
-    return length if str(model.get("model_type")) in PLAIN_ATTENTION and not scaled and isinstance(length, int) else None
+    return length if model.get("model_type") in PLAIN_ATTENTION and not scaled and isinstance(length, int) else None
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """The language model's part of a config.json, which models that see or hear have beside others."""
-    return as_dict(config.get("text_config")) or config
+    return config.get("text_config") or config
 
 
 def _kv_bytes(kwargs: dict[str, Any]) -> Optional[int]:
@@ -242,10 +241,10 @@ def _cache(config: EngineConfig) -> Path:
 def _of_folder(folder: Path, load_format: str) -> ModelFacts:
     names = _names(folder)
     weights = sum((folder / name).stat().st_size for name in _weights(names, load_format, folder))
-    tokenizer = json_of(folder / "tokenizer_config.json")
+    tokenizer = _json(folder / "tokenizer_config.json")
     template = bool(tokenizer.get("chat_template")) or any(name.startswith("chat_template") for name in names)
     unclear = not template and (any("tekken" in name for name in names) or "tokenizer_config.json" not in names)
-    return ModelFacts(json_of(folder / "config.json"), weights or None, None if unclear else template, folder=folder)
+    return ModelFacts(_json(folder / "config.json"), weights or None, None if unclear else template, folder=folder)
 
 
 def _names(folder: Path) -> list[str]:
@@ -259,5 +258,13 @@ def _weights(names: list[str], load_format: str, folder: Path) -> list[str]:
     weights = [name for name in kept if any(fnmatch(name, pattern) for pattern in WEIGHTS) and name not in NO_WEIGHTS]
     if any(name.endswith(".gguf") for name in weights):
         return []
-    indexed = files_in(folder / INDEX)
+    indexed = set((_json(folder / "model.safetensors.index.json").get("weight_map") or {}).values())
     return sorted(indexed) if indexed and indexed <= set(weights) else weights
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

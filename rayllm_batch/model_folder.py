@@ -11,28 +11,17 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Optional
 
-from rayllm_batch.errors import ConfigError, shown
+from rayllm_batch.errors import ConfigError
 from rayllm_batch.file_kind import HEAD_BYTES, kind_of
 
 INDEX, INDEX_OF_BIN = "model.safetensors.index.json", "pytorch_model.bin.index.json"
-# As transformers and mistral-common name them, patterns too; of others, a folder's own code knows (auto_map).
-TOKENIZERS = (
-    "tokenizer.json", "tokenizer.model*", "tekken*.json", "vocab.json", "vocab.txt", "spiece.model", "spm*.model", "sentencepiece.model",
-    "*.bpe.model", "*.spm", "tiktoken.model", "*.tiktoken",
-)
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model", "tiktoken.model")
 MOST_HEADER_BYTES = 100 << 20  # safetensors' own limit
 CONFIGS = ("config.json", "generation_config.json", INDEX, INDEX_OF_BIN)
 OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
-# Of a config.json, what is read here; vLLM reads it too, and says less of what is wrong.
-CONFIG_KINDS = (
-    *((key, (dict,), "an object") for key in ("text_config", "rope_scaling", "rope_parameters", "quantization_config")),
-    *((key, (int, float), "a number") for key in ("vocab_size", "max_position_embeddings", "num_hidden_layers")),
-    ("model_type", (str,), "text"), ("architectures", (list,), "a list"), ("layer_types", (list,), "a list"),
-)  # fmt: skip
 
 HOW_AN_ADAPTER = (
     "Set model_id to its base model, lora_config.dynamic_lora_loading_path to the folder above, and let parse_row name the adapter "
@@ -61,15 +50,15 @@ def _problems(
     if own_config and "config.json" not in names and "params.json" not in names:  # Mistral's own format has the latter
         yield _no_config(folder, names)
         return
-    tokenizers = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in TOKENIZERS))
+    tokenizers = sorted(name for name in names if name in TOKENIZERS or name.endswith(".tiktoken"))
     read = [*(CONFIGS if own_config else ()), *(OF_TOKENIZER if own_tokenizer else ())]
     if own_tokenizer and "tokenizer.json" not in names:  # else the others are not read
         read += [*tokenizers, "merges.txt"]
     for name in read:
         if name in names and (problem := _small_problem(folder / name)):
             yield f"{name} {problem}"
-    if own_tokenizer and not tokenizers and "AutoTokenizer" not in as_dict(json_of(folder / "tokenizer_config.json").get("auto_map")):
-        yield "it has no tokenizer (tokenizer.json, tokenizer.model, tekken.json, ...)"
+    if own_tokenizer and not tokenizers:
+        yield f"it has no tokenizer ({', '.join(TOKENIZERS[:3])}, ...)"
     if weights is None:
         return
     listed, shards = _shards(folder, weights)
@@ -78,7 +67,7 @@ def _problems(
     elif complete and not weights:
         yield _no_weights(names)
     for name in weights:
-        if problem := weights_problem(folder / name):
+        if problem := _weights_problem(folder / name):
             yield f"{name} {problem}"
 
 
@@ -110,65 +99,31 @@ def _small_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
         value: Any = json.loads(content)
     except ValueError:
         return f"is {kind_of(content[:HEAD_BYTES]) or 'not JSON, or cut short'}"
-    except RecursionError:
-        return "is nested too deeply to be read"
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     if not isinstance(value, dict):
         return "is not a JSON object"
-    if path.name in (INDEX, INDEX_OF_BIN) and not _is_weight_map(value.get("weight_map", {})):
-        return "has a weight_map that is no object of tensors' names and files' names; download it again"
-    if path.name == "config.json":
-        return _config_problem(value)
+    if path.name == "config.json" and not (value.get("model_type") or value.get("auto_map")):
+        return "names no model_type" if value.get("architectures") else "names neither model_type nor architectures, so it is no model's"
     return ""
-
-
-def _is_weight_map(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(name, str) and name for name in value.values())
-
-
-def _config_problem(config: dict[str, Any]) -> str:
-    for part in (config, as_dict(config.get("text_config"))):
-        for key, kinds, said in CONFIG_KINDS:
-            if part.get(key) is not None and type(part[key]) not in kinds:
-                return f"has a {key} that is not {said}, but {shown(part[key], 80)}"
-    if not (config.get("model_type") or config.get("auto_map")):
-        return "names no model_type" if config.get("architectures") else "names neither model_type nor architectures, so it is no model's"
-    return ""
-
-
-def json_of(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing of one that is not there, or no object."""
-    try:
-        return as_dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def files_in(index: Path) -> set[str]:
-    """The files that an index of weights lists; none of one that is not there, or odd."""
-    listed = json_of(index).get("weight_map")
-    return set(listed.values()) if _is_weight_map(listed) else set()
 
 
 def _shards(folder: Path, weights: list[str]) -> tuple[str, set[str]]:
     """Where it is said which files the weights are in, and their names: an index, or the numbers in the names."""
     kinds = {name.rpartition(".")[2] for name in weights} or {"safetensors", "bin"}
     for index in (INDEX, INDEX_OF_BIN):
-        read = index.split(".")[1] in kinds and not all(name.startswith("consolidated") for name in weights or [""])
-        if read and (listed := files_in(folder / index)):
-            return f"{index} lists", listed
+        if index.split(".")[1] in kinds and not all(name.startswith("consolidated") for name in weights or [""]):
+            try:
+                if listed := set(map(str, json.loads((folder / index).read_bytes())["weight_map"].values())):
+                    return f"{index} lists", listed
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or told of already
+                pass
     numbered = [match for name in weights if (match := re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})(\..*)", name))]
     names = {f"{m[1]}{number:05}-of-{m[3]}{m[4]}" for m in numbered for number in range(1, min(int(m[3]), 10_000) + 1)}
     return "the names of the others lead to", names
 
 
-def weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
-    """What is wrong with a file of weights, as far as its first bytes and its size tell; empty where nothing is."""
+def _weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -177,7 +132,7 @@ def weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
                 return "is empty"
             if path.suffix == ".safetensors":
                 file.seek(0)
-                problem = _header(file, size)[1]  # first: a header's length may look like anything
+                problem = _safetensors_problem(file, size)  # first: a header's length may look like anything
                 kind = kind_of(head) if problem else None
                 return f"is {kind}" if kind else problem
         if path.suffix not in (".bin", ".pt") or head.startswith(b"\x80"):  # a pickle, of torch before 1.6
@@ -189,40 +144,19 @@ def weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
         return f"cannot be read ({error.strerror or error})"
 
 
-def tensors_of(path: Path) -> dict[str, Any]:
-    """Of a safetensors file, each tensor's dtype and shape, by its name; nothing of one that cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return _header(file, path.stat().st_size)[0]
-    except OSError:
-        return {}
-
-
-def _header(file: Any, size: int) -> tuple[dict[str, Any], str]:
-    """The header's entries, and what is wrong with the file, which may be nothing."""
+def _safetensors_problem(file: Any, size: int) -> str:
     if size < 8:
-        return {}, f"is cut short: {size} bytes"
+        return f"is cut short: {size} bytes"
     length = struct.unpack("<Q", file.read(8))[0]
     if length > MOST_HEADER_BYTES:
-        return {}, "is not a safetensors file, or damaged: the length of its header makes no sense"
+        return "is not a safetensors file, or damaged: the length of its header makes no sense"
     if 8 + length > size:
-        return {}, f"is cut short: it has {size:,} bytes, its header alone {8 + length:,}"
+        return f"is cut short: it has {size:,} bytes, its header alone {8 + length:,}"
     try:
         header = json.loads(file.read(length))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        return {}, "is not a safetensors file, or damaged: its header is not JSON"
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if (odd := next((name for name, entry in tensors.items() if not _is_tensor(entry)), None)) is not None:
-        return {}, f"is not a safetensors file, or damaged: its header has no dtype, shape and data_offsets of {odd[:80]!r}"
-    end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    return tensors, "" if size == end else f"is {'cut short' if size < end else 'damaged'}: it has {size:,} bytes of {end:,}"
-
-
-def _is_tensor(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        return False
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    numbers = isinstance(shape, list) and isinstance(offsets, list) and all(type(n) is int and n >= 0 for n in (*shape, *offsets))
-    return numbers and len(offsets) == 2 and offsets[0] <= offsets[1]
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "is not a safetensors file, or damaged: its header is not JSON"
+    if size != 8 + length + end:
+        return f"is {'cut short' if size < 8 + length + end else 'damaged'}: it has {size:,} bytes of {8 + length + end:,}"
+    return ""

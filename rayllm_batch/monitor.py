@@ -48,8 +48,8 @@ class RunMonitor:
         self._back_offs: dict[str, int] = {}  # likewise
         self._stalls = 0
         self._answered: dict[tuple[str, Optional[str]], int] = {}
-        # What ends the run, the latest last: of each actor that did not start, and under None what is no single one's.
-        self._failures: dict[Optional[str], tuple[str, str]] = {}
+        self._failure: Optional[tuple[str, str]] = None  # what ends the run
+        self._failed_actor: Optional[str] = None
         self._last_death: Optional[str] = None  # what the run may recover from
         self._stop: Optional[str] = None
         self._notes: list[str] = []
@@ -79,8 +79,8 @@ class RunMonitor:
         if replica is None or replica["state"] == "dead":  # of a run that is over; or sent before it died, and late
             return
         replica.update(values)
-        if values.get("state") == "ready" and (actor := replica.get("actor_id")) is not None:
-            self._failures.pop(actor, None)  # it has started after all; others may still not have
+        if values.get("state") == "ready" and replica.get("actor_id") == self._failed_actor:
+            self._failure = self._failed_actor = None  # it has started after all
 
     def delivers(self, key: str, block: str, counts: dict[str, int], row_stats: dict[str, Any]) -> None:
         """A block is about to be handed on; see Delivered."""
@@ -91,11 +91,10 @@ class RunMonitor:
 
         Ray keeps neither through its own layers of errors. `key` is that of the replica which did not start.
         """
-        actor = None
         if key:
             self.update(key, {"state": "failed"})
-            actor = self._replicas.get(key, {}).get("actor_id")
-        self._fail(error, message, actor)
+            self._failed_actor = self._replicas.get(key, {}).get("actor_id")
+        self._failure = (error, message)
 
     def lowered(self) -> dict[str, Any]:
         """Engine settings that were lowered for lack of memory, by any replica."""
@@ -141,14 +140,14 @@ class RunMonitor:
         self._last_death = message
         if self._stalls >= MAX_STALLS_WITHOUT_AN_ANSWER:
             self._stop = message
-            self._fail("EngineError", message)
+            self._failure = ("EngineError", message)
         return self._stop is None
 
     def snapshot(self) -> dict[str, Any]:
         """failure: the class and text of what ends the run. last_death: of an engine, from which the run may have recovered."""
         return {
             "replicas": {key: self._settled(key, replica) for key, replica in self._replicas.items()},
-            "failure": next(reversed(self._failures.values()), None), "last_death": self._last_death, "deaths": max(self._deaths.values(), default=0), "notes": self._notes,
+            "failure": self._failure, "last_death": self._last_death, "deaths": max(self._deaths.values(), default=0), "notes": self._notes,
         }  # fmt: skip
 
     def actors(self) -> dict[str, Any]:
@@ -171,11 +170,7 @@ class RunMonitor:
 
     def _give_up(self, why: str, last_words: str) -> None:
         self._stop = f"{why} Its last words:\n{last_words}"
-        self._fail("EngineError", self._stop)
-
-    def _fail(self, error: str, message: str, actor: Optional[str] = None) -> None:
-        self._failures.pop(actor, None)
-        self._failures[actor] = (error, message)
+        self._failure = ("EngineError", self._stop)
 
 
 def start_monitor(env_vars: dict[str, str]) -> Any:

@@ -6,7 +6,6 @@ row goes into that row and the others go on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -21,8 +20,6 @@ from rayllm_batch.read_options import BAD_LINE
 from rayllm_batch.row_id import as_pairs, row_ids
 from rayllm_batch.tokenizer import chat_tokenizer
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-KEYS_TO_READ = frozenset((*THOUGHTS, "name", "tool_calls"))
 ENCODED_AT_ONCE = 64  # texts: enough for the tokenizer's threads; what it makes of a text takes some 100 KB until it is copied
 
 
@@ -154,7 +151,7 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> st
     def rendered(chat: list[dict[str, Any]]) -> str:
         return tokenizer.apply_chat_template(chat, tokenize=False, **how)
 
-    text = as_rendered = rendered(list(messages))
+    text = rendered(list(messages))
     if begun is not None and "continue_final_message" not in job.chat_template_kwargs:
         if not text.rstrip().endswith(begun.strip()):
             raise ValueError("the last message is the assistant's, which the answer is to continue, but the chat template alters it")
@@ -164,48 +161,15 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> st
         # Of what the assistant said before, templates leave out much on purpose: its thoughts, words beside a tool's call.
         if message["role"] != "assistant" and message["content"].strip() not in text and _is_left_out(rendered, messages, i, text):
             raise ValueError(f"the template leaves out the message of the {message['role']!r}")
-    if any(message.keys() & KEYS_TO_READ for message in messages):
-        _check_keys_are_read(str(getattr(tokenizer, "chat_template", "")), rendered, messages, as_rendered)
     return text
-
-
-def _check_keys_are_read(template: str, rendered: Callable[[list[dict[str, Any]]], str], messages: list[dict[str, Any]], text: str) -> None:
-    """Raise ValueError for a message's key that the template knows nothing of, so that the model would never see it.
-
-    What a template names, such as the thoughts before earlier answers, it may leave out: it knows why. "name" stands in most for a
-    tool's, so there only the text tells. A tool's answer says whose it is by its place.
-    """
-    tried = set()
-    for i, message in enumerate(messages):
-        role = message["role"]
-        for key in sorted(KEYS_TO_READ & message.keys()):
-            if (key, role) in tried or not message[key] or key == "name" and role == "tool":
-                continue
-            tried.add((key, role))
-            if key != "name" and _names(template, key):
-                continue
-            rest = {name: value for name, value in message.items() if name != key}
-            if _is_the_same(rendered, [*messages[:i], rest, *messages[i + 1 :]], text):
-                others = [other for other in THOUGHTS if key in THOUGHTS and _names(template, other)]
-                instead = f"call it {others[0]!r}, which it reads" if others else "put it into the content, or leave it out"
-                raise ValueError(f"the template does not read the {key!r} of the {role!r}'s message; {instead}")
-
-
-def _names(template: str, key: str) -> bool:
-    """As message.key, message['key'] or 'key' in message, and not as a variable of its own."""
-    return re.search(rf"[.'\"]{key}\b", template) is not None
-
-
-def _is_the_same(rendered: Callable[[list[dict[str, Any]]], str], messages: list[dict[str, Any]], text: str) -> bool:
-    try:
-        return rendered(messages) == text
-    except Exception:  # then the template has looked at what is other
-        return False
 
 
 def _is_left_out(rendered: Callable[[list[dict[str, Any]]], str], messages: list[dict[str, Any]], i: int, text: str) -> bool:
     """Whether another content of message i would give the same text."""
-    return _is_the_same(rendered, [*messages[:i], {**messages[i], "content": "other words"}, *messages[i + 1 :]], text)
+    try:
+        return rendered([*messages[:i], {**messages[i], "content": "other words"}, *messages[i + 1 :]]) == text
+    except Exception:  # then the template has looked at it
+        return False
 
 
 def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[str]]) -> list[Optional[np.ndarray]]:

@@ -296,12 +296,6 @@ class Replica:
                 f"tokenize: the prompt has {len(ids)} tokens, but max_model_len is {self._engine.max_model_len} "
                 f"(prompt and answer together); shorten the row or {self._longer()}"
             )
-        # vLLM lets ids pass that the tokenizer has and the model has not; looking them up ends the engine, for all rows.
-        if self._engine.vocab_size is not None and len(ids) and ids.max() >= self._engine.vocab_size:
-            raise BadRow(
-                f"tokenize: the token id {ids.max():,} is beyond the model's vocabulary of {self._engine.vocab_size:,} "
-                f"(ids from 0 to {self._engine.vocab_size - 1:,}): use the model's own tokenizer"
-            )
         request = json.loads(row[output.REQUEST]) if row[output.REQUEST] else {}
         own = sampling.settings(request.get("sampling_params"), "")  # JSON has made texts of token ids
         return Request(ids.tolist(), {**self._job.sampling_params, **own}, request.get("model"))

@@ -7,16 +7,13 @@ vLLM 0.29's `SamplingParams._verify_args` and `verify`, which tests/test_samplin
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
 from rayllm_batch.errors import WorkloadError, did_you_mean, shown
-from rayllm_batch.nesting import MOST_LEVELS, is_too_deep
 from rayllm_batch.vllm_fields import REPETITION_FIELDS, SAMPLING_FIELDS, STRUCTURED_FIELDS
 
 INT32, INT64 = 2**31 - 1, 2**63 - 1
@@ -47,11 +44,6 @@ NOT_TO_SET = (
     "output_kind", "stream_interval", "skip_clone", "output_text_buffer_length", "routed_experts_prompt_start", "trace_decode_token_ids",
 )  # fmt: skip
 CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-WITH_FIELDS = ("logit_bias", "structured_outputs", "repetition_detection")
-# What no dialect of regular expressions takes, of what Python says; \p{L}, which it does not know, is none of that.
-NO_REGEX = (
-    "missing ), unterminated", "unbalanced parenthesis", "unterminated character set", "nothing to repeat", "bad escape (end of pattern)",
-)  # fmt: skip
 WITHOUT_SPECULATION = ("min_p", "logit_bias")  # vLLM refuses a request with these beside a speculative_config
 # Names of other libraries and of earlier vLLMs.
 OTHER_NAMES = {
@@ -75,26 +67,16 @@ def settings(given: Any, where: str) -> dict[str, Any]:
     """
     if given is not None and not isinstance(given, Mapping):
         raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given {shown(given)}.")
-    if is_too_deep(given):
-        raise WorkloadError(f"{where} is nested more than {MOST_LEVELS} levels deep, or holds itself. Make it a plain dict.")
     plain = {key: _plain(value) for key, value in (given or {}).items() if value is not None}
-    for key in WITH_FIELDS:  # a table that has these as columns of structs gives every row all their fields
-        if isinstance(fields := plain.get(key), dict) and None in fields.values():
-            plain[key] = {name: value for name, value in fields.items() if value is not None}
-            if not plain[key]:
-                del plain[key]
     if isinstance(bias := plain.get("logit_bias"), dict):
         plain["logit_bias"] = {_token_id(key): value for key, value in bias.items()}
     return plain
 
 
-def check(
-    params: Mapping[str, Any], where: str, *, speculates: bool = False, thinks: bool = True, base: Mapping[str, Any] = {}
-) -> None:
+def check(params: Mapping[str, Any], where: str, *, speculates: bool = False, base: Mapping[str, Any] = {}) -> None:
     """Raise WorkloadError, naming the parameter, unless `params` are settings that this library and vLLM can honour.
 
     params: as `settings` gives them. base: what they go over, checked before. speculates: the engine has a speculative_config.
-    thinks: it knows where a thought ends, by a reasoning_parser or a reasoning_config.
     """
     for key, value in params.items():
         if key not in SAMPLING_FIELDS:
@@ -104,39 +86,9 @@ def check(
             raise WorkloadError(f"{where} sets {key!r}, which the output has no column for. Remove it.")
         if key in NOT_TO_SET:
             raise WorkloadError(f"{where} sets {key!r}, which is the engine's own affair. Remove it.")
-        if key == "detokenize" and value is False:
-            raise WorkloadError(f"{where} sets detokenize=False, which leaves every answer's text empty. Remove it.")
         if (problem := _problem(key, value)) is not None:
             raise WorkloadError(f"{key} in {where} must be {problem}, given {shown(value)}.")
     _check_together({**base, **params}, where, speculates)
-    if params.get("thinking_token_budget", -1) >= 0 and not thinks:
-        raise WorkloadError(
-            f"thinking_token_budget in {where} needs an engine that knows where a thought ends. Set reasoning_parser in "
-            "engine_kwargs to the model's, such as qwen3, or remove it."
-        )
-
-
-def check_schema(params: Mapping[str, Any], where: str) -> None:
-    """Raise WorkloadError where structured_outputs has a JSON schema that is none, in any of the standard's versions.
-
-    It takes milliseconds, so it is for settings that all rows share; of a row's own, the engine tells.
-    """
-    schema = (params.get("structured_outputs") or {}).get("json")
-    if schema is None:
-        return
-    try:
-        import jsonschema
-    except ImportError:
-        return
-    errors = []
-    for version in (jsonschema.Draft202012Validator, jsonschema.Draft7Validator, jsonschema.Draft4Validator):
-        try:
-            return version.check_schema(json.loads(schema) if isinstance(schema, str) else schema)
-        except jsonschema.SchemaError as error:
-            errors.append(error)
-    raise WorkloadError(
-        f"structured_outputs in {where} has a json that is no JSON schema: at {errors[0].json_path}, {errors[0].message[:200]}. Correct it."
-    )
 
 
 def _check_together(params: Mapping[str, Any], where: str, speculates: bool) -> None:
@@ -145,10 +97,12 @@ def _check_together(params: Mapping[str, Any], where: str, speculates: bool) -> 
     least, most = params.get("min_tokens", 0), params.get("max_tokens", math.inf)
     if least > most:
         raise WorkloadError(f"min_tokens={least} in {where} is more than max_tokens={most}. Lower it, or raise max_tokens.")
+    if params.get("stop") and params.get("detokenize") is False:
+        raise WorkloadError(f"stop in {where} looks at the text, which detokenize=False leaves out. Remove one of the two.")
     for key in WITHOUT_SPECULATION if speculates else ():
         if params.get(key):
             raise WorkloadError(
-                f"{key} in {where} does not go together with speculative decoding. Remove it, or speculative_config (spec_method, spec_model, spec_tokens) from engine_kwargs."
+                f"{key} in {where} does not go together with speculative decoding. Remove it, or speculative_config from engine_kwargs."
             )
 
 
@@ -176,37 +130,9 @@ def _structured_problem(value: Any) -> Optional[str]:
     named = [name for name in CONSTRAINTS if value.get(name) is not None]
     if len(named) != 1:
         return f"a dict with one of {', '.join(CONSTRAINTS)}"
-    if (kind := named[0]) in ("json", "regex", "grammar", "structural_tag") and isinstance(text := value[kind], str):
-        return _text_problem(kind, text)
-    if value.get("json_object") is False:
-        return "a dict whose json_object is true, or no dict at all"
     if named == ["choice"] and not all(value["choice"] or [""]):
         return "a dict whose choice is a list of at least one text that is not empty"
     return None
-
-
-def _text_problem(kind: str, text: str) -> Optional[str]:
-    """What the text of a constraint must be, if it is not. Whether a grammar is one, only the engine can tell."""
-    if not text.strip():
-        return f"a dict whose {kind} is text that is not empty"
-    if kind == "regex":
-        try:
-            re.compile(text)
-        except (re.error, RecursionError, OverflowError) as error:
-            said = str(error)
-            if said.startswith(NO_REGEX) and not re.search(r"\[\^?\]", text):  # which JavaScript has, and Python reads otherwise
-                return f"a dict whose regex is a regular expression ({said})"
-        return "a dict whose regex has no NUL character" if "\0" in text else None
-    if kind == "grammar":
-        return None
-    try:
-        read = json.loads(text)
-    except (ValueError, RecursionError):
-        read = None
-    if kind == "json":
-        return None if isinstance(read, (dict, bool)) else "a dict whose json is a JSON schema, as a dict or as its text"
-    tag = isinstance(read, dict) and (isinstance(read.get("format"), dict) or {"structures", "triggers"} <= read.keys())
-    return None if tag else "a dict whose structural_tag is the text of a JSON object with a format, or with structures and triggers"
 
 
 def _repetition_problem(value: dict[str, Any]) -> Optional[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rayllm_batch.errors import ConfigError, EngineError, one_line
 from rayllm_batch.model_files import download_model
-from rayllm_batch.model_folder import json_of
 
 if TYPE_CHECKING:
     from rayllm_batch.prompt import PromptJob
@@ -83,7 +83,10 @@ def _load(folder: str, kwargs: dict[str, Any]) -> Any:
 
 def _is_plain(folder: Path) -> bool:
     """Whether AutoTokenizer would load this folder as a PreTrainedTokenizerFast."""
-    config, own = json_of(folder / "config.json"), json_of(folder / "tokenizer_config.json")
+    try:
+        config, own = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "tokenizer_config.json"))
+    except (OSError, ValueError):
+        return False
     return (
         (folder / "tokenizer.json").is_file() and config.get("model_type") in PLAIN_ARCHITECTURES
         and own.get("tokenizer_class") in PLAIN_CLASSES and "auto_map" not in own

@@ -155,13 +155,12 @@ def check_workload(workload: Any) -> None:
     sampling_params(workload)
 
 
-def sampling_params(workload: Any, *, speculates: bool = False, thinks: bool = True) -> dict[str, Any]:
-    """The workload's, as plain values that an engine takes; raises WorkloadError. speculates, thinks: see `sampling.check`."""
+def sampling_params(workload: Any, *, speculates: bool = False) -> dict[str, Any]:
+    """The workload's, as plain values that an engine takes; raises WorkloadError. speculates: see `sampling.check`."""
     where = f"{type(workload).__name__}.sampling_params"
     given = getattr(workload, "sampling_params", {})
     if given is None:
         raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
     params = sampling.settings(given, where)
-    sampling.check(params, where, speculates=speculates, thinks=thinks)
-    sampling.check_schema(params, where)
+    sampling.check(params, where, speculates=speculates)
     return params

@@ -463,29 +463,3 @@ def test_the_legacy_warning_does_not_show_the_environment() -> None:
     with pytest.warns(UserWarning, match="hf_token") as caught:
         config = load(runtime_env={"env_vars": {"hf_token": TOKEN}})
     assert config.hf_token == TOKEN and not any(TOKEN in str(warning.message) for warning in caught)
-
-
-def holding_itself(kind: type) -> Any:
-    value = kind()
-    value.append(value) if kind is list else value.update(a=value, b=value)
-    return value
-
-
-def nested(levels: int) -> Any:
-    value: Any = 1
-    for _ in range(levels):
-        value = {"a": value}
-    return value
-
-
-@pytest.mark.parametrize("value", [holding_itself(dict), {"a": holding_itself(list)}, nested(200), nested(50_000)])
-@pytest.mark.parametrize("key", ["engine_kwargs", "chat_template_kwargs"])
-def test_what_holds_itself_or_is_very_deep(key: str, value: Any) -> None:
-    assert "nested more than 100 levels deep, or holds itself" in refusal(**{key: {"hf_overrides": value}})
-    assert "nested more than 100 levels deep, or holds itself" in refusal(override={key: {"hf_overrides": value}})
-
-
-def test_a_file_that_holds_itself_or_is_very_deep(tmp_path: Path) -> None:
-    for text in ("model_id: &a\n  b: *a\n", f"model_id: {'[' * 5000}{']' * 5000}"):
-        (tmp_path / "c.yaml").write_text(text)
-        assert "nested" in refusal(tmp_path / "c.yaml")

@@ -125,9 +125,3 @@ def test_echo_takes_its_own_settings_and_ignores_those_of_vllm() -> None:
     assert "seconds_per_request" in refusal(seconds_per_request=0.1), "vLLM has no such setting"
     message = refusal("echo", seconds_per_reqest=1)
     assert "Did you mean 'seconds_per_request'?" in message
-
-
-@pytest.mark.parametrize("llm_engine", ["vllm", "echo"])
-def test_an_engine_without_a_tokenizer_has_no_text_to_give(llm_engine: str) -> None:
-    assert "leaves every answer's text empty" in refusal(llm_engine, skip_tokenizer_init=True)
-    check(llm_engine, skip_tokenizer_init=False)

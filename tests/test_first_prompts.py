@@ -55,15 +55,6 @@ def test_what_is_too_long() -> None:
     assert check({"prompt_token_ids": [3] * 2047}, chat()) == []
 
 
-def test_a_table_that_begins_with_rows_that_are_too_long_is_not_refused(caplog: pytest.LogCaptureFixture) -> None:
-    long = {"prompt_token_ids": [3] * 2048}
-    assert len(check(*[long] * 8)) == 8 and "8 of the first 8 row(s) are too long" in caplog.text
-    assert len(check(long, chat(content="word " * 3000), failed=("parse_row: KeyError: 'x'",))) == 3
-    assert "2 of the first 3" in caplog.text and "2,048 tokens, but max_model_len is 2,048" in caplog.text
-    with pytest.raises(ConfigError, match="beyond the model's vocabulary"):
-        check({"prompt_token_ids": [8192]})
-
-
 @pytest.mark.parametrize(("model", "length"), [
     ({"model_type": "llama", "max_position_embeddings": 100}, 100), ({"model_type": "bert", "max_position_embeddings": 100}, None),
     ({"model_type": "llama", "max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4}}, None),

@@ -183,23 +183,6 @@ def test_a_replica_that_starts_after_all_has_not_failed() -> None:
     assert run.failure is None
 
 
-def test_a_replica_that_starts_after_all_takes_nothing_from_what_another_failed_of() -> None:
-    run = Run()
-    keys = {actor: run.start(actor)[0] for actor in ("one", "two", "three")}
-    for actor, key in keys.items():
-        run.monitor.failed("EngineError", f"{actor}: no memory", key)
-    assert run.failure == ("EngineError", "three: no memory")
-    for actor, left in (("three", "two"), ("one", "two")):
-        run.monitor.update(run.start(actor)[0], {"state": "ready"})
-        assert run.failure == ("EngineError", f"{left}: no memory")
-    run.monitor.failed("ConfigError", "no chat template")  # of a task, which is no replica's
-    for actor in ("one", "two", "three"):
-        run.monitor.update(run.start(actor)[0], {"state": "ready"})
-        assert run.failure == ("ConfigError", "no chat template")
-    run.monitor.begin()
-    assert run.failure is None
-
-
 def deliver(run: Run, key: str, block: str, good: int = 0, bad: int = 0) -> None:
     stats = RowStats()
     for answer in [Answer("x", 5, 3, "stop")] * good + [Answer(error="parse_row: KeyError: 'x'")] * bad:

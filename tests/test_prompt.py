@@ -473,42 +473,6 @@ def test_what_a_template_makes_of_a_message_is_its_own_affair(template: str, mes
     assert row[output.STAGE_ERROR] is None
 
 
-PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
-THINKS = (
-    "{% for m in messages %}{{ m.role }}: {% if 'reasoning_content' in m and loop.last %}{{ m['reasoning_content'] }}{% endif %}{{ m.content }}"
-    "{% endfor %}{% if thinking is defined %}<thinking>{% endif %}"
-)
-NAMES = "{% for m in messages %}{{ m.content }}{{ m.name }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{% endfor %}"
-DUMPS = "{% for m in messages %}{{ m | tojson }}{% endfor %}"
-CALLS = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}
-AGAIN = {"role": "user", "content": "Why?"}
-
-
-def with_key(key: str, role: str = "assistant") -> list[dict[str, Any]]:
-    return [*CHATS[0], {"role": role, "content": "Yes.", key: "Ada"}, AGAIN]
-
-
-@pytest.mark.parametrize(("template", "messages", "key"), [
-    (PLAIN, with_key("name", "user"), "name"), (PLAIN, with_key("name"), "name"), (PLAIN + "{% for tool in tools or [] %}{{ tool.name }}{% endfor %}", with_key("name"), "name"),
-    (PLAIN, with_key("name")[:2], "name"), (PLAIN, with_key("reasoning_content"), "reasoning_content"), (PLAIN, with_key("reasoning"), "reasoning"),
-    (THINKS, with_key("reasoning"), "reasoning"), (THINKS, with_key("thinking"), "thinking"), (PLAIN, [*CHATS[0], CALLS, AGAIN], "tool_calls"),
-])  # fmt: skip
-def test_a_key_that_a_template_does_not_read(template: str, messages: list[dict[str, Any]], key: str, folders: dict[str, Path]) -> None:
-    out = built(chats(messages, CHATS[0]), job(folders["template"], from_row, chat_template=template))
-    assert f"chat_template: ValueError: the template does not read the '{key}' of the" in out[0][output.STAGE_ERROR]
-    assert ("call it 'reasoning_content', which it reads" in out[0][output.STAGE_ERROR]) == (template == THINKS)
-    assert out[1][output.STAGE_ERROR] is None
-
-
-@pytest.mark.parametrize(("template", "messages"), [
-    (THINKS, with_key("reasoning_content")), (NAMES, with_key("name", "user")), (NAMES, [*CHATS[0], CALLS, AGAIN]), (DUMPS, with_key("thinking")),
-    (PLAIN, [{"role": "tool", "content": "4", "name": "add", "tool_call_id": "1"}]), (DUMPS, with_key("name")), (PLAIN, with_key("x")[:1]),
-])  # fmt: skip
-def test_a_key_that_a_template_reads_or_leaves_out_knowingly(template: str, messages: list[dict[str, Any]], folders: dict[str, Path]) -> None:
-    [row] = built(chats(messages), job(folders["template"], from_row, chat_template=template))
-    assert row[output.STAGE_ERROR] is None
-
-
 # --- what ends a process
 
 

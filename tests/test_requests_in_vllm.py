@@ -97,19 +97,9 @@ def test_adapters_and_settings_of_rows(ray_cluster: Any, tmp_path: Path) -> None
         "engine_kwargs": kwargs, "lora_config": {"dynamic_lora_loading_path": str(tmp_path)},
     })  # fmt: skip
     adapters[42] = "no-such-adapter"
-    for n, name, spoilt in ((43, "ranked", {"r": RANK + 1}), (44, "biased", {"bias": "all"}), (45, "strange", {})):
-        adapter(tmp_path, name, n)
-        about = json.loads((tmp_path / name / "adapter_config.json").read_text())
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps({**about, **spoilt}))
-        adapters[n] = name
-    # As torch.save has it, whose shapes only the engine reads: it has copied a part when it comes to this one.
-    torch.save({name: torch.ones(RANK, 999) if "layers.3" in name and "lora_A" in name else one
-                for name, one in load_file(tmp_path / "strange" / "adapter_model.safetensors").items()},
-               tmp_path / "strange" / "adapter_model.bin")  # fmt: skip
-    (tmp_path / "strange" / "adapter_model.safetensors").unlink()
-    batch = RayLLMBatch(config, Asking(count=46, adapters=adapters, own=own), stall_timeout_s=120)
+    batch = RayLLMBatch(config, Asking(count=43, adapters=adapters, own=own), stall_timeout_s=120)
     rows = {row["n"]: row for row in batch.run().take_all()}
-    assert sorted(rows) == list(range(46)) and {len(actors) for actors in [batch.metrics.replicas]} == {1}
+    assert sorted(rows) == list(range(43)) and {len(actors) for actors in [batch.metrics.replicas]} == {1}
     assert batch.metrics.replicas[0].restarts == 0, "nothing killed the engine"
 
     for name in (*ADAPTERS, None):
@@ -117,8 +107,7 @@ def test_adapters_and_settings_of_rows(ray_cluster: Any, tmp_path: Path) -> None
         texts = expected(added.get(name, {}), of)
         assert {n: rows[n]["generated_text"] for n in of} == texts, f"the answers of adapter {name}"
         assert all(rows[n]["error"] is None and rows[n]["num_generated_tokens"] <= TOKENS for n in of)
-    assert "no-such-adapter" in rows[42]["error"] and f"its rank is {RANK + 1}" in rows[43]["error"]
-    assert "refuses the LoRA adapter 'biased'" in rows[44]["error"] and "refuses the LoRA adapter 'strange'" in rows[45]["error"]
+    assert "no-such-adapter" in rows[42]["error"]
 
     biased = rows[32]["generated_text"]
     assert biased == rows[33]["generated_text"] and len(set(biased.split())) == 1, "one token, six times over"

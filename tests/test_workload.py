@@ -386,32 +386,3 @@ def test_synthetic_number_that_cannot_be(name: str, value: Any, least: int) -> N
 def test_synthetic_parts_may_be_empty() -> None:
     assert len(words_of(synthetic(num_synthetic_prefix_tokens=0), 0)) == 10
     assert words_of(synthetic(num_unique_synthetic_prompt_tokens=0), 0) == words_of(synthetic(num_unique_synthetic_prompt_tokens=0), 2)
-
-
-@pytest.mark.parametrize("kwargs", [
-    {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}, {"spec_method": "ngram"}, {"spec_model": "a/b"}, {"spec_tokens": 3},
-])  # fmt: skip
-def test_whatever_makes_an_engine_speculate_excludes_what_speculation_does(kwargs: dict) -> None:
-    with pytest.raises(WorkloadError, match="min_p in .* does not go together with speculative decoding"):
-        batch_of(kwargs, {"min_p": 0.1})
-    assert batch_of(kwargs, {})._defaults().speculates and not batch_of({}, {"min_p": 0.1})._defaults().speculates
-
-
-def test_a_budget_of_thoughts_goes_with_a_parser_of_them() -> None:
-    with pytest.raises(WorkloadError, match="thinking_token_budget .* needs .*reasoning_parser"):
-        batch_of({}, {"thinking_token_budget": 9})
-    for kwargs in ({"reasoning_parser": "qwen3"}, {"reasoning_config": {"reasoning_start_str": "<t>", "reasoning_end_str": "</t>"}}):
-        assert batch_of(kwargs, {"thinking_token_budget": 9})._defaults().thinks
-    with pytest.raises(WorkloadError, match="no JSON schema"):
-        batch_of({}, {"structured_outputs": {"json": {"type": "strng"}}})
-
-
-def batch_of(engine_kwargs: dict, sampling_params: dict) -> Any:
-    from rayllm_batch import RayLLMBatch, init_engine_from_config
-
-    class Some(ChatWorkloadBase):
-        def parse_row(self, row: dict) -> dict:
-            return {"messages": [{"role": "user", "content": "a"}]}
-
-    given = {"model_id": "a/b", "llm_engine": "vllm", "accelerator_type": "L4", "engine_kwargs": engine_kwargs}
-    return RayLLMBatch(init_engine_from_config(given), Some(sampling_params=sampling_params))

@@ -35,7 +35,6 @@ class Engine(Protocol):
     """A started engine. `generate` is called from one event loop, many times at once."""
 
     max_model_len: int
-    vocab_size: Optional[int]  # a token id from it on has no row in the model's embedding; None: any id will do
 
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None

@@ -13,7 +13,6 @@ from typing import Optional
 
 DEAF_S = 30.0  # an adapter that is read from a slow disk takes seconds without a step, and without a core
 BUSY = 0.02  # of one core: an idle engine's timers take a tenth of that
-Seconds = dict[tuple[int, float], float]  # of each process, by its id and when it was made: a system gives ids again
 
 
 class Hearing:
@@ -22,7 +21,7 @@ class Hearing:
     def __init__(self) -> None:
         self._steps: object = None
         self._since = 0.0
-        self._cpu_s: Optional[Seconds] = None
+        self._cpu_s: Optional[float] = None
 
     def is_lost(self, requests: int, steps: object) -> bool:
         """requests: that it has not answered. steps: anything that differs after each step that it ends."""
@@ -33,30 +32,22 @@ class Hearing:
         if self._cpu_s is None:
             self._since, self._cpu_s = now, _cpu_seconds()
         elif now - self._since >= DEAF_S:
-            before, after = self._cpu_s, _cpu_seconds()
+            computed = _cpu_seconds() - self._cpu_s
+            if computed < BUSY * (now - self._since):
+                return True
             self._cpu_s = None
-            return bool(after) and _computed(before, after) < BUSY * (now - self._since)  # of nothing that is seen, nothing is known
         return False
 
 
-def _computed(before: Seconds, after: Seconds) -> float:
-    """Of each process on its own: what one that has ended had computed is in no later sum."""
-    return sum(max(0.0, seconds - before.get(process, 0.0)) for process, seconds in after.items())
-
-
-def _cpu_seconds() -> Seconds:
-    """Of this process's children and theirs, the workers of an engine that is split among them, so far."""
+def _cpu_seconds() -> float:
+    """Of this process's children and theirs, so far."""
     import psutil
 
-    seconds: Seconds = {}
-    try:
-        children = psutil.Process(os.getpid()).children(recursive=True)
-    except psutil.Error:  # one that ended while they were listed
-        return seconds
-    for child in children:
+    total = 0.0
+    for child in psutil.Process(os.getpid()).children(recursive=True):
         try:
             times = child.cpu_times()
-            seconds[child.pid, child.create_time()] = times.user + times.system
         except psutil.Error:
             continue
-    return seconds
+        total += times.user + times.system
+    return total

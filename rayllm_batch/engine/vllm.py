@@ -13,7 +13,6 @@ from rayllm_batch.engine.deaf import Hearing
 from rayllm_batch.engine.forkserver import Forkserver
 from rayllm_batch.errors import one_line
 
-MOST_IDS, MOST_STOP_IDS = 1024, 128  # MAX_NUM_ALLOWED_TOKEN_IDS, MAX_NUM_LOGIT_BIAS_TOKENS, MAX_NUM_STOP_TOKEN_IDS of its logit_bias.py
 ANSWERED = ("stop", "length", "repetition")  # vLLM's reasons that end an answer; "abort" and "error" end a request without one
 
 
@@ -39,7 +38,7 @@ class VLLMEngine:
         self._load: dict[str, float] = {}
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
-        self._adapters = lora.Adapters(lora_path, model)
+        self._adapters = lora.Adapters(lora_path)
         self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
         self._hearing, self._requests = Hearing(), 0
         # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
@@ -49,7 +48,6 @@ class VLLMEngine:
         # As LLM() and the server have it, but only where the config asks: a model's own file is not what a workload says.
         asked = any(engine_kwargs.get(name) is not None for name in ("generation_config", "override_generation_config"))
         self._defaults = self._config.model_config.get_diff_sampling_param() if asked else {}
-        self._max_lora_rank = getattr(self._config.lora_config, "max_lora_rank", None)
         self._own_max_model_len = int(self._config.model_config.max_model_len)  # before it is made to fit
         try:
             # Statistics go to _LoadLogger alone, not to vLLM's own log lines.
@@ -60,7 +58,6 @@ class VLLMEngine:
         except Exception as error:
             raise EngineDidNotStart(str(error), self.limits()) from error
         self.max_model_len = int(self._config.model_config.max_model_len)
-        self.vocab_size = int(self._config.model_config.get_vocab_size()) or None
 
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
@@ -69,7 +66,7 @@ class VLLMEngine:
 
         request_id = str(next(self._counter))
         params = self._sampling_params(sampling_params)
-        adapter = await self._adapters.get(lora_name, self._engine, self._max_lora_rank) if lora_name else None
+        adapter = await self._adapters.get(lora_name) if lora_name else None
         prompt = {"prompt_token_ids": prompt_token_ids, **({"cache_salt": cache_salt} if cache_salt else {})}
         final = None
         self._requests += 1
@@ -136,9 +133,6 @@ class VLLMEngine:
         if key not in self._params:
             try:
                 params = _readable(self._new_params(given))
-                self._check_room(params)
-            except BadRequest:
-                raise
             except Exception as error:
                 raise BadRequest(f"sampling_params: {one_line(error)}") from None
             if len(self._params) > 1024:  # a row may bring its own seed; do not keep millions
@@ -159,34 +153,6 @@ class VLLMEngine:
             fields["repetition_detection"] = RepetitionDetectionParams(**fields["repetition_detection"])
         # FINAL_ONLY: one object a request crosses to us, not one a token.
         return SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
-
-
-    def _check_room(self, params: Any) -> None:
-        """Raise BadRequest where the step that takes the request up would have no room for its settings, which ends the engine."""
-        if not (params.allowed_token_ids or params.logit_bias or params.min_tokens or params.bad_words):
-            return
-        if not self._config.use_v2_model_runner:  # the other one has no such limits
-            return
-        processor, full = self._engine.input_processor, params.clone()
-        full.update_from_generation_config(processor.generation_config_fields, processor.renderer.get_eos_token_id())
-        if processor.tokenizer is not None:
-            full.update_from_tokenizer(processor.tokenizer)
-        for what, number, most in _taken(full):
-            if number > most:
-                raise BadRequest(f"sampling_params: {what} must be at most {most:,} on this engine, given {number:,}; shorten the list")
-
-
-def _taken(params: Any) -> tuple[tuple[str, int, int], ...]:
-    """What a request takes of the room that vLLM's V2 model runner has for one, and that room (vllm/v1/worker/gpu/sample)."""
-    from vllm import envs
-
-    words = params.bad_words_token_ids or []
-    return (
-        ("the ids in allowed_token_ids", len(params.allowed_token_ids or ()), MOST_IDS),
-        ("the ids in logit_bias", len(params.logit_bias or ()), MOST_IDS),
-        ("the stop ids beside min_tokens, the model's own among them,", len(params.all_stop_token_ids) if params.min_tokens else 0, MOST_STOP_IDS),
-        ("the tokens of all bad_words together", sum(map(len, words)), envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS),
-    )
 
 
 def _readable(params: Any) -> Any:
