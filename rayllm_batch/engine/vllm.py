@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from typing import Any, Optional
@@ -37,7 +38,6 @@ class VLLMEngine:
         self._load: dict[str, float] = {}
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
-        self._adapters = lora.Adapters(lora_path)
         self._hearing, self._requests = Hearing(), 0
         # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
         # quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
@@ -55,7 +55,9 @@ class VLLMEngine:
             )  # fmt: skip
         except Exception as error:
             raise EngineDidNotStart(str(error), self.limits()) from error
-        self.max_model_len = int(self._config.model_config.max_model_len)
+        model_config = self._config.model_config
+        self.max_model_len, self.vocab_size = int(model_config.max_model_len), model_config.get_vocab_size()
+        self._adapters = lora.Adapters(lora_path, self._add_adapter, getattr(model_config.hf_text_config, "hidden_size", None))
 
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
@@ -89,6 +91,17 @@ class VLLMEngine:
                 "its log says why"
             )
         return Completion(answer.text, len(answer.token_ids), answer.finish_reason)
+
+    async def _add_adapter(self, adapter: Any) -> None:
+        """Load it, by itself: as a part of a request, one that cannot be loaded would end the engine's process."""
+        loading = asyncio.ensure_future(self._engine.add_lora(adapter))
+        while not (await asyncio.wait([loading], timeout=1))[0] and not self._engine.errored:
+            pass
+        if self._engine.errored:  # vLLM answers no such call of an engine that has died meanwhile
+            loading.cancel()
+            raise EngineDied(f"the engine's process died while it loaded the LoRA adapter {adapter.lora_name!r}")
+        if error := loading.exception():
+            raise BadRequest(f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(error, named=False)}")
 
     def limits(self) -> dict[str, Any]:
         """What decides how much memory it takes."""
