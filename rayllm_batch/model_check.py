@@ -99,7 +99,7 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
     if facts.folder is not None:
         check_folder(
             facts.folder, _weights(_names(facts.folder), load_format, facts.folder) if needs_weights and load_format in CHECKED else None,
-            own_tokenizer=not kwargs.get("tokenizer") and not kwargs.get("skip_tokenizer_init"),
+            own_tokenizer=not kwargs.get("tokenizer"),
             own_config=config.llm_engine == "vllm" and not kwargs.get("hf_config_path"),
             complete=complete,
         )  # fmt: skip

@@ -150,9 +150,9 @@ def _shards(folder: Path, weights: list[str]) -> tuple[str, set[str]]:
     """Where it is said which files the weights are in, and their names: an index, or the numbers in the names."""
     kinds = {name.rpartition(".")[2] for name in weights} or {"safetensors", "bin"}
     for index in (INDEX, INDEX_OF_BIN):
-        if index.split(".")[1] in kinds and not all(name.startswith("consolidated") for name in weights or [""]):
-            if listed := shards_in(read_object(folder / index)):
-                return f"{index} lists", listed
+        counts = index.split(".")[1] in kinds and not all(name.startswith("consolidated") for name in weights or [""])
+        if counts and (listed := shards_in(read_object(folder / index))):
+            return f"{index} lists", listed
     numbered = [match for name in weights if (match := re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})(\..*)", name))]
     names = {f"{m[1]}{number:05}-of-{m[3]}{m[4]}" for m in numbered for number in range(1, min(int(m[3]), 10_000) + 1)}
     return "the names of the others lead to", names

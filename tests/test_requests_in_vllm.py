@@ -19,7 +19,9 @@ PARTS = ("q_proj", "v_proj")
 ADAPTERS = ("red", "green", "blue")
 
 
-def adapter(root: Path, name: str, seed: int, rank: int = RANK, hidden: int = 256, parts: tuple[str, ...] = PARTS) -> dict[str, torch.Tensor]:
+def adapter(
+    root: Path, name: str, seed: int, *, rank: int = RANK, hidden: int = 256, parts: tuple[str, ...] = PARTS
+) -> dict[str, torch.Tensor]:
     """A PEFT folder with weights large enough to change every answer; returns what it adds to the model's weights."""
     torch.manual_seed(seed)
     weights, added = {}, {}

@@ -143,6 +143,8 @@ class VLLMEngine:
         if key not in self._params:
             try:
                 params = _readable(self._new_params(given))
+                if params.bad_words:
+                    _check_bad_words(params, self._engine.get_tokenizer())
             except Exception as error:
                 raise BadRequest(f"sampling_params: {one_line(error)}") from None
             if len(self._params) > 1024:  # a row may bring its own seed; do not keep millions
@@ -171,6 +173,16 @@ def _readable(params: Any) -> Any:
 
     MsgpackDecoder(type(params)).decode(MsgpackEncoder().encode(params))
     return params
+
+
+def _check_bad_words(params: Any, tokenizer: Any) -> None:
+    """Raises ValueError where they are more tokens than an engine on a GPU has places for: its process would end."""
+    from vllm import envs
+
+    params.update_from_tokenizer(tokenizer)
+    most, tokens = envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS, sum(map(len, params.bad_words_token_ids or ()))
+    if tokens > most:
+        raise ValueError(f"bad_words are {tokens:,} tokens, but must be at most {most:,} (VLLM_MAX_BAD_WORDS_TOTAL_TOKENS). Shorten them.")
 
 
 def _load_logger(load: dict[str, float]) -> Any:
