@@ -94,6 +94,12 @@ class VLLMEngine:
 
     async def _add_adapter(self, adapter: Any) -> None:
         """Load it, by itself: as a part of a request, one that cannot be loaded would end the engine's process."""
+        from vllm.lora.peft_helper import PEFTHelper
+
+        try:  # as the workers will. Of several that refuse, vLLM takes one's answer and leaves the others' for its next question
+            PEFTHelper.from_local_dir(adapter.lora_path, None).validate_legal(self._config.lora_config)
+        except Exception as error:
+            raise BadRequest(f"the LoRA adapter {adapter.lora_name!r} cannot be used: {one_line(error, named=False)}") from None
         loading = asyncio.ensure_future(self._engine.add_lora(adapter))
         while not (await asyncio.wait([loading], timeout=1))[0] and not self._engine.errored:
             pass
