@@ -28,14 +28,17 @@ from rayllm_batch.preflight import Ready, preflight
 from rayllm_batch.prometheus import Prometheus
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.replica import ReplicaJob
-from rayllm_batch.row_id import RowCounts
+from rayllm_batch.row_id import ID_BYTES, RowCounts
 from rayllm_batch.sampling import excluded_by
 from rayllm_batch.session import Session, explained
+from rayllm_batch.survey import Survey, survey
 from rayllm_batch.warm import WarmEngines
 from rayllm_batch.workload import ChatWorkloadBase, check_workload, sampling_params
 
 if TYPE_CHECKING:
     import ray.data
+
+CHANGED = ("refuse", "keep", "redo")
 
 log = logging.getLogger("rayllm_batch")
 
@@ -114,6 +117,7 @@ class RayLLMBatch:
         output_format: str = "parquet",
         id_column: Optional[str] = None,
         retry_failed: bool = False,
+        changed: str = "refuse",
     ) -> ray.data.Dataset:
         """Answer every row, once, and return them: a Dataset that can be read many times without computing again.
 
@@ -130,31 +134,39 @@ class RayLLMBatch:
         output_path:   a local folder or a URI (s3://, gs://). Rows are written there as they finish, and the result is
                        read from there, so that memory does not grow with the job. The same call on a folder that is
                        not complete continues: finished rows are not computed again. On a complete one it returns at once.
+                       Rows that are new, of further files or a larger dataset_fraction, are answered; those that are not in
+                       the data any more keep their answers. The settings that decide answers must be those of before.
         output_format: "parquet" or "jsonl".
         id_column:     a column whose values are unique, to tell one row from another; else all its content does.
-        retry_failed:  with an output_path, run those rows again that have an error.
+        retry_failed:  with an output_path, run those rows again that have an error, as the workload asks now.
+        changed:       where the workload's code or fields are not those of before, the finished rows are parsed again, without
+                       an engine, and compared. What happens where something else would be asked: "refuse" raises OutputError,
+                       "keep" keeps these answers, "redo" computes them again.
 
         Raises ClusterError, DatasetError, WorkloadError, ModelAccessError or OutputError before an engine starts, and
         EngineError when the engine does not start or keeps dying; it carries the engine's last words.
         """
         if output_path is None:
-            if id_column is not None or retry_failed:
-                raise ConfigError("id_column= and retry_failed= say how a folder is continued: give output_path= too.")
+            if id_column is not None or retry_failed or changed != "refuse":
+                raise ConfigError("id_column=, retry_failed= and changed= say how a folder is continued: give output_path= too.")
             cluster.connect(self.verbose)
             return self._run_in_memory()
+        if changed not in CHANGED:
+            raise ConfigError(f"changed= must be one of {', '.join(map(repr, CHANGED))}, given {changed!r}.")
         job = describe_job(self.engine_config, self.workload, id_column)
-        with OutputFolder(output_path, job, output_format, retry_failed) as folder:
+        with OutputFolder(output_path, job, output_format) as folder:
             for name in folder.set_aside:
                 log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, folder.inside("set_aside"))
             cluster.connect(self.verbose)
-            if folder.complete:
+            retry_failed = retry_failed and bool(folder.failed_rows)
+            if folder.complete and folder.same_rows and not folder.changed and not retry_failed:
                 self._begin(time.time(), self._replica_range[0])
                 self.metrics = RunMetrics()
                 print(f"{folder.rows:,} rows, {folder.failed_rows:,} failed, are complete in {folder.given}: nothing to run.")
                 if self.preserve_order and not folder.has_order:
                     print("It was completed without preserve_order, so its rows are not in the order in which they were read.")
             else:
-                self._run_to_folder(folder, id_column)
+                self._run_to_folder(folder, id_column, retry_failed, changed)
             if folder.as_text:
                 print(f"Parquet has no type for the values of {', '.join(folder.as_text)}: the files have them as JSON text, the Dataset as they are.")
             return output.tell_failed(folder.dataset(), folder.failed_rows)
@@ -198,6 +210,11 @@ class RayLLMBatch:
             if ready.unanswered:
                 tried = len(rows.chats) + len(rows.failed)
                 print(f"{len(ready.unanswered)} of the first {tried} rows cannot be answered. The first: {ready.unanswered[0]}")
+            if folder and folder.rows and folder.changed:
+                print(
+                    f"The workload is not what it was when they were answered ({_in_short(folder.changed)}): run() finds out, without "
+                    "an engine, whether something else is asked now."
+                )
             print(f"Ready to run: {rows}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
 
     def preview(self, n: int = 8) -> None:
@@ -304,17 +321,31 @@ class RayLLMBatch:
         print(f"{result.count():,} rows, {self.metrics.failed:,} failed, {self.metrics}")
         return output.tell_failed(result, self.metrics.failed)
 
-    def _run_to_folder(self, folder: OutputFolder, id_column: Optional[str]) -> None:
+    def _run_to_folder(self, folder: OutputFolder, id_column: Optional[str], retry_failed: bool, changed: str) -> None:
         began = time.time()
         ready, plan = self._preflight(id_column, folder)
         token, rows, total = ready.token, ready.rows.carried(), ready.rows.exact_total
-        before = FinishedRows(folder.finished())
-        self._begin(began, plan.engines[0])
         folder_job = {"with_row_ids": True, "id_column": id_column}
+        self._begin(began, plan.engines[0])
+        # Whether anything is left to do, before an engine starts for it, where that is not known.
+        maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
+        if folder.rows and (folder.changed or maybe_done and not retry_failed):
+            found = self._survey(folder, token, rows, changed, **folder_job)
+            redo = found.changed if changed == "redo" else b""
+            if not found.new and not redo and not retry_failed:
+                self.metrics = RunMetrics()
+                return self._complete(folder, found.order, found.known, folder.rows)
+            folder.run_again(ids=redo)
+            total = found.new + len(redo) // ID_BYTES + folder.rows  # of the whole folder
+        if retry_failed:
+            folder.run_again(failed=True)
+        folder.accept()
+        before = FinishedRows(folder.finished())
+        already = folder.rows
         order: list[bytes] = []
-        if folder.rows:
-            print(f"{folder.rows:,} rows are in {folder.given} already: continuing with the rest.")
-            total = None if total is None else max(total - folder.rows, 0)
+        if already:
+            print(f"{already:,} rows are in {folder.given} already: continuing with the rest.")
+            total = None if total is None else max(total - already, 0)
         _say(plan.chosen(total))
         writer = PartWriter(folder, id_column)
         try:
@@ -339,22 +370,55 @@ class RayLLMBatch:
             raise
         finally:
             self._measure(folder)
-        if missing := before.missing():
-            raise DatasetError(
-                f"{missing:,} rows that are answered in {folder.given!r} are not in the data any more. It has changed, or "
-                "load_dataset reads other rows each time (a random_sample without a seed?). All rows of this reading are "
-                "answered there too; for a clean result, give another output_path."
-            )
+        self._complete(folder, order, before, already)
+
+    def _complete(self, folder: OutputFolder, order: list[bytes], before: FinishedRows, already: int) -> None:
+        """Every row of the data is in the folder. order: their ids, if they are to keep it."""
         try:
             if order:
-                folder.write_order(b"".join(order))
-            folder.write_manifest("complete", writer.rows, writer.failed)
+                folder.write_order(b"".join(order) + before.missing_ids())
+            folder.accept()
+            folder.write_manifest("complete", folder.rows, folder.failed_rows)
         except OSError as error:
             raise OutputError(
-                f"All {writer.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make room, and run "
+                f"All {folder.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make room, and run "
                 "the same again."
             ) from None
-        print(f"{writer.rows:,} rows, {writer.failed:,} failed, {self.metrics}")
+        if already:
+            gone = before.missing()
+            print(
+                f"{folder.rows - already:,} rows are new, {already - gone:,} were known, {gone:,} are gone"
+                + (" from the data and keep their answers (or does load_dataset read other rows each time?)." if gone else ".")
+            )
+        print(f"{folder.rows:,} rows, {folder.failed_rows:,} failed, {self.metrics if folder.rows > already else 'nothing to run'}")
+
+    def _survey(self, folder: OutputFolder, token: str, rows: ray.data.Dataset, changed: str, **folder_job: Any) -> Survey:
+        """Which rows are new; and, where the workload has changed, what becomes of those that are finished."""
+        import ray
+
+        asked = folder.asked()
+        pipeline.ship_by_value(self.workload)
+        monitor = start_monitor(self._env_vars(token))
+        try:
+            found = survey(rows, asked, self._prompt_job(monitor, **folder_job), parse=bool(folder.changed), keep_order=self.preserve_order)
+        except BaseException as error:
+            raise explained(error, None, self.workload) from None
+        finally:
+            ray.kill(monitor)
+        if not folder.changed:
+            return found
+        answered, why = folder.rows - folder.failed_rows, _in_short(folder.changed)
+        if asked.unknown > folder.failed_rows:
+            print(f"What was asked for {asked.unknown - folder.failed_rows:,} answers is not known, the folder is of an earlier version: they stay.")
+        numbers = f"of {answered:,} answered rows {found.compared - found.num_changed:,} are asked the same as before, {found.num_changed:,} something else"
+        if found.changed and changed == "refuse":
+            raise OutputError(
+                f"The workload is not what it was when the rows in {folder.given!r} were answered ({why}), and {numbers}. Say what happens "
+                'to the latter: run(..., changed="keep") (--changed keep) keeps their answers, changed="redo" computes them again. Or give '
+                "another output_path."
+            )
+        print(f"The workload is not what it was ({why}): {numbers}{dict(keep=' and keep their answers', redo=' and run again').get(changed, '')}.")
+        return found
 
     def _execute(
         self, plan: Plan, rows: ray.data.Dataset, total: Optional[int], token: str,
@@ -405,33 +469,14 @@ class RayLLMBatch:
     ) -> ReplicaJob:
         import ray
 
-        config = plan.config
-        run_id = uuid.uuid4().hex[:8]
         pipeline.ship_by_value(self.workload)
-        env_vars = {**config.env_vars, **({"HF_TOKEN": token} if token else {})}
-        monitor = engines.monitor if engines else start_monitor(env_vars)
-        kwargs = config.engine_kwargs
-        tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
-        if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
-            tokenizer_kwargs["revision"] = revision
-        defaults = self._defaults()
-        prompt = PromptJob(
-            parse_row=self.workload.parse_row,
-            tokenizer=kwargs.get("tokenizer") or config.model_id,
-            tokenizer_kwargs=tokenizer_kwargs,
-            monitor=monitor,
-            chat_template=config.chat_template,
-            chat_template_kwargs=config.chat_template_kwargs,
-            defaults=defaults,
-            sort=self.reorder and not self.preserve_order,
-            finished=None if finished is None else ray.put(finished),  # after ship_by_value: workers lack its class
-            **folder_job,
-        )
+        monitor = engines.monitor if engines else start_monitor(self._env_vars(token))
         job = ReplicaJob(
-            run_id=run_id,
-            config=dataclasses.replace(config, env_vars=EnvVars()),
-            sampling_params=defaults.sampling_params,
-            prompt=prompt,
+            run_id=uuid.uuid4().hex[:8],
+            config=dataclasses.replace(plan.config, env_vars=EnvVars()),
+            sampling_params=self._defaults().sampling_params,
+            # put after ship_by_value: workers lack its class
+            prompt=self._prompt_job(monitor, finished=None if finished is None else ray.put(finished), **folder_job),
             monitor=monitor,
             deduplicate=self.deduplicate,
             pinned=frozenset(name for name, value in self.engine_config.engine_kwargs.items() if value is not None),
@@ -439,6 +484,27 @@ class RayLLMBatch:
         if engines:
             engines.begin(job)
         return job
+
+    def _env_vars(self, token: str) -> dict[str, str]:
+        return {**self.engine_config.env_vars, **({"HF_TOKEN": token} if token else {})}
+
+    def _prompt_job(self, monitor: Any, **folder_job: Any) -> PromptJob:
+        config = self.engine_config
+        kwargs = config.engine_kwargs
+        tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
+        if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
+            tokenizer_kwargs["revision"] = revision
+        return PromptJob(
+            parse_row=self.workload.parse_row,
+            tokenizer=kwargs.get("tokenizer") or config.model_id,
+            tokenizer_kwargs=tokenizer_kwargs,
+            monitor=monitor,
+            chat_template=config.chat_template,
+            chat_template_kwargs=config.chat_template_kwargs,
+            defaults=self._defaults(),
+            sort=self.reorder and not self.preserve_order,
+            **folder_job,
+        )
 
     def _saw(self, snapshot: Optional[dict[str, Any]]) -> Optional[dict[str, Any]]:
         """The run's last second."""
@@ -452,6 +518,12 @@ def _kept_engines(plan: Plan, total: Optional[int]) -> Optional[WarmEngines]:
     """Engines that preview() or estimate() left running, if they suit; others are ended, since they have the GPUs."""
     least, most = plan.engines
     return warm.take(plan.config, least if least == most else 0, plan.blocks_in_flight(total))
+
+
+def _in_short(differing: list[str]) -> str:
+    """Of differences, the first; of code, that it differs."""
+    said = [text if not text.startswith("code of") else text.partition(" was ")[0] for text in differing]
+    return "; ".join(said[:3]) + ("; ..." if len(said) > 3 else "")
 
 
 def _say(text: str) -> None:

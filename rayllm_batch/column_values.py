@@ -1,7 +1,8 @@
 """Arrow columns that hold exactly the values they are made of: of Python's own, as JSON gives them, and of other columns.
 
-Where no Arrow type does, such as for text and numbers in one column or for whole numbers of more than 64 bits, a column is one of
-Python objects, as ray.data.from_items makes them.
+Where no Arrow type does, a column is one of Python objects, as ray.data.from_items makes them: of text and numbers,
+of 1 beside 2.5, which would be 1.0, of dicts with other keys, which would have each other's, of whole numbers of more
+than 64 bits.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ from typing import Any, Optional
 import pyarrow as pa
 
 types = pa.types
-EXACT = 2**53  # up to here a float holds every whole number
 DEEPEST = 32  # lists and dicts in each other; with 64, Arrow cannot send a column to another process
-MANY_KEYS, SPARSE = 200, 20
 
 
 def column_of(values: list[Any]) -> pa.Array:
-    """None, str, bool, int, float, and lists and dicts of them. Of dicts, keys that others have become null."""
+    """None, str, bool, int, float, and lists and dicts of them."""
     array = _array_of(values)
     return objects(values) if array is None else array
 
@@ -44,9 +43,6 @@ def _array_of(values: list[Any], depth: int = 0) -> Optional[pa.Array]:  # noqa:
         ends = accumulate((0 if value is None else len(value) for value in values), initial=0)
         absent = pa.array([value is None for value in values])
         return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), items, mask=absent if absent.true_count else None)
-    if kinds == {int, float}:  # JSON has one kind of number
-        exact = all(-EXACT <= value <= EXACT for value in values if type(value) is int)
-        return pa.array(values, pa.float64()) if exact else None
     if len(kinds) > 1:
         return None
     kind = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[kinds.pop()] if kinds else pa.null()
@@ -62,9 +58,9 @@ def _array_of(values: list[Any], depth: int = 0) -> Optional[pa.Array]:  # noqa:
 
 
 def _structs(values: list[Optional[dict[str, Any]]], depth: int) -> Optional[pa.Array]:
-    names = dict.fromkeys(chain.from_iterable(value for value in values if value is not None))
-    if len(names) > MANY_KEYS and len(names) * len(values) > SPARSE * sum(len(value or ()) for value in values):
-        return None  # keys that are data: each would be a column of nulls
+    names = next(value.keys() for value in values if value is not None)
+    if any(value is not None and value.keys() != names for value in values):
+        return None
     if not names:
         return pa.array(values, pa.struct([]))
     columns = []
@@ -81,12 +77,11 @@ def _structs(values: list[Optional[dict[str, Any]]], depth: int) -> Optional[pa.
 
 def together(tables: list[pa.Table]) -> pa.Table:
     """One table of all rows and all columns; what a table lacks is null."""
-    names = dict.fromkeys(chain.from_iterable(table.column_names for table in tables))
+    columns_of = [dict(zip(table.column_names, table.columns, strict=True)) for table in tables]
+    lacking = [pa.chunked_array([pa.nulls(table.num_rows)]) for table in tables]
     whole = {}
-    for name in names:
-        columns = [
-            table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)]) for table in tables
-        ]
+    for name in dict.fromkeys(chain.from_iterable(columns_of)):
+        columns = [given.get(name, nothing) for given, nothing in zip(columns_of, lacking, strict=True)]
         kind = functools.reduce(common_type, (column.type for column in columns))
         cast = [_exactly(column, kind) for column in columns]
         if len({column.type for column in cast}) > 1:
@@ -107,7 +102,7 @@ def steady(tables: Iterable[pa.Table], names: Iterable[str] = ()) -> Iterator[pa
             if types.is_null(column.type):
                 continue
             before = known.get(name, pa.null())
-            kind = common_type(before, column.type, by_value=False) or before
+            kind = common_type(before, column.type) or before
             if kind != column.type:
                 columns[name] = _exactly(column, kind)
             known[name] = columns[name].type
@@ -115,8 +110,8 @@ def steady(tables: Iterable[pa.Table], names: Iterable[str] = ()) -> Iterator[pa
         yield pa.table({**columns, **lacking}) if lacking or known else table
 
 
-def common_type(one: Optional[pa.DataType], other: Optional[pa.DataType], by_value: bool = True) -> Optional[pa.DataType]:
-    """The type for the values of both, as they are. by_value: also one that has not all of them, if a cast then fails."""
+def common_type(one: Optional[pa.DataType], other: Optional[pa.DataType]) -> Optional[pa.DataType]:
+    """The type for the values of both, as they are."""
     if one is None or other is None:
         return None
     if one == other or types.is_null(other):
@@ -129,19 +124,18 @@ def common_type(one: Optional[pa.DataType], other: Optional[pa.DataType], by_val
         kind = pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive").field(0).type
     except pa.ArrowException:
         return None
-    return kind if _fits(one, kind, by_value) and _fits(other, kind, by_value) else None
+    return kind if _fits(one, kind) and _fits(other, kind) else None
 
 
-def _fits(kind: pa.DataType, into: pa.DataType, by_value: bool) -> bool:  # noqa: PLR0911 (a line a kind)
+def _fits(kind: pa.DataType, into: pa.DataType) -> bool:
     if kind == into or types.is_null(kind):
         return True
     if types.is_struct(kind):
-        return all(_fits(field.type, into.field(field.name).type, by_value) for field in kind)
+        same = kind.num_fields == into.num_fields
+        return same and all(_fits(field.type, into.field(field.name).type) for field in kind)
     if types.is_list(kind) or types.is_large_list(kind):
-        return _fits(kind.value_type, into.value_type, by_value)
+        return _fits(kind.value_type, into.value_type)
     if types.is_integer(kind):
-        if types.is_floating(into):
-            return by_value or kind.bit_width <= into.bit_width // 2
         return types.is_integer(into) and (types.is_signed_integer(into) == types.is_signed_integer(kind) or kind.bit_width < into.bit_width)
     same = (types.is_floating, types.is_timestamp, types.is_duration, types.is_time)
     text = types.is_string(kind) and types.is_large_string(into)

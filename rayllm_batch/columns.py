@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -25,11 +26,11 @@ import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.read_options import BAD_LINE, RESERVED
 
 if TYPE_CHECKING:
     import ray.data
 
-RESERVED = "_rayllm_"  # what begins so is ours
 OTHER = f"{RESERVED}other:"  # then 8 hex digits of the type, a colon, and the column's name
 OBJECTS = "ray.data.arrow_pickled_object"
 
@@ -55,31 +56,56 @@ def reference(dataset: ray.data.Dataset, sample: list[dict[str, Any]]) -> pa.Sch
     if not isinstance(schema, pa.Schema):
         schema = pa.schema(list(_inferred(sample)))
     check_names(schema.names)
-    return pa.schema([(field.name, plain_type(field.type)) for field in schema])
+    return pa.schema([(field.name, plain_type(field.type)) for field in schema if field.name != BAD_LINE])
 
 
-def carry(dataset: ray.data.Dataset, known: pa.Schema) -> ray.data.Dataset:
+def carry(dataset: ray.data.Dataset, known: pa.Schema, taken: Sequence[str]) -> ray.data.Dataset:
     """The dataset with each block as `carried` makes it, before Ray Data joins blocks."""
-    return dataset.map_batches(
-        carried, fn_kwargs={"known": known}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-    )
+    how = {"known": known, "taken": taken}
+    return dataset.map_batches(carried, fn_kwargs=how, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+
+
+def without_taken(table: pa.Table, taken: Sequence[str]) -> pa.Table:
+    """Without columns of such names: the rows that have a value there are as bad lines.
+
+    The first rows' columns are looked at before a run. What comes later must not end it, nor be taken for an answer.
+    """
+    names = [name for name in table.column_names if name in taken or name.startswith(RESERVED)]
+    why: list[Optional[str]] = [None] * table.num_rows
+    if BAD_LINE in names and _is_text(table.schema.field(BAD_LINE).type):  # the reader's
+        if len(names) == 1:
+            return table
+        why = table.column(BAD_LINE).to_pylist()
+    for name in names:
+        for i in np.flatnonzero(table.column(name).is_valid().to_numpy()):
+            why[i] = why[i] or (
+                f"The row has the column {name!r}, which the output adds or a run uses. "
+                "Rename or drop it in load_dataset."
+            )
+    return table.drop_columns(names).append_column(BAD_LINE, pa.array(why, pa.string())) if names else table
 
 
 def check_names(names: Sequence[str]) -> None:
     """Raise DatasetError when two columns have one name, in which case neither can be told from the other."""
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DatasetError(
             f"The dataset has several columns of the name {', '.join(map(repr, twice))}. Rename or drop them before load_dataset "
             "makes a Dataset of them."
         )
 
 
-def carried(table: pa.Table, known: pa.Schema) -> pa.Table:
-    """One block, its columns plain, and under names of their own where they do not have the known type."""
+def carried(table: pa.Table, known: pa.Schema, taken: Sequence[str] = ()) -> pa.Table:
+    """One block, its columns plain, and under names of their own where they do not have the known type.
+
+    taken: of a block of input, the names that its columns may not have.
+    """
+    if taken:
+        table = without_taken(table, taken)
     if table.schema.equals(known) and not any(is_tensor(column.type) and column.null_count for column in table.columns):
         return table
     check_names(table.column_names)
     columns: dict[str, Any] = {}
+    kinds = {field.name: field.type for field in known}
     for name, given in zip(table.column_names, table.columns, strict=True):
         if name.startswith(RESERVED) and not name.startswith(OTHER):
             columns[name] = given
@@ -87,14 +113,14 @@ def carried(table: pa.Table, known: pa.Schema) -> pa.Table:
         column: Any = plain(given)
         if is_tensor(column.type) and column.null_count:
             column = pa.chunked_array([objects(column.to_pylist())])
-        wanted = known.field(name).type if name in known.names else None
+        wanted = kinds.get(name)
         if wanted is not None and is_sure(column.type, wanted) and (exact := _exactly(column, wanted)) is not None:
             column = exact
         columns[name if column.type == wanted else _other_name(name_of(name), column.type)] = column
-    for field in known:
-        if field.name not in columns and not field.name.startswith(OTHER):
-            kind = pa.null() if is_tensor(field.type) else field.type
-            columns[field.name if kind == field.type else _other_name(field.name, kind)] = pa.nulls(table.num_rows, kind)
+    for name, known_kind in kinds.items():
+        if name not in columns and not name.startswith(OTHER):
+            kind = pa.null() if is_tensor(known_kind) else known_kind
+            columns[name if kind == known_kind else _other_name(name, kind)] = pa.nulls(table.num_rows, kind)
     return pa.table(columns)
 
 
@@ -126,12 +152,13 @@ def merged(table: pa.Table, wanted: Optional[pa.Schema] = None) -> pa.Table:
     """
     if wanted is None and not any(name.startswith(OTHER) for name in table.column_names):
         return table
-    groups: dict[str, list[pa.ChunkedArray]] = {field.name: [] for field in wanted or ()}
+    kinds = {field.name: field.type for field in wanted or ()}
+    groups: dict[str, list[pa.ChunkedArray]] = {name: [] for name in kinds}
     for name, column in zip(table.column_names, table.columns, strict=True):
         groups.setdefault(name_of(name), []).append(column)
     columns = {}
     for name, found in groups.items():
-        least = [wanted.field(name).type] if wanted is not None and name in wanted.names else []
+        least = [kinds[name]] if name in kinds else []
         columns[name] = _one_column(found, widest([*least, *(column.type for column in found)]), table.num_rows)
     return pa.table(columns)
 
@@ -240,11 +267,14 @@ def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:  # noqa: PLR0911 (a 
         return is_sure(kind.value_type, wider)
     if types.is_struct(kind) and types.is_struct(wider):
         fields = {field.name: field.type for field in wider}
-        return all(field.name in fields and is_sure(field.type, fields[field.name]) for field in kind)
+        same = fields.keys() == {field.name for field in kind}
+        return same and all(is_sure(field.type, fields[field.name]) for field in kind)
     if _is_list(kind) and _is_list(wider):
         return is_sure(kind.value_type, wider.value_type)
     if types.is_map(kind) and types.is_map(wider):
         return is_sure(kind.key_type, wider.key_type) and is_sure(kind.item_type, wider.item_type)
+    if types.is_decimal(kind) and types.is_decimal(wider) and kind.scale != wider.scale:  # 1.5 would be 1.50
+        return False
     alike = (types.is_integer, types.is_floating, _is_text, _is_bytes, types.is_decimal)
     return _wider(kind, wider) == wider and any(test(kind) and test(wider) for test in alike)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -12,10 +13,11 @@ import pyarrow as pa
 
 from rayllm_batch.errors import DatasetError, did_you_mean
 from rayllm_batch.file_text import BLOCK_BYTES, FileText
-from rayllm_batch.read_options import BAD_LINE, shown
+from rayllm_batch.read_options import BAD_LINE, RESERVED, shown
 
 LONGEST_CELL = 1 << 28
 TRIED_ROWS = 20  # to find the separator
+_NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # the first line of what Excel is to read
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
@@ -40,16 +42,22 @@ class _Rows:
     """Each row's first line, its cells, and why they cannot be read. After a row that cannot, it goes on at the next line."""
 
     def __init__(self, text: FileText, lines: Iterator[str]) -> None:
-        self._lines, self._again, self._number = lines, deque(), 0
+        self._lines, self._again, self._number, self._tried = lines, deque(), 0, 0
         self._row: list[str] = []  # the lines of the row at hand
         first = [line for _, line in zip(range(TRIED_ROWS), lines, strict=False)]
+        named = _NAMED_SEPARATOR.fullmatch(first[0]) if first else None
+        if named:
+            first, self._number = first[1:], 1
         self._again.extend(first)
-        self._separator = _separator(first, text.path)
+        self._separator = named[1] if named else _separator(first, text.path)
 
     def _line(self) -> Iterator[str]:
         while True:
             line = self._again.popleft() if self._again else next(self._lines, None)
-            if line is None:
+            # In a quote, behind a row that failed further on: it would fail there too. Trying would take the square of
+            # the lines.
+            if line is None or self._row and self._number < self._tried:
+                self._again.extendleft([line] if line is not None else [])
                 return
             self._number += 1
             self._row.append(line)
@@ -68,7 +76,7 @@ class _Rows:
                 except csv.Error as error:
                     why = "a quote is opened and not closed" if "unexpected end" in str(error) or "limit" in str(error) else str(error)
                     self._again.extendleft(reversed(self._row[1:]))
-                    self._number = first
+                    self._number, self._tried = first, max(self._number, self._tried)
                     yield first, [], f"is not CSV ({why}): {shown(self._row[0])}."
                     break
                 if cells:
@@ -113,26 +121,30 @@ class _Columns:
                 self._refuse(values, lambda where, value: self._text.not_text(value, where) if _NOT_TEXT.search(value) else None)
                 return self.taken()
         for name, kind in self._options.column_types.items():
-            values = [None if value == "" and not pa.types.is_string(kind) else value for value in columns[name].to_pylist()]
+            is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+            values = [None if value == "" and not is_text else value for value in columns[name].to_pylist()]
             try:
                 columns[name] = pa.array(values, pa.string()).cast(kind)
-            except (pa.ArrowException, ValueError):
-                self._refuse(values, lambda where, value, name=name, kind=kind: _not_of_type(where, value, name, kind))
+            except (pa.ArrowException, ValueError) as error:
+                if not self._refuse(values, functools.partial(_not_of_type, name=name, kind=kind)):
+                    raise DatasetError(
+                        f"The column {name!r} of {self._text.path!r} cannot be {kind}, as column_types says: {error}"
+                    ) from None
                 return self.taken()
         if self._options.keeps:
             columns[BAD_LINE] = pa.array(self._errors, pa.string())
         self._clear()
         return pa.table(columns)
 
-    def _refuse(self, values: list[Optional[str]], why: Any) -> None:
-        """Makes bad lines of the rows whose value has a problem."""
+    def _refuse(self, values: list[Optional[str]], why: Any) -> bool:
+        """Makes bad lines of the rows whose value has a problem, if there are any."""
         found = False
         for i, value in enumerate(values):
             if value is not None and (problem := why(self._where(self.numbers[i]), value)):
                 self._errors[i] = self._options.bad_row(problem)[BAD_LINE]
                 self._cells[i] = [None] * len(self._names)
                 found = True
-        assert found, "else it would be tried for ever"
+        return found
 
 
 def _not_of_type(where: str, value: str, name: str, kind: pa.DataType) -> Optional[str]:
@@ -164,23 +176,29 @@ def _header(rows: _Rows, text: FileText) -> Optional[list[str]]:
 
 
 def check_names(names: list[str], path: str) -> None:
-    """Raise DatasetError when two columns have one name."""
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    """Raise DatasetError when two columns have one name, or one has a name of ours."""
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise DatasetError(f"{path!r} has the column {', '.join(map(repr, twice))} more than once. Rename one of them.")
+    if ours := [name for name in names if name.startswith(RESERVED)]:
+        raise DatasetError(f"{path!r} has the column {', '.join(map(repr, ours))}, which a run uses. Rename it.")
 
 
 def _separator(lines: list[str], path: str) -> str:
-    """The one that divides the header; of several, the one with which the next rows have as many cells."""
-    widths = {}
-    for separator in ("\t,;|" if ".tsv" in path.lower() else ",\t;|"):
+    """The one that divides the header; of several, the one with which most of the next rows have as many cells as it.
+
+    Of those, not one that a space follows, as a comma in words, and then the one that divides most.
+    """
+
+    def fitness(separator: str) -> tuple[float, ...]:
         try:
-            found = [len(cells) for cells in csv.reader(lines, delimiter=separator) if cells]
-        except csv.Error:
-            found = []
-        # The last may be cut.
-        widths[separator] = (found[0] if found else 0, len(set(found[:-1] or found)) == 1)
-    default = next(iter(widths))
-    if widths[default][0] > 1 and widths[default][1]:
-        return default
-    several = [separator for separator, (width, same) in widths.items() if width > 1]
-    return next((s for s in several if widths[s][1]), several[0] if several else default)
+            header = next(filter(None, csv.reader(lines, delimiter=separator, strict=True)), [])
+            widths = [len(cells) for cells in csv.reader(lines, delimiter=separator) if cells]
+        except csv.Error:  # a quote ends where this separator does not come
+            return (0,)
+        if len(header) < 2 or any('"' in name for name in header):
+            return (0,)
+        widths = widths[:-1] or widths  # the last may be cut
+        is_prose = any(name.startswith(" ") for name in header)
+        return 1, widths.count(len(header)) / len(widths), not is_prose, len(header)
+
+    return max("\t,;|" if ".tsv" in path.lower() else ",\t;|", key=fitness)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet"}
+# What describes the data beside it, of the Hub's, Kaggle's, Frictionless' and Croissant's making.
+DESCRIPTIONS = {
+    "dataset_info.json", "dataset_infos.json", "dataset-metadata.json", "datapackage.json", "croissant.json",
+}  # fmt: skip
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -87,13 +91,18 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
     except OSError as error:
         raise DatasetError(f"dataset_file {given!r} cannot be read: {error}") from None
     data = sorted(p for p in found if _format_of(p)) if wildcard or len(found) != 1 else found
+    if folder is not None:
+        data = [p for p in data if os.path.basename(p) not in DESCRIPTIONS]
     kinds = sorted({_format_of(p) or os.path.basename(p) for p in data})
     if not data:
         raise DatasetError(f"dataset_file {given!r} matches no {', '.join(FORMATS)} file. Check the path.")
+    endings = {_ending(p) for p in data}
+    if not wildcard and kinds == ["json"] and "json" in endings:  # beside rows, one row, or none: settings, statistics
+        kinds = sorted(endings)
     if len(kinds) > 1:
         raise DatasetError(
             f"dataset_file {given!r} holds files of different formats ({', '.join(kinds)}). Narrow it with a glob, "
-            f"such as {given.rstrip('/')}/*.{kinds[0]!s}."
+            f"such as {given.rstrip('/')}/*.{kinds[-1]}."
         )
     if kinds[0] not in FORMATS.values():
         raise DatasetError(
@@ -139,11 +148,16 @@ def _visible(files: list[str], folder: str) -> list[str]:
     return [path for path in files if not any(p.startswith((".", "_")) for p in os.path.relpath(path, folder).split("/"))]
 
 
-def _format_of(path: str) -> Optional[str]:
+def _ending(path: str) -> str:
+    """Of its name, without that of a compression; "" where it has none."""
     parts = os.path.basename(path).lower().split(".")
     if len(parts) > 1 and parts[-1] in COMPRESSED:
         parts.pop()
-    return FORMATS.get(parts[-1]) if len(parts) > 1 else None
+    return parts[-1] if len(parts) > 1 else ""
+
+
+def _format_of(path: str) -> Optional[str]:
+    return FORMATS.get(_ending(path))
 
 
 def _missing(given: str, path: str, filesystem: Any) -> str:

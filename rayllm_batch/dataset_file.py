@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch import columns
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_files", "first_rows", "in_blocks", "known_rows", "read_dataset_file"]
 IN_MEMORY_BYTES = 64 << 20  # local files up to this size together are read by the driver
-UNPACKED = 4  # how much larger a compressed file is
+UNPACKED = 4  # how much larger a compressed file is, as a rule
 THREADS = 4
 HEAD_ROWS = 1000  # are looked at before the run; a bad line further on is named when the read meets it
 HEAD_BYTES = 1 << 20
@@ -37,8 +38,9 @@ def read_dataset_file(
 ) -> ray.data.Dataset:
     """The rows of `dataset_file`, the same wherever it is, whatever its size, compressed or not.
 
-    json:    each value is what Python's json gives: text is text, whole numbers keep every digit. Keys that a row lacks are
-             null; of a key that comes twice the last counts. A column with values of several kinds is one of Python objects.
+    json:    each value is what Python's json gives: text is text, 1 is not 1.0, whole numbers keep every digit. Columns
+             that a row lacks are null; of a key that comes twice the last counts. A column with values of several kinds,
+             or with objects of other keys, is one of Python objects.
     csv:     all cells are text as it stands there, an empty one is "". The separator is a comma, or the tab, semicolon or
              `|` that divides the header.
     parquet: the types of the file.
@@ -62,8 +64,9 @@ def read_dataset_file(
     if not any(sizes):
         raise DatasetError(f"dataset_file {files.given!r} is empty (0 bytes).")
     unpacked = sum(size * (UNPACKED if is_packed(path) else 1) for path, size in zip(files.paths, sizes, strict=True))
-    if files.filesystem is None and unpacked <= IN_MEMORY_BYTES:
-        return in_blocks(_read_local(files, reader, sizes))
+    is_small = files.filesystem is None and unpacked <= IN_MEMORY_BYTES
+    if is_small and (table := _read_local(files, reader, sizes)) is not None:
+        return in_blocks(table)
     from rayllm_batch.file_datasource import dataset_of
 
     first = next(path for path, size in zip(files.paths, sizes, strict=True) if size)
@@ -124,15 +127,28 @@ def in_blocks(table: pa.Table) -> ray.data.Dataset:
     return ray.data.from_arrow(table, override_num_blocks=max(1, min(200, table.num_rows // ROWS_A_BLOCK)))
 
 
-def _read_local(files: DatasetFiles, reader: Reader, sizes: Sequence[int]) -> pa.Table:
+def _read_local(files: DatasetFiles, reader: Reader, sizes: Sequence[int]) -> Optional[pa.Table]:
+    """None where there is much more in the files than their size says: of highly compressed ones, or of few values."""
     # A small local file needs no read tasks, which cost seconds of worker start-up and another look for the row count;
     # and it is then readable wherever the tasks run, on whichever node.
+    tables, taken = [], 0
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
-        tables = [
-            table
-            for path, size in zip(files.paths, sizes, strict=True) if size
-            for table in reader.tables(whole(files, path), each=threads.map)
-        ]
+
+        def each(parse: Callable, blocks: Iterable) -> Iterator:
+            """As threads.map, which would have read all blocks before it gives the first."""
+            waiting: deque[Future] = deque()
+            for block in blocks:
+                waiting.append(threads.submit(parse, block))
+                if len(waiting) > 2 * THREADS:
+                    yield waiting.popleft().result()
+            yield from (done.result() for done in waiting)
+
+        for path, size in zip(files.paths, sizes, strict=True):
+            for table in reader.tables(whole(files, path), each=each) if size else ():
+                tables.append(table)
+                taken += table.nbytes
+                if taken > UNPACKED * IN_MEMORY_BYTES:
+                    return None
     table = together(tables) if tables else None
     if table is None or not table.num_rows:
         raise DatasetError(f"dataset_file {files.given!r} has no rows.")

@@ -137,24 +137,27 @@ class FileText:
         if self.encoding == UTF8:
             return stream.read
         text = self.characters(stream)
-        return lambda size: text.read(size).encode(UTF8, "surrogateescape")
+        return lambda size: text.read(size).encode(UTF8, text.errors)
 
     def characters(self, stream: IO[bytes]) -> io.TextIOWrapper:
         """What is no text in the encoding comes as lone surrogates, so that its line can be named."""
-        return io.TextIOWrapper(stream, encoding=self.encoding, errors="surrogateescape", newline="")
+        errors = "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+        return io.TextIOWrapper(stream, encoding=self.encoding, errors=errors, newline="")
 
     def lines_before(self) -> int:
         """The number of the file's lines before this part, which only an error's text needs: it is counted then."""
         count = 0
         with self.fs.open_input_file(self.path) as raw:
             while left := min(4 * BLOCK_BYTES, self.begin - raw.tell()):
-                count += count_lines(raw.read(left))
+                count += _line_breaks(raw.read(left))[0]
         return count
 
     def not_text(self, line: str, where: str) -> str:
         """Why a line with lone surrogates in it cannot be read. where: `Line 7 of 'rows.csv'`."""
         first = next(character for character in line if "\ud800" <= character <= "\udfff")
-        return f"{where} is not {self.encoding.upper()} (byte 0x{ord(first) & 0xFF:02x}): {shown(line)}." + self._encodings("cp1252")
+        is_wide = self.encoding.startswith(("utf-16", "utf-32"))
+        what = "half of a surrogate pair" if is_wide else f"byte 0x{ord(first) & 0xFF:02x}"
+        return f"{where} is not {self.encoding.upper()} ({what}): {shown(line)}." + self._encodings("cp1252")
 
     def _not_text(self, why: str, example: str) -> str:
         return f"dataset_file {self.path!r} is not {self.encoding.upper()}: {why}." + self._encodings(example)
@@ -165,20 +168,30 @@ class FileText:
 
 @dataclass
 class Block:
-    """Whole lines, in UTF-8 if the file is text; before: the lines before it in its part of the file."""
+    """Whole lines, in UTF-8 if the file is text; before: the lines before it in its part of the file.
+
+    begin_as_objects: whether each line begins with a {, so that none is empty, or null.
+    """
 
     content: bytes
     text: FileText
     before: int
 
     def __post_init__(self) -> None:
-        self.lines = count_lines(self.content) + (not self.content.endswith(b"\n"))
+        breaks, objects = _line_breaks(self.content)
+        self.lines = breaks + (not self.content.endswith(b"\n"))
+        self.begin_as_objects = self.content.startswith(b"{") and objects == self.lines - 1
 
     def line(self, number: int) -> str:
         """`Line 7 of 'rows.jsonl'`, for the block's line `number`, counted from 0."""
         return f"Line {self.text.lines_before() + self.before + number + 1} of {self.text.path!r}"
 
 
-def count_lines(content: bytes) -> int:
-    characters, step = np.frombuffer(content, np.uint8), CACHED_BYTES
-    return sum(int(np.count_nonzero(characters[i : i + step] == ord("\n"))) for i in range(0, len(content), step))
+def _line_breaks(content: bytes) -> tuple[int, int]:
+    """How many there are, and how many a { follows."""
+    characters, step, breaks, objects = np.frombuffer(content, np.uint8), CACHED_BYTES, 0, 0
+    for i in range(0, len(content), step):
+        is_break, is_object = characters[i : i + step] == ord("\n"), characters[i + 1 : i + step + 1] == ord("{")
+        breaks += int(np.count_nonzero(is_break))
+        objects += int(np.count_nonzero(is_break[: len(is_object)] & is_object))
+    return breaks, objects

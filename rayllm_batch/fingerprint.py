@@ -1,11 +1,13 @@
-"""What makes a job the same job: everything that decides its answers, and nothing that only decides how fast they come."""
+"""Whose answers are in a folder: what decides them and is plain data, what hints that other things are asked, which rows.
+
+Nothing that only decides how fast they come is in any of it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -15,17 +17,48 @@ from rayllm_batch.code_text import as_text, canonical, code_of_class, digest, op
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.dataset_file import find_files
 
-# vLLM settings that decide where and how fast the work is done. Any other counts as part of the job.
-HOW_FAST = {
-    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend",
-    "gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching", "enable_chunked_prefill",
-    "enforce_eager", "compilation_config", "cuda_graph_sizes", "block_size", "swap_space", "cpu_offload_gb",
-    "kv_cache_memory_bytes", "num_gpu_blocks_override", "max_parallel_loading_workers", "download_dir", "disable_log_stats",
-    "disable_custom_all_reduce", "async_scheduling", "optimization_level", "performance_mode", "scheduling_policy",
-    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above", "run_oom_above",
-    "calls_file",  # of the echo engine
+# Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other counts as
+# deciding answers. tests/test_fingerprint.py has these, and all others of the pinned vLLM, so that a new one has to be sorted.
+HOW_FAST = set("""
+    aggregate_engine_logging all2all_backend async_scheduling attention_backend block_size collect_detailed_traces
+    compilation_config cp_kv_cache_interleave_size cpu_distributed_timeout_seconds cpu_offload_gb cpu_offload_params
+    cudagraph_capture_sizes cudagraph_metrics data_parallel_address data_parallel_backend data_parallel_external_lb
+    data_parallel_hybrid_lb data_parallel_multi_port_external_lb data_parallel_rank data_parallel_rpc_port
+    data_parallel_size data_parallel_size_local data_parallel_start_rank dbo_decode_token_threshold
+    dbo_prefill_token_threshold dcp_comm_backend dcp_kv_cache_interleave_size dcp_q_replicate
+    decode_context_parallel_size device_ids disable_cascade_attn disable_chunked_mm_input disable_custom_all_reduce
+    disable_hybrid_kv_cache_manager disable_log_stats disable_nccl_for_dp_synchronization
+    distributed_executor_backend distributed_timeout_seconds download_dir ec_manager_config ec_transfer_config
+    enable_batch_sharded_sampling enable_chunked_prefill enable_cumem_allocator enable_dbo enable_elastic_ep
+    enable_ep_weight_filter enable_eplb enable_expert_parallel enable_fault_tolerance enable_flashinfer_autotune
+    enable_layerwise_nvtx_tracing enable_log_requests enable_logging_iteration_details enable_lora
+    enable_mfu_metrics enable_mm_processor_stats enable_moe_shared_loras enable_prefix_caching enable_sleep_mode
+    enable_trace_replay enforce_eager eplb_config expert_placement_strategy fail_on_environ_validation
+    fault_tolerance_config fully_sharded_loras gdn_prefill_backend gpu_memory_utilization hf_token ignore_patterns
+    ir_op_priority jit_monitor_mode jit_monitor_verbose kda_prefill_backend kernel_config kv_cache_memory_bytes
+    kv_cache_metrics kv_cache_metrics_sample kv_events_config kv_offloading_backend kv_offloading_size
+    kv_transfer_config linear_backend long_prefill_token_threshold mamba_backend mamba_block_size mamba_cache_mode
+    master_addr master_port max_cpu_loras max_cudagraph_capture_size max_logprobs max_lora_rank max_loras
+    max_model_len max_num_batched_tokens max_num_queued_reqs max_num_queued_tokens max_num_scheduled_tokens
+    max_num_seqs max_parallel_loading_workers mm_encoder_attn_backend mm_encoder_tp_mode mm_hasher_algorithm
+    mm_ipc_gpu_memory_gb mm_processor_cache_gb mm_processor_cache_type mm_processor_device
+    mm_shm_cache_max_object_size_mb mm_tensor_ipc moe_backend nnodes node_rank num_gpu_blocks_override numa_bind
+    numa_bind_cpus numa_bind_nodes offload_backend offload_group_size offload_num_in_group offload_params
+    offload_prefetch_step optimization_level otlp_traces_endpoint per_request_spec_decode_metrics performance_mode
+    pipeline_parallel_size prefill_context_parallel_size prefill_schedule_interval prefix_cache_retention_interval
+    prefix_caching_hash_algo prefix_match_unit profiler_config pt_load_map_location ray_workers_use_nsight
+    renderer_num_workers replayssm_buffer_len safetensors_load_strategy safetensors_prefetch_block_size
+    safetensors_prefetch_num_threads scheduler_cls scheduler_reserve_full_isl scheduling_policy served_model_name
+    show_hidden_metrics_for_version shutdown_timeout skip_mm_profiling spec_method spec_model spec_tokens
+    specialize_active_lora speculative_config stream_interval tensor_parallel_size ubatch_size use_replayssm
+    use_tqdm_on_load watermark weight_transfer_config
+""".split()) | {
+    "cuda_graph_sizes", "swap_space",  # of earlier releases
+    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above", "run_oom_above", "calls_file",  # of echo
 }  # fmt: skip
 HOW_READ = {"bad_lines", "dataset_encoding"}  # fields of a workload that show in its rows, which have ids
+WHICH_ROWS = {"dataset_file", "dataset_fraction"}  # fields too; see Job.rows
+FILES = "files of dataset_file"
 SECRET = re.compile(
     r"\btoken\b|_token\b|hf_\w{20}|secret|passw|\bpwd\b|credential|authorization|bearer|(api|access|private)_?key|[?&]sig="
     r"|//[^/\s]+:[^/\s]+@",
@@ -35,9 +68,38 @@ SHOWN_LENGTH = 200
 SAMPLE_BYTES = 64 << 10  # read at three places of each file of a local model
 
 
-def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) -> dict[str, str]:
-    """What the job consists of, part by part, as text that can stand in a file: no environment, no secret."""
-    job = {
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Each part as text that can stand in a file: no environment, no secret.
+
+    settings: what decides answers and can be compared; a folder holds those of one.
+    hints:    code and the workload's fields. Where they differ, other things may be asked of the model, or the same.
+    rows:     where the rows come from: the same files, as far as names, sizes and times say, have the same rows. Empty
+              where that is the business of a load_dataset of the user's.
+    """
+
+    settings: dict[str, str]
+    hints: dict[str, str] = dataclasses.field(default_factory=dict)
+    rows: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(json.dumps(self.settings, sort_keys=True))
+
+    @classmethod
+    def of_format_1(cls, parts: dict[str, str]) -> Job:
+        """Of a manifest that had all in one. What decides speed, and was not known to, is left out."""
+        kept = {key: value for key, value in parts.items() if key.removeprefix("engine_kwargs.") not in HOW_FAST}
+        hints = {key: value for key, value in kept.items() if key.startswith(("workload", "code of ")) and key != "workload.sampling_params"}
+        rows = {f"workload.{name}" for name in WHICH_ROWS} | {FILES}
+        return cls(
+            {key: value for key, value in kept.items() if key not in hints and key not in rows},
+            {key: value for key, value in hints.items() if key not in rows},
+        )
+
+
+def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) -> Job:
+    settings = {
         "model_id": _model(config.model_id),
         "llm_engine": config.llm_engine,
         "chat_template": digest(config.chat_template) if config.chat_template else "the model's own",
@@ -47,17 +109,20 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
     }
     for key, value in sorted(config.engine_kwargs.items()):
         if key not in HOW_FAST:
-            job[f"engine_kwargs.{key}"] = _shown(key, value)
-    job["workload"] = type(workload).__qualname__
+            settings[f"engine_kwargs.{key}"] = _shown(key, value)
+    hints, rows = {"workload": type(workload).__qualname__}, {}
     for key, value in sorted(_fields(workload).items()):
-        job[f"workload.{key}"] = _shown(key, value)
+        part = settings if key == "sampling_params" else rows if key in WHICH_ROWS else hints
+        part[f"workload.{key}"] = _shown(key, value)
     for cls in type(workload).__mro__:
         if cls.__module__ != "rayllm_batch.workload" and cls.__module__ not in sys.stdlib_module_names:
             key = f"code of {cls.__qualname__}"  # a subclass may have its base's name
-            job[key] = digest(job.get(key, "") + code_of_class(cls, set()))
+            hints[key] = digest(hints.get(key, "") + code_of_class(cls, set()))
     if dataset_file := getattr(workload, "dataset_file", None):
-        job["files of dataset_file"] = _files(dataset_file)
-    return job
+        rows[FILES] = _files(dataset_file)
+    loads = getattr(type(workload), "load_dataset", None)
+    reads_file = dataset_file and getattr(loads, "__module__", "").startswith("rayllm_batch.")
+    return Job(settings, hints, rows if reads_file else {})
 
 
 def differences(earlier: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -67,10 +132,6 @@ def differences(earlier: dict[str, str], now: dict[str, str]) -> list[str]:
         for key in sorted({*earlier, *now})
         if earlier.get(key) != now.get(key)
     ]
-
-
-def fingerprint(job: dict[str, str]) -> str:
-    return digest(json.dumps(job, sort_keys=True))
 
 
 def _fields(workload: Any) -> dict[str, Any]:
@@ -101,15 +162,13 @@ def _sample(path: Path) -> str:
 
 
 def _files(dataset_file: str) -> str:
-    """Names and sizes. Times of change are left out, a copy has others; changed content shows in the rows' ids."""
+    """Names, sizes and times. A copy has other times, and is then read to see that it has the same rows."""
+    import pyarrow.fs
+
     files = find_files(dataset_file)
-    if files.filesystem is None:
-        sizes = [os.path.getsize(path) for path in files.paths]
-    else:
-        sizes = [info.size for info in files.filesystem.get_file_info(files.paths)]
-    names = [os.path.basename(path) for path in files.paths]
-    listed = digest(json.dumps(sorted(zip(names, sizes, strict=True))))
-    return f"{len(names)} file(s), {sum(sizes):,} bytes, {listed[:12]}"
+    infos = (files.filesystem or pyarrow.fs.LocalFileSystem()).get_file_info(files.paths)
+    listed = digest(json.dumps(sorted((info.base_name, info.size, info.mtime_ns) for info in infos)))
+    return f"{len(infos)} file(s), {sum(info.size for info in infos):,} bytes, {listed[:12]}"
 
 
 def _shown(name: str, value: Any) -> str:

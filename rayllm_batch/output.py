@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch.columns import RESERVED
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.read_options import BAD_LINE
+from rayllm_batch.read_options import BAD_LINE, RESERVED
 from rayllm_batch.row_id import ID_TYPE
 
 if TYPE_CHECKING:
@@ -29,12 +28,14 @@ OUTPUT_SCHEMA = pa.schema([
 TOKEN_IDS = "_rayllm_prompt_token_ids"
 REQUEST = "_rayllm_request"
 STAGE_ERROR = "_rayllm_error"
-# Of a run with an output folder: each row's id, and, in a row without content, the ids of rows that were finished before.
+# Of a run with an output folder: each row's id, a digest of what is asked for it (see asked.py), and, in a row without
+# content, the ids of rows that were finished before.
 ROW_ID = "_rayllm_row_id"
+ASKED = "_rayllm_asked"
 FINISHED_IDS = "_rayllm_finished_ids"
 # Of one that keeps the order: in such a row of each batch, the ids of all its rows in their order.
 ORDER = "_rayllm_order"
-FOLDER_SCHEMA = pa.schema([(ROW_ID, ID_TYPE), (FINISHED_IDS, pa.binary())])
+FOLDER_SCHEMA = pa.schema([(ROW_ID, ID_TYPE), (ASKED, pa.uint64()), (FINISHED_IDS, pa.binary())])
 RUN_COLUMNS = {*FOLDER_SCHEMA.names, ORDER}
 STAGE_SCHEMA = pa.schema([(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string())])
 
@@ -91,6 +92,7 @@ def _arrays(column: pa.ChunkedArray) -> Iterator[Optional[np.ndarray]]:
 def with_row_ids(table: pa.Table, ids: list[bytes], with_order: bool = False) -> pa.Table:
     """The rows with their ids, for a run with an output folder. with_order: and a place for the order of them all."""
     table = table.append_column(FOLDER_SCHEMA.field(ROW_ID), pa.array(ids, type=ID_TYPE))
+    table = table.append_column(FOLDER_SCHEMA.field(ASKED), pa.nulls(len(ids), pa.uint64()))
     for name in (FINISHED_IDS, ORDER) if with_order else (FINISHED_IDS,):
         table = table.append_column(name, pa.nulls(len(ids), pa.binary()))
     return table

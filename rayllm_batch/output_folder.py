@@ -4,9 +4,10 @@
     output_path/failed-000002-1f3a9c20.parquet    rows with an error, apart, so that they can be run again
     output_path/_rayllm_batch/manifest.json       the job, its state and its progress
     output_path/_rayllm_batch/metrics.json        what the last run did, in numbers
-    output_path/_rayllm_batch/rows/NAME.ids       for each part: its size, its schema, and the id of each of its rows
+    output_path/_rayllm_batch/rows/NAME.ids       for each part: its size, its schema, the id of each of its rows, and a digest
+                                                  of what was asked for it
     output_path/_rayllm_batch/order.ids           of a run that keeps the order: all ids in the order of reading
-    output_path/_rayllm_batch/set_aside/          what was cut short, and failed rows that were run again
+    output_path/_rayllm_batch/set_aside/          what was cut short, and rows that were run again
 
 A part counts when its ids are there and its size is what they say. Ids are written first, so whatever is killed at
 whatever moment leaves a part that counts or one that does not, and rows that do not count are computed again.
@@ -20,16 +21,19 @@ import logging
 import os
 import re
 import time
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 
+from rayllm_batch.asked import DIGEST, UNKNOWN, Asked
 from rayllm_batch.errors import OutputError
-from rayllm_batch.fingerprint import differences, fingerprint
+from rayllm_batch.fingerprint import Job, differences
 from rayllm_batch.folder_lock import FolderLock
+from rayllm_batch.part_file import some_rows
 from rayllm_batch.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.row_id import ID_BYTES, RowCounts, as_pairs
 from rayllm_batch.uri import filesystem_of, without_credentials
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     import ray.data
 
 FORMATS = ("parquet", "jsonl")
+MANIFEST_FORMAT = 2  # 1 had the whole job in one, and no digests of what was asked
 INSIDE = "_rayllm_batch"
 PART = re.compile(r"(part|failed)-(\d{6,})-[0-9a-f]{8}\.(parquet|jsonl)")
 UNFINISHED = ".unfinished"
@@ -62,13 +67,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Record:
-    """What is written down of a part before it is written: `size` in bytes, `job` the job's fingerprint."""
+    """What is written down of a part before it is written: `size` in bytes, `job` the job's fingerprint.
+
+    asked: DIGEST a row, or nothing, where none was kept. replaces: the part that these rows are of, some of which were to be
+    run again.
+    """
 
     ids: bytes
     size: int
     job: str
     schema: bytes
     as_text: tuple[str, ...] = ()
+    asked: bytes = b""
+    replaces: Optional[str] = None
 
     def part(self, name: str) -> Part:
         return Part(name, len(self.ids) // ID_BYTES, self.size, self.schema, self.as_text)
@@ -78,20 +89,23 @@ class OutputFolder:
     """The folder of one job, locked for one driver while it is open (`with OutputFolder(...) as folder`).
 
     output_path: a local folder, or a URI that pyarrow knows (s3://, gs://, hdfs://); made if it is not there.
-    job:         what `fingerprint.describe_job` gives. A folder of another job is refused.
-    retry_failed: rows with an error count as not done.
+    job:         what `fingerprint.describe_job` gives. A folder of other settings is refused; where hints differ, `changed`
+                 has them, until `accept` is called.
 
     Raises OutputError on entry.
     """
 
-    def __init__(self, output_path: str | os.PathLike, job: dict[str, str], output_format: str, retry_failed: bool = False) -> None:
+    def __init__(self, output_path: str | os.PathLike, job: Job, output_format: str) -> None:
         if output_format not in FORMATS:
             raise OutputError(f"output_format must be one of {', '.join(FORMATS)}, given {output_format!r}.")
         if not isinstance(output_path, (str, os.PathLike)) or not os.fspath(output_path):
             raise OutputError(f"output_path must be the path or URI of a folder, given {output_path!r}.")
         self.given = without_credentials(os.fspath(output_path))
-        self.format, self._job, self._retry_failed = output_format, job, retry_failed
-        self.fingerprint = fingerprint(job)
+        self.format, self._job = output_format, job
+        self.fingerprint = job.fingerprint
+        self.changed: list[str] = []  # differences of hints
+        self.same_rows = False  # the data is, as far as can be known without reading it, that which was read
+        self._hints = job.hints  # those of the answers in it
         self.fs, self.root, self.is_local = _filesystem(os.fspath(output_path))
         self.parts: dict[str, Part] = {}
         self._schema = b""
@@ -144,31 +158,73 @@ class OutputFolder:
         known = self._read_ids()
         return RowCounts(as_pairs(b"".join(known[name].ids for name in self.parts)))
 
+    def asked(self) -> Asked:
+        """What was asked for each finished row."""
+        known = self._read_ids()
+        digests = [_digests(known[name], part.failed) for name, part in self.parts.items()]
+        return Asked(as_pairs(b"".join(known[name].ids for name in self.parts)), np.concatenate(digests or [np.empty(0, DIGEST)]))
+
+    def accept(self) -> None:
+        """From here on the answers count as those of this job's code too."""
+        self._hints, self.changed = self._job.hints, []
+
+    def run_again(self, failed: bool = False, ids: bytes = b"") -> None:
+        """Take rows out, which are then computed again: those with an error, and those with these ids."""
+        out = {name for name, part in self.parts.items() if failed and part.failed}
+        if out or ids:
+            self.complete = False
+            self.write_manifest("unfinished", self.rows, self.failed_rows)
+        wanted = RowCounts(as_pairs(ids))
+        for name, record in self._read_ids().items() if ids else ():
+            if name not in self.parts or self.parts[name].failed:
+                continue
+            stay = wanted.find(as_pairs(record.ids)) < 0
+            if not stay.all():
+                if stay.any():
+                    self._store_some(name, record, stay)
+                out.add(name)
+        for name in sorted(out):
+            self._put_aside(name)
+            del self.parts[name]
+
+    def _store_some(self, name: str, record: Record, stay: np.ndarray) -> None:
+        """A part of the same number with some of its rows; once it is there, the other does not count any more."""
+        with self.fs.open_input_file(f"{self.root}/{name}") as file:
+            content = some_rows(file.read(), self.format, stay)
+        newer = f"{name[: name.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
+        ids = as_pairs(record.ids)[stay].astype(">u8").tobytes()
+        digests = np.frombuffer(record.asked, DIGEST)[stay].tobytes() if record.asked else b""
+        self._store(newer, content, replace(record, ids=ids, asked=digests, size=len(content), job=self.fingerprint, replaces=name))
+
     def next_number(self) -> int:
         return 1 + max(map(_number, self.parts), default=0)
 
     def store(
-        self, name: str, content: bytes | memoryview, ids: bytes, schema: pa.Schema, as_text: tuple[str, ...] = ()
+        self, name: str, content: bytes | memoryview, ids: bytes, schema: pa.Schema, *, as_text: tuple[str, ...] = (), asked: bytes = b""
     ) -> None:
         """Add one part, all of it or nothing. Raises OSError, and OutputError when another driver has taken the folder."""
+        self._schema = schema.remove_metadata().serialize().to_pybytes()
+        self._store(name, content, Record(ids, len(content), self.fingerprint, self._schema, as_text, asked))
+
+    def _store(self, name: str, content: bytes | memoryview, record: Record) -> None:
         self._lock.check()
-        serialized = schema.remove_metadata().serialize().to_pybytes()
         header = {
-            "part": name, "rows": len(ids) // ID_BYTES, "bytes": len(content), "job": self.fingerprint,
-            "schema": base64.b64encode(serialized).decode(), "as_text": as_text,
+            "part": name, "rows": len(record.ids) // ID_BYTES, "bytes": len(content), "job": record.job,
+            "schema": base64.b64encode(record.schema).decode(), "as_text": record.as_text, "asked": bool(record.asked),
+            **({"replaces": record.replaces} if record.replaces else {}),
         }  # fmt: skip
-        self._write(self.inside("rows", f"{name}.ids"), json.dumps(header).encode() + b"\n" + ids)
+        self._write(self.inside("rows", f"{name}.ids"), json.dumps(header).encode() + b"\n" + record.ids + record.asked)
         self._write(f"{self.root}/{name}", content)
-        self.parts[name] = Record(ids, len(content), self.fingerprint, serialized, as_text).part(name)
-        self._schema = serialized
+        self.parts[name] = record.part(name)
 
     def write_manifest(self, state: str, rows: int, failed: int, every_s: float = 0.0) -> None:
         """state: "unfinished" or "complete". Nothing is written within `every_s` seconds of the last time."""
         if time.time() - self._manifest_at < every_s:
             return
         manifest = {
-            "format": 1, "state": state, "rows": rows, "failed": failed, "output_format": self.format,
-            "fingerprint": self.fingerprint, "job": self._job, "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+            "format": MANIFEST_FORMAT, "version": _version(), "state": state, "rows": rows, "failed": failed,
+            "output_format": self.format, "fingerprint": self.fingerprint, "settings": self._job.settings, "hints": self._hints,
+            **({"data": self._job.rows} if state == "complete" else {}), "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         }  # fmt: skip
         self._write(self.inside("manifest.json"), json.dumps(manifest, indent=1, ensure_ascii=False).encode())
         self._manifest_at = time.time()
@@ -246,6 +302,11 @@ class OutputFolder:
         else:
             self._compare_parts(sizes, known, [info.base_name for info in listing])
         self._remove_unfinished()
+        for newer, record in list(known.items()):
+            if record.replaces in sizes and sizes.get(newer) == record.size:  # a driver was killed between the two steps
+                self._put_aside(record.replaces)
+                del sizes[record.replaces]
+                known.pop(record.replaces, None)
         for name in sorted({*sizes, *known}, key=_number):
             if name in known and sizes.get(name) == known[name].size:
                 self.parts[name] = known[name].part(name)
@@ -255,26 +316,26 @@ class OutputFolder:
             else:
                 self.fs.delete_file(self.inside("rows", f"{name}.ids"))
         self.complete = manifest.get("state") == "complete" and manifest.get("rows") == self.rows
-        failed = [name for name, part in self.parts.items() if part.failed]
-        if self._retry_failed and failed:
-            self.complete = False
-            self.write_manifest("unfinished", self.rows, self.failed_rows)
-            for name in failed:
-                self._put_aside(name)
-                del self.parts[name]
+        self.same_rows = bool(self._job.rows) and manifest.get("data") == self._job.rows
         if self.parts:
             self._schema = known[max(self.parts, key=_number)].schema
         if not self.complete:
             self.write_manifest("unfinished", self.rows, self.failed_rows)
 
     def _compare(self, manifest: dict[str, Any]) -> None:
-        if manifest.get("fingerprint") != self.fingerprint:
-            earlier = manifest.get("job")
-            differing = differences(earlier if isinstance(earlier, dict) else {}, self._job)
+        number = manifest.get("format")
+        if isinstance(number, int) and number > MANIFEST_FORMAT:
+            raise OutputError(
+                f"The output folder {self.given!r} was written by rayllm_batch {manifest.get('version')}, in a format (number {number}) "
+                f"that this one, {_version()}, does not know. Install that version, or give another output_path."
+            )
+        earlier = _job_of(manifest)
+        if differing := differences(earlier.settings, self._job.settings):
             raise OutputError(
                 f"The output folder {self.given!r} holds another job: {'; '.join(differing)}. "
                 "Run it as it was to continue it, or give this job another output_path."
             )
+        self._hints, self.changed = earlier.hints, differences(earlier.hints, self._job.hints)
         if manifest.get("output_format") != self.format:
             raise self._other_format(manifest.get("output_format"))
 
@@ -285,6 +346,8 @@ class OutputFolder:
                 f"The manifest of the output folder {self.given!r} cannot be read, and its rows are of another job. "
                 "Give this run another output_path."
             )
+        if known:  # what asked for them is not
+            self._hints, self.changed = {}, differences({}, self._job.hints)
         if sizes and not known or any(name not in (INSIDE, *sizes) and not _is_ignored(name) for name in names):
             raise self._foreign(names)
         if formats := {PART.fullmatch(name)[3] for name in sizes} - {self.format}:
@@ -326,12 +389,14 @@ class OutputFolder:
             if not info.is_file or not PART.fullmatch(name):
                 continue
             with self.fs.open_input_stream(info.path) as file:
-                head, _, ids = file.read().partition(b"\n")
+                head, _, content = file.read().partition(b"\n")
             try:
                 header = json.loads(head)
                 schema, as_text = base64.b64decode(header["schema"]), tuple(header.get("as_text", ()))
-                record = Record(ids, header["bytes"], header["job"], schema, as_text)
-                if len(ids) == header["rows"] * ID_BYTES:
+                end = header["rows"] * ID_BYTES
+                ids, asked = content[:end], content[end:]
+                record = Record(ids, header["bytes"], header["job"], schema, as_text, asked, header.get("replaces"))
+                if len(ids) + len(asked) == header["rows"] * (ID_BYTES + (DIGEST.itemsize if header.get("asked") else 0)):
                     found[name] = record
             except (ValueError, LookupError, TypeError):  # cut short
                 continue
@@ -386,7 +451,33 @@ class FinishedRows:
 
     def missing(self) -> int:
         """Finished rows that are not in the data any more."""
-        return int(np.maximum(self.counts.counts - self._seen, 0).sum())
+        return int(self._gone().sum())
+
+    def missing_ids(self) -> bytes:
+        return np.repeat(self.counts.pairs(), self._gone(), axis=0).astype(">u8").tobytes()
+
+    def _gone(self) -> np.ndarray:
+        return np.maximum(self.counts.counts - self._seen, 0)
+
+
+def _version() -> str:
+    import rayllm_batch
+
+    return rayllm_batch.__version__
+
+
+def _job_of(manifest: dict[str, Any]) -> Job:
+    if manifest.get("format", 1) == 1:
+        parts = manifest.get("job")
+        return Job.of_format_1(parts if isinstance(parts, dict) else {})
+    found = [manifest.get(name) for name in ("settings", "hints")]
+    return Job(*(part if isinstance(part, dict) else {} for part in found))
+
+
+def _digests(record: Record, failed: bool) -> np.ndarray:
+    rows = len(record.ids) // ID_BYTES
+    known = bool(record.asked) and not failed  # a failed row has no answer to protect
+    return np.frombuffer(record.asked, DIGEST) if known else np.full(rows, UNKNOWN, DIGEST)
 
 
 def _number(name: str) -> int:

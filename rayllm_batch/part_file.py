@@ -67,6 +67,16 @@ def decoded(content: bytes | pa.Buffer, output_format: str, schema: pa.Schema, a
     return pa.table(columns)
 
 
+def some_rows(content: bytes, output_format: str, stay: Sequence[bool]) -> bytes | memoryview:
+    """The file with those of its rows alone, as they are in it. stay: shape (rows,) of bool."""
+    if output_format == "jsonl":
+        lines = content.split(b"\n")[: len(stay)]
+        return b"".join(line + b"\n" for line, stays in zip(lines, stay, strict=True) if stays)
+    import pyarrow.parquet
+
+    return _parquet(pyarrow.parquet.read_table(pa.BufferReader(content)).filter(pa.array(stay, type=pa.bool_())))
+
+
 def _as_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
     for name in names:
         values = [value for chunk in table.column(name).chunks for value in to_json(chunk)]

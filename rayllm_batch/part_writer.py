@@ -10,6 +10,7 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from rayllm_batch import columns, output
+from rayllm_batch.asked import DIGEST, UNKNOWN
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_file import encoded
@@ -120,10 +121,10 @@ class PartWriter:
         return f"{kind}-{self._number:06d}-{self._run_id}.{self._folder.format}"
 
     def _store(self, name: str, table: pa.Table) -> None:
-        ids = _ids_of(table)
-        file = encoded(table.drop_columns([output.ROW_ID]), self._folder.format)
+        asked = table.column(output.ASKED).fill_null(UNKNOWN).to_numpy().astype(DIGEST).tobytes()
+        file = encoded(table.drop_columns([output.ROW_ID, output.ASKED]), self._folder.format)
         try:
-            self._folder.store(name, file.content, ids, file.schema, file.as_text)
+            self._folder.store(name, file.content, _ids_of(table), file.schema, as_text=file.as_text, asked=asked)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -143,7 +144,7 @@ class PartWriter:
         """All parts of a job have one schema, as far as it goes: a column that was all null takes its type later."""
         tables = [columns.carried(table, tables[0].schema) for table in tables]
         table = columns.merged(pa.concat_tables(tables, promote_options="default"), self._schema)
-        self._schema = table.drop_columns([output.ROW_ID]).schema
+        self._schema = table.drop_columns([output.ROW_ID, output.ASKED]).schema
         return table.combine_chunks()
 
     def _check_unique(self, table: pa.Table) -> None:

@@ -14,11 +14,11 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch import chat, columns, output
+from rayllm_batch import asked, cancellation, chat, columns, output
 from rayllm_batch.chat import DEFAULTS, Defaults
 from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.read_options import BAD_LINE
-from rayllm_batch.row_id import as_pairs, row_id
+from rayllm_batch.row_id import as_pairs, row_ids
 from rayllm_batch.tokenizer import chat_tokenizer
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the same, as one template or another calls it
@@ -57,6 +57,11 @@ class PromptJob:
 
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     """A batch of input rows, as `columns.carried`, with their token ids, request settings (JSON) and errors appended."""
+    with cancellation.obeyed():
+        return _build_prompts(table, job)
+
+
+def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     marker = None
     if job.with_row_ids:
         table, marker = _without_finished(table, job)
@@ -80,6 +85,9 @@ def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         errors.append(error)
     if any(messages):
         fill(token_ids, messages, errors, job)
+    if job.with_row_ids:
+        digests = pa.array(map(asked.digest, token_ids, requests), type=pa.uint64())
+        table = table.set_column(table.column_names.index(output.ASKED), output.ASKED, digests)
     prompts = output.with_stage_columns(table, token_ids, requests, errors)
     if job.sort:
         order = sorted(range(len(token_ids)), key=lambda i: _sort_key(token_ids[i]))
@@ -93,7 +101,7 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     """The rows that are left to do, with their ids, and the marker of those that are not, if there are any."""
     import ray
 
-    ids = [row_id(row, None if row.get(BAD_LINE) else job.id_column) for row in columns.rows(table)]
+    ids = row_ids(table, job.id_column)
     table = output.with_row_ids(table, ids, job.keep_order)
     if not ids or job.finished is None and not job.keep_order:
         return table, None

@@ -11,6 +11,7 @@ from rayllm_batch.errors import DatasetError, did_you_mean
 
 # The column of the rows that stand for bad lines: why. It is null in others, and becomes the `error` of the output's row.
 BAD_LINE = "_rayllm_bad_line"
+RESERVED = "_rayllm_"  # names of columns that begin so are ours
 RAISE, KEEP = "raise", "keep"
 UTF8 = "utf-8"
 
@@ -49,10 +50,11 @@ class ReadOptions:
         for name, kind in self.column_types.items():
             try:
                 types[name] = kind if isinstance(kind, pa.DataType) else pa.type_for_alias(kind)
-            except (ValueError, TypeError):
+                pa.array([], pa.string()).cast(types[name])
+            except (ValueError, TypeError, AttributeError, pa.ArrowException):
                 raise DatasetError(
-                    f"column_types[{name!r}] must be an Arrow type or its name, such as 'int64', 'float64', 'bool' or 'string', "
-                    f"given {kind!r}."
+                    f"column_types[{name!r}] must be an Arrow type that text can become, or its name, such as 'int64', "
+                    f"'float64', 'bool' or 'string', given {kind!r}."
                 ) from None
         object.__setattr__(self, "column_types", types)
 

@@ -17,7 +17,9 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
+from rayllm_batch import columns
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.read_options import BAD_LINE
 
 ID_BYTES = 16  # of BLAKE2b: among 100 million rows two share an id with a probability of about 1e-23
 ID_TYPE = pa.binary(ID_BYTES)
@@ -31,6 +33,11 @@ def row_id(row: dict[str, Any], id_column: Optional[str] = None) -> bytes:
     value = _canonical(row if id_column is None else [row.get(id_column)])
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
+
+
+def row_ids(table: pa.Table, id_column: Optional[str]) -> list[bytes]:
+    """Of each row of a table that is as `columns.carried` gives it. A bad line that was kept has no id but its content."""
+    return [row_id(row, None if row.get(BAD_LINE) else id_column) for row in columns.rows(table)]
 
 
 def as_pairs(ids: bytes) -> np.ndarray:

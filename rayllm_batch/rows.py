@@ -67,7 +67,8 @@ class Rows:
 
     def carried(self, most: Optional[int] = None) -> ray.data.Dataset:
         """The dataset, or its first `most` rows, as they travel: see columns.py."""
-        return columns.carry(self.dataset if most is None else self.dataset.limit(most), self.known)
+        rows = self.dataset if most is None else self.dataset.limit(most)
+        return columns.carry(rows, self.known, output.OUTPUT_SCHEMA.names)
 
 
 def read_rows(
@@ -102,6 +103,8 @@ def read_rows(
     sample = [row for row in sample if row.pop(BAD_LINE, None) is None]
     if not sample:
         raise DatasetError(f"None of the first {found} line(s) of the dataset can be read. The first: {why}")
+    known = columns.reference(whole, sample)
+    output.check_input_columns(list(dict.fromkeys([*known.names, *(column for row in sample for column in row)])))
     _check_sample(sample, name, id_column)
     chats, failed = _try_parse_row(workload, sample[:PARSED_ROWS], defaults)
     total, is_a_limit = limit, fraction > 1
@@ -115,7 +118,7 @@ def read_rows(
         total, is_a_limit = counted, False
     spread = sample[PARSED_ROWS :: max(1, (len(sample) - PARSED_ROWS) // PARSED_ROWS)][:PARSED_ROWS]
     others = partial(_parsed, workload, spread, defaults)
-    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), columns.reference(whole, sample), others)
+    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others)
 
 
 def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:
@@ -135,7 +138,6 @@ def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[s
     """Of the first rows. Raises DatasetError."""
     if not sample[0]:
         raise DatasetError(f"The rows of {name} have no columns.")
-    output.check_input_columns(list(sample[0]))
     if id_column is None:
         return
     if id_column not in sample[0]:

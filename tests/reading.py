@@ -35,16 +35,14 @@ def read(given: Any, **options: Any) -> list[dict[str, Any]]:
 
 
 def present(rows: list[dict[str, Any]]) -> list[Any]:
-    """Told apart by type too, but for 1 and 1.0; what is null is as what is not there."""
-    return list(map(_told_apart, rows))
+    """Told apart by type too; a column that is null is as one that is not there."""
+    return [{name: _told_apart(item) for name, item in row.items() if item is not None} for row in rows]
 
 
 def _told_apart(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _told_apart(item) for name, item in sorted(value.items()) if item is not None}
-    if isinstance(value, list):
-        return list(map(_told_apart, value))
-    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+        return {name: _told_apart(item) for name, item in value.items()}
+    return list(map(_told_apart, value)) if isinstance(value, list) else repr(value)
 
 
 def refusal(given: Any, **options: Any) -> str:

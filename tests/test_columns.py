@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 from column_samples import ENCODED, PLAIN, rays
 
 from rayllm_batch import columns
+from rayllm_batch.column_values import together
 from rayllm_batch.columns import carried, is_objects, is_sure, merged, name_of, plain_type, rows, widest
+from rayllm_batch.csv_rows import check_names
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.read_options import BAD_LINE
 
 NAMES = [*PLAIN, *ENCODED, "tensors", "tensors of fractions", "tensors of other shapes", "Arrow's tensors", "objects"]
 
@@ -106,7 +110,9 @@ def test_one_type_where_it_has_every_value_and_python_objects_elsewhere(name: st
     one, two, kind, expected = MIXED[name]
     for first, second in ((one, two), (two, one)):
         schema = known(c=plain_type(first.type))
-        table = merged(joined(carried(pa.table({"c": first}), schema), carried(pa.table({"c": second}), schema)))
+        blocks = joined(carried(pa.table({"c": first}), schema), carried(pa.table({"c": second}), schema))
+        assert values(blocks) == told([*first.to_pylist(), *second.to_pylist()]), "what parse_row gets"
+        table = merged(blocks)
         found = table.schema.field("c").type
         assert is_objects(found) if kind is None else (found == kind or pa.types.is_struct(kind) or pa.types.is_list(kind))
         if expected is not None and first is one:
@@ -144,7 +150,8 @@ def test_what_is_sure_needs_no_look_at_the_values() -> None:
         for wrap in (lambda k: k, pa.list_, lambda k: pa.struct([("x", k)]), lambda k: pa.map_(pa.string(), k)):
             assert is_sure(wrap(kind), wrap(wider)) and not is_sure(wrap(wider), wrap(kind))
             assert widest([wrap(kind), wrap(wider)]) == wrap(wider)
-    for kind, wider in ((pa.int64(), pa.float64()), (pa.timestamp("s"), pa.timestamp("ns")), (pa.string(), pa.binary()), (pa.bool_(), pa.int64())):
+    keys = pa.struct([("a", pa.int64())]), pa.struct([("a", pa.int64()), ("b", pa.int64())])
+    for kind, wider in (keys, (pa.decimal128(3, 1), pa.decimal128(5, 2)), (pa.int64(), pa.float64()), (pa.timestamp("s"), pa.timestamp("ns")), (pa.string(), pa.binary()), (pa.bool_(), pa.int64())):
         assert not is_sure(kind, wider)
 
 
@@ -170,6 +177,37 @@ def test_the_known_types_are_the_datasets_or_those_of_its_first_rows() -> None:
         columns.reference(Given(twice), [])
 
 
+def test_many_columns_do_not_take_their_square() -> None:
+    names = [f"column {n}" for n in range(20_000)]
+    table = pa.table({name: [1, 2] for name in names})
+    begun = time.process_time()
+    columns.check_names(names)
+    assert together([table, table]).num_columns == 20_000
+    block = carried(table, pa.schema([(name, pa.string()) for name in names]))
+    merged(block, table.schema)
+    assert time.process_time() - begun < 20
+    with pytest.raises(DatasetError, match="'column 0' more than once"):
+        check_names([*names, names[0]], "rows.csv")
+
+
 def test_a_block_of_the_known_types_is_not_touched() -> None:
     table = pa.table({"a": np.arange(1000), "b": ["x"] * 1000}).replace_schema_metadata({"pandas": "{}"})
     assert carried(table, known(a=pa.int64(), b=pa.string())) is table
+
+
+@pytest.mark.parametrize("name", ["error", "generated_text", "_rayllm_row_id", "_rayllm_other:12345678:text", "_rayllm_bad_line"])
+@pytest.mark.parametrize("values", [[None, 5, None], [None, "given", None], [None, {"a": 1}, None]])
+def test_a_late_column_with_a_name_of_the_output_makes_bad_lines_of_the_rows_that_have_it(name: str, values: list[Any]) -> None:
+    if name == BAD_LINE and values[1] == "given":
+        return  # as the reader's own
+    table = columns.without_taken(pa.table({"n": [1, 2, 3], name: values}), ("generated_text", "error"))
+    first, second, third = table.to_pylist()
+    assert first == {"n": 1, BAD_LINE: None} and third["n"] == 3 and second["n"] == 2
+    assert f"the column {name!r}" in second[BAD_LINE] and "Rename or drop it" in second[BAD_LINE]
+
+
+def test_bad_lines_keep_their_reason_beside_a_late_column_of_the_output() -> None:
+    given = pa.table({"n": [1, 2, None], "error": [None, "mine", "mine"], BAD_LINE: pa.array([None, None, "Line 3"])})
+    assert [row[BAD_LINE] and row[BAD_LINE][:20] for row in columns.without_taken(given, ("error",)).to_pylist()] == [None, "The row has the colu", "Line 3"]
+    plain = given.drop_columns(["error"])
+    assert columns.without_taken(plain, ("error",)) is plain

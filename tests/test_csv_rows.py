@@ -55,6 +55,19 @@ def test_random_cells(put: Any) -> None:
     ("rows.csv", b"price, net;b\n1,5;2\n1;3\n2;3\n", {"price, net": "1,5", "b": "2"}),
     ("rows.csv", b"a|b|c\n1|2|3\n", {"a": "1", "b": "2", "c": "3"}),
     ("rows.csv", b'"a;b"\n1;2\n', {"a;b": "1;2"}),
+    ("rows.csv", b"a, b;c;d\n1,5;2;3\n2,5;4;6\n", {"a, b": "1,5", "c": "2", "d": "3"}),
+    ("rows.csv", b'"name";"price, net"\nx;1,5\ny;2,5\n', {"name": "x", "price, net": "1,5"}),
+    ("rows.csv", b'name;"address, city";z\nx;Street 1, Berlin;z\n', {"name": "x", "address, city": "Street 1, Berlin", "z": "z"}),
+    ("rows.csv", b'name;"price, net"\nx;1,5\ny;2,5\n', {"name": "x", "price, net": "1,5"}),
+    ("rows.csv", b"price, net;b\n1,5;2\n2,5;3\n", {"price, net": "1,5", "b": "2"}),
+    ("rows.csv", b"a;b, c;d\n1;2;3\n4;5,5;6\n7;8;9\n", {"a": "1", "b, c": "2", "d": "3"}),
+    ("rows.csv", b"a,b;c,d\n1,2;2,3\n4,5;6,7\n", {"a": "1", "b;c": "2;2", "d": "3"}),
+    ("rows.csv", b"id, label\n1, x\n", {"id": "1", " label": " x"}),
+    ("rows.tsv", b"a, b\tc, d\n1, 5\t2, 3\n", {"a, b": "1, 5", "c, d": "2, 3"}),
+    ("rows.csv", b'"a","b;c"\n1,2;3\n', {"a": "1", "b;c": "2;3"}),
+    ("rows.csv", b"sep=;\na,b;c\n1;2\n", {"a,b": "1", "c": "2"}),
+    ("rows.csv", b'"sep=|"\r\na;b|c,d\r\n1|2\r\n', {"a;b": "1", "c,d": "2"}),
+    ("rows.csv", b"\xef\xbb\xbfSEP=\t\r\na\tb\r\n1\t2\r\n", {"a": "1", "b": "2"}),
     ("rows.csv", b"text\nfirst; second\n", {"text": "first; second"}),
     ("rows.csv", b'a,b\n"x;y",z;w\n', {"a": "x;y", "b": "z;w"}),
 ])
@@ -75,6 +88,55 @@ def test_types_that_are_asked_for(put: Any) -> None:
     rows = read(bad, column_types={"age": "int64"}, bad_lines="keep")
     assert [row["age"] for row in rows] == [1, None, 2] and rows[1]["x"] is None and "Line 3" in rows[1][BAD_LINE]
     assert "Did you mean 'age'?" in refusal(bad, column_types={"agee": "int64"})
+
+
+@pytest.mark.parametrize("kind", [
+    "int", int, None, 5, ["int64"], "list", pa.list_(pa.int64()), pa.null(), pa.struct([("a", pa.int64())]), pa.duration("s"), pa.map_(pa.string(), pa.string()),
+])
+@pytest.mark.parametrize("bad_lines", ["raise", "keep"])
+def test_types_that_text_cannot_become(kind: Any, bad_lines: str, put: Any) -> None:
+    message = refusal(put("rows.csv", b"a,b\n1,2\n,\n"), column_types={"a": kind}, bad_lines=bad_lines)
+    assert "column_types['a'] must be an Arrow type that text can become" in message and repr(kind) in message
+
+
+@pytest.mark.parametrize("bad_lines", ["raise", "keep"])
+def test_types_that_only_the_whole_column_cannot_have(bad_lines: str, put: Any) -> None:
+    path = put("rows.csv", b"a\n" + b"".join(b"%d\n" % n for n in range(200)) + b"\n")
+    assert "'a'" in refusal(path, column_types={"a": pa.dictionary(pa.int8(), pa.string())}, bad_lines=bad_lines)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", pa.string_view()])
+def test_an_empty_cell_of_text_is_text(kind: Any, put: Any) -> None:
+    assert read(put("rows.csv", b"a,b\n1,2\n,\n"), column_types={"a": kind})[1] == {"a": "", "b": ""}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32"])
+@pytest.mark.parametrize("half", ["\ud83d", "\ude00", "\ude00\ud83d"])
+def test_half_of_a_pair_is_a_bad_line(encoding: str, half: str, put: Any) -> None:
+    asked = {"encoding": encoding} if encoding[-2:] in ("le", "be") else {}
+    for name, lines in (("rows.csv", ["a,b", "1,🙂", f"2,{half}", "3,x"]), ("rows.jsonl", ['{"a": "0"}', '{"a": "1"}', f'{{"a": "{half}"}}', '{"a": "3"}'])):
+        path = put(name, "".join(f"{line}\n" for line in lines).encode(encoding, "surrogatepass"))
+        message = refusal(path, **asked)
+        assert message.startswith("Line 3 of ") and "half of a surrogate pair" in message and "UTF" in message
+        rows = read(path, bad_lines="keep", **asked)
+        assert [row["a"] for row in rows][-3:] == ["1", None, "3"] and "Line 3" in rows[-2][BAD_LINE]
+
+
+def test_a_separator_that_is_named_has_a_line(put: Any) -> None:
+    assert refusal(put("rows.csv", b"sep=;\na;b\n1;2\n3\n")).startswith("Line 4 of ")
+    assert "no rows" in refusal(put("rows.csv", b"sep=;\n"))
+
+
+def test_quotes_that_are_lost_in_each_line_do_not_take_the_square_of_the_lines(put: Any) -> None:
+    path = put("rows.csv", b"a,b\n" + b'x","y\n' * 20_000 + b"1,2\n")
+    rows = read(path, bad_lines="keep")
+    assert len(rows) == 20_001 and rows[-1]["a"] == "1" and all("not closed" in row[BAD_LINE] for row in rows[:-1])
+    assert rows[7][BAD_LINE].startswith("Line 9 of")
+
+
+def test_a_row_is_bad_for_what_is_in_it_wherever_an_earlier_one_fails(put: Any) -> None:
+    rows = read(put("rows.csv", b'a,b\n1,"open\n2,2\n"x\ny",3\n4,"z"z\n5,"5\n5"\n'), bad_lines="keep")
+    assert [(row["a"], row["b"]) for row in rows if row[BAD_LINE] is None] == [("2", "2"), ("x\ny", "3"), ("5", "5\n5")]
 
 
 @pytest.mark.parametrize(("content", "number", "word", "others"), [
@@ -108,6 +170,7 @@ def test_lines_far_down_are_numbered_in_small_blocks(put: Any) -> None:
     (b"a,,b,\n1,2,3,4\n", ["column 2, 4 of 4"]),
     (b"caf\xe9,b\n1,2\n", ["Line 1", "the header", "not UTF-8"]),
     (b'a,"b\n1,2\n', ["Line 1", "a quote is opened"]),
+    (b"id,_rayllm_bad_line\n1,\n", ["'_rayllm_bad_line'", "which a run uses"]),
     (b'{"a": 1}\n{"a": 2}\n', ["its content is JSON", ".jsonl"]),
     (b'[{"a": 1}]\n', ["its content is JSON"]),
 ])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bz2
+import datetime
+import decimal
 import gzip
 import json
 import os
@@ -110,7 +112,8 @@ def test_folder(put: Any, tmp_path: Path) -> None:
     put("data/README.md", b"not data")
     folder = tmp_path / "data"
     assert names(folder, folder) == ["a.jsonl", "b.jsonl", "sub/a.jsonl"], "sorted, so that a second run reads the same"
-    assert read(folder) == read(f"{folder}/") == [{"id": 1, "score": None}, {"id": 2, "score": 0.5}, {"id": 3, "score": 1.0}]
+    assert read(folder) == read(f"{folder}/") == [{"id": 1, "score": None}, {"id": 2, "score": 0.5}, {"id": 3, "score": 1}]
+    assert [type(row["score"]) for row in read(folder)[1:]] == [float, int]
 
 
 def test_hidden_files_and_folders_are_ignored(put: Any, tmp_path: Path) -> None:
@@ -163,6 +166,25 @@ def test_mixed_formats(put: Any, tmp_path: Path) -> None:
     put("data/b.csv", CSV)
     message = refusal(tmp_path / "data")
     assert "csv" in message and "json" in message and "glob" in message
+
+
+def test_what_describes_the_data_beside_it_is_no_row(put: Any, tmp_path: Path) -> None:
+    for name, content in (("train.jsonl", JSONL), ("train.json", ARRAY), ("train.parquet", parquet_bytes(ROWS))):
+        ending = name.rpartition(".")[2]
+        put(f"{ending}/{name}", content)
+        for description in ("dataset_infos.json", "dataset_info.json", "datapackage.json", "dataset-metadata.json", "croissant.json", "deep/dataset_infos.json"):
+            put(f"{ending}/{description}", b'{"default": {"features": {}}}')
+        assert read(tmp_path / ending) == read(tmp_path / ending / "*") == ROWS
+    assert len(read(tmp_path / "json" / "dataset_infos.json")) == 1, "it may be asked for"
+
+
+@pytest.mark.parametrize("name", ["stats.json", "sub/settings.json", "stats.json.gz"])
+def test_json_beside_lines_may_be_no_rows(name: str, put: Any, tmp_path: Path) -> None:
+    put("data/a.jsonl", JSONL)
+    put(f"data/{name}", gzip.compress(b"{}") if name.endswith("gz") else b"{}")
+    message = refusal(tmp_path / "data")
+    assert "different formats (json, jsonl)" in message and "*.jsonl" in message
+    assert read(tmp_path / "data" / "*.jsonl") == ROWS
 
 
 # --- what cannot be found
@@ -300,7 +322,7 @@ def test_file_that_is_not_what_its_name_says(name: str, content: bytes, words: s
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("b.json", b"[1, 2]"), ("b.json", b'["ab"]'), ("b.json.gz", b"not gzip"), ("b.jsonl.gz", gzip.compress(JSONL)[:-9])],
+    [("b.json", b"[1, 2]"), ("b.json", b'["ab"]'), ("b.json.gz", b"not gzip"), ("b.json.gz", gzip.compress(JSONL)[:-9])],
 )
 def test_a_later_file_that_is_not(name: str, content: bytes, put: Any, tmp_path: Path) -> None:
     put("data/a.json", JSONL)
@@ -451,11 +473,33 @@ def test_parquet_with_a_column_twice(put: Any) -> None:
     assert "twice.parquet" in message and "'text' more than once" in message
 
 
+def test_parquet_with_a_column_of_a_name_that_a_run_uses(put: Any) -> None:
+    message = refusal(put("ours.parquet", parquet_bytes([{"text": "a", "_rayllm_row_id": None}])))
+    assert "ours.parquet" in message and "'_rayllm_row_id', which a run uses" in message
+
+
+def test_days_of_all_years_in_the_dates_of_old_parquet(tmp_path: Path) -> None:
+    days = [datetime.datetime(*day) for day in ((9999, 12, 31), (1, 1, 1), (1600, 2, 29), (2024, 2, 29, 23, 59, 59, 123456))]
+    table = pa.table({"at": pa.array(days, pa.timestamp("us")), "list": pa.array([[day] for day in days], pa.list_(pa.timestamp("us")))})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", use_deprecated_int96_timestamps=True)
+    assert read(tmp_path / "rows.parquet") == table.to_pylist()
+
+
 def test_parquet_files_whose_types_differ(put: Any, tmp_path: Path) -> None:
     put("data/a.parquet", parquet_bytes([{"key": 2**60 + 1, "text": "a"}]))
     put("data/b.parquet", parquet_bytes([{"key": 0.5, "text": "b", "more": [1]}]))
     put("data/c.parquet", parquet_bytes([{"key": "k", "text": b"c"}]))
     assert [list(row.values()) for row in read(tmp_path / "data")] == [[2**60 + 1, "a", None], [0.5, "b", [1]], ["k", b"c", None]]
+
+
+@pytest.mark.parametrize(("one", "two"), [
+    (pa.array([1], pa.int32()), pa.array([0.5])), (pa.array([decimal.Decimal("1.5")]), pa.array([decimal.Decimal("1.25")])),
+    (pa.array([{"a": 1}]), pa.array([{"a": 1, "b": None}], pa.struct([("a", pa.int64()), ("b", pa.int64())]))),
+])
+def test_a_value_of_one_parquet_file_is_not_changed_by_another(one: pa.Array, two: pa.Array, tmp_path: Path) -> None:
+    for name, array in (("a", one), ("b", two), ("c", one)):
+        pyarrow.parquet.write_table(pa.table({"x": array}), tmp_path / f"{name}.parquet")
+    assert repr([row["x"] for row in read(tmp_path)]) == repr([*one.to_pylist(), *two.to_pylist(), *one.to_pylist()])
 
 
 def test_the_first_rows_of_a_large_file_take_little_memory(tmp_path: Path) -> None:
@@ -480,6 +524,46 @@ print(most_so_far() - begun)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     assert int(run.stdout) < 60 << 10, "a row group has 64 MB, and it is held twice"
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl.gz"])
+def test_what_is_much_larger_than_its_file_is_not_read_into_the_drivers_memory(ending: str, tmp_path: Path) -> None:
+    path, text = tmp_path / f"rows.{ending}", "x" * 40_000
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 8000, pa.int32()), [text]).cast(pa.string())}), path)
+    else:
+        path.write_bytes(gzip.compress(b'{"text": "%s"}\n' % text.encode() * 100, 1) * 80)
+    assert path.stat().st_size < 3 << 20, "of 320 MB"
+    code = f"""
+import re
+from pathlib import Path
+from rayllm_batch import dataset_file
+from rayllm_batch.file_part import Reader, whole
+from rayllm_batch.read_options import ReadOptions
+import pyarrow.parquet
+
+def most_so_far():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+begun, dataset_file.IN_MEMORY_BYTES = most_so_far(), 8 << 20
+files = dataset_file.find_files({str(path)!r})
+reader = Reader(files.fs, files.format, ReadOptions())
+assert dataset_file._read_local(files, reader, [1]) is None
+rows = 0
+for table in reader.tables(whole(files, files.paths[0])):
+    rows += table.num_rows
+    assert table.nbytes < 40 << 20
+assert rows == 8000
+print(most_so_far() - begun)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert int(run.stdout) < 200 << 10
+
+
+def test_a_file_that_is_too_large_for_memory_is_read_by_tasks(large: Any, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 1 << 20)
+    dataset = large(put("rows.jsonl.gz", gzip.compress(b'{"text": "%s"}\n' % (b"x" * 4000) * 3000)))
+    assert len(dataset.tasks) == 1 and sum(table.num_rows for table in dataset.reader(dataset.tasks[0])) == 3000
 
 
 # --- options

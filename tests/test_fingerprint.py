@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rayllm_batch.code_text import digest
 from rayllm_batch.config import init_engine_from_config
-from rayllm_batch.fingerprint import describe_job, differences, fingerprint
+from rayllm_batch.fingerprint import HOW_FAST, Job, describe_job, differences
+from rayllm_batch.vllm_fields import ENGINE_FIELDS
 
 CODE = '''\
 import re
@@ -93,7 +95,8 @@ def in_a_cell(code: str, name: str = "/tmp/ipykernel_7/1234.py") -> dict[str, An
 
 
 def job_of(workload: Any, **given: Any) -> dict[str, str]:
-    return describe_job(engine(**given), workload, None)
+    job = describe_job(engine(**given), workload, None)
+    return {**job.settings, **job.hints, **job.rows}
 
 
 def job_of_code(code: str, name: str = "Mine", **fields: Any) -> dict[str, str]:
@@ -131,10 +134,12 @@ def test_what_is_no_change(change: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
-def test_changed_code_is_another_job(change: Callable[[str], str]) -> None:
+def test_changed_code_is_a_hint(change: Callable[[str], str]) -> None:
     assert change(CODE) != CODE
     differing = differences(job_of_code(CODE), job_of_code(change(CODE)))
     assert differing and all(text.startswith(("code of Mine ", "workload.choose ")) for text in differing)
+    jobs = [describe_job(engine(), in_a_cell(code)["Mine"](), None) for code in (CODE, change(CODE))]
+    assert jobs[0].settings == jobs[1].settings and jobs[0].fingerprint == jobs[1].fingerprint and jobs[0].hints != jobs[1].hints
 
 
 def test_a_prompt_in_triple_quotes_may_start_at_the_left_edge() -> None:
@@ -156,7 +161,7 @@ def test_a_subclass_with_its_base_s_name_does_not_hide_it() -> None:
 
 def test_a_notebook_a_script_and_a_module_are_one_job_in_any_process(tmp_path: Path) -> None:
     """Each in a process of its own, where text hashes, and so sets, have another order."""
-    show = "print(json.dumps(describe_job(engine, Mine(), None)))\n"
+    show = "print(json.dumps(describe_job(engine, Mine(), None).hints))\n"
     setup = (
         "import json\nfrom rayllm_batch.config import init_engine_from_config\nfrom rayllm_batch.fingerprint import describe_job\n"
         "engine = init_engine_from_config({'model_id': 'org/model', 'llm_engine': 'vllm', 'accelerator_type': 'CPU'})\n"
@@ -213,13 +218,36 @@ def test_a_decorator_s_code_counts() -> None:
     assert job_of_code(code) == job_of_code(code.replace("+ '!'", "+  '!'")) != job_of_code(code.replace("+ '!'", "+ '?'"))
 
 
-HOW_FAST = {
+FAST = {
     "tensor_parallel_size": 4, "gpu_memory_utilization": 0.5, "max_num_seqs": 7, "enforce_eager": True, "max_num_batched_tokens": 4096,
+    "max_model_len": 256, "renderer_num_workers": 2, "numa_bind": True, "cudagraph_capture_sizes": [1, 2], "mm_processor_cache_gb": 1,
 }  # fmt: skip
-ANSWERS = {"quantization": "fp8", "dtype": "float16", "max_model_len": 256, "seed": 3, "kv_cache_dtype": "fp8", "revision": "main"}
+ANSWERS = {"quantization": "fp8", "dtype": "float16", "seed": 3, "kv_cache_dtype": "fp8", "revision": "main", "load_format": "dummy"}
+DECIDES = set("""
+    model enable_return_routed_experts return_sampling_mask model_weights tokenizer hf_config_path runner convert
+    skip_tokenizer_init enable_prompt_embeds tokenizer_mode trust_remote_code allowed_local_media_path
+    allowed_media_domains load_format config_format dtype kv_cache_dtype seed disable_sliding_window logprobs_mode
+    use_fp64_gumbel revision code_revision hf_overrides model_class_overrides tokenizer_revision quantization
+    quantization_config allow_deprecated_quantization language_model_only limit_mm_per_prompt enable_mm_embeds
+    interleave_mm_strings media_io_kwargs mm_processor_kwargs mm_encoder_only mm_encoder_attn_dtype
+    mm_encoder_fp8_scale_path mm_encoder_fp8_scale_save_path mm_encoder_fp8_scale_save_margin io_processor_plugin
+    video_pruning_rate video_pruning_method mm_device_do_normalize default_mm_loras lora_dtype lora_target_modules
+    enable_tower_connector_lora enable_mixed_moe_lora_format model_loader_extra_config structured_outputs_config
+    reasoning_parser reasoning_parser_plugin diffusion_config pooler_config attention_config mamba_config
+    enable_bf16x3_router_gemm worker_cls worker_extension_cls reasoning_config generation_config
+    override_generation_config model_impl kv_cache_dtype_skip_layers mamba_cache_dtype mamba_ssm_cache_dtype
+    mamba_ssu_algorithm enable_mamba_cache_stochastic_rounding mamba_cache_philox_rounds additional_config
+    logits_processors kv_sharing_fast_prefill tokens_only
+""".split())
 
 
-@pytest.mark.parametrize(("key", "value"), HOW_FAST.items(), ids=HOW_FAST)
+def test_every_setting_of_vllm_is_sorted_into_speed_or_answers() -> None:
+    """A vLLM with a new one fails here: does it decide answers (DECIDES), or only how fast they come (HOW_FAST)?"""
+    assert set(ENGINE_FIELDS) - HOW_FAST - DECIDES == set(), "to be sorted"
+    assert set() == DECIDES & HOW_FAST and set(ENGINE_FIELDS) >= DECIDES
+
+
+@pytest.mark.parametrize(("key", "value"), FAST.items(), ids=FAST)
 def test_settings_of_speed_do_not_count(key: str, value: Any) -> None:
     assert job_of_code(CODE) == job_of(in_a_cell(CODE)["Mine"](), engine_kwargs={key: value})
 
@@ -236,11 +264,38 @@ def test_model_template_and_sampling_count_and_the_accelerator_does_not() -> Non
     assert job_of(in_a_cell(CODE)["Mine"](), model_id="org/other") != job
     assert job_of(in_a_cell(CODE)["Mine"](), chat_template="{{ messages }}") != job
     assert job_of_code(CODE, sampling_params={"max_tokens": 3}) != job
-    assert describe_job(engine(), in_a_cell(CODE)["Mine"](), "id") != job
-    assert differences(job_of_code(CODE, dataset_fraction=8), job_of_code(CODE, dataset_fraction=16.0)) == [
-        "workload.dataset_fraction was 8, is 16"
+    assert "id_column was null, is \"id\"" in differences(
+        describe_job(engine(), in_a_cell(CODE)["Mine"](), None).settings, describe_job(engine(), in_a_cell(CODE)["Mine"](), "id").settings
+    )
+    assert describe_job(engine(), in_a_cell(CODE)["Mine"](sampling_params={"max_tokens": 3}), None).settings["workload.sampling_params"]
+
+
+def test_which_rows_are_read_is_no_other_job(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
+    mine = in_a_cell(CODE)["Mine"]
+    jobs = [
+        describe_job(engine(), mine(dataset_file=str(tmp_path / "rows.jsonl"), dataset_fraction=fraction), None)
+        for fraction in (8, 16.0, 16)
     ]
-    assert job_of_code(CODE, dataset_fraction=16) == job_of_code(CODE, dataset_fraction=16.0)
+    assert jobs[1] == jobs[2] and jobs[0].rows != jobs[1].rows
+    assert (jobs[0].settings, jobs[0].hints) == (jobs[1].settings, jobs[1].hints)
+
+    class Own(mine):
+        def load_dataset(self) -> Any:
+            return None
+
+    assert describe_job(engine(), Own(dataset_file=str(tmp_path / "rows.jsonl")), None).rows == {}, "who knows what it reads"
+
+
+def test_a_job_of_format_1_is_sorted_anew() -> None:
+    parts = {
+        "model_id": "org/model", "engine_kwargs.dtype": '"float32"', "engine_kwargs.cudagraph_capture_sizes": "[1]", "id_column": "null",
+        "workload": "Mine", "workload.sampling_params": "{}", "workload.note": '""', "workload.dataset_fraction": "8",
+        "code of Mine": "a", "files of dataset_file": "1 file(s)",
+    }  # fmt: skip
+    job = Job.of_format_1(parts)
+    assert set(job.settings) == {"model_id", "engine_kwargs.dtype", "id_column", "workload.sampling_params"}
+    assert set(job.hints) == {"workload", "workload.note", "code of Mine"} and job.rows == {}
 
 
 def test_a_local_model_that_was_trained_again_is_another(tmp_path: Path) -> None:
@@ -271,7 +326,7 @@ def test_no_secret_is_written(name: str, value: Any) -> None:
     def with_field(given: Any) -> dict[str, str]:
         workload = Job()
         setattr(workload, name, given)
-        return describe_job(engine(runtime_env={"env_vars": {"HF_TOKEN": "env-12345678"}}), workload, None)
+        return job_of(workload, runtime_env={"env_vars": {"HF_TOKEN": "env-12345678"}})
 
     written = json.dumps(with_field(value))
     assert "12345678" not in written
@@ -305,7 +360,7 @@ def test_a_workload_of_any_kind_can_be_described() -> None:
         "\ud800", 10**400, {1: 2, "1": 3}, [object()], lambda row: row, functools.partial(int, base=8), Path("q"), {"a", "c"}, np.arange(4),
     ]  # fmt: skip
     jobs = [job_of(Plain(value=value)) for value in values]
-    assert len({fingerprint(job) for job in jobs}) == len(values)
+    assert len({digest(json.dumps(job, sort_keys=True)) for job in jobs}) == len(values)
     assert [job_of(Plain(value=value)) for value in values] == jobs
 
 
@@ -319,7 +374,7 @@ def test_what_a_workload_keeps_of_an_earlier_run_does_not_count() -> None:
     assert job_of(workload) != before
 
 
-def test_data_files_count_by_name_and_size(tmp_path: Path) -> None:
+def test_data_files_count_by_name_size_and_time(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
     mine = in_a_cell(CODE)["Mine"]
     before = job_of(mine(dataset_file=str(tmp_path / "rows.jsonl")))

@@ -144,3 +144,28 @@ def test_shapes_that_tell_nothing(tmp_path: Path) -> None:
     for name, tensors in {"a": told, "b": {"x.c_attn.lora_A.weight": [8, 5]}, "c": {}}.items():
         folder(tmp_path, name, tensors=tensors)
         assert asyncio.run(lora.Adapters(str(tmp_path), taken, 256).get(name)).lora_name == name
+
+
+def test_requests_with_an_adapter_and_without_take_turns() -> None:
+    turns, running, seen = lora.Turns(), {True: 0, False: 0}, []
+
+    async def request(number: int) -> None:
+        has_adapter = number % 3 > 0
+        async with turns.turn(has_adapter):
+            running[has_adapter] += 1
+            seen.append(dict(running))
+            await asyncio.sleep(0.001 * (number % 4))
+            running[has_adapter] -= 1
+            if number == 7:
+                raise ValueError("a request that fails ends its turn too")
+
+    async def ask() -> list[Any]:
+        requests = [asyncio.ensure_future(request(n)) for n in range(30)]
+        await asyncio.sleep(0.001)
+        requests[13].cancel()
+        return await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 10)
+
+    ended = asyncio.run(ask())
+    assert [type(end).__name__ for end in ended if end] == ["ValueError", "CancelledError"]
+    assert len(seen) >= 29 and not any(both[True] and both[False] for both in seen)
+    assert max(both[True] for both in seen) > 5, "those of one kind run together"

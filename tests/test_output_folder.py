@@ -15,16 +15,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from rayllm_batch.asked import DIGEST
 from rayllm_batch.errors import OutputError
-from rayllm_batch.fingerprint import fingerprint
+from rayllm_batch.fingerprint import Job
 from rayllm_batch.output_folder import FinishedRows, OutputFolder, failed_rows
+from rayllm_batch.part_file import decoded, encoded
 from rayllm_batch.row_id import RowCounts, as_pairs, row_id
 
-JOB = {"model_id": "org/model", "workload": "Mine"}
+JOB = Job({"model_id": "org/model"}, {"workload": "Mine"}, {"files of dataset_file": "1 file(s)"})
 ROOT = str(Path(__file__).parents[1])
 NAMES = ["part-000001-aaaaaaaa.parquet", "failed-000002-aaaaaaaa.parquet", "part-000003-aaaaaaaa.parquet"]
 
@@ -33,11 +36,17 @@ def opened(path: Any, **given: Any) -> OutputFolder:
     return OutputFolder(path, given.pop("job", JOB), given.pop("output_format", "parquet"), **given)
 
 
-def store(folder: OutputFolder, name: str, values: list[int]) -> None:
+def store(folder: OutputFolder, name: str, values: list[int], asked: Any = None) -> None:
     table = pa.table({"a": values})
-    sink = pa.BufferOutputStream()
-    pa.parquet.write_table(table, sink)
-    folder.store(name, memoryview(sink.getvalue()), b"".join(row_id({"a": v}) for v in values), table.schema)
+    digests = b"" if asked is None else asked.astype(DIGEST).tobytes()
+    content = encoded(table, folder.format).content
+    folder.store(name, content, b"".join(row_id({"a": v}) for v in values), table.schema, asked=digests)
+
+
+def read(folder: OutputFolder, name: str) -> list[int]:
+    part = folder.parts[name]
+    content = Path(folder.root, name).read_bytes()
+    return decoded(content, folder.format, pa.ipc.read_schema(pa.py_buffer(part.schema))).column("a").to_pylist()
 
 
 def begun(path: Path, state: str = "unfinished") -> Path:
@@ -123,7 +132,7 @@ def test_without_its_manifest_a_folder_is_still_that_of_its_rows(tmp_path: Path,
     for attempt in ("other job", "other format", "same"):
         manifest.unlink() if cut is None else manifest.write_bytes(cut(content))
         if attempt == "other job":
-            with pytest.raises(OutputError, match=r"another job.*another output_path"), opened(tmp_path, job={"model_id": "x"}):
+            with pytest.raises(OutputError, match=r"another job.*another output_path"), opened(tmp_path, job=Job({"model_id": "x"})):
                 pass
         elif attempt == "other format":
             with pytest.raises(OutputError, match="output_format='parquet', not 'jsonl'"), opened(tmp_path, output_format="jsonl"):
@@ -132,7 +141,7 @@ def test_without_its_manifest_a_folder_is_still_that_of_its_rows(tmp_path: Path,
             with opened(tmp_path) as folder:
                 assert not folder.complete and finished(folder) == in_files(folder) == Counter([1, 2, 3, 4, 5, 6, 6])
         manifest.write_bytes(content) if cut is None and attempt != "same" else None
-    assert json.loads(manifest.read_bytes())["fingerprint"] == fingerprint(JOB)
+    assert json.loads(manifest.read_bytes())["fingerprint"] == JOB.fingerprint
 
 
 def test_parts_without_any_record_are_refused_and_left_alone(tmp_path: Path) -> None:
@@ -148,7 +157,7 @@ def test_parts_without_any_record_are_refused_and_left_alone(tmp_path: Path) -> 
 def test_another_job_is_refused_and_told_apart(tmp_path: Path) -> None:
     begun(tmp_path)
     with pytest.raises(OutputError, match=r"model_id was org/model, is org/other\. .*another output_path"):
-        opened(tmp_path, job={**JOB, "model_id": "org/other"}).__enter__()
+        opened(tmp_path, job=Job({"model_id": "org/other"})).__enter__()
     with pytest.raises(OutputError, match="begun with output_format='parquet', not 'jsonl'"):
         opened(tmp_path, output_format="jsonl").__enter__()
     manifest = tmp_path / "_rayllm_batch/manifest.json"
@@ -211,7 +220,8 @@ def test_ids_without_a_part_are_forgotten(tmp_path: Path) -> None:
 
 def test_retry_failed_takes_failed_parts_away_and_no_others(tmp_path: Path) -> None:
     begun(tmp_path, "complete")
-    with opened(tmp_path, retry_failed=True) as folder:
+    with opened(tmp_path) as folder:
+        folder.run_again(failed=True)
         assert not folder.complete and finished(folder) == in_files(folder) == Counter([1, 2, 3, 6, 6])
         assert (folder.rows, folder.failed_rows) == (5, 0)
     assert (tmp_path / "_rayllm_batch/set_aside" / NAMES[1]).is_file()
@@ -223,7 +233,8 @@ def test_retry_failed_of_a_folder_without_failed_rows_has_nothing_to_do(tmp_path
     with opened(tmp_path) as folder:
         store(folder, NAMES[0], [1])
         folder.write_manifest("complete", 1, 0)
-    with opened(tmp_path, retry_failed=True) as folder:
+    with opened(tmp_path) as folder:
+        folder.run_again(failed=True)
         assert folder.complete
 
 
@@ -258,19 +269,98 @@ def test_retry_failed_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.Mon
 
             return call
 
-    folder = opened(tmp_path, retry_failed=True)
-    folder.fs = Dying(folder.fs)
+    folder = opened(tmp_path)
     try:
         with folder:
-            pass
+            folder.fs = Dying(folder.fs)
+            folder.run_again(failed=True)
     except Killed:
         assert step < 4
     else:
         assert step >= 4
-    with opened(tmp_path, retry_failed=again) as folder:
+    with opened(tmp_path) as folder:
+        folder.run_again(failed=again)
         assert not folder.complete and finished(folder) == in_files(folder)
         left = Counter() if again or step >= 3 else Counter([7, 7]) if step >= 1 else Counter([4, 5, 7, 7])
         assert in_files(folder) == Counter([1, 2, 3, 6, 6]) + left
+
+
+def asked_of(folder: OutputFolder) -> dict[int, int]:
+    asked = folder.asked()
+    places = {v: asked.rows.find(as_pairs(row_id({"a": v})))[0] for v in range(20)}
+    return {v: int(asked.digests[place]) for v, place in places.items() if place >= 0}
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+@pytest.mark.parametrize("step", range(8))
+def test_rows_that_are_run_again_killed_at_any_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, output_format: str
+) -> None:
+    """Of three parts, one loses a row, one all, one none. Each row is there once or not at all; the others stay, with what was asked."""
+    parts = {"part-000001-aaaaaaaa": [1, 2, 3], "part-000002-aaaaaaaa": [4], "failed-000003-aaaaaaaa": [5], "part-000004-aaaaaaaa": [6, 6]}
+    with opened(tmp_path, output_format=output_format) as folder:
+        for name, values in parts.items():
+            store(folder, f"{name}.{output_format}", values, np.array([10 * v for v in values]))
+        folder.write_manifest("complete", folder.rows, folder.failed_rows)
+    calls, kill_at = [], step
+
+    def dying(call: Any) -> Any:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if len(calls) == kill_at:
+                raise KeyboardInterrupt
+            calls.append(call)
+            return call(*args, **kwargs)
+
+        return called
+
+    with opened(tmp_path, output_format=output_format) as folder:
+        for name in ("_write", "_put_aside"):
+            monkeypatch.setattr(folder, name, dying(getattr(folder, name)))
+        again = b"".join(row_id({"a": v}) for v in (2, 4, 5, 9))
+        try:
+            folder.run_again(ids=again)
+            assert step >= 5
+        except KeyboardInterrupt:
+            assert step < 5
+    with opened(tmp_path, output_format=output_format) as folder:
+        found = Counter(v for name in folder.parts for v in read(folder, name))
+        assert found == finished(folder) and found - Counter({2: 1, 4: 1}) == Counter([1, 3, 5, 6, 6])
+        assert asked_of(folder) == {v: 10 * v if v != 5 else 0 for v in found}, "a failed row has no answer to protect"
+        assert folder.complete == (step < 1)
+        kill_at = -1
+        folder.run_again(ids=again)
+        assert finished(folder) == Counter([1, 3, 5, 6, 6]) and folder.failed_rows == 1
+    with opened(tmp_path, output_format=output_format) as folder:
+        assert finished(folder) == Counter([1, 3, 5, 6, 6]) and asked_of(folder) == {1: 10, 3: 30, 5: 0, 6: 60}
+        assert folder.schema == pa.schema([("a", pa.int64())])
+
+
+def test_other_hints_are_no_other_job_and_count_from_when_they_are_accepted(tmp_path: Path) -> None:
+    begun(tmp_path, "complete")
+    other = Job(JOB.settings, {"workload": "Yours", "workload.note": '""'}, JOB.rows)
+    for _ in range(2):
+        with opened(tmp_path, job=other) as folder:
+            assert folder.changed == ["workload was Mine, is Yours", 'workload.note was not set, is ""']
+            folder.write_manifest("unfinished", folder.rows, folder.failed_rows)
+    with opened(tmp_path) as folder:
+        assert folder.changed == []
+    with opened(tmp_path, job=other) as folder:
+        folder.accept()
+        folder.write_manifest("complete", folder.rows, folder.failed_rows)
+    with opened(tmp_path, job=other) as folder:
+        assert folder.changed == [] and folder.same_rows
+    with opened(tmp_path, job=Job(JOB.settings, other.hints, {"files of dataset_file": "2 file(s)"})) as folder:
+        assert folder.complete and not folder.same_rows
+    (tmp_path / "_rayllm_batch/manifest.json").unlink()
+    with opened(tmp_path) as folder:
+        assert folder.changed == ["workload was not set, is Mine"], "what asked for them is not known"
+
+
+def test_a_folder_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    manifest = begun(tmp_path) / "_rayllm_batch/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 3, "version": "9.1"}))
+    with pytest.raises(OutputError, match="written by rayllm_batch 9.1, in a format .*3.* Install that version"):
+        opened(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("given", [None, 7, "", b"x", ["a"]])
@@ -345,9 +435,10 @@ def test_a_folder_on_storage_without_locks(remote: Path) -> None:
             opened("s3://bucket/out").__enter__()
     part = remote / NAMES[0]
     part.write_bytes(part.read_bytes()[:50])
-    with opened("s3://bucket/out", retry_failed=True) as folder:
+    with opened("s3://bucket/out") as folder:
+        folder.run_again(failed=True)
         assert folder.set_aside == [NAMES[0]] and finished(folder) == Counter([6, 6])
-    with pytest.raises(OutputError, match="holds another job"), opened("s3://bucket/out", job={"x": "y"}):
+    with pytest.raises(OutputError, match="holds another job"), opened("s3://bucket/out", job=Job({"x": "y"})):
         pass
 
 

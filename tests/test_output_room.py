@@ -15,6 +15,7 @@ import pytest
 
 from rayllm_batch import output_room
 from rayllm_batch.errors import OutputError
+from rayllm_batch.fingerprint import Job
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.output_room import check_output_room
 from rayllm_batch.part_file import encoded
@@ -44,7 +45,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def folder(path: Path, output_format: str = "parquet") -> OutputFolder:
-    return OutputFolder(path, {"model_id": "org/model"}, output_format)
+    return OutputFolder(path, Job({"model_id": "org/model"}), output_format)
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])

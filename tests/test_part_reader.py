@@ -13,6 +13,7 @@ from column_samples import PLAIN, rays
 
 from rayllm_batch import part_reader
 from rayllm_batch.columns import merged
+from rayllm_batch.fingerprint import Job
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_file import decoded, encoded
 from rayllm_batch.part_reader import common_schema
@@ -20,13 +21,13 @@ from rayllm_batch.row_id import row_id
 
 
 def opened(path: Path, output_format: str = "parquet") -> OutputFolder:
-    return OutputFolder(path, {"model_id": "m"}, output_format)
+    return OutputFolder(path, Job({"model_id": "m"}), output_format)
 
 
 def store(folder: OutputFolder, kind: str, table: pa.Table) -> None:
     file = encoded(table, folder.format)
     ids = b"".join(map(row_id, table.to_pylist()))
-    folder.store(f"{kind}-{folder.next_number():06d}-aaaaaaaa.{folder.format}", file.content, ids, file.schema, file.as_text)
+    folder.store(f"{kind}-{folder.next_number():06d}-aaaaaaaa.{folder.format}", file.content, ids, file.schema, as_text=file.as_text)
 
 
 def read(folder: OutputFolder) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from column_samples import PLAIN, rays
 from rayllm_batch import columns, output, part_writer
 from rayllm_batch.columns import carried, merged
 from rayllm_batch.errors import DatasetError, OutputError
+from rayllm_batch.fingerprint import Job
 from rayllm_batch.output import Answer
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_reader import common_schema
@@ -39,7 +40,7 @@ def answered(rows: list[dict[str, Any]] | pa.Table, failed: tuple[int, ...] = ()
 
 
 def opened(path: Path, output_format: str = "parquet") -> OutputFolder:
-    return OutputFolder(path, {"model_id": "m"}, output_format)
+    return OutputFolder(path, Job({"model_id": "m"}), output_format)
 
 
 def read(folder: OutputFolder) -> pa.Table:
@@ -224,13 +225,13 @@ class Full:
         self._store, self._left, self._error, self._stored_first = folder.store, stores, error, stored_first
         folder.store = self
 
-    def __call__(self, *args: Any) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
         self._left -= 1
         if self._left == -1 or self._left < 0 and isinstance(self._error, OSError):
             if self._stored_first:
-                self._store(*args)
+                self._store(*args, **kwargs)
             raise self._error
-        self._store(*args)
+        self._store(*args, **kwargs)
 
 
 def test_a_full_disk_is_told_with_the_next_step_and_loses_nothing_stored(tmp_path: Path) -> None:
@@ -338,12 +339,13 @@ import json, resource, sys
 import pyarrow as pa
 from rayllm_batch import columns, output, part_writer
 from rayllm_batch.columns import carried, merged
+from rayllm_batch.fingerprint import Job
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_writer import PartWriter
 part_writer.PART_BYTES = 4 << 20
 text, peaks, size = "an answer of some length " * 3, [], 5000
 answers = [output.Answer(text, 1, 2, "stop")] * size
-with OutputFolder(sys.argv[1], {"model_id": "m"}, "parquet") as folder, PartWriter(folder) as writer:
+with OutputFolder(sys.argv[1], Job({"model_id": "m"}), "parquet") as folder, PartWriter(folder) as writer:
     for start in range(0, int(sys.argv[2]), size):
         ids = [i.to_bytes(16, "big") for i in range(start, start + size)]
         table = output.with_row_ids(pa.table({"a": list(range(start, start + size))}), ids).drop_columns([output.FINISHED_IDS])

@@ -90,7 +90,7 @@ def test_adapters_and_settings_of_rows(ray_cluster: Any, tmp_path: Path) -> None
     adapter(tmp_path, "a-pointer", 10)
     (tmp_path / "a-pointer" / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n")
     assert load_file(tmp_path / "red" / "adapter_model.safetensors")
-    numbers = list(range(8, 32))
+    numbers = list(range(8, 32))  # more than max_num_seqs, so that what stands beside what changes
     adapters = {n: ADAPTERS[n % 4] for n in numbers if n % 4 < 3}  # every fourth row asks the model itself
     own = {
         32: {"logit_bias": {"350": 100.0}}, 33: {"logit_bias": {350: 100.0}}, 34: {"max_tokens": None}, 35: {"max_tokens": 2},

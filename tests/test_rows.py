@@ -208,6 +208,7 @@ def test_rows_in_memory_are_read_without_a_task(ray_cluster: Any, monkeypatch: p
     import pyarrow as pa
 
     monkeypatch.setattr(ray.data.Dataset, "take", lambda *_: pytest.fail("Ray Data has a task for this"))
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # with which Ray refuses types that it otherwise pickles
     table = pa.table({"id": range(600), "text": pa.array([f"text {n}" for n in range(600)], pa.string_view())})
     given = {
         "arrow": ray.data.from_arrow(table), "items": ray.data.from_items(table.to_pylist()), "pandas": ray.data.from_pandas(table.to_pandas()),
@@ -234,6 +235,8 @@ def test_a_parse_row_that_would_end_the_process() -> None:
 def test_columns_that_the_output_adds() -> None:
     with pytest.raises(DatasetError, match="already has the column.*'error'"):
         read(Lazy(some(3, error="none")))
+    with pytest.raises(DatasetError, match="already has the column.*'finish_reason'"):
+        read(Lazy([*some(3), *some(3, finish_reason="none")]))
 
 
 def test_an_id_column_that_is_not_there() -> None:

@@ -200,3 +200,22 @@ def test_what_cannot_go_through_is_refused_by_name_before_an_engine(ray_cluster,
         for output_format in ("parquet", "jsonl"):
             with pytest.raises(error, match=named):
                 call(tmp_path / output_format, output_format=output_format)
+
+
+class FromFile(Some):
+    def load_dataset(self):
+        return super(Some, self).load_dataset()
+
+
+@pytest.mark.parametrize("place", ["memory", "jsonl"])
+def test_a_late_column_with_a_name_of_the_output_is_an_error_of_its_rows(ray_cluster, tmp_path, monkeypatch, place):
+    monkeypatch.setattr("rayllm_batch.dataset_file.IN_MEMORY_BYTES", 0)  # as a file too large for the driver to read
+    late = {3500: {"error": "mine"}, 3501: {"generated_text": {"a": 1}}, 3502: {"error": None}, 3503: {"_rayllm_bad_line": 5}}
+    # Further down than what is looked at before a run.
+    lines = [json.dumps({"n": n, "text": "x" * 500, **late.get(n, {})}) for n in range(3510)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    rows = run(FromFile(dataset_file=str(tmp_path / "rows.jsonl"), bad_lines="keep"), place, tmp_path / "out").take_all()
+    failed = {row["n"]: row for row in rows if row["error"]}
+    assert len(rows) == 3510 and failed.keys() == {3500, 3501, None}
+    for n, name in ((3500, "'error'"), (3501, "'generated_text'"), (None, "'_rayllm_bad_line'")):
+        assert name in failed[n]["error"] and failed[n]["generated_text"] is None

@@ -1,6 +1,7 @@
 """Runs with an output folder through a real Ray: written as they go, continued, never lost, never doubled."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def rewritten(path, rows):
     head, _, content = ids.read_bytes().partition(b"\n")
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, rows), path)
     header = {**json.loads(head), "rows": rows, "bytes": path.stat().st_size}
-    ids.write_bytes(json.dumps(header).encode() + b"\n" + content[: 16 * rows])
+    total = json.loads(head)["rows"]
+    asked = content[16 * total :]
+    ids.write_bytes(json.dumps(header).encode() + b"\n" + content[: 16 * rows] + asked[: 8 * rows])
 
 
 def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tmp_path, capsys):
@@ -95,8 +98,10 @@ def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tm
     rewritten(parts(folder)[0], 70)
     RayLLMBatch(echo(), workload).check(folder)
     assert f"Ready to run: 180 rows, 73 of them answered in {folder}, 1 replica(s)" in capsys.readouterr().out
-    with pytest.raises(OutputError, match="holds another job: workload.different was 60, is 61"):
-        RayLLMBatch(echo(), Repeated(different=61, broken=str(broken))).check(folder)
+    with pytest.raises(OutputError, match='holds another job: workload.sampling_params was {"max_tokens": 8}, is {"max_tokens": 9}'):
+        RayLLMBatch(echo(), Repeated(sampling_params={"max_tokens": 9}, broken=str(broken))).check(folder)
+    RayLLMBatch(echo(), Repeated(different=61, broken=str(broken))).check(folder)
+    assert "not what it was when they were answered (workload.different was 60, is 61): run() finds out" in capsys.readouterr().out
     RayLLMBatch(echo(), workload).run(folder)
     assert numbers(rows_in(folder)) == everything
     assert "73 rows are in" in capsys.readouterr().out and metrics(folder)["rows"] == 107, "of the last run"
@@ -111,9 +116,7 @@ def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tm
     capsys.readouterr()
     assert RayLLMBatch(echo(start_error="must not be reached"), workload).run(folder).count() == 180
     assert metrics(folder)["rows"] == 3, "a run that has nothing to do leaves them"
-    assert "180 rows, 0 failed, are complete" in capsys.readouterr().out
-    with pytest.raises(OutputError, match="holds another job: workload.different was 60, is 61"):
-        RayLLMBatch(echo(), Repeated(different=61, broken=str(broken))).run(folder)
+    assert "180 rows, 0 failed, nothing to run" in capsys.readouterr().out
 
 
 class Drifting(Repeated):
@@ -128,7 +131,7 @@ class Drifting(Repeated):
         return ray.data.from_items([{"number": i} for i in range(start, start + 30)])
 
 
-def test_data_that_is_read_differently_each_time_is_said(ray_cluster, tmp_path):
+def test_data_that_is_read_differently_each_time_is_said(ray_cluster, tmp_path, capsys):
     notes, folder = tmp_path / "start", tmp_path / "out"
     notes.write_text("0")
     dataset = RayLLMBatch(echo(), Drifting(notes=str(notes))).run(folder, output_format="jsonl", id_column="number")
@@ -136,8 +139,9 @@ def test_data_that_is_read_differently_each_time_is_said(ray_cluster, tmp_path):
     manifest = folder / "_rayllm_batch" / "manifest.json"
     manifest.write_text(manifest.read_text().replace("complete", "unfinished"))
     notes.write_text("10")
-    with pytest.raises(DatasetError, match="10 rows that are answered in .* are not in the data any more"):
-        RayLLMBatch(echo(), Drifting(notes=str(notes))).run(folder, output_format="jsonl", id_column="number")
+    dataset = RayLLMBatch(echo(), Drifting(notes=str(notes))).run(folder, output_format="jsonl", id_column="number")
+    assert numbers(dataset.take_all()) == Counter(range(40))
+    assert "10 rows are new, 20 were known, 10 are gone from the data and keep their answers (or does load_dataset" in capsys.readouterr().out
 
 
 def test_an_id_column_must_be_there_and_unique(ray_cluster, tmp_path):
@@ -150,3 +154,100 @@ def test_an_id_column_must_be_there_and_unique(ray_cluster, tmp_path):
 def test_what_continues_a_folder_needs_one():
     with pytest.raises(ConfigError, match="give output_path="):
         RayLLMBatch(echo(), Repeated()).run(retry_failed=True)
+
+
+class Letters(ChatWorkloadBase):
+    """Rows of a file, by letter; `e` fails unless it is mended."""
+
+    style: str = "plain"
+    mended: bool = False
+    other: str = ""
+    sampling_params: dict = {"max_tokens": 8}
+
+    def parse_row(self, row):
+        if row["letter"] == "e" and not self.mended:
+            raise ValueError("no e")
+        more = "!" if row["letter"] in self.other else ""
+        return {"messages": [{"role": "user", "content": f"the letter {row['letter']}{more} for {row['times']} times"}]}
+
+
+def letters(path, text):
+    path.write_text("".join(json.dumps({"letter": c, "times": i}) + "\n" for i, c in enumerate(text)))
+    return str(path)
+
+
+def answers(folder):
+    return {row["letter"]: row["generated_text"] for row in rows_in(folder)}
+
+
+NO_ENGINE = {"start_error": "an engine was started"}
+
+
+def test_a_workload_that_was_changed_keeps_what_is_asked_the_same(ray_cluster, tmp_path, capsys):
+    file, folder = letters(tmp_path / "rows.jsonl", "abcdefgh"), tmp_path / "out"
+    RayLLMBatch(echo(), Letters(dataset_file=file)).run(folder)
+    first = answers(folder)
+    assert first["a"] and first["e"] is None
+
+    # a field that asks nothing else: no engine, and from then on it is this job's
+    for said in ("7 are asked the same as before, 0 something else", "8 rows, 1 failed, are complete"):
+        RayLLMBatch(echo(**NO_ENGINE), Letters(dataset_file=file, style="bold")).run(folder)
+        assert said in capsys.readouterr().out
+    # what failed is run with today's code
+    RayLLMBatch(echo(), Letters(dataset_file=file, mended=True)).run(folder, retry_failed=True)
+    assert answers(folder) == {**first, "e": answers(folder)["e"]} and answers(folder)["e"] and not parts(folder, "failed")
+
+    changed = Letters(dataset_file=file, mended=True, other="bg")
+    with pytest.raises(OutputError, match=r"\(workload.other was .*bg.*of 8 answered rows 6 are asked the same as before, 2 something else.*"
+                                          r'changed="keep".*--changed keep.*changed="redo"'):
+        RayLLMBatch(echo(**NO_ENGINE), changed).run(folder)
+    second = answers(folder)
+    RayLLMBatch(echo(), changed).run(folder, changed="redo")
+    third = answers(folder)
+    assert len(rows_in(folder)) == 8 and {c for c in third if third[c] != second[c]} == {"b", "g"} and "b!" in third["b"]
+    RayLLMBatch(echo(**NO_ENGINE), Letters(dataset_file=file, mended=True, other="c")).run(folder, changed="keep")
+    assert answers(folder) == third and "3 something else and keep their answers" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="changed= must be one of 'refuse', 'keep', 'redo'"):
+        RayLLMBatch(echo(), changed).run(folder, changed="yes")
+
+
+def test_further_rows_are_the_same_call(ray_cluster, tmp_path, capsys):
+    folder = tmp_path / "out"
+    (tmp_path / "days").mkdir()
+    workload = Letters(dataset_file=str(tmp_path / "days" / "*.jsonl"), mended=True)
+    letters(tmp_path / "days" / "monday.jsonl", "abcd")
+    batch = RayLLMBatch(echo(), workload, preserve_order=True)
+    batch.run(folder)
+    first = answers(folder)
+    letters(tmp_path / "days" / "tuesday.jsonl", "efefg")
+    capsys.readouterr()
+    dataset = batch.run(folder)
+    assert "4 rows are in" in (out := capsys.readouterr().out) and "5 rows are new, 4 were known, 0 are gone." in out
+    assert [row["letter"] for row in dataset.take_all()] == list("abcdefefg")
+    assert {c: text for c, text in answers(folder).items() if c in first} == first
+
+    # rows that are gone keep their answers, after those that are there
+    letters(tmp_path / "days" / "monday.jsonl", "ab")
+    nothing = RayLLMBatch(echo(**NO_ENGINE), workload, preserve_order=True)
+    kept = [row["letter"] for row in nothing.run(folder).take_all()]
+    assert kept[:7] == list("abefefg") and sorted(kept[7:]) == ["c", "d"]
+    assert "0 rows are new, 7 were known, 2 are gone from the data and keep their answers" in capsys.readouterr().out
+    # stopped at the very end, only the manifest does not say that all is there
+    manifest = folder / "_rayllm_batch" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("complete", "unfinished"))
+    nothing.run(folder)
+    assert '"state": "complete"' in manifest.read_text()
+
+
+def test_a_folder_of_the_version_before_is_continued(ray_cluster, tmp_path, capsys):
+    """Made by the version without digests: a to f, of which e failed."""
+    folder = tmp_path / "out"
+    shutil.copytree("tests/data/folder-format-1", folder)
+    before = answers(folder)
+    file = letters(tmp_path / "rows.jsonl", "abcdefgh")
+    RayLLMBatch(echo(), Letters(dataset_file=file, mended=True)).run(folder, retry_failed=True)
+    assert "What was asked for 5 answers is not known" in capsys.readouterr().out
+    after = answers(folder)
+    assert sorted(after) == list("abcdefgh") and all(after.values()) and {c: after[c] for c in "abcdf"} == {c: before[c] for c in "abcdf"}
+    with pytest.raises(OutputError, match="of 8 answered rows 2 are asked the same as before, 1 something else"):
+        RayLLMBatch(echo(), Letters(dataset_file=file, mended=True, other="ah")).run(folder)

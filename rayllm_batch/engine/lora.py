@@ -7,7 +7,8 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Optional
 
@@ -81,6 +82,29 @@ def _width(name: str, shape: Any) -> Optional[int]:
     if re.search(r"\.(q|k|v|qkv|gate|up|gate_up)_proj\.lora_A\.", name):
         return shape[1]
     return shape[0] if re.search(r"\.(o|down)_proj\.lora_B\.", name) else None
+
+
+class Turns:
+    """Requests with an adapter and requests without one, never both at once.
+
+    vLLM's kernels for CPU look up "no adapter" as slot -1, which is the last slot's: in one batch with others, a request
+    without an adapter is answered with that one's weights. (Those for GPUs skip it.)
+    """
+
+    def __init__(self) -> None:
+        self._left, self._running = asyncio.Condition(), {True: 0, False: 0}
+
+    @asynccontextmanager
+    async def turn(self, has_adapter: bool) -> AsyncIterator[None]:
+        async with self._left:
+            await self._left.wait_for(lambda: not self._running[not has_adapter])
+            self._running[has_adapter] += 1
+        try:
+            yield
+        finally:
+            self._running[has_adapter] -= 1
+            async with self._left:
+                self._left.notify_all()
 
 
 def find(name: str, root: Optional[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from contextlib import nullcontext
 from typing import Any, Optional
 
 from rayllm_batch.engine import lora
@@ -38,6 +39,7 @@ class VLLMEngine:
         self._load: dict[str, float] = {}
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
+        self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
         self._hearing, self._requests = Hearing(), 0
         # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
         # quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
@@ -71,8 +73,9 @@ class VLLMEngine:
         final = None
         self._requests += 1
         try:
-            async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter):
-                final = out
+            async with self._turns.turn(adapter is not None) if self._turns else nullcontext():
+                async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter):
+                    final = out
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
         except Exception:
