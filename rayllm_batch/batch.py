@@ -29,6 +29,7 @@ from rayllm_batch.prometheus import Prometheus
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.replica import ReplicaJob
 from rayllm_batch.row_id import ID_BYTES, RowCounts
+from rayllm_batch.sampling import excluded_by
 from rayllm_batch.session import Session, explained
 from rayllm_batch.survey import Survey, survey
 from rayllm_batch.termination import heeding
@@ -286,8 +287,8 @@ class RayLLMBatch:
 
     def _defaults(self) -> Defaults:
         """What every row's request begins with, as the workload has it now; raises WorkloadError."""
-        speculates = bool(self.engine_config.engine_kwargs.get("speculative_config"))
-        return Defaults(sampling_params(self.workload, speculates=speculates), speculates)
+        excluded = excluded_by(self.engine_config.engine_kwargs)
+        return Defaults(sampling_params(self.workload, excluded=excluded), excluded)
 
     def _begin(self, began: float, engines: int) -> None:
         """Nothing of an earlier run is left in what this one is measured by."""

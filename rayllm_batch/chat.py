@@ -27,10 +27,10 @@ LIKE_SETTINGS = "a setting of the request goes into its sampling_params"
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a row's own settings go over: the workload's, as `sampling.settings` gives them; and what its engine excludes."""
+    """What a row's own settings go over: the workload's, as `sampling.settings` gives them; and what its engine excludes, as `sampling.excluded_by` says."""
 
     sampling_params: dict[str, Any] = field(default_factory=dict)
-    speculates: bool = False
+    excluded: dict[str, str] = field(default_factory=dict)
 
 
 DEFAULTS = Defaults()
@@ -63,7 +63,7 @@ def parse(parse_row: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, 
         own = sampling.settings(given, "this row's sampling_params")
         chat = {**chat, "sampling_params": own}
         if own:
-            sampling.check(own, "this row's sampling_params", speculates=defaults.speculates, base=defaults.sampling_params)
+            sampling.check(own, "this row's sampling_params", excluded=defaults.excluded, base=defaults.sampling_params)
     return chat
 
 

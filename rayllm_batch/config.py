@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from rayllm_batch import engine_args, legacy
-from rayllm_batch.errors import ConfigError, did_you_mean
+from rayllm_batch.errors import ConfigError, did_you_mean, is_deep
 from rayllm_batch.secret import Secret
 
 TOP_LEVEL_KEYS = (
@@ -115,11 +115,18 @@ def init_engine_from_config(
         if override:
             raise ConfigError("override= goes with a YAML path or a dict; config= is an EngineConfig already.")
         return config
+    _check_depth(config, override)
     source, folder, raw = _read(config)
+    _check_depth(raw)  # YAML can name what holds itself, too
     if override is not None and not isinstance(override, Mapping):
         raise ConfigError(f"override must be a dict such as {{'engine_kwargs': {{...}}}}, given {_kind(override)}.")
     raw = _merged(raw, override or {})
     return _build(raw, source, folder)
+
+
+def _check_depth(*given: Any) -> None:
+    if any(map(is_deep, given)):
+        raise ConfigError("The config holds lists or dicts in more than 100 levels, or one that holds itself. Make it flatter.")
 
 
 def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
@@ -140,6 +147,8 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"Config file {str(path)!r} is not UTF-8 text (byte {error.start} is not).") from None
+    except RecursionError:
+        raise ConfigError(f"Config file {str(path)!r} holds lists or mappings in too many levels. Make it flatter.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"Config file {str(path)!r} is not valid YAML{_where_in_yaml(error)}.") from None
     if raw is None:

@@ -73,6 +73,9 @@ def check(engine_kwargs: Mapping[str, Any], llm_engine: str, source: str) -> Non
             f"data_parallel_size in {source} is for serving. For several copies of the model, give RayLLMBatch "
             f"num_replicas={engine_kwargs['data_parallel_size']}: each takes rows as it has room."
         )
+    for key in ("skip_tokenizer_init", "tokens_only"):
+        if engine_kwargs.get(key):
+            raise ConfigError(f"{key} in {source} leaves the tokenizer out, and with it the answers' text. Remove it.")
     share = engine_kwargs.get("gpu_memory_utilization")
     if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
         raise ConfigError(f"gpu_memory_utilization in {source} must be a number above 0 and at most 1, given {share!r}.")

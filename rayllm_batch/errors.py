@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 
 class RayLLMBatchError(Exception):
@@ -91,6 +92,17 @@ def shown(value: object, most: int = 200) -> str:
     except Exception:  # a user's own class
         text = type(value).__name__
     return text if len(text) <= most else text[:most] + "..."
+
+
+def is_deep(value: Any, most: int = 100) -> bool:
+    """Whether lists and dicts hold each other in more than `most` levels, as where one holds itself: what takes it would recurse."""
+    level = {0: value}
+    for _ in range(most):
+        holders = [one for one in level.values() if isinstance(one, (Mapping, list, tuple))]
+        level = {id(inner): inner for one in holders for inner in (one.values() if isinstance(one, Mapping) else one)}
+        if not level:
+            return False
+    return True
 
 
 def one_line(error: BaseException, most: int = 500, named: bool = True) -> str:

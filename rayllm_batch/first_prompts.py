@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Optional
@@ -13,26 +14,42 @@ from rayllm_batch.model_check import ModelFacts, longest, text_config
 from rayllm_batch.prompt import PromptJob, fill
 from rayllm_batch.rows import Rows
 
+TOO_LONG = "(prompt and answer together)"  # the end of such a row's error
+log = logging.getLogger("rayllm_batch")
+
 
 def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> list[str]:
     """The errors of the first rows, of those that parse_row fails on too. Raises ConfigError where none of them can be answered.
 
-    Rows that come with token ids need no tokenizer. Where this machine has no tokenizer of the model, nothing is known.
+    Not where some are too long: others may be shorter. Rows that come with token ids need no tokenizer. Where this machine
+    has no tokenizer of the model, nothing is known.
     """
-    ids: list[Any] = [chat.get("prompt_token_ids") for chat in rows.chats]
-    messages = [chat.get("messages") for chat in rows.chats]
+    failed = [*rows.failed, *_errors(config, facts, rows.chats)]
+    tried = len(rows.chats) + len(rows.failed)
+    if tried and len(failed) == tried:
+        if not (long := sum(TOO_LONG in error for error in failed)):
+            raise ConfigError(f"None of the first {tried} row(s) can be answered. The first: {failed[0]}")
+        chats, _ = rows.others()
+        long_too = sum(TOO_LONG in error for error in _errors(config, facts, chats))
+        log.warning(
+            "%d of the first %d row(s) are too long to be answered%s. The first: %s. Shorten them in parse_row, or use a longer "
+            "max_model_len or another model.", long, tried, f", and so are {long_too} of {len(chats)} further ones" if chats else "",
+            next(error for error in failed if TOO_LONG in error),
+        )  # fmt: skip
+    return failed
+
+
+def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]]) -> list[str]:
+    """Of the chats that cannot be answered."""
+    ids: list[Any] = [chat.get("prompt_token_ids") for chat in chats]
+    messages = [chat.get("messages") for chat in chats]
     errors: list[Optional[str]] = [None] * len(ids)
     if any(messages):
         if (job := _job(config, facts)) is None:
-            return list(rows.failed)
+            return []
         fill(ids, messages, errors, job)
-    for i, one in enumerate(ids):
-        errors[i] = errors[i] or (None if one is None else _does_not_fit(one, config, facts))
-    failed = [*rows.failed, *(error for error in errors if error is not None)]
-    tried = len(rows.chats) + len(rows.failed)
-    if tried and len(failed) == tried:
-        raise ConfigError(f"None of the first {tried} row(s) can be answered. The first: {failed[0]}")
-    return failed
+    found = [error or (None if one is None else _does_not_fit(one, config, facts)) for one, error in zip(ids, errors, strict=True)]
+    return [error for error in found if error is not None]
 
 
 def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
@@ -52,7 +69,7 @@ def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -
     length, vocabulary = longest(config, facts), text_config(facts.config).get("vocab_size")
     if length is not None and length <= len(ids):
         whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
-        return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} (prompt and answer together)"
+        return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} {TOO_LONG}"
     if isinstance(vocabulary, int) and config.llm_engine == "vllm" and max(ids, default=0) >= vocabulary:
         return f"tokenize: the token id {max(ids):,} is beyond the model's vocabulary of {vocabulary:,}: is the tokenizer another model's?"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -15,7 +14,7 @@ from rayllm_batch.errors import ClusterError, ConfigError, HubUnavailableError, 
 from rayllm_batch.hub import CHECK_SECONDS, RATE_LIMIT_SECONDS, is_local, is_offline
 from rayllm_batch.hub_client import HubClient
 from rayllm_batch.model_files import WEIGHTS, download_model, files_to_skip
-from rayllm_batch.model_folder import check_folder
+from rayllm_batch.model_folder import INDEX, check_folder, odd_fields, read_object, shards_in
 from rayllm_batch.secret import Secret
 from rayllm_batch.versions import only_here
 
@@ -100,7 +99,7 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
     if facts.folder is not None:
         check_folder(
             facts.folder, _weights(_names(facts.folder), load_format, facts.folder) if needs_weights and load_format in CHECKED else None,
-            own_tokenizer=not kwargs.get("tokenizer") and not kwargs.get("skip_tokenizer_init"),
+            own_tokenizer=not kwargs.get("tokenizer"),
             own_config=config.llm_engine == "vllm" and not kwargs.get("hf_config_path"),
             complete=complete,
         )  # fmt: skip
@@ -241,10 +240,16 @@ def _cache(config: EngineConfig) -> Path:
 def _of_folder(folder: Path, load_format: str) -> ModelFacts:
     names = _names(folder)
     weights = sum((folder / name).stat().st_size for name in _weights(names, load_format, folder))
-    tokenizer = _json(folder / "tokenizer_config.json")
+    tokenizer, config = read_object(folder / "tokenizer_config.json"), _sound(read_object(folder / "config.json"))
     template = bool(tokenizer.get("chat_template")) or any(name.startswith("chat_template") for name in names)
     unclear = not template and (any("tekken" in name for name in names) or "tokenizer_config.json" not in names)
-    return ModelFacts(_json(folder / "config.json"), weights or None, None if unclear else template, folder=folder)
+    return ModelFacts(config, weights or None, None if unclear else template, folder=folder)
+
+
+def _sound(config: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that hold something odd; check_files tells of them."""
+    sound = {name: value for name, value in config.items() if name not in set(odd_fields(config))}
+    return {**sound, "text_config": _sound(sound["text_config"])} if sound.get("text_config") else sound
 
 
 def _names(folder: Path) -> list[str]:
@@ -258,13 +263,5 @@ def _weights(names: list[str], load_format: str, folder: Path) -> list[str]:
     weights = [name for name in kept if any(fnmatch(name, pattern) for pattern in WEIGHTS) and name not in NO_WEIGHTS]
     if any(name.endswith(".gguf") for name in weights):
         return []
-    indexed = set((_json(folder / "model.safetensors.index.json").get("weight_map") or {}).values())
+    indexed = shards_in(read_object(folder / INDEX))
     return sorted(indexed) if indexed and indexed <= set(weights) else weights
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

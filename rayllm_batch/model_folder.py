@@ -11,15 +11,26 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Optional
 
-from rayllm_batch.errors import ConfigError
+from rayllm_batch.errors import ConfigError, shown
 from rayllm_batch.file_kind import HEAD_BYTES, kind_of
 
 INDEX, INDEX_OF_BIN = "model.safetensors.index.json", "pytorch_model.bin.index.json"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model", "tiktoken.model")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "*.model", "*.model.v*", "*.spm", "*.tiktoken")
 MOST_HEADER_BYTES = 100 << 20  # safetensors' own limit
+# Of a config.json, what is read of it before an engine reads it all. Some models have lists for numbers, a layer each.
+KINDS_IN_CONFIG = {
+    **dict.fromkeys(("model_type", "dtype", "torch_dtype"), str),
+    **dict.fromkeys(("text_config", "rope_scaling", "rope_parameters", "quantization_config", "auto_map"), dict),
+    **dict.fromkeys(
+        ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
+         "max_position_embeddings"), int,
+    ),
+    **dict.fromkeys(("architectures", "layer_types"), list),
+}  # fmt: skip
 CONFIGS = ("config.json", "generation_config.json", INDEX, INDEX_OF_BIN)
 OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 
@@ -50,14 +61,14 @@ def _problems(
     if own_config and "config.json" not in names and "params.json" not in names:  # Mistral's own format has the latter
         yield _no_config(folder, names)
         return
-    tokenizers = sorted(name for name in names if name in TOKENIZERS or name.endswith(".tiktoken"))
+    tokenizers = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in TOKENIZERS))
     read = [*(CONFIGS if own_config else ()), *(OF_TOKENIZER if own_tokenizer else ())]
     if own_tokenizer and "tokenizer.json" not in names:  # else the others are not read
         read += [*tokenizers, "merges.txt"]
     for name in read:
-        if name in names and (problem := _small_problem(folder / name)):
+        if name in names and (problem := small_problem(folder / name)):
             yield f"{name} {problem}"
-    if own_tokenizer and not tokenizers:
+    if own_tokenizer and not tokenizers and not read_object(folder / "tokenizer_config.json").get("auto_map"):  # else by code of its own
         yield f"it has no tokenizer ({', '.join(TOKENIZERS[:3])}, ...)"
     if weights is None:
         return
@@ -67,7 +78,7 @@ def _problems(
     elif complete and not weights:
         yield _no_weights(names)
     for name in weights:
-        if problem := _weights_problem(folder / name):
+        if problem := weights_problem(folder / name):
             yield f"{name} {problem}"
 
 
@@ -88,7 +99,7 @@ def _no_config(folder: Path, names: set[str]) -> str:
     return f"it has no config.json ({f'there are {there}' if names else 'it is empty'})"
 
 
-def _small_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
+def small_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
     try:
         content = path.read_bytes()
         if not content.strip():
@@ -97,33 +108,57 @@ def _small_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
             kind = kind_of(content[:HEAD_BYTES])
             return f"is {kind}" if kind else ""
         value: Any = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"is {kind_of(content[:HEAD_BYTES]) or 'not JSON, or cut short'}"
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     if not isinstance(value, dict):
         return "is not a JSON object"
+    if path.name == "config.json" and (odd := next((name for name in odd_fields(value) if KINDS_IN_CONFIG[name] is not int), None)):
+        return f"has a {odd} that is {shown(value[odd], 80)}, but must be of type {KINDS_IN_CONFIG[odd].__name__}"
+    if path.name in (INDEX, INDEX_OF_BIN) and value.get("weight_map") and not shards_in(value):
+        return "has no weight_map, a file's name for each tensor"
     if path.name == "config.json" and not (value.get("model_type") or value.get("auto_map")):
         return "names no model_type" if value.get("architectures") else "names neither model_type nor architectures, so it is no model's"
     return ""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object; an empty one where there is none, which check_folder tells of."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def odd_fields(config: dict[str, Any]) -> Iterator[str]:
+    """Of a config.json, the fields whose values are of another type than is read here."""
+    for name, kind in KINDS_IN_CONFIG.items():
+        if (value := config.get(name)) is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            yield name
+
+
+def shards_in(index: dict[str, Any]) -> set[str]:
+    """The files that an index lists; none where it is no index."""
+    listed = index.get("weight_map")
+    files = list(listed.values()) if isinstance(listed, dict) else []
+    return set(files) if all(isinstance(name, str) for name in files) else set()
 
 
 def _shards(folder: Path, weights: list[str]) -> tuple[str, set[str]]:
     """Where it is said which files the weights are in, and their names: an index, or the numbers in the names."""
     kinds = {name.rpartition(".")[2] for name in weights} or {"safetensors", "bin"}
     for index in (INDEX, INDEX_OF_BIN):
-        if index.split(".")[1] in kinds and not all(name.startswith("consolidated") for name in weights or [""]):
-            try:
-                if listed := set(map(str, json.loads((folder / index).read_bytes())["weight_map"].values())):
-                    return f"{index} lists", listed
-            except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or told of already
-                pass
+        counts = index.split(".")[1] in kinds and not all(name.startswith("consolidated") for name in weights or [""])
+        if counts and (listed := shards_in(read_object(folder / index))):
+            return f"{index} lists", listed
     numbered = [match for name in weights if (match := re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})(\..*)", name))]
     names = {f"{m[1]}{number:05}-of-{m[3]}{m[4]}" for m in numbered for number in range(1, min(int(m[3]), 10_000) + 1)}
     return "the names of the others lead to", names
 
 
-def _weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
+def weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -132,9 +167,12 @@ def _weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
                 return "is empty"
             if path.suffix == ".safetensors":
                 file.seek(0)
-                problem = _safetensors_problem(file, size)  # first: a header's length may look like anything
-                kind = kind_of(head) if problem else None
-                return f"is {kind}" if kind else problem
+                try:  # first: a header's length may look like anything
+                    _header(file, size)
+                except ValueError as error:
+                    kind = kind_of(head)
+                    return f"is {kind}" if kind else str(error)
+                return ""
         if path.suffix not in (".bin", ".pt") or head.startswith(b"\x80"):  # a pickle, of torch before 1.6
             return ""
         if head.startswith(b"PK\x03\x04"):
@@ -144,19 +182,26 @@ def _weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
         return f"cannot be read ({error.strerror or error})"
 
 
-def _safetensors_problem(file: Any, size: int) -> str:
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """Of each tensor of a file: dtype, shape and data_offsets. Raises ValueError, with what is wrong with the file."""
+    with open(path, "rb") as file:
+        return _header(file, path.stat().st_size)
+
+
+def _header(file: Any, size: int) -> dict[str, Any]:
     if size < 8:
-        return f"is cut short: {size} bytes"
+        raise ValueError(f"is cut short: {size} bytes")
     length = struct.unpack("<Q", file.read(8))[0]
     if length > MOST_HEADER_BYTES:
-        return "is not a safetensors file, or damaged: the length of its header makes no sense"
+        raise ValueError("is not a safetensors file, or damaged: the length of its header makes no sense")
     if 8 + length > size:
-        return f"is cut short: it has {size:,} bytes, its header alone {8 + length:,}"
+        raise ValueError(f"is cut short: it has {size:,} bytes, its header alone {8 + length:,}")
     try:
         header = json.loads(file.read(length))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return "is not a safetensors file, or damaged: its header is not JSON"
+        header.pop("__metadata__", None)
+        end = max((int.__index__(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise ValueError("is not a safetensors file, or damaged: its header is not JSON, or not that of tensors") from None
     if size != 8 + length + end:
-        return f"is {'cut short' if size < 8 + length + end else 'damaged'}: it has {size:,} bytes of {8 + length + end:,}"
-    return ""
+        raise ValueError(f"is {'cut short' if size < 8 + length + end else 'damaged'}: it has {size:,} bytes of {8 + length + end:,}")
+    return header

@@ -48,8 +48,7 @@ class RunMonitor:
         self._back_offs: dict[str, int] = {}  # likewise
         self._stalls = 0
         self._answered: dict[tuple[str, Optional[str]], int] = {}
-        self._failure: Optional[tuple[str, str]] = None  # what ends the run
-        self._failed_actor: Optional[str] = None
+        self._failures: dict[Optional[str], tuple[str, str]] = {}  # what ends the run: of each actor, or of none; the latest last
         self._last_death: Optional[str] = None  # what the run may recover from
         self._stop: Optional[str] = None
         self._notes: list[str] = []
@@ -79,8 +78,8 @@ class RunMonitor:
         if replica is None or replica["state"] == "dead":  # of a run that is over; or sent before it died, and late
             return
         replica.update(values)
-        if values.get("state") == "ready" and replica.get("actor_id") == self._failed_actor:
-            self._failure = self._failed_actor = None  # it has started after all
+        if values.get("state") == "ready":
+            self._failures.pop(replica.get("actor_id"), None)  # it has started after all
 
     def delivers(self, key: str, block: str, counts: dict[str, int], row_stats: dict[str, Any]) -> None:
         """A block is about to be handed on; see Delivered."""
@@ -93,8 +92,7 @@ class RunMonitor:
         """
         if key:
             self.update(key, {"state": "failed"})
-            self._failed_actor = self._replicas.get(key, {}).get("actor_id")
-        self._failure = (error, message)
+        self._fail(error, message, self._replicas.get(key, {}).get("actor_id"))
 
     def lowered(self) -> dict[str, Any]:
         """Engine settings that were lowered for lack of memory, by any replica."""
@@ -140,14 +138,14 @@ class RunMonitor:
         self._last_death = message
         if self._stalls >= MAX_STALLS_WITHOUT_AN_ANSWER:
             self._stop = message
-            self._failure = ("EngineError", message)
+            self._fail("EngineError", message)
         return self._stop is None
 
     def snapshot(self) -> dict[str, Any]:
         """failure: the class and text of what ends the run. last_death: of an engine, from which the run may have recovered."""
         return {
             "replicas": {key: self._settled(key, replica) for key, replica in self._replicas.items()},
-            "failure": self._failure, "last_death": self._last_death, "deaths": max(self._deaths.values(), default=0), "notes": self._notes,
+            "failure": next(reversed(self._failures.values()), None), "last_death": self._last_death, "deaths": max(self._deaths.values(), default=0), "notes": self._notes,
         }  # fmt: skip
 
     def actors(self) -> dict[str, Any]:
@@ -170,7 +168,11 @@ class RunMonitor:
 
     def _give_up(self, why: str, last_words: str) -> None:
         self._stop = f"{why} Its last words:\n{last_words}"
-        self._failure = ("EngineError", self._stop)
+        self._fail("EngineError", self._stop)
+
+    def _fail(self, error: str, message: str, actor: Optional[str] = None) -> None:
+        self._failures.pop(actor, None)
+        self._failures[actor] = (error, message)
 
 
 def start_monitor(env_vars: dict[str, str]) -> Any:

@@ -6,6 +6,7 @@ row goes into that row and the others go on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -20,6 +21,7 @@ from rayllm_batch.read_options import BAD_LINE
 from rayllm_batch.row_id import as_pairs, row_ids
 from rayllm_batch.tokenizer import chat_tokenizer
 
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the same, as one template or another calls it
 ENCODED_AT_ONCE = 64  # texts: enough for the tokenizer's threads; what it makes of a text takes some 100 KB until it is copied
 
 
@@ -161,13 +163,27 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> st
         # Of what the assistant said before, templates leave out much on purpose: its thoughts, words beside a tool's call.
         if message["role"] != "assistant" and message["content"].strip() not in text and _is_left_out(rendered, messages, i, text):
             raise ValueError(f"the template leaves out the message of the {message['role']!r}")
+        # A tool's name is in the call that it answers.
+        if message.get("name") and message["role"] not in ("tool", "function") and _is_left_out(rendered, messages, i, text, "name"):
+            raise ValueError(f"the template leaves out the 'name' of the {message['role']!r}; write it into the content")
+        for key in THOUGHTS:
+            if message.get(key) and not _reads(tokenizer, key):
+                others = " or ".join(repr(other) for other in THOUGHTS if _reads(tokenizer, other))
+                raise ValueError(f"the template does not read {key!r} of a message; {f'it reads {others}' if others else 'leave it out'}")
     return text
 
 
-def _is_left_out(rendered: Callable[[list[dict[str, Any]]], str], messages: list[dict[str, Any]], i: int, text: str) -> bool:
-    """Whether another content of message i would give the same text."""
+def _reads(tokenizer: Any, key: str) -> bool:
+    """Whether the template has a place for this key. When it leaves thoughts out is its own affair."""
+    return re.search(rf"[.'\"]{key}\b", str(tokenizer.chat_template)) is not None
+
+
+def _is_left_out(
+    rendered: Callable[[list[dict[str, Any]]], str], messages: list[dict[str, Any]], i: int, text: str, key: str = "content"
+) -> bool:
+    """Whether another content of message i, or another value of its `key`, would give the same text."""
     try:
-        return rendered([*messages[:i], {**messages[i], "content": "other words"}, *messages[i + 1 :]]) == text
+        return rendered([*messages[:i], {**messages[i], key: "other words"}, *messages[i + 1 :]]) == text
     except Exception:  # then the template has looked at it
         return False
 

@@ -296,6 +296,8 @@ class Replica:
                 f"tokenize: the prompt has {len(ids)} tokens, but max_model_len is {self._engine.max_model_len} "
                 f"(prompt and answer together); shorten the row or {self._longer()}"
             )
+        if (size := self._engine.vocab_size) is not None and len(ids) and ids.max() >= size:  # vLLM takes some of these, and dies
+            raise BadRow(f"tokenize: the token id {ids.max():,} is beyond the model's vocabulary of {size:,}: is the tokenizer another model's?")
         request = json.loads(row[output.REQUEST]) if row[output.REQUEST] else {}
         own = sampling.settings(request.get("sampling_params"), "")  # JSON has made texts of token ids
         return Request(ids.tolist(), {**self._job.sampling_params, **own}, request.get("model"))

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 import pyarrow as pa
@@ -41,7 +42,7 @@ class Rows:
     """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
 
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
-    known: the types that the first rows' columns have.
+    known: the types that the first rows' columns have. others: chats and errors of as many rows, spread over the sample.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
     """
 
@@ -52,6 +53,7 @@ class Rows:
     chats: tuple[dict[str, Any], ...] = ()
     failed: tuple[str, ...] = ()
     known: pa.Schema = pa.schema([])
+    others: Callable[[], tuple[list[dict[str, Any]], list[str]]] = lambda: ([], [])
 
     @property
     def exact_total(self) -> Optional[int]:
@@ -114,7 +116,9 @@ def read_rows(
         total, is_a_limit = min(counted, limit or math.inf), False
     if is_a_limit and (counted := _read(rows.limit(COUNTED_ROWS).count, workload)) < COUNTED_ROWS:
         total, is_a_limit = counted, False
-    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known)
+    spread = sample[PARSED_ROWS :: max(1, (len(sample) - PARSED_ROWS) // PARSED_ROWS)][:PARSED_ROWS]
+    others = partial(_parsed, workload, spread, defaults)
+    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others)
 
 
 def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:
@@ -196,7 +200,17 @@ def _copied(row: dict[str, Any]) -> dict[str, Any]:
 def _try_parse_row(
     workload: Any, sample: list[dict[str, Any]], defaults: Defaults
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The chats, and the errors of the others. Not of more rows than that: parse_row is the user's code, and may be slow."""
+    """As `_parsed`. Not of more rows than that: parse_row is the user's code, and may be slow."""
+    chats, problems = _parsed(workload, sample, defaults)
+    if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
+        raise WorkloadError(
+            f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
+        )
+    return chats, problems
+
+
+def _parsed(workload: Any, sample: list[dict[str, Any]], defaults: Defaults) -> tuple[list[dict[str, Any]], list[str]]:
+    """The chats, and the errors of the others."""
     problems, chats = [], []
     for row in sample:
         try:
@@ -207,8 +221,4 @@ def _try_parse_row(
             raise
         except BaseException as error:
             problems.append(describe_error(error, row))
-    if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
-        raise WorkloadError(
-            f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
-        )
     return chats, problems

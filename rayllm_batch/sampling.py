@@ -7,13 +7,15 @@ vLLM 0.29's `SamplingParams._verify_args` and `verify`, which tests/test_samplin
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from rayllm_batch.errors import WorkloadError, did_you_mean, shown
+from rayllm_batch.errors import WorkloadError, did_you_mean, is_deep, one_line, shown
 from rayllm_batch.vllm_fields import REPETITION_FIELDS, SAMPLING_FIELDS, STRUCTURED_FIELDS
 
 INT32, INT64 = 2**31 - 1, 2**63 - 1
@@ -43,8 +45,17 @@ NO_COLUMN = ("logprobs", "prompt_logprobs", "logprob_token_ids", "flat_logprobs"
 NOT_TO_SET = (
     "output_kind", "stream_interval", "skip_clone", "output_text_buffer_length", "routed_experts_prompt_start", "trace_decode_token_ids",
 )  # fmt: skip
+OF_STRUCTS = ("logit_bias", "structured_outputs", "repetition_detection")
+# How many an engine on a GPU has places for: its process ends of a request with more (vllm/v1/worker/gpu/sample).
+MOST = {"allowed_token_ids": 1024, "logit_bias": 1024, "bad_words": 128}
+MOST_STOP_IDS = 120  # beside min_tokens: 128, with the model's own
 CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-WITHOUT_SPECULATION = ("min_p", "logit_bias")  # vLLM refuses a request with these beside a speculative_config
+# Errors of Python's that are those of every engine of regexes; of others, each has more or less than Python.
+BAD_REGEX = ("missing )", "unbalanced parenthesis", "unterminated character set", "nothing to repeat")
+# What a grammar is made of. Elsewhere a schema may hold what it likes: a title that is null, as some tools write it.
+READ_OF_SCHEMAS = {"type", "properties", "items", "required", "anyOf", "allOf", "oneOf", "minLength", "maxLength", "minItems", "maxItems"}
+SPECULATION = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
+REASONING = ("reasoning_parser", "reasoning_config")
 # Names of other libraries and of earlier vLLMs.
 OTHER_NAMES = {
     "max_new_tokens": "max_tokens", "max_completion_tokens": "max_tokens", "max_length": "max_tokens", "stop_sequences": "stop",
@@ -67,16 +78,34 @@ def settings(given: Any, where: str) -> dict[str, Any]:
     """
     if given is not None and not isinstance(given, Mapping):
         raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given {shown(given)}.")
+    if is_deep(given):
+        raise WorkloadError(f"{where} holds lists or dicts in more than 100 levels, or one that holds itself. Make it flatter.")
     plain = {key: _plain(value) for key, value in (given or {}).items() if value is not None}
+    for key in OF_STRUCTS:  # columns have all fields of a struct in each row, those that are not given as nulls
+        if isinstance(inner := plain.get(key), dict) and any(value is None for value in inner.values()):
+            plain[key] = {name: value for name, value in inner.items() if value is not None}
+            if not plain[key]:
+                del plain[key]
     if isinstance(bias := plain.get("logit_bias"), dict):
         plain["logit_bias"] = {_token_id(key): value for key, value in bias.items()}
     return plain
 
 
-def check(params: Mapping[str, Any], where: str, *, speculates: bool = False, base: Mapping[str, Any] = {}) -> None:
+def excluded_by(engine_kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that vLLM refuses in every request to such an engine, and why."""
+    excluded = {}
+    if speculative := [name for name in SPECULATION if engine_kwargs.get(name)]:
+        why = f"does not go together with speculative decoding. Remove it, or {' and '.join(speculative)} from engine_kwargs."
+        excluded = {"min_p": why, "logit_bias": why}
+    if not any(engine_kwargs.get(name) for name in REASONING):
+        excluded["thinking_token_budget"] = "needs to know where thoughts end. Set reasoning_parser in engine_kwargs, or remove it."
+    return excluded
+
+
+def check(params: Mapping[str, Any], where: str, *, excluded: Mapping[str, str] = {}, base: Mapping[str, Any] = {}) -> None:
     """Raise WorkloadError, naming the parameter, unless `params` are settings that this library and vLLM can honour.
 
-    params: as `settings` gives them. base: what they go over, checked before. speculates: the engine has a speculative_config.
+    params: as `settings` gives them. base: what they go over, checked before. excluded: see `excluded_by`.
     """
     for key, value in params.items():
         if key not in SAMPLING_FIELDS:
@@ -88,22 +117,20 @@ def check(params: Mapping[str, Any], where: str, *, speculates: bool = False, ba
             raise WorkloadError(f"{where} sets {key!r}, which is the engine's own affair. Remove it.")
         if (problem := _problem(key, value)) is not None:
             raise WorkloadError(f"{key} in {where} must be {problem}, given {shown(value)}.")
-    _check_together({**base, **params}, where, speculates)
+    _check_together({**base, **params}, where, excluded)
 
 
-def _check_together(params: Mapping[str, Any], where: str, speculates: bool) -> None:
+def _check_together(params: Mapping[str, Any], where: str, excluded: Mapping[str, str]) -> None:
     if params.get("n", 1) != 1:
         raise WorkloadError(f"{where} asks for n={params['n']} answers, but a row has one. Repeat the row instead.")
     least, most = params.get("min_tokens", 0), params.get("max_tokens", math.inf)
     if least > most:
         raise WorkloadError(f"min_tokens={least} in {where} is more than max_tokens={most}. Lower it, or raise max_tokens.")
-    if params.get("stop") and params.get("detokenize") is False:
-        raise WorkloadError(f"stop in {where} looks at the text, which detokenize=False leaves out. Remove one of the two.")
-    for key in WITHOUT_SPECULATION if speculates else ():
-        if params.get(key):
-            raise WorkloadError(
-                f"{key} in {where} does not go together with speculative decoding. Remove it, or speculative_config from engine_kwargs."
-            )
+    if least and len(params.get("stop_token_ids", ())) > MOST_STOP_IDS:
+        raise WorkloadError(f"stop_token_ids in {where} are more than the {MOST_STOP_IDS} that there may be beside min_tokens. Shorten them.")
+    for key, why in excluded.items():
+        if params.get(key) or key == "thinking_token_budget" and key in params:  # 0 is a budget
+            raise WorkloadError(f"{key} in {where} {why}")
 
 
 def _problem(key: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a kind)
@@ -118,6 +145,10 @@ def _problem(key: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a 
         return str(RANGES[key])
     if key in ("stop", "bad_words") and not (value if isinstance(value, str) else all(value)):
         return "text that is not empty"
+    if key == "detokenize" and not value:
+        return "true, or left out: the text is the answer"
+    if key in MOST and len(value) > MOST[key]:
+        return f"of at most {MOST[key]:,} entries"
     if key == "allowed_token_ids" and not value:
         return "a list of at least one token id"
     ids = value if key in TOKEN_IDS or key == "logit_bias" else ()
@@ -132,6 +163,49 @@ def _structured_problem(value: Any) -> Optional[str]:
         return f"a dict with one of {', '.join(CONSTRAINTS)}"
     if named == ["choice"] and not all(value["choice"] or [""]):
         return "a dict whose choice is a list of at least one text that is not empty"
+    return _constraint_problem(named[0], value[named[0]])
+
+
+def _constraint_problem(name: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a kind)
+    """What is wrong whatever a vLLM's backend is; each has more that it does not take."""
+    if name == "json_object" and not value:
+        return "a dict whose json_object is true, or be left out"
+    if name in ("grammar", "structural_tag") and not value.strip() or value == "":
+        return f"a dict whose {name} is not empty"
+    if name == "regex":
+        try:
+            re.compile(value)
+        except re.error as error:
+            if error.msg.startswith(BAD_REGEX):
+                return f"a dict whose regex is one ({error})"
+        except (RecursionError, OverflowError):  # too much for Python alone, perhaps
+            pass
+        return "a dict whose regex has no NUL character" if "\0" in value else None
+    if name not in ("json", "structural_tag"):
+        return None
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        return f"a dict whose {name} is JSON ({one_line(error)})"
+    if not isinstance(value, dict):
+        return f"a dict whose {name} is a JSON object"
+    if name == "structural_tag":
+        known = "format" in value or {"structures", "triggers"} <= value.keys()
+        return None if known else 'a dict whose structural_tag has a "format", or "structures" and "triggers"'
+    return _schema_problem(value)
+
+
+def _schema_problem(schema: dict[str, Any]) -> Optional[str]:
+    from jsonschema import Draft202012Validator
+
+    try:
+        for error in Draft202012Validator(Draft202012Validator.META_SCHEMA).iter_errors(schema):
+            where = list(error.absolute_path)
+            of = where[-2] if where[-2:-1] == ["properties"] else where[-1] if where else None
+            if of in READ_OF_SCHEMAS and error.validator != "uniqueItems":
+                return f"a dict whose json is a JSON schema (it has {shown(error.instance, 80)} at {'.'.join(map(str, where))})"
+    except RecursionError:  # deep; the engine has the last word
+        pass
     return None
 
 

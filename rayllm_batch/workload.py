@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, MISSING, Field, InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -155,12 +156,12 @@ def check_workload(workload: Any) -> None:
     sampling_params(workload)
 
 
-def sampling_params(workload: Any, *, speculates: bool = False) -> dict[str, Any]:
-    """The workload's, as plain values that an engine takes; raises WorkloadError. speculates: see `sampling.check`."""
+def sampling_params(workload: Any, *, excluded: Mapping[str, str] = {}) -> dict[str, Any]:
+    """The workload's, as plain values that an engine takes; raises WorkloadError. excluded: see `sampling.check`."""
     where = f"{type(workload).__name__}.sampling_params"
     given = getattr(workload, "sampling_params", {})
     if given is None:
         raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
     params = sampling.settings(given, where)
-    sampling.check(params, where, speculates=speculates)
+    sampling.check(params, where, excluded=excluded)
     return params

@@ -463,3 +463,21 @@ def test_the_legacy_warning_does_not_show_the_environment() -> None:
     with pytest.warns(UserWarning, match="hf_token") as caught:
         config = load(runtime_env={"env_vars": {"hf_token": TOKEN}})
     assert config.hf_token == TOKEN and not any(TOKEN in str(warning.message) for warning in caught)
+
+
+def test_settings_that_hold_themselves_or_are_deep(tmp_path: Path) -> None:
+    ring: dict = {}
+    ring["again"] = ring
+    deep: dict = {}
+    for _ in range(3000):
+        deep = {"a": deep}
+    base = {"model_id": "org/model", "llm_engine": "echo", "accelerator_type": "CPU"}
+    for inner in (ring, deep):
+        for config, override in (({**base, "engine_kwargs": inner}, None), (base, {"engine_kwargs": {"hf_overrides": [inner]}}), (base, inner)):
+            with pytest.raises(ConfigError, match="more than 100 levels, or one that holds itself"):
+                init_engine_from_config(config, override=override)
+    file = tmp_path / "config.yaml"
+    for text in ("engine_kwargs: &a\n  b: *a\n", "a: " + "[" * 5000 + "]" * 5000):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="levels"):
+            init_engine_from_config(file)

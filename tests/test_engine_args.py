@@ -125,3 +125,9 @@ def test_echo_takes_its_own_settings_and_ignores_those_of_vllm() -> None:
     assert "seconds_per_request" in refusal(seconds_per_request=0.1), "vLLM has no such setting"
     message = refusal("echo", seconds_per_reqest=1)
     assert "Did you mean 'seconds_per_request'?" in message
+
+
+@pytest.mark.parametrize("key", ["skip_tokenizer_init", "tokens_only"])
+def test_an_engine_without_a_tokenizer_writes_no_text(key: str) -> None:
+    assert key in refusal(**{key: True})
+    check(**{key: False})

@@ -392,3 +392,21 @@ def test_the_disk_that_the_configs_environment_names(name, place, tmp_path, monk
     })
     check_disk(with_env, ModelFacts(LLAMA_8B, GIB, True, missing_bytes=GIB))
     assert asked == [tmp_path / place]
+
+
+@pytest.mark.parametrize("name", [
+    "model_type", "text_config", "rope_scaling", "rope_parameters", "quantization_config", "torch_dtype", "dtype", "layer_types", "head_dim",
+    "hidden_size", "num_key_value_heads", "max_position_embeddings", "vocab_size",
+])  # fmt: skip
+@pytest.mark.parametrize("value", [["a"], {"a": {}}, "x", -1.5, True])
+def test_odd_values_in_a_config_end_no_check(name: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA_8B, name: value}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": value}))
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value, "auto_map": value}))
+    given = config(model=str(tmp_path), max_model_len=4096)
+    found = look_at(given, "")
+    check_memory(given, found)
+    model_check.longest(config(model=str(tmp_path)), found)
+    with pytest.raises(ConfigError):
+        check_files(given, found)

@@ -60,6 +60,7 @@ def test_weights(damage: Callable[[Path], object], words: str, folder: Path) -> 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json"])
 @pytest.mark.parametrize(("content", "words"), [
     ("", "is empty"), ("{", "not JSON, or cut short"), (POINTER, "Git LFS pointer"), ("[]", "not a JSON object"), ("<!DOCTYPE html>", "HTML page"),
+    pytest.param("[" * 100_000, "not JSON, or cut short", id="deep"),
 ])  # fmt: skip
 def test_small_files(name: str, content: str, words: str, folder: Path) -> None:
     (folder / name).write_text(content)
@@ -198,4 +199,46 @@ def test_nothing_at_all(tmp_path: Path) -> None:
 
 def test_mistrals_own_format(folder: Path) -> None:
     (folder / "config.json").rename(folder / "params.json")
+    check_folder(folder, [WEIGHTS])
+
+
+@pytest.mark.parametrize("header", [
+    [], {"a": []}, {"a": {"data_offsets": "ab"}}, {"a": {"data_offsets": ["0", "4"]}}, {"a": {"data_offsets": [0, 4.0]}}, {"a": {"data_offsets": {}}},
+    {"a": {"data_offsets": [0, None]}}, {"__metadata__": {}, "a": 5},
+])  # fmt: skip
+def test_a_header_that_is_not_that_of_tensors(header: object, folder: Path) -> None:
+    said = json.dumps(header).encode()
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(said)) + said + bytes(4))
+    assert f"{WEIGHTS} is not a safetensors file, or damaged: its header" in refusal(folder)
+
+
+@pytest.mark.parametrize("listed", [["a"], "a", {"a": 1}, {"a": ["x"]}, {"a": WEIGHTS, "b": None}])
+def test_an_index_that_is_none(listed: object, folder: Path) -> None:
+    for name in (INDEX, INDEX_OF_BIN):
+        (folder / name).write_text(json.dumps({"weight_map": listed}))
+        assert f"{name} has no weight_map, a file's name for each tensor" in refusal(folder)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("model_type", ["llama"]), ("text_config", "x"), ("rope_scaling", 2), ("quantization_config", [1]), ("torch_dtype", {}), ("layer_types", 5),
+])  # fmt: skip
+def test_a_config_whose_fields_are_odd(name: str, value: object, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: value}))
+    assert f"config.json has a {name} that is {type(value).__name__}: " in refusal(folder)
+
+
+@pytest.mark.parametrize("name", [
+    "tokenizer.model.v3", "sentencepiece.bpe.model", "spm.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json", "qwen.tiktoken",
+    "source.spm", "tiktoken.model",
+])  # fmt: skip
+def test_tokenizers_in_less_usual_files(name: str, folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / name).write_text("{}")
+    check_folder(folder, [WEIGHTS])
+
+
+def test_a_tokenizer_that_is_code(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}}))
     check_folder(folder, [WEIGHTS])

@@ -171,6 +171,19 @@ def test_a_replica_that_did_not_start_keeps_its_state_and_its_reason() -> None:
     assert run.monitor.snapshot()["replicas"][key]["state"] == "failed" and run.failure == ("ModelAccessError", "no access")
 
 
+def test_a_replica_that_starts_after_all_takes_back_no_other_ones_failure() -> None:
+    run = Run()
+    keys = {actor: run.start(actor)[0] for actor in ("one", "two")}
+    for actor, key in keys.items():
+        run.monitor.failed("EngineError", f"{actor} has no memory", key)
+    assert run.failure == ("EngineError", "two has no memory"), "the latest"
+    run.monitor.update(run.start("two")[0], {"state": "ready"})
+    assert run.failure == ("EngineError", "one has no memory")
+    run.monitor.failed("WorkloadError", "of a task, which is no replica's")
+    run.monitor.update(run.start("one")[0], {"state": "ready"})
+    assert run.failure == ("WorkloadError", "of a task, which is no replica's")
+
+
 def test_a_replica_that_starts_after_all_has_not_failed() -> None:
     run = Run()
     key, _ = run.start()

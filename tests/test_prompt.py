@@ -461,6 +461,29 @@ def test_a_message_that_a_template_leaves_out_without_a_word(role: str, folders:
     assert out[2][output.STAGE_ERROR] is None
 
 
+NAMED = "{% for m in messages %}{{ m.name or m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}\n{% endfor %}"
+THINKS = "{% for m in messages %}{{ m.role }}: {{ m.get('reasoning_content', '') if loop.last else '' }}{{ m.content }}\n{% endfor %}"
+
+
+def test_names_that_a_template_leaves_out(folders: dict[str, Path]) -> None:
+    chat = [{"role": "user", "content": "Hi", "name": "Ada"}, {"role": "tool", "content": "4", "name": "add"}]
+    for template, error in ((NAMED, None), (THINKS, "chat_template: ValueError: the template leaves out the 'name' of the 'user'")):
+        named, tool = built(chats(chat, chat[1:]), job(folders["template"], from_row, chat_template=template))
+        assert tool[output.STAGE_ERROR] is None and (named[output.STAGE_ERROR] or "").startswith(error or "")
+        assert (named[output.STAGE_ERROR] is None) == (error is None)
+
+
+def test_thoughts_that_a_template_does_not_read(folders: dict[str, Path]) -> None:
+    def asked(template: str, key: str) -> str | None:
+        chat = [{"role": "assistant", "content": "4", key: "two and two"}, {"role": "user", "content": "Sure?"}]
+        return built(chats(chat), job(folders["template"], from_row, chat_template=template))[0][output.STAGE_ERROR]
+
+    assert asked(THINKS, "reasoning_content") is None, "of earlier turns it leaves them out on purpose"
+    for key in ("reasoning", "thinking"):
+        assert f"does not read '{key}' of a message; it reads 'reasoning_content'" in asked(THINKS, key)
+        assert f"does not read '{key}' of a message; leave it out" in asked(NAMED, key)
+
+
 @pytest.mark.parametrize(("template", "messages"), [
     (QWENS, [*CHATS[0], {"role": "assistant", "content": "<think>hm</think>Yes."}, {"role": "user", "content": "Why?"}]),
     (QWENS, [{"role": "system", "content": " "}, *CHATS[0]]),

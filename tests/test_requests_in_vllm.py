@@ -15,22 +15,25 @@ from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 MODEL = Path("assets/demo-model")
 TOKENS, RANK = 6, 8
+PARTS = ("q_proj", "v_proj")
 ADAPTERS = ("red", "green", "blue")
 
 
-def adapter(root: Path, name: str, seed: int) -> dict[str, torch.Tensor]:
+def adapter(
+    root: Path, name: str, seed: int, *, rank: int = RANK, hidden: int = 256, parts: tuple[str, ...] = PARTS
+) -> dict[str, torch.Tensor]:
     """A PEFT folder with weights large enough to change every answer; returns what it adds to the model's weights."""
     torch.manual_seed(seed)
     weights, added = {}, {}
     for layer in range(5):
-        for part in ("q_proj", "v_proj"):
-            down, up = torch.randn(RANK, 256) * 0.5, torch.randn(512, RANK) * 0.5
+        for part in parts:
+            down, up = torch.randn(rank, hidden) * 0.5, torch.randn(512, rank) * 0.5
             key = f"model.layers.{layer}.self_attn.{part}"
             weights |= {f"base_model.model.{key}.lora_A.weight": down, f"base_model.model.{key}.lora_B.weight": up}
             added[f"{key}.weight"] = up @ down
     (root / name).mkdir(parents=True)
     save_file(weights, root / name / "adapter_model.safetensors")
-    about = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "target_modules": ["q_proj", "v_proj"]}
+    about = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": list(parts)}
     (root / name / "adapter_config.json").write_text(json.dumps({**about, "bias": "none", "base_model_name_or_path": str(MODEL)}))
     return added
 
@@ -71,7 +74,7 @@ class Asking(ChatWorkloadBase):
         return ray.data.from_items([{"n": n} for n in range(self.count)])
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        chat = {"messages": prompt(row["n"])}
+        chat = {"prompt_token_ids": [8192]} if row["n"] == 48 else {"messages": prompt(row["n"])}
         if row["n"] in self.adapters:
             chat["model"] = self.adapters[row["n"]]
         if row["n"] in self.own:
@@ -81,6 +84,11 @@ class Asking(ChatWorkloadBase):
 
 def test_adapters_and_settings_of_rows(ray_cluster: Any, tmp_path: Path) -> None:
     added = {name: adapter(tmp_path, name, seed) for seed, name in enumerate(ADAPTERS)}
+    adapter(tmp_path, "too-wide", 7, rank=2 * RANK)
+    adapter(tmp_path, "of-another", 8, hidden=128)
+    adapter(tmp_path, "elsewhere", 9, parts=("w_proj",))
+    adapter(tmp_path, "a-pointer", 10)
+    (tmp_path / "a-pointer" / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n")
     assert load_file(tmp_path / "red" / "adapter_model.safetensors")
     numbers = list(range(8, 32))  # more than max_num_seqs, so that what stands beside what changes
     adapters = {n: ADAPTERS[n % 4] for n in numbers if n % 4 < 3}  # every fourth row asks the model itself
@@ -96,10 +104,14 @@ def test_adapters_and_settings_of_rows(ray_cluster: Any, tmp_path: Path) -> None
     config = init_engine_from_config("configs/demo-cpu.yaml", override={
         "engine_kwargs": kwargs, "lora_config": {"dynamic_lora_loading_path": str(tmp_path)},
     })  # fmt: skip
-    adapters[42] = "no-such-adapter"
-    batch = RayLLMBatch(config, Asking(count=43, adapters=adapters, own=own), stall_timeout_s=120)
+    refused = {
+        42: ("no-such-adapter", "no LoRA adapter"), 43: ("too-wide", "max_lora_rank"), 44: ("too-wide", "max_lora_rank"),
+        45: ("of-another", "another base model"), 46: ("elsewhere", "target modules"), 47: ("a-pointer", "Git LFS pointer"),
+    }  # fmt: skip
+    adapters |= {n: name for n, (name, _) in refused.items()}
+    batch = RayLLMBatch(config, Asking(count=49, adapters=adapters, own=own), stall_timeout_s=120)
     rows = {row["n"]: row for row in batch.run().take_all()}
-    assert sorted(rows) == list(range(43)) and {len(actors) for actors in [batch.metrics.replicas]} == {1}
+    assert sorted(rows) == list(range(49)) and {len(actors) for actors in [batch.metrics.replicas]} == {1}
     assert batch.metrics.replicas[0].restarts == 0, "nothing killed the engine"
 
     for name in (*ADAPTERS, None):
@@ -107,7 +119,9 @@ def test_adapters_and_settings_of_rows(ray_cluster: Any, tmp_path: Path) -> None
         texts = expected(added.get(name, {}), of)
         assert {n: rows[n]["generated_text"] for n in of} == texts, f"the answers of adapter {name}"
         assert all(rows[n]["error"] is None and rows[n]["num_generated_tokens"] <= TOKENS for n in of)
-    assert "no-such-adapter" in rows[42]["error"]
+    for n, (name, words) in refused.items():
+        assert name in rows[n]["error"] and words in rows[n]["error"], rows[n]["error"]
+    assert "vocabulary of 8,192" in rows[48]["error"]
 
     biased = rows[32]["generated_text"]
     assert biased == rows[33]["generated_text"] and len(set(biased.split())) == 1, "one token, six times over"

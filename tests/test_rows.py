@@ -83,6 +83,15 @@ def test_a_long_dataset_is_read_only_at_its_beginning() -> None:
     assert not found.dataset.context.execution_options.preserve_order
 
 
+@pytest.mark.parametrize(("size", "others"), [(5000, list(range(8, 249, 31))[:8]), (10, [8, 9]), (8, []), (3, []), (16, list(range(8, 16)))])
+def test_other_rows_are_tried_when_asked_for(size: int, others: list[int]) -> None:
+    work = Work(data=Lazy(some(size)))
+    found = read_rows(work)
+    work.parsed.clear()
+    chats, failed = found.others()
+    assert [row["id"] for row in work.parsed] == others and len(chats) == len(others) and not failed
+
+
 def test_a_short_datasets_size_is_known() -> None:
     assert read(Lazy(some(255))).total == 255
     assert read(Lazy(some(256))).total is None, "there may be more"

@@ -26,19 +26,25 @@ BAD = [
     *[("seed", value) for value in (1.5, "1", True, 2**63, -(2**63) - 1)],
     *[("stop", value) for value in (1, "", ["a", ""], ["a", 1], {"a": 1}, "\ud800", ["ok", "\udfff"], b"x")],
     *[("stop_token_ids", value) for value in (1, [1.0], ["1"], [-1], [2**31], [True], "12")],
-    *[("bad_words", value) for value in ("word", [""], [3])],
+    *[("bad_words", value) for value in ("word", [""], [3], [f"word {n}" for n in range(129)])],
     *[("ignore_eos", value) for value in (0, 1, "false", 1.0)],
-    *[("detokenize", value) for value in (1, "true")],
+    *[("detokenize", value) for value in (1, "true", False)],
     *[("skip_special_tokens", value) for value in (0, "no")],
     *[("spaces_between_special_tokens", value) for value in (1,)],
     *[("include_stop_str_in_output", value) for value in ("yes",)],
-    *[("logit_bias", value) for value in ([1], {"a": 1.0}, {1: "1"}, {1: NAN}, {-1: 1.0}, {1.5: 1.0}, {"1.5": 1.0}, {2**31: 1.0})],
-    *[("allowed_token_ids", value) for value in ([], [1.0], 1, [-2])],
+    *[("logit_bias", value) for value in ([1], {"a": 1.0}, {1: "1"}, {1: NAN}, {-1: 1.0}, {1.5: 1.0}, {"1.5": 1.0}, {2**31: 1.0}, dict.fromkeys(range(1025), 1.0))],
+    *[("allowed_token_ids", value) for value in ([], [1.0], 1, [-2], list(range(1025)))],
     *[("extra_args", value) for value in ([], {1: 2}, {"a": object()}, {"a": "\ud800"})],
     *[("thinking_token_budget", value) for value in (-2, 1.0)],
     *[("repetition_detection", value) for value in (5, {"max_pattern": 1}, {"max_pattern_size": 3}, {"min_pattern_size": 2, "min_count": 3})],
     *[("structured_outputs", value) for value in (
         "json", {}, {"json": {}, "regex": "a"}, {"jsn": {}}, {"choice": []}, {"choice": "ab"}, {"choice": [1]}, {"choice": ["a", ""]},
+        {"regex": ""}, {"regex": "("}, {"regex": "a)"}, {"regex": "[a"}, {"regex": "*a"}, {"regex": "a\0"}, {"json_object": False},
+        {"grammar": " \n"}, {"grammar": ""}, {"structural_tag": "{"}, {"structural_tag": " "}, {"structural_tag": "[]"}, {"structural_tag": "{}"},
+        {"json": "{"}, {"json": ""}, {"json": "[1]"}, {"json": {"type": "strng"}}, {"json": {"type": ["string", "nul"]}},
+        {"json": {"properties": {"a": "string"}}}, {"json": {"properties": []}}, {"json": {"type": "object", "required": True}},
+        {"json": {"type": "array", "items": 5}}, {"json": {"type": "string", "minLength": "5"}}, {"json": '{"type": "any"}'},
+        {"json": {"type": "object", "properties": {"a": {"type": "text"}}}}, {"json": "[" * 9000},
         {"regex": 5}, {"json": 5}, {"disable_any_whitespace": True}, {"json_object": "yes"},
     )],
     *[(name, 1) for name in ("n_", "logprobs", "prompt_logprobs", "flat_logprobs", "output_kind", "skip_clone", "stream_interval")],
@@ -105,8 +111,8 @@ def test_a_number_with_a_point_is_told_how_to_be_written() -> None:
 @pytest.mark.parametrize(("base", "own", "words"), [
     ({"max_tokens": 10}, {"min_tokens": 11}, "min_tokens=11.*max_tokens=10"),
     ({"min_tokens": 5}, {"max_tokens": 4}, "min_tokens=5.*max_tokens=4"),
-    ({"detokenize": False}, {"stop": ["x"]}, "stop.*detokenize"),
-    ({}, {"stop": "x", "detokenize": False}, "stop.*detokenize"),
+    ({"min_tokens": 5}, {"stop_token_ids": list(range(121))}, "stop_token_ids.*beside min_tokens"),
+    ({"stop_token_ids": list(range(121))}, {"min_tokens": 1}, "stop_token_ids.*beside min_tokens"),
     ({}, {"n": 3}, "n=3.*Repeat the row"),
 ])  # fmt: skip
 def test_what_excludes_each_other_between_workload_and_row(base: dict, own: dict, words: str) -> None:
@@ -114,14 +120,66 @@ def test_what_excludes_each_other_between_workload_and_row(base: dict, own: dict
         checked(own, base=base)
 
 
+@pytest.mark.parametrize("kwargs", [
+    {"speculative_config": {"method": "ngram"}}, {"spec_method": "ngram"}, {"spec_model": "org/draft"}, {"spec_tokens": 3},
+])  # fmt: skip
 @pytest.mark.parametrize("own", [{"min_p": 0.1}, {"logit_bias": {5: 1.0}}])
-def test_what_speculation_excludes(own: dict[str, Any]) -> None:
-    checked(own)
-    with pytest.raises(WorkloadError, match=f"{next(iter(own))}.*speculative"):
-        checked(own, speculates=True)
+def test_what_speculation_excludes(own: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    checked(own, excluded=sampling.excluded_by({"max_num_seqs": 4, "speculative_config": None, "spec_method": None}))
+    excluded = sampling.excluded_by(kwargs)
+    with pytest.raises(WorkloadError, match=f"{next(iter(own))}.*speculative.*{next(iter(kwargs))}"):
+        checked(own, excluded=excluded)
     with pytest.raises(WorkloadError, match="speculative"):
-        checked({"max_tokens": 3}, base=own, speculates=True)
-    checked({"min_p": 0}, speculates=True)
+        checked({"max_tokens": 3}, base=own, excluded=excluded)
+    checked({"min_p": 0}, excluded=excluded)
+
+
+def test_a_budget_for_thoughts_needs_to_know_where_they_end() -> None:
+    for budget in (0, 10, -1):
+        with pytest.raises(WorkloadError, match="thinking_token_budget in here needs.*reasoning_parser"):
+            checked({"thinking_token_budget": budget}, excluded=sampling.excluded_by({}))
+        for kwargs in ({"reasoning_parser": "qwen3"}, {"reasoning_config": {"think_end_str": "</think>"}}):
+            checked({"thinking_token_budget": budget}, excluded=sampling.excluded_by(kwargs))
+
+
+@pytest.mark.parametrize("taken", [
+    {"regex": r"\p{L}+"}, {"regex": "(?<n>a)"}, {"regex": "a**"}, {"regex": "(?=a)b"}, {"regex": " "}, {"regex": "(" * 2000 + ")" * 2000},
+    {"json": {"type": "string", "title": None, "description": 5, "default": None}}, {"json": {"required": ["a", "a"], "type": "object"}},
+    {"json": {"properties": {"type": {"type": "string"}, "items": {"type": "array", "items": {"$ref": "#/$defs/x"}}}, "$defs": {"x": {}}}},
+    {"json": '{"type": "integer"}'}, {"json": {}}, {"structural_tag": '{"type": "structural_tag", "format": {"type": "any_text"}}'},
+    {"structural_tag": '{"structures": [], "triggers": []}'},
+])  # fmt: skip
+def test_what_an_engine_may_take(taken: dict[str, Any]) -> None:
+    assert checked({"structured_outputs": taken}) == {"structured_outputs": taken}
+
+
+def test_a_deep_schema() -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(45):
+        schema = {"type": "object", "properties": {"a": schema}}
+    checked({"structured_outputs": {"json": schema}})
+
+
+def test_nulls_in_a_struct_are_not_given() -> None:
+    assert checked({"logit_bias": {"5": 1.0, "6": None}}) == {"logit_bias": {5: 1.0}}
+    assert checked({"structured_outputs": {"regex": None, "choice": ["a"], "json": None}}) == {"structured_outputs": {"choice": ["a"]}}
+    detection = {"max_pattern_size": 4, "min_pattern_size": None, "min_count": 3}
+    assert checked({"repetition_detection": detection}) == {"repetition_detection": {"max_pattern_size": 4, "min_count": 3}}
+    assert checked({"logit_bias": {"6": None}, "structured_outputs": {"regex": None}, "seed": 3}) == {"seed": 3}
+    schema = {"json": {"enum": [None, "a"], "default": None}}
+    assert checked({"structured_outputs": schema}) == {"structured_outputs": schema}
+
+
+def test_what_holds_itself() -> None:
+    ring: dict[str, Any] = {}
+    ring["a"] = [ring, ring]
+    deep: Any = 1
+    for _ in range(5000):
+        deep = {"a": deep}
+    for inner in (ring, deep):
+        for given in ({"extra_args": inner}, inner, {"structured_outputs": {"json": inner}}, {"stop": [inner]}):
+            with pytest.raises(WorkloadError, match=r"here holds .* 100 levels"):
+                checked(given)
 
 
 @pytest.mark.parametrize(("given", "known"), [

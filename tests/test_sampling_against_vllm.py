@@ -70,3 +70,15 @@ def test_the_values_refused_elsewhere_are_no_mere_taste() -> None:
     """Most of what we refuse, vLLM refuses too; the rest has another meaning there than a user would think."""
     refused = [vllm_takes(key, value) for key, value in BAD if key in SAMPLING_FIELDS]
     assert refused.count(False) > 0.6 * len(refused)
+
+
+def test_bad_words_that_an_engine_on_a_gpu_has_no_places_for() -> None:
+    from vllm import SamplingParams
+    from vllm.tokenizers import get_tokenizer
+
+    from rayllm_batch.engine.vllm import _check_bad_words
+
+    tokenizer = get_tokenizer("assets/demo-model")
+    _check_bad_words(SamplingParams(bad_words=["harbour", "council"]), tokenizer)
+    with pytest.raises(ValueError, match="bad_words are .* tokens, but must be at most 1,024"):
+        _check_bad_words(SamplingParams(bad_words=["harbour council " * 1000]), tokenizer)

@@ -35,6 +35,7 @@ class Engine(Protocol):
     """A started engine. `generate` is called from one event loop, many times at once."""
 
     max_model_len: int
+    vocab_size: Optional[int]  # a token id from here on ends an engine; None where any is taken
 
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None

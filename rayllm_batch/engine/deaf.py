@@ -12,7 +12,11 @@ import time
 from typing import Optional
 
 DEAF_S = 30.0  # an adapter that is read from a slow disk takes seconds without a step, and without a core
+OF_RAY = ("ray::RayWorker", "VLLM::Worker")  # names of the processes of an executor that has its workers from Ray
 BUSY = 0.02  # of one core: an idle engine's timers take a tenth of that
+
+
+Process = tuple[int, float]  # its number, which may be given again, and when it began
 
 
 class Hearing:
@@ -21,7 +25,7 @@ class Hearing:
     def __init__(self) -> None:
         self._steps: object = None
         self._since = 0.0
-        self._cpu_s: Optional[float] = None
+        self._cpu_s: Optional[dict[Process, float]] = None
 
     def is_lost(self, requests: int, steps: object) -> bool:
         """requests: that it has not answered. steps: anything that differs after each step that it ends."""
@@ -32,22 +36,28 @@ class Hearing:
         if self._cpu_s is None:
             self._since, self._cpu_s = now, _cpu_seconds()
         elif now - self._since >= DEAF_S:
-            computed = _cpu_seconds() - self._cpu_s
+            # Each process by itself: of one that has ended meanwhile, nothing is known, and nothing taken off.
+            computed = sum(seconds - self._cpu_s.get(process, 0.0) for process, seconds in _cpu_seconds().items())
             if computed < BUSY * (now - self._since):
                 return True
             self._cpu_s = None
         return False
 
 
-def _cpu_seconds() -> float:
-    """Of this process's children and theirs, so far."""
+def _cpu_seconds() -> dict[Process, float]:
+    """So far, of each of this process's children and theirs, and of workers on this machine that are Ray's own children."""
     import psutil
 
-    total = 0.0
-    for child in psutil.Process(os.getpid()).children(recursive=True):
+    used = {}
+    try:
+        children = {*psutil.Process(os.getpid()).children(recursive=True)}
+    except psutil.Error:  # one of them has ended meanwhile
+        children = set()
+    for process in psutil.process_iter():
         try:
-            times = child.cpu_times()
+            if process in children or process.name().startswith(OF_RAY) and (parent := process.parent()) and parent.name() == "raylet":
+                times = process.cpu_times()
+                used[process.pid, process.create_time()] = times.user + times.system
         except psutil.Error:
             continue
-        total += times.user + times.system
-    return total
+    return used

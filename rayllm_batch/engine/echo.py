@@ -31,7 +31,7 @@ class EchoEngine:
         if self.limits()["max_num_seqs"] > engine_kwargs.get("oom_above", math.inf):
             words = "Model loading took 2.0 GiB\nGPU KV cache size: 10 tokens\nCUDA out of memory occurred with 8 dummy requests"
             raise EngineDidNotStart(words, self.limits())
-        self.max_model_len = engine_kwargs.get("max_model_len") or 4096
+        self.max_model_len, self.vocab_size = engine_kwargs.get("max_model_len") or 4096, None
         self._running, self._generation_tokens, self._dead = 0, 0, False
 
     async def generate(

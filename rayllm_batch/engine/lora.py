@@ -7,40 +7,81 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Optional
 
+from rayllm_batch.model_folder import safetensors_header, small_problem, weights_problem
 from rayllm_batch.uri import filesystem_of, without_credentials
+
+WEIGHTS = "adapter_model.safetensors"
 
 
 class Adapters:
     """Those that one engine knows. vLLM tells them apart by their numbers alone, so a number is never given twice.
 
-    root: a folder or a URI. Use it inside one event loop.
+    root: a folder or a URI. add: loads a LoRARequest into the engine. hidden_size: of the base model, where it is known.
+    Use it inside one event loop.
     """
 
-    def __init__(self, root: Optional[str]) -> None:
-        self._root, self._numbers = root, itertools.count(1)
+    def __init__(self, root: Optional[str], add: Callable[[Any], Awaitable[None]], hidden_size: Optional[int] = None) -> None:
+        self._root, self._add, self._hidden_size, self._numbers = root, add, hidden_size, itertools.count(1)
         self._loading: dict[str, asyncio.Task] = {}
 
     async def get(self, name: str) -> Any:
-        """vLLM's LoRARequest for the adapter `name`; downloaded once, when the path is a URI. ValueError if it is not there."""
+        """vLLM's LoRARequest for the adapter `name`, which is loaded; downloaded once, when the path is a URI.
+
+        ValueError if it is not there or is not whole, BadRequest if the engine refuses it.
+        """
         if name not in self._loading:
             self._loading[name] = asyncio.create_task(self._load(name, next(self._numbers)))
         task = self._loading[name]
         try:
             return await asyncio.shield(task)
-        except Exception:
+        except ValueError:
             if self._loading.get(name) is task:
-                del self._loading[name]  # the next row may try again
+                del self._loading[name]  # it may come; what the engine has refused is not read again for each row
             raise
 
     async def _load(self, name: str, number: int) -> Any:
         from vllm.lora.request import LoRARequest
 
-        path = await asyncio.to_thread(find, name, self._root)
-        return LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
+        path = await asyncio.to_thread(self._find, name)
+        adapter = LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
+        await self._add(adapter)
+        return adapter
+
+    def _find(self, name: str) -> str:
+        path = find(name, self._root)
+        if problem := problem_of(Path(path), self._hidden_size):
+            raise ValueError(f"the LoRA adapter {name!r} cannot be used: {problem}")
+        return path
+
+
+def problem_of(folder: Path, hidden_size: Optional[int]) -> str:
+    """What is wrong with an adapter's files, that an engine would not say as clearly, or not notice: another base model's."""
+    if problem := small_problem(folder / "adapter_config.json"):
+        return f"adapter_config.json {problem}"
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        return ""  # vLLM reads other files too
+    if problem := weights_problem(weights):
+        return f"{WEIGHTS} {problem}"
+    widths = {width for name, tensor in safetensors_header(weights).items() if (width := _width(name, tensor.get("shape")))}
+    if hidden_size and widths and hidden_size not in widths:
+        given = ", ".join(map(str, sorted(widths)))
+        return f"it is of another base model, whose hidden size is {given}; that of this one is {hidden_size}"
+    return ""
+
+
+def _width(name: str, shape: Any) -> Optional[int]:
+    """The hidden size of the base model that a tensor is for, where its name tells."""
+    if not isinstance(shape, list) or [type(size) for size in shape] != [int, int]:
+        return None
+    if re.search(r"\.(q|k|v|qkv|gate|up|gate_up)_proj\.lora_A\.", name):
+        return shape[1]
+    return shape[0] if re.search(r"\.(o|down)_proj\.lora_B\.", name) else None
 
 
 class Turns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from contextlib import nullcontext
@@ -38,7 +39,6 @@ class VLLMEngine:
         self._load: dict[str, float] = {}
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
-        self._adapters = lora.Adapters(lora_path)
         self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
         self._hearing, self._requests = Hearing(), 0
         # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
@@ -57,7 +57,9 @@ class VLLMEngine:
             )  # fmt: skip
         except Exception as error:
             raise EngineDidNotStart(str(error), self.limits()) from error
-        self.max_model_len = int(self._config.model_config.max_model_len)
+        model_config = self._config.model_config
+        self.max_model_len, self.vocab_size = int(model_config.max_model_len), model_config.get_vocab_size()
+        self._adapters = lora.Adapters(lora_path, self._add_adapter, getattr(model_config.hf_text_config, "hidden_size", None))
 
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
@@ -92,6 +94,23 @@ class VLLMEngine:
                 "its log says why"
             )
         return Completion(answer.text, len(answer.token_ids), answer.finish_reason)
+
+    async def _add_adapter(self, adapter: Any) -> None:
+        """Load it, by itself: as a part of a request, one that cannot be loaded would end the engine's process."""
+        from vllm.lora.peft_helper import PEFTHelper
+
+        try:  # as the workers will. Of several that refuse, vLLM takes one's answer and leaves the others' for its next question
+            PEFTHelper.from_local_dir(adapter.lora_path, None).validate_legal(self._config.lora_config)
+        except Exception as error:
+            raise BadRequest(f"the LoRA adapter {adapter.lora_name!r} cannot be used: {one_line(error, named=False)}") from None
+        loading = asyncio.ensure_future(self._engine.add_lora(adapter))
+        while not (await asyncio.wait([loading], timeout=1))[0] and not self._engine.errored:
+            pass
+        if self._engine.errored:  # vLLM answers no such call of an engine that has died meanwhile
+            loading.cancel()
+            raise EngineDied(f"the engine's process died while it loaded the LoRA adapter {adapter.lora_name!r}")
+        if error := loading.exception():
+            raise BadRequest(f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(error, named=False)}")
 
     def limits(self) -> dict[str, Any]:
         """What decides how much memory it takes."""
@@ -133,6 +152,8 @@ class VLLMEngine:
         if key not in self._params:
             try:
                 params = _readable(self._new_params(given))
+                if params.bad_words:
+                    _check_bad_words(params, self._engine.get_tokenizer())
             except Exception as error:
                 raise BadRequest(f"sampling_params: {one_line(error)}") from None
             if len(self._params) > 1024:  # a row may bring its own seed; do not keep millions
@@ -161,6 +182,16 @@ def _readable(params: Any) -> Any:
 
     MsgpackDecoder(type(params)).decode(MsgpackEncoder().encode(params))
     return params
+
+
+def _check_bad_words(params: Any, tokenizer: Any) -> None:
+    """Raises ValueError where they are more tokens than an engine on a GPU has places for: its process would end."""
+    from vllm import envs
+
+    params.update_from_tokenizer(tokenizer)
+    most, tokens = envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS, sum(map(len, params.bad_words_token_ids or ()))
+    if tokens > most:
+        raise ValueError(f"bad_words are {tokens:,} tokens, but must be at most {most:,} (VLLM_MAX_BAD_WORDS_TOTAL_TOKENS). Shorten them.")
 
 
 def _load_logger(load: dict[str, float]) -> Any:
