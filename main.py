@@ -252,7 +252,7 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 #
 # `bench/RELIABILITY.md` has what was broken on purpose, how often, and what was lost: nothing; and what came of some thousand odd values.
 #
-# From a shell or a scheduler, the same without this page: `rayllm-batch`, or `python -m rayllm_batch`. Its exit code says whether every row has
+# From a shell or a scheduler, the same without this page (where the package is installed, as `rayllm-batch`). Its exit code says whether every row has
 # an answer (0), some have an error (3), something is to be mended first (2), or the same command continues it: the run failed (1), was interrupted
 # (130), or was terminated by the scheduler (143, after SIGTERM, which `run()` heeds in a script too: what is answered is written, the engines end).
 # Each error is one message, and the last line names it and the workload. `--prompt` needs no class at all; `--workload` takes a class of a file:
