@@ -252,13 +252,16 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 #
 # `bench/RELIABILITY.md` has what was broken on purpose, how often, and what was lost: nothing; and what came of some thousand odd values.
 #
-# From a shell or a scheduler, the same without this page; its exit code says whether every row has an answer (0), some have an error (3), or
-# the run is to be continued (1, 130):
+# From a shell or a scheduler, the same without this page (where the package is installed, as `rayllm-batch`). Its exit code says whether every row has
+# an answer (0), some have an error (3), something is to be mended first (2), or the same command continues it: the run failed (1), was interrupted
+# (130), or was terminated by the scheduler (143, after SIGTERM, which `run()` heeds in a script too: what is answered is written, the engines end).
+# Each error is one message, and the last line names it and the workload. `--prompt` needs no class at all; `--workload` takes a class of a file:
 #
 # ```bash
+# python -m rayllm_batch preview --config configs/demo-cpu.yaml --input assets/sample_articles.jsonl --prompt "Summarise: {article}"
 # python -m rayllm_batch run --config configs/demo-cpu.yaml --workload rayllm_batch:CNNDailySummary \
-#     -w dataset_file=assets/sample_articles.jsonl --output summaries/ --report report.html
-# python -m rayllm_batch estimate --config ... --workload ...     # and preview, and check, which starts nothing; --help has the rest
+#     --input assets/sample_articles.jsonl -s max_tokens=100 --output summaries/ --report report.html
+# python -m rayllm_batch estimate --config ... --workload jobs/tickets.py:Triage -w dataset_fraction=0.5     # and check, which starts no engine
 # ```
 
 # %% [markdown]
@@ -271,6 +274,7 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 # that is not UTF-8 is an error until `dataset_encoding="cp1252"` says what it is. A line that cannot be read is named, with its file
 # and number; with `bad_lines="keep"` it becomes a failed row. Columns of every Arrow type come out as they came in. A class written in a
 # cell works, its code travels to the workers. `parse_row` may also set `sampling_params` for one row, over the workload's.
+# A class may have fields of its own (`question: str`), with a default or without.
 # Of a dataset that is tokenized already it returns `{"prompt_token_ids": row["token_ids"]}`, which the model gets as they are.
 # Where the last message is the assistant's, the answer continues it.
 #
@@ -355,7 +359,8 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # `bench/RESULTS.md`.) `engines_per_gpu` in the config sets their number, as in `configs/llama-3.2-1b-h100.yaml`. The second starts after the first,
 # so it is not chosen for fewer than 20,000 rows, nor a third for fewer than 60,000.
 #
-# On a Ray cluster nothing changes but the address: set `RAY_ADDRESS`, or call `ray.init(address=...)` first. Worker nodes need Ray and
+# On a Ray cluster nothing changes but the address: set `RAY_ADDRESS`, or call `ray.init(address=...)` first; a Ray that `ray start` made on
+# this machine is found without. A cluster that asks for a token has it in `RAY_AUTH_TOKEN`, with `RAY_AUTH_MODE=token`. Worker nodes need Ray and
 # vLLM in the same versions, and reach the model (the Hub, or the same path); they do not need this repository. `run()` checks before
 # anything starts that the cluster has the accelerators asked for, and names what it has if not.
 #

@@ -301,6 +301,7 @@ class RayLLMBatch:
             folder.write_metrics(self.metrics.to_dict())
 
     def _preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
+        pipeline.ship_by_value(self.workload)  # before a task is sent: to look at the rows may take some
         config = self.engine_config
         engines = self._replica_range[0] * config.engines_per_replica
         defaults = self._defaults()

@@ -235,7 +235,7 @@ def _have_a_token() -> None:
 def running_here() -> str:
     """The address of a cluster that `ray start` made on this machine, if it lives, else "".
 
-    Ray itself looks in one folder only, and does not ask: for a cluster that was killed it waits 40 s, and ends the process.
+    Ray looks in one folder only, and does not ask: for a cluster that was killed it waits 40 s, and ends the process.
     """
     for folder in dict.fromkeys(filter(None, (os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp"))):
         try:

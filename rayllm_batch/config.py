@@ -145,6 +145,8 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
         )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Config file {str(path)!r} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"Config file {str(path)!r} is not UTF-8 text (byte {error.start} is not).") from None
     except RecursionError:

@@ -43,7 +43,7 @@ class _Handler:
             raise Terminated
 
     def _end_at_last(self) -> None:
-        """A scheduler may tell Ray's processes too: with these gone, Ray waits a minute, and then ends this one with 1."""
+        """A scheduler may tell Ray's processes too: without them, Ray waits a minute, and then ends this one with 1."""
         time.sleep(LEFT_S)
         self.tell()
         os._exit(TERMINATED)
