@@ -76,10 +76,10 @@ def test_what_is_wrong_with_a_workload_is_said(folder: Path, spec: str, fields: 
 )
 def test_a_workload_of_a_file(folder: Path, spec: str) -> None:
     (folder / "jobs").mkdir()
-    (folder / "jobs" / "words.py").write_text("def of(row):\n    return 'about ' + row['text']\n")
+    (folder / "jobs" / "triage_words.py").write_text("def of(row):\n    return 'about ' + row['text']\n")
     (folder / "jobs" / "triage.py").write_text(
-        "import words\nfrom rayllm_batch import ChatWorkloadBase\nclass Triage(ChatWorkloadBase):\n"
-        "    def parse_row(self, row):\n        return {'messages': [{'role': 'user', 'content': words.of(row)}]}\n"
+        "import triage_words\nfrom rayllm_batch import ChatWorkloadBase\nclass Triage(ChatWorkloadBase):\n"
+        "    def parse_row(self, row):\n        return {'messages': [{'role': 'user', 'content': triage_words.of(row)}]}\n"
     )
     made = load_workload(spec.format(here=folder), [], dataset_file="rows.jsonl")
     assert made.dataset_file == "rows.jsonl" and made.parse_row({"text": "x"})["messages"][0]["content"] == "about x"
