@@ -242,10 +242,15 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 #   an error apart, in `failed-*.parquet`; and `_rayllm_batch/manifest.json`: which job it is, and how far.
 # - **To stop**: interrupt the cell or the script (Ctrl-C). What is finished is written. If the machine dies instead, or a node, only what
 #   was in the engines is lost, and the seconds of answers not yet written.
-# - **To resume**: run the same again. Finished rows are left out, none is answered twice, and on a complete folder the call returns at once.
+# - **To resume**: run the same again. Finished rows are left out, none is answered twice, and a complete folder starts no engine.
 #   Rows are known by their content, so it does not matter in which order they are read; `id_column="id"` uses a unique column instead.
-# - **Rows that failed**: `batch.run("summaries/", retry_failed=True)` tries these again, and no others.
-# - **Another job** in the same folder (another model, prompt, sampling, dataset) is refused, and the message says what differs. What only
+# - **Rows that failed**: `batch.run("summaries/", retry_failed=True)` tries these again, with `parse_row` as it is now.
+# - **Further rows** (another file, a larger fraction, today's table) are the same call: new rows are answered, known ones are not asked again, rows
+#   that are gone keep their answers, and the last lines say how many of each.
+# - **A workload that was changed**: beside each answer is a digest of what was asked. Where the code differs, finished rows are parsed again,
+#   without a GPU, and compared. If all are asked the same, the run goes on. If not, it says how many, and
+#   `run(..., changed="keep")` keeps those answers or `changed="redo"` computes them again.
+# - **Another job** in the same folder (another model, chat template, sampling, id column) is refused, and the message says what differs. What only
 #   makes it faster may change: replicas, GPUs, `max_num_seqs`, `gpu_memory_utilization`.
 # - **A row that crashes the engine** costs itself: the engine starts again, the row is found by trying, and gets an error. An engine that dies
 #   whatever it is given, or answers nothing for `stall_timeout_s`, ends the run with its last words.
