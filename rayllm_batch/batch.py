@@ -108,6 +108,7 @@ class RayLLMBatch:
         self.preserve_order = preserve_order
         self.verbose = verbose
         self.metrics: Optional[RunMetrics] = None  # of the last run
+        self._estimate: Optional[Estimate] = None  # the latest
         self._history = History()
         self._replicas: dict[str, dict[str, Any]] = {}
 
@@ -258,11 +259,12 @@ class RayLLMBatch:
             sample, max_num_seqs, start_s = warm.ask(engines.hosts[0], "sample", run_id, table, total / replicas)
         if not sample.input_tokens:
             raise DatasetError(f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}")
-        return estimate(
+        self._estimate = estimate(
             sample, rows=total, num_replicas=replicas, gpus_per_replica=gpus,
             accelerator_type=self.engine_config.accelerator_type, max_num_seqs=max_num_seqs, cpus=cpus, start_s=start_s,
             gpu_hour_usd=gpu_hour_usd,
         )  # fmt: skip
+        return self._estimate
 
     @staticmethod
     def release() -> None:
@@ -299,6 +301,8 @@ class RayLLMBatch:
         self.metrics = RunMetrics.of(self._replicas, time.time() - self._history.began, self._history)
         if folder:
             folder.write_metrics(self.metrics.to_dict())
+        if self._estimate is not None and self._estimate.rows == self.metrics.rows:  # all of them, in one run
+            print(self._estimate.beside(self.metrics.elapsed_s, self.metrics.start_s))
 
     def _preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
         pipeline.ship_by_value(self.workload)  # before a task is sent: to look at the rows may take some

@@ -94,6 +94,16 @@ class Estimate:
     def output_tokens(self) -> float:
         return self.rows * self.output_tokens_per_row.mean
 
+    def beside(self, took_s: float, start_s: float) -> str:
+        """What was said beside what it took. took_s: seconds of the run, start-up included. start_s: of these, the start-up."""
+        run_s = max(took_s - start_s, 0.0)
+        within = "within" if self.low_s <= run_s <= self.high_s else "outside"
+        warm = f"starting up took {duration(start_s)}, said were {duration(self.start_s)}" if start_s else "the engines were kept warm"
+        return (
+            f"estimate() said about {duration(self.run_s)} ({duration(self.low_s)} to {duration(self.high_s)}) beside start-up: it took "
+            f"{duration(run_s)}, {within} that; {warm}."
+        )
+
     def __str__(self) -> str:
         where = f"{self.num_replicas} replica{'s' if self.num_replicas > 1 else ''}"
         where += f" ({self.gpus} x {self.accelerator_type})" if self.gpus else f" ({self.accelerator_type})"

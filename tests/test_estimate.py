@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from rayllm_batch.estimate import PIPELINE_S, Estimate, Sample, Spread, copies, estimate
+from rayllm_batch.status import duration
 from rayllm_batch.trial import Trial
 
 
@@ -125,3 +126,10 @@ def test_a_row_is_tried_as_often_as_fills_the_engine_twice_or_a_quarter_of_the_j
 def test_spread() -> None:
     assert Spread.of(list(range(1, 101))) == Spread(50.5, 5, 96)
     assert Spread.of([7]) == Spread(7, 7, 7) and Spread.of([]) == Spread(0, 0, 0)
+
+
+def test_what_was_said_stands_beside_what_it_took() -> None:
+    said = of(SMALL_GPU, rows(500, (50, 60), (20, 30)))
+    assert f"it took {duration(said.run_s)}, within that; the engines were kept warm." in said.beside(said.run_s, 0.0)
+    slow = said.beside(3 * said.high_s + 60.0, 60.0)
+    assert "outside that; starting up took 1 min 00 s, said were" in slow and slow.startswith("estimate() said about")
