@@ -22,7 +22,7 @@ HOW_TO = """exit codes:
   {terminated}  terminated (SIGTERM, as schedulers send it): the same command continues it
 
 examples:
-  {prog} preview --config configs/demo-cpu.yaml --input articles.jsonl \
+  {prog} preview --config configs/demo-cpu.yaml --input articles.jsonl \\
       --prompt 'Summarise: {{article}}' -s max_tokens=100
   {prog} run --config configs/llama-3.1-8b-a10g.yaml --workload jobs/tickets.py:Triage \\
       --input tickets.parquet -w dataset_fraction=0.5 -s temperature=0 --output answers/
