@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Optional
 
 from rayllm_batch.arguments import DONE, FAILED, INTERRUPTED, ROWS_FAILED, WRONG_INPUT, parser
@@ -25,7 +26,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     args = parser().parse_args(arguments)
     batch = None
     try:
-        with heeded(lambda: SAID if args.command == "run" else "Terminated."):
+        with heeded(lambda: SAID if args.command == "run" else "Terminated."), _without_rays_last_words():
             batch = RayLLMBatch(
                 init_engine_from_config(args.config), _workload(args), batch_size=args.batch_size,
                 num_replicas=replicas(args.num_replicas), verbose=args.verbose,
@@ -39,6 +40,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except Exception as error:  # of the user's own code too: what their load_dataset raises, say
         _say(error, args)
         return _exit_code(error, began=batch is not None and batch.metrics is not None)
+
+
+@contextmanager
+def _without_rays_last_words() -> Iterator[None]:
+    """Ray prints what it has kept back when it shuts down, which must come before our last line, not after it."""
+    ray = sys.modules.get("ray")
+    connected = ray is not None and ray.is_initialized()
+    try:
+        yield
+    finally:
+        ray = sys.modules.get("ray")
+        if ray is not None and not connected:
+            ray.shutdown()
 
 
 def _exit_code(error: Exception, began: bool) -> int:
