@@ -146,7 +146,7 @@ def _problem(key: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a 
     if key in ("stop", "bad_words") and not (value if isinstance(value, str) else all(value)):
         return "text that is not empty"
     if key == "detokenize" and not value:
-        return "true, or left out: the text is the answer"
+        return "true, or left out: the text is the answer, and what stop looks at"
     if key in MOST and len(value) > MOST[key]:
         return f"of at most {MOST[key]:,} entries"
     if key == "allowed_token_ids" and not value:
