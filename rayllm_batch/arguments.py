@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Optional
 
+from rayllm_batch.batch import CHANGED
 from rayllm_batch.errors import did_you_mean
 from rayllm_batch.termination import TERMINATED
 
@@ -139,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
             "--id-column", help="a column with unique values, to tell rows apart (default: all their content)"
         )
     run.add_argument(
-        "--changed", default="refuse", choices=["refuse", "keep", "redo"],
+        "--changed", default="refuse", choices=CHANGED,
         help="what becomes of answered rows of which a workload that was changed asks something else (default: refuse)",
     )  # fmt: skip
     run.add_argument("--retry-failed", action="store_true", help="run the rows again that have an error")

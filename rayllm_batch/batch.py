@@ -28,7 +28,7 @@ from rayllm_batch.preflight import Ready, preflight
 from rayllm_batch.prometheus import Prometheus
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.replica import ReplicaJob
-from rayllm_batch.row_id import ID_BYTES, RowCounts
+from rayllm_batch.row_id import RowCounts
 from rayllm_batch.sampling import excluded_by
 from rayllm_batch.session import Session, explained
 from rayllm_batch.survey import Survey, survey
@@ -136,7 +136,7 @@ class RayLLMBatch:
 
         output_path:   a local folder or a URI (s3://, gs://). Rows are written there as they finish, and the result is
                        read from there, so that memory does not grow with the job. The same call on a folder that is
-                       not complete continues: finished rows are not computed again. On a complete one it returns at once.
+                       not complete continues: finished rows are not computed again. On a complete one no engine starts.
                        Rows that are new, of further files or a larger dataset_fraction, are answered; those that are not in
                        the data any more keep their answers. The settings that decide answers must be those of before.
         output_format: "parquet" or "jsonl".
@@ -338,17 +338,16 @@ class RayLLMBatch:
         folder_job = {"with_row_ids": True, "id_column": id_column}
         self._begin(began, plan.engines[0])
         # Whether anything is left to do, before an engine starts for it, where that is not known.
+        redo = b""
         maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
         if folder.rows and (folder.changed or maybe_done and not retry_failed):
             found = self._survey(folder, token, rows, changed, **folder_job)
-            redo = found.changed if changed == "redo" else b""
+            redo = found.changed if changed == "redo" else redo
             if not found.new and not redo and not retry_failed:
                 self.metrics = RunMetrics()
                 return self._complete(folder, found.order, found.known, folder.rows, id_column)
-            folder.run_again(ids=redo)
-            total = found.new + len(redo) // ID_BYTES + folder.rows  # of the whole folder
-        if retry_failed:
-            folder.run_again(failed=True)
+            total = found.new + folder.rows  # of the whole folder
+        folder.run_again(failed=retry_failed, ids=redo)
         folder.accept()
         before = FinishedRows(folder.finished())
         already = folder.rows
@@ -415,7 +414,6 @@ class RayLLMBatch:
         import ray
 
         asked = folder.asked()
-        pipeline.ship_by_value(self.workload)
         monitor = start_monitor(self._env_vars(token))
         try:
             found = survey(rows, asked, self._prompt_job(monitor, **folder_job), parse=bool(folder.changed), keep_order=self.preserve_order)
@@ -487,13 +485,12 @@ class RayLLMBatch:
     ) -> ReplicaJob:
         import ray
 
-        pipeline.ship_by_value(self.workload)
         monitor = engines.monitor if engines else start_monitor(self._env_vars(token))
         job = ReplicaJob(
             run_id=uuid.uuid4().hex[:8],
             config=dataclasses.replace(plan.config, env_vars=EnvVars()),
             sampling_params=self._defaults().sampling_params,
-            # put after ship_by_value: workers lack its class
+            # put after _preflight's ship_by_value: workers lack its class
             prompt=self._prompt_job(monitor, finished=None if finished is None else ray.put(finished), **folder_job),
             monitor=monitor,
             deduplicate=self.deduplicate,

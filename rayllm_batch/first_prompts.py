@@ -13,6 +13,7 @@ from rayllm_batch.hub import is_local
 from rayllm_batch.model_check import ModelFacts, longest, text_config
 from rayllm_batch.prompt import PromptJob, fill
 from rayllm_batch.rows import Rows
+from rayllm_batch.tokenizer import beyond_vocabulary
 
 TOO_LONG = "(prompt and answer together)"  # the end of such a row's error
 log = logging.getLogger("rayllm_batch")
@@ -70,6 +71,4 @@ def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -
     if length is not None and length <= len(ids):
         whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
         return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} {TOO_LONG}"
-    if isinstance(vocabulary, int) and config.llm_engine == "vllm" and max(ids, default=0) >= vocabulary:
-        return f"tokenize: the token id {max(ids):,} is beyond the model's vocabulary of {vocabulary:,}: is the tokenizer another model's?"
-    return None
+    return beyond_vocabulary(ids, vocabulary) if isinstance(vocabulary, int) and config.llm_engine == "vllm" else None

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayllm_batch.column_values import column_of, common_type
-from rayllm_batch.errors import DatasetError
+from rayllm_batch.errors import DatasetError, is_deep
 from rayllm_batch.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
 from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown
 
@@ -135,7 +135,7 @@ def _row(line: str) -> dict[str, Any]:
 
 def _unfit(row: dict[str, Any], brackets: int) -> str:
     """Why the object cannot be a row of a table. It has so many brackets, or fewer."""
-    if brackets > DEEP and _is_deep(row):
+    if brackets > DEEP and is_deep(row, DEEP):
         return TOO_DEEP
     for key in row:
         if key.startswith(RESERVED):
@@ -271,17 +271,6 @@ def _is_utf8(content: bytes) -> bool:
         pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(content)]).cast(pa.string())
     except pa.ArrowInvalid:
         return False
-    return True
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(DEEP):
-        level = [
-            item for value in level if isinstance(value, (dict, list)) for item in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return False
     return True
 
 

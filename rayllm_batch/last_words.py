@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Optional
 
+from rayllm_batch.row_table import shortened
+
 MOST_FREQUENT = 3
 MAX_KINDS = 100  # kept; rows of others count together
 CHARACTERS = 200
@@ -40,7 +42,7 @@ def counted(errors: Iterable[str]) -> ErrorCounts:
 def most_frequent(counts: Mapping[str, tuple[int, str]]) -> list[str]:
     """A line each, the most frequent first, and one for the rest."""
     ordered = sorted(counts.values(), key=lambda item: (item[1] == OTHERS, -item[0]))
-    lines = [f"  {rows:,} x {_shortened(example)}" for rows, example in ordered[:MOST_FREQUENT]]
+    lines = [f"  {rows:,} x {shortened(example, CHARACTERS)}" for rows, example in ordered[:MOST_FREQUENT]]
     if rest := sum(rows for rows, _ in ordered[MOST_FREQUENT:]):
         lines.append(f"  {rest:,} x other errors")
     return lines
@@ -67,8 +69,3 @@ def of_folder(
 
 def _first(rows: int, failed: int, took: object) -> str:
     return f"{rows:,} rows, {failed:,} failed, {rows - failed:,} answered; {took}"
-
-
-def _shortened(error: str) -> str:
-    text = " ".join(error.split())
-    return text if len(text) <= CHARACTERS else text[: CHARACTERS - 4] + " ..."

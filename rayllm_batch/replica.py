@@ -35,7 +35,7 @@ from rayllm_batch.prompt import PromptJob
 from rayllm_batch.row_stats import RowStats
 from rayllm_batch.structured import cut_short
 from rayllm_batch.suspects import Gate, guilty_error, prompt_key
-from rayllm_batch.tokenizer import load_decoder
+from rayllm_batch.tokenizer import beyond_vocabulary, load_decoder
 from rayllm_batch.trial import Request, Trial, run_trial
 
 REPORT_EVERY_S = 1.0
@@ -296,8 +296,8 @@ class Replica:
                 f"tokenize: the prompt has {len(ids)} tokens, but max_model_len is {self._engine.max_model_len} "
                 f"(prompt and answer together); shorten the row or {self._longer()}"
             )
-        if (size := self._engine.vocab_size) is not None and len(ids) and ids.max() >= size:  # vLLM takes some of these, and dies
-            raise BadRow(f"tokenize: the token id {ids.max():,} is beyond the model's vocabulary of {size:,}: is the tokenizer another model's?")
+        if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
+            raise BadRow(problem)
         request = json.loads(row[output.REQUEST]) if row[output.REQUEST] else {}
         own = sampling.settings(request.get("sampling_params"), "")  # JSON has made texts of token ids
         return Request(ids.tolist(), {**self._job.sampling_params, **own}, request.get("model"))

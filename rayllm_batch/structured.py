@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
+from rayllm_batch.sampling import CONSTRAINTS
+
 
 def cut_short(asked: Optional[Mapping[str, Any]], text: str) -> Optional[str]:
     """What is said of an answer that reached its token limit before it had the form; None where it has, or none was asked for.
@@ -15,7 +17,7 @@ def cut_short(asked: Optional[Mapping[str, Any]], text: str) -> Optional[str]:
     """
     if not asked:
         return None
-    kind = next((name for name in ("json", "json_object", "choice", "regex", "grammar", "structural_tag") if asked.get(name)), None)
+    kind = next((name for name in CONSTRAINTS if asked.get(name)), None)
     if kind is None or _is_whole(kind, asked[kind], text):
         return None
     return f"the answer reached its token limit before it was whole, and structured_outputs asks for {kind}: raise max_tokens"

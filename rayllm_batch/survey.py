@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayllm_batch import output
-from rayllm_batch.asked import UNKNOWN, Asked
+from rayllm_batch.asked import UNKNOWN, Asked, digest
 from rayllm_batch.output_folder import FinishedRows
 from rayllm_batch.prompt import PromptJob, build_prompts
 from rayllm_batch.row_id import ID_BYTES, as_pairs, row_ids
@@ -76,8 +76,8 @@ def look(table: pa.Table, job: PromptJob, asked: Any, parse: bool) -> pa.Table:
     changed: list[bytes] = []
     witnessed = known[before.digests[places[known]] != UNKNOWN] if parse else known[:0]
     if len(witnessed):
-        now = build_prompts(table.take(pa.array(witnessed)), replace(job, with_row_ids=True, finished=None, keep_order=False, sort=False))
-        digests = now.column(output.ASKED).to_pylist()
+        now = build_prompts(table.take(pa.array(witnessed)), replace(job, with_row_ids=False, sort=False))
+        digests = [digest(row[output.TOKEN_IDS], row[output.REQUEST]) for row in output.stage_rows(now)]
         changed = [ids[i] for i, its in zip(witnessed, digests, strict=True) if its != before.digests[places[i]]]
     row = (b"".join(ids[i] for i in known), b"".join(changed), len(witnessed), len(ids) - len(known))
     return pa.table([[value] for value in row], schema=FOUND_SCHEMA)

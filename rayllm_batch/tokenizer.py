@@ -6,7 +6,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
 
 from rayllm_batch.errors import ConfigError, EngineError, one_line
 from rayllm_batch.model_files import download_model
@@ -29,6 +31,13 @@ def chat_tokenizer(job: PromptJob) -> Any:
             "Use the model's instruct version, or set chat_template in the config to a Jinja file."
         )
     return tokenizer
+
+
+def beyond_vocabulary(ids: Any, size: Optional[int]) -> Optional[str]:
+    """The error of a row with a token id that the model does not have. size: of its vocabulary; None where any will do."""
+    if size is None or not len(ids) or (most := int(np.max(ids))) < size:
+        return None
+    return f"tokenize: the token id {most:,} is beyond the model's vocabulary of {size:,}: is the tokenizer another model's?"
 
 
 def tokenizer_of(job: PromptJob) -> Any:
