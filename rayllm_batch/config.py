@@ -13,15 +13,18 @@ from typing import Any
 import yaml
 
 from rayllm_batch import engine_args, legacy
+from rayllm_batch.engine import ENGINES
+from rayllm_batch.engine.base import EngineKind
 from rayllm_batch.errors import ConfigError, did_you_mean, is_deep
 from rayllm_batch.secret import Secret
+from rayllm_batch.tasks import TASKS
+from rayllm_batch.tasks.base import Task
 
 TOP_LEVEL_KEYS = (
     "model_id", "llm_engine", "accelerator_type", "engine_kwargs", "runtime_env", "lora_config",
-    "chat_template", "chat_template_kwargs", "engines_per_gpu",
+    "chat_template", "chat_template_kwargs", "engines_per_gpu", "task",
 )
 REQUIRED_KEYS = ("model_id", "llm_engine", "accelerator_type")
-ENGINES = ("vllm", "echo")
 SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the config does not say each one's share
 
 
@@ -55,6 +58,8 @@ class EngineConfig:
     engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side. Each
                      gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or
                      what a run with batch_size=None chooses.
+    task:            "generate": what is asked of the model for each row, and which columns come out.
+    engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.
     """
 
     model_id: str
@@ -66,6 +71,13 @@ class EngineConfig:
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     engines_per_gpu: int | None = None
+    task: str = "generate"
+    engine_kind: EngineKind = field(init=False, repr=False, compare=False)
+    task_kind: Task = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "engine_kind", ENGINES.get(self.llm_engine))
+        object.__setattr__(self, "task_kind", TASKS.get(self.task))
 
     @property
     def engines_per_replica(self) -> int:
@@ -76,7 +88,7 @@ class EngineConfig:
     def gpus_per_replica(self) -> float:
         """GPUs that one engine takes: tensor_parallel_size x pipeline_parallel_size, a part of one where engines share
         it, and 0 on CPU."""
-        if self.accelerator_type == "CPU" or self.llm_engine == "echo":
+        if self.accelerator_type == "CPU" or not self.engine_kind.needs_gpus:
             return 0
         if self.engines_per_replica > 1:
             return int(10_000 / self.engines_per_gpu) / 10_000  # Ray's precision; rounded up, the last would not fit
@@ -190,12 +202,8 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         if not isinstance(raw.get(key), str) or not raw[key].strip():
             given = "it is missing" if raw.get(key) is None else f"given {raw[key]!r}"
             raise ConfigError(f"{source} needs {key!r} as text; {given}. {_EXAMPLE[key]}")
-    llm_engine = raw["llm_engine"].strip().lower()
-    if llm_engine not in ENGINES:
-        raise ConfigError(
-            f"llm_engine must be one of {', '.join(ENGINES)}; {source} has {raw['llm_engine']!r}."
-            f"{did_you_mean(llm_engine, ENGINES)}"
-        )
+    llm_engine = ENGINES.check(raw["llm_engine"], source)
+    task = TASKS.check(raw.get("task") or "generate", source)
     engine_kwargs = dict(_mapping(raw, "engine_kwargs", source))
     runtime_env = _mapping(raw, "runtime_env", source)
     _only(runtime_env, ("env_vars",), "runtime_env", source)
@@ -209,7 +217,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
         env_vars.setdefault("HF_TOKEN", Secret(token))
-    engine_args.check(engine_kwargs, llm_engine, source)
+    engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, source)
     engines_per_gpu = _engines_per_gpu(raw.get("engines_per_gpu"), engine_kwargs, source)
     lora_path = _lora_path(lora_config.get("dynamic_lora_loading_path"), source, folder)
     if lora_path is not None:
@@ -224,6 +232,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         chat_template=_template_text(raw.get("chat_template"), source, folder),
         chat_template_kwargs=dict(_mapping(raw, "chat_template_kwargs", source)),
         engines_per_gpu=engines_per_gpu,
+        task=task,
     )
 
 

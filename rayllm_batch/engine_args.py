@@ -17,10 +17,6 @@ OURS = {"model": "model_id at the top level of the config", "enable_log_requests
 
 UTILIZATION = 0.92  # vLLM's own gpu_memory_utilization
 
-ECHO_FIELDS = (
-    "max_model_len", "max_num_seqs", "max_num_batched_tokens", "start_seconds", "seconds_per_request",
-    "fail_on", "crash_on", "start_error", "oom_above", "run_oom_above", "calls_file",
-)
 _POSITIVE = (
     "tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
 )
@@ -55,14 +51,17 @@ def known_fields() -> tuple[str, ...]:
     return installed_fields() or ENGINE_FIELDS
 
 
-def check(engine_kwargs: Mapping[str, Any], llm_engine: str, source: str) -> None:
-    """Raise ConfigError for a setting that the engine does not have, or a size that cannot be."""
-    known = ECHO_FIELDS if llm_engine == "echo" else known_fields()
+def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None, source: str) -> None:
+    """Raise ConfigError for a setting that the engine does not have, or a size that cannot be.
+
+    own_settings: those of an engine that is not vLLM; vLLM's it ignores, so that a real configuration can be rehearsed.
+    """
+    known = known_fields() if own_settings is None else own_settings
     for key in engine_kwargs:
         if key in OURS:
             raise ConfigError(f"{key!r} does not go under engine_kwargs in {source}; set {OURS[key]}.")
-        if llm_engine == "echo" and key in known_fields():
-            continue  # a real configuration can be rehearsed on the echo engine, which ignores what it has no use for
+        if own_settings is not None and key in known_fields():
+            continue
         if key not in known:
             raise ConfigError(
                 f"Unknown engine setting {key!r} under engine_kwargs in {source}.{did_you_mean(key, known)} "

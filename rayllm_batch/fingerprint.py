@@ -107,12 +107,14 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
         "dynamic_lora_loading_path": _shown("path", config.dynamic_lora_loading_path),
         "id_column": as_text(id_column),
     }
+    if config.task != "generate":  # what folders of before there were others hold
+        settings["task"] = config.task
     for key, value in sorted(config.engine_kwargs.items()):
         if key not in HOW_FAST:
             settings[f"engine_kwargs.{key}"] = _shown(key, value)
     hints, rows = {"workload": type(workload).__qualname__}, {}
     for key, value in sorted(_fields(workload).items()):
-        part = settings if key == "sampling_params" else rows if key in WHICH_ROWS else hints
+        part = settings if key == config.task_kind.settings_key else rows if key in WHICH_ROWS else hints
         part[f"workload.{key}"] = _shown(key, value)
     for cls in type(workload).__mro__:
         if cls.__module__ != "rayllm_batch.workload" and cls.__module__ not in sys.stdlib_module_names:

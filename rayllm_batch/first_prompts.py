@@ -71,4 +71,4 @@ def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -
     if length is not None and length <= len(ids):
         whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
         return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} {TOO_LONG}"
-    return beyond_vocabulary(ids, vocabulary) if isinstance(vocabulary, int) and config.llm_engine == "vllm" else None
+    return beyond_vocabulary(ids, vocabulary) if isinstance(vocabulary, int) and config.engine_kind.needs_model else None

@@ -92,7 +92,7 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
     """
     model, kwargs = config.model_id, config.engine_kwargs
     load_format = kwargs.get("load_format") or "auto"
-    needs_weights = config.llm_engine == "vllm" and load_format != "dummy"
+    needs_weights = config.engine_kind.needs_model and load_format != "dummy"
     complete = is_local(model) or is_offline() and only_here(config)
     if complete and not is_local(model):
         download_model(model, revision=kwargs.get("revision"), load_format=load_format if needs_weights else "dummy")
@@ -100,7 +100,7 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
         check_folder(
             facts.folder, _weights(_names(facts.folder), load_format, facts.folder) if needs_weights and load_format in CHECKED else None,
             own_tokenizer=not kwargs.get("tokenizer"),
-            own_config=config.llm_engine == "vllm" and not kwargs.get("hf_config_path"),
+            own_config=config.engine_kind.needs_model and not kwargs.get("hf_config_path"),
             complete=complete,
         )  # fmt: skip
     if (tokenizer := kwargs.get("tokenizer")) and Path(tokenizer).expanduser().is_dir():
@@ -193,7 +193,7 @@ def kv_values_per_token(config: dict[str, Any]) -> int:
 def longest(config: EngineConfig, facts: ModelFacts) -> Optional[int]:
     """Tokens of the longest request, prompt and answer together, as far as it is known before the engine has resolved it."""
     given, model = config.engine_kwargs.get("max_model_len"), facts.config
-    if given is not None or config.llm_engine != "vllm":
+    if given is not None or not config.engine_kind.needs_model:
         return given if isinstance(given, int) and given > 0 else None
     rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
     scaled = rope.get("rope_type", rope.get("type", "default")) != "default"

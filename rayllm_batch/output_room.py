@@ -43,7 +43,7 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
     row_bytes = _row_bytes(rows.sample, folder.format)
     left = max(rows.total - folder.rows, 0)
     free = shutil.disk_usage(folder.root).free
-    tokens = getattr(workload, "sampling_params", {}).get("max_tokens") or 0
+    tokens = rows.task.most_generated_tokens(getattr(workload, rows.task.settings_key, None) or {}) or 0
     least = 0 if rows.total_is_a_limit else int(left * (row_bytes * SURE + ID_BYTES))
     most = int(left * (row_bytes + ID_BYTES + COUNTS_BYTES + tokens * BYTES_PER_TOKEN))
     mend = "Make room, or give an output_path on a larger disk, or a URI (s3://, gs://)."

@@ -79,8 +79,10 @@ def keep_rows(table: pa.Table, ids: set[bytes]) -> pa.Table:
     return table.filter(pa.array([row_id(row) in ids for row in columns.rows(table)], type=pa.bool_()))
 
 
-def ship_by_value(workload: Any) -> None:
-    """Send this package's code, and the workload's, along with the job: worker nodes need Ray and vLLM, no more.
+def ship_by_value(*users: Any) -> None:
+    """Send this package's code, and that of the users' objects, along with the job: worker nodes need Ray and vLLM, no more.
+
+    users: a workload, and what else may be of the user's own making: an engine, a task.
 
     Classes of a notebook or script travel by value anyway; those of a module beside it would be imported by name, which
     a worker elsewhere cannot. What is installed (site-packages) is taken to be installed on the workers too.
@@ -88,7 +90,7 @@ def ship_by_value(workload: Any) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
-    for cls in type(workload).__mro__:
+    for cls in {cls for user in users for cls in type(user).__mro__}:
         module = sys.modules.get(cls.__module__)
         file = getattr(module, "__file__", None)
         if file and cls.__module__ != "__main__" and not is_installed(file):

@@ -24,6 +24,7 @@ from rayllm_batch.model_check import (
     kv_bytes_per_token,
     weights_gib,
 )
+from rayllm_batch.tasks.base import Task
 
 # A block costs the driver and Ray some work, whatever its size, and some 5 KB that Ray keeps in the driver until the run ends:
 # 300,000 short rows went through the echo engine at 850 rows/s in blocks of 64, the driver growing by 22 MiB, and at 1,770 in
@@ -118,7 +119,7 @@ def make_plan(
 ) -> Plan:
     """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
     why = []
-    if batch_size is None and config.llm_engine == "vllm" and config.gpus_per_replica:
+    if batch_size is None and config.gpus_per_replica:
         if sharing := _engines_that_gain(config, facts, total, num_replicas[1]):
             config = dataclasses.replace(config, engines_per_gpu=sharing)
             why.append(
@@ -139,13 +140,16 @@ def limits(accelerator_type: str) -> dict[str, int]:
     return {"max_num_seqs": 256, "max_num_batched_tokens": 8192} if small else {"max_num_seqs": 1024, "max_num_batched_tokens": 16_384}
 
 
-def lengths_of(chats: Sequence[dict[str, Any]], sampling_params: Mapping[str, Any], tokenizer_file: Optional[Path]) -> Optional[Lengths]:
+def lengths_of(
+    chats: Sequence[dict[str, Any]], task: Task, settings: Mapping[str, Any], tokenizer_file: Optional[Path]
+) -> Optional[Lengths]:
     """Of some rows' chats, nearly: the chat template's own tokens are not counted. None where it cannot be known.
 
     Without transformers, whose import takes seconds that every start would pay.
     """
-    outputs = [{**sampling_params, **(chat.get("sampling_params") or {})}.get("max_tokens") for chat in chats]
-    if tokenizer_file is None or not outputs or not all(isinstance(output, int) for output in outputs):
+    most = (task.most_generated_tokens({**settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
+    outputs = [tokens for tokens in most if tokens is not None]
+    if tokenizer_file is None or not outputs or len(outputs) < len(chats):
         return None
     try:
         from tokenizers import Tokenizer

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 import pyarrow as pa
 
 from rayllm_batch import cluster, columns, output
-from rayllm_batch.chat import DEFAULTS, Defaults, describe_error, parse
 from rayllm_batch.dataset_file import count_rows, first_rows, known_rows
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
 from rayllm_batch.read_options import BAD_LINE
 from rayllm_batch.row_id import row_id
 from rayllm_batch.tables import as_dataset
+from rayllm_batch.tasks.base import DEFAULTS, Defaults, Task
+from rayllm_batch.tasks.chat import describe_error
+from rayllm_batch.tasks.generate import Generate
 
 if TYPE_CHECKING:
     import ray.data
@@ -54,6 +56,7 @@ class Rows:
     failed: tuple[str, ...] = ()
     known: pa.Schema = pa.schema([])
     others: Callable[[], tuple[list[dict[str, Any]], list[str]]] = lambda: ([], [])
+    task: Task = Generate()
 
     @property
     def exact_total(self) -> Optional[int]:
@@ -68,16 +71,17 @@ class Rows:
     def carried(self, most: Optional[int] = None) -> ray.data.Dataset:
         """The dataset, or its first `most` rows, as they travel: see columns.py."""
         rows = self.dataset if most is None else self.dataset.limit(most)
-        return columns.carry(rows, self.known, output.OUTPUT_SCHEMA.names)
+        return columns.carry(rows, self.known, self.task.schema.names)
 
 
 def read_rows(
-    workload: Any, preserve_order: bool = False, id_column: Optional[str] = None, defaults: Defaults = DEFAULTS
-) -> Rows:
-    """Raises DatasetError or WorkloadError."""
+    workload: Any, preserve_order: bool = False, id_column: Optional[str] = None, defaults: Defaults = DEFAULTS,
+    task: Optional[Task] = None,
+) -> Rows:  # fmt: skip
+    """Raises DatasetError or WorkloadError. task: None for `generate`."""
     import ray.data
 
-    name = type(workload).__name__
+    name, parse = type(workload).__name__, partial(_parsed, workload, task or Generate(), defaults)
     rows = as_dataset(_read(workload.load_dataset, workload), f"{name}.load_dataset")
     whole = rows
     cluster.set_output(rows.context)
@@ -104,9 +108,9 @@ def read_rows(
     if not sample:
         raise DatasetError(f"None of the first {found} line(s) of the dataset can be read. The first: {why}")
     known = columns.reference(whole, sample)
-    output.check_input_columns(list(dict.fromkeys([*known.names, *(column for row in sample for column in row)])))
+    output.check_input_columns([*known.names, *(column for row in sample for column in row)], task or Generate())
     _check_sample(sample, name, id_column)
-    chats, failed = _try_parse_row(workload, sample[:PARSED_ROWS], defaults)
+    chats, failed = _try_parse_row(name, sample[:PARSED_ROWS], parse)
     total, is_a_limit = limit, fraction > 1
     if found < SAMPLE_ROWS:
         total, is_a_limit = found, False
@@ -117,8 +121,7 @@ def read_rows(
     if is_a_limit and (counted := _read(rows.limit(COUNTED_ROWS).count, workload)) < COUNTED_ROWS:
         total, is_a_limit = counted, False
     spread = sample[PARSED_ROWS :: max(1, (len(sample) - PARSED_ROWS) // PARSED_ROWS)][:PARSED_ROWS]
-    others = partial(_parsed, workload, spread, defaults)
-    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others)
+    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, partial(parse, spread), task or Generate())
 
 
 def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:
@@ -198,25 +201,27 @@ def _copied(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _try_parse_row(
-    workload: Any, sample: list[dict[str, Any]], defaults: Defaults
+    name: str, sample: list[dict[str, Any]], parse: Callable[[list[dict[str, Any]]], tuple[list[dict[str, Any]], list[str]]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """As `_parsed`. Not of more rows than that: parse_row is the user's code, and may be slow."""
-    chats, problems = _parsed(workload, sample, defaults)
+    chats, problems = parse(sample)
     if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
         raise WorkloadError(
-            f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
+            f"{name}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
         )
     return chats, problems
 
 
-def _parsed(workload: Any, sample: list[dict[str, Any]], defaults: Defaults) -> tuple[list[dict[str, Any]], list[str]]:
+def _parsed(
+    workload: Any, task: Task, defaults: Defaults, sample: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The chats, and the errors of the others."""
     problems, chats = [], []
     for row in sample:
         try:
             if isinstance(row, columns.UnreadableRow):
                 raise row.error
-            chats.append(parse(workload.parse_row, _copied(row), defaults))
+            chats.append(task.parse(workload.parse_row, _copied(row), defaults))
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -18,7 +18,7 @@ log = logging.getLogger("rayllm_batch")
 
 def check_versions(config: EngineConfig) -> None:
     """Raise ClusterError when a node lacks vLLM, does not answer, or has another version than the rest."""
-    if config.llm_engine != "vllm":
+    if not config.engine_kind.needs_vllm:
         return
     import ray
 

@@ -54,7 +54,7 @@ class Host:
         self.adopt(run_id)
         job = self._replica.prompt_job
         prompts = build_prompts(table, job)
-        rows = self._replica(prompts).select(output.OUTPUT_SCHEMA.names).to_pylist()
+        rows = self._replica(prompts).select(job.task.schema.names).to_pylist()
         for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
             ids = prompt[output.TOKEN_IDS]
             row["prompt"] = "" if ids is None else decode(ids.tolist(), job)
@@ -72,9 +72,9 @@ class Host:
         requests, failed = self._replica.requests(prompts)
         settings = self._replica.settings
         many = copies(len(requests) or 1, rows_each, settings["max_num_seqs"])
-        prefill = self._replica.try_out(requests, many, max_tokens=1)
+        prefill = self._replica.try_out(requests, many, reading_only=True)
         whole = self._replica.try_out(requests, many)
-        sample = Sample([len(request.token_ids) for request in requests], failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
+        sample = Sample([len(request.prompt_token_ids) for request in requests], failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
         return sample, settings["max_num_seqs"], self._replica.start_s
 
 

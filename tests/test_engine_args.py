@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rayllm_batch import engine_args, init_engine_from_config, vllm_fields
+from rayllm_batch.engine import ENGINES
 from rayllm_batch.errors import ConfigError
 
 TESTED = "0.29.0"
@@ -37,7 +38,7 @@ def without_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def check(llm_engine: str = "vllm", **engine_kwargs: Any) -> None:
-    engine_args.check(engine_kwargs, llm_engine, "the config")
+    engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, "the config")
 
 
 def refusal(llm_engine: str = "vllm", **engine_kwargs: Any) -> str:

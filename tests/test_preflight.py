@@ -9,7 +9,6 @@ import pytest
 import ray
 
 from rayllm_batch import cluster, init_engine_from_config, preflight
-from rayllm_batch.chat import DEFAULTS
 from rayllm_batch.errors import (
     ClusterError,
     ConfigError,
@@ -21,6 +20,8 @@ from rayllm_batch.errors import (
 )
 from rayllm_batch.model_check import ModelFacts
 from rayllm_batch.rows import Rows
+from rayllm_batch.tasks.base import DEFAULTS
+from rayllm_batch.tasks.generate import Generate
 
 FACTS = ModelFacts({"model_type": "llama"}, 1000, True)
 ROWS = Rows(None, [{"text": "a"}], 1)
@@ -77,7 +78,8 @@ def test_all_is_well(checks: Checks) -> None:
     ready = checks.run()
     assert (ready.token, ready.rows) == ("hf_of_the_config", ROWS)
     assert checks.done == ORDER
-    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"] == ("workload", True, "id", DEFAULTS)
+    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"][:4] == ("workload", True, "id", DEFAULTS)
+    assert isinstance(checks.arguments["rows"][4], Generate)
     assert checks.arguments["look_at"][1] == "hf_of_the_config"
     assert checks.arguments["room"] == ("folder", ROWS, "workload")
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+from collections.abc import Mapping
 from multiprocessing import forkserver
 from typing import Any, Optional
-
-from rayllm_batch.config import EngineConfig
 
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 DID_NOT_SURVIVE = "in forked subprocess"  # "Cannot re-initialize CUDA ..." (torch): an import has initialized it
@@ -33,13 +32,13 @@ class Forkserver:
         forkserver.ensure_running()
 
     @classmethod
-    def start(cls, config: EngineConfig) -> Optional[Forkserver]:
-        """One, in a Ray actor and where it helps and can; None where vLLM starts its engine's process as ever."""
+    def start(cls, kwargs: Mapping[str, Any]) -> Optional[Forkserver]:
+        """One, in a Ray actor, where it can be; None where vLLM starts its engine's process as ever.
+
+        kwargs: the engine's. Not for an engine on a CPU: there vLLM sets what only a spawned process notices.
+        """
         import ray
 
-        if config.llm_engine != "vllm" or not config.gpus_per_replica:  # on a CPU, vLLM sets what only a spawned process notices
-            return None
-        kwargs = config.engine_kwargs
         # numa_bind takes a spawned process; Ray's executor starts more actors from there. NVML does not survive a fork in WSL.
         if METHOD in os.environ or kwargs.get("numa_bind") or kwargs.get("distributed_executor_backend") == "ray" or _in_wsl():
             return None

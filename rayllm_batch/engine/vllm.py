@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Optional
 
 from rayllm_batch.engine import lora
-from rayllm_batch.engine.base import BadRequest, Completion, EngineDidNotStart, EngineDied
+from rayllm_batch.engine.base import BadRequest, EngineDidNotStart, EngineDied, EngineKind, Reply, Request, Starter
 from rayllm_batch.engine.deaf import Hearing
-from rayllm_batch.engine.forkserver import Forkserver
+from rayllm_batch.engine.forkserver import DID_NOT_SURVIVE, Forkserver
 from rayllm_batch.errors import one_line
 
 ANSWERED = ("stop", "length", "repetition")  # vLLM's reasons that end an answer; "abort" and "error" end a request without one
@@ -61,15 +62,15 @@ class VLLMEngine:
         self.max_model_len, self.vocab_size = int(model_config.max_model_len), model_config.get_vocab_size()
         self._adapters = lora.Adapters(lora_path, self._add_adapter, getattr(model_config.hf_text_config, "hidden_size", None))
 
-    async def generate(
-        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
-    ) -> Completion:
+    async def generate(self, request: Request) -> Reply:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         request_id = str(next(self._counter))
-        params = self._sampling_params(sampling_params)
-        adapter = await self._adapters.get(lora_name) if lora_name else None
-        prompt = {"prompt_token_ids": prompt_token_ids, **({"cache_salt": cache_salt} if cache_salt else {})}
+        params = self._sampling_params(request.settings)
+        adapter = await self._adapters.get(request.model) if request.model else None
+        prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
+        if request.cache_salt:
+            prompt["cache_salt"] = request.cache_salt
         final = None
         self._requests += 1
         try:
@@ -93,7 +94,7 @@ class VLLMEngine:
                 f"the engine ended the request after {len(answer.token_ids)} token(s) with finish_reason {answer.finish_reason!r}{why}; "
                 "its log says why"
             )
-        return Completion(answer.text, len(answer.token_ids), answer.finish_reason)
+        return Reply(answer.text, len(answer.token_ids), answer.finish_reason)
 
     async def _add_adapter(self, adapter: Any) -> None:
         """Load it, by itself: as a part of a request, one that cannot be loaded would end the engine's process."""
@@ -109,8 +110,8 @@ class VLLMEngine:
         if self._engine.errored:  # vLLM answers no such call of an engine that has died meanwhile
             loading.cancel()
             raise EngineDied(f"the engine's process died while it loaded the LoRA adapter {adapter.lora_name!r}")
-        if error := loading.exception():
-            raise BadRequest(f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(error, named=False)}")
+        if problem := loading.exception():
+            raise BadRequest(f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(problem, named=False)}")
 
     def limits(self) -> dict[str, Any]:
         """What decides how much memory it takes."""
@@ -174,6 +175,27 @@ class VLLMEngine:
             fields["repetition_detection"] = RepetitionDetectionParams(**fields["repetition_detection"])
         # FINAL_ONLY: one object a request crosses to us, not one a token.
         return SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+class VLLMStarter(Starter):
+    def __init__(self, accelerator_type: str, lora_path: Optional[str], forkserver: Optional[Forkserver]) -> None:
+        self._accelerator_type, self._lora_path, self._forkserver = accelerator_type, lora_path, forkserver
+
+    def start(self, model: str, engine_kwargs: dict[str, Any], decoder: Callable[[], Any]) -> VLLMEngine:
+        return VLLMEngine(model, engine_kwargs, self._accelerator_type, self._lora_path, self._forkserver)
+
+    def goes_another_way(self, words: str) -> bool:
+        if self._forkserver is None or not self._forkserver.serves or DID_NOT_SURVIVE not in words:
+            return False
+        self._forkserver.serves = False
+        return True
+
+
+class VLLM(EngineKind):
+    needs_vllm = True
+
+    def starter(self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]) -> VLLMStarter:
+        return VLLMStarter(accelerator_type, lora_path, Forkserver.start(engine_kwargs) if gpus else None)
 
 
 def _readable(params: Any) -> Any:
