@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from rayllm_batch import cluster, columns, last_words, output, pipeline, preview, report, warm
+from rayllm_batch import cluster_resources, columns, last_words, output, pipeline, preview, report, warm
 from rayllm_batch.chat import Defaults
+from rayllm_batch.cluster_connect import connect
 from rayllm_batch.config import EngineConfig, EnvVars, init_engine_from_config
 from rayllm_batch.display import show
 from rayllm_batch.errors import ConfigError, DatasetError, OutputError, RayLLMBatchError
@@ -152,7 +153,7 @@ class RayLLMBatch:
         if output_path is None:
             if id_column is not None or retry_failed or changed != "refuse":
                 raise ConfigError("id_column=, retry_failed= and changed= say how a folder is continued: give output_path= too.")
-            cluster.connect(self.verbose)
+            connect(self.verbose)
             return self._run_in_memory()
         if changed not in CHANGED:
             raise ConfigError(f"changed= must be one of {', '.join(map(repr, CHANGED))}, given {changed!r}.")
@@ -160,7 +161,7 @@ class RayLLMBatch:
         with OutputFolder(output_path, job, output_format) as folder:
             for name in folder.set_aside:
                 log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, folder.inside("set_aside"))
-            cluster.connect(self.verbose)
+            connect(self.verbose)
             retry_failed = retry_failed and bool(folder.failed_rows)
             if folder.complete and folder.same_rows and not folder.changed and not retry_failed:
                 self._begin(time.time(), self._replica_range[0])
@@ -206,7 +207,7 @@ class RayLLMBatch:
         if output_path is not None:
             place = OutputFolder(output_path, describe_job(self.engine_config, self.workload, id_column), output_format)
         with place as folder:
-            cluster.connect(self.verbose)
+            connect(self.verbose)
             ready, plan = self._preflight(id_column, folder)
             rows = ready.rows
             there = f", {folder.rows:,} of them answered in {folder.given}" if folder and folder.rows else ""
@@ -219,7 +220,7 @@ class RayLLMBatch:
                     f"The workload is not what it was when they were answered ({_in_short(folder.changed)}): run() finds out, without "
                     "an engine, whether something else is asked now."
                 )
-            print(f"Ready to run: {rows}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster.free()}")
+            print(f"Ready to run: {rows}{there}, {self.num_replicas} replica(s) of {self.engine_config.model_id}. {cluster_resources.free()}")
 
     @heeding
     def preview(self, n: int = 8) -> None:
@@ -229,7 +230,7 @@ class RayLLMBatch:
         num_replicas is another. They hold their GPUs meanwhile; `release()` ends them. Raises what `run` raises.
         """
         _check_whole("preview(n=...)", n)
-        cluster.connect(self.verbose)
+        connect(self.verbose)
         ready, plan = self._preflight()
         rows = ready.rows.carried(n).take_batch(n, batch_format="pyarrow")
         with self._engines(ready, plan, rows.num_rows) as (engines, run_id):
@@ -249,13 +250,13 @@ class RayLLMBatch:
         import ray
 
         _check_whole("estimate(sample_rows=...)", sample_rows)
-        cluster.connect(self.verbose)
+        connect(self.verbose)
         ready, plan = self._preflight()
         total = ready.rows.exact_total or ready.rows.dataset.count()
         table = pipeline.sample(ready.rows.carried(pipeline.SPREAD_OVER), total, sample_rows)
         with self._engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
-            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster.cpus_per_replica(replicas, gpus))
+            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster_resources.cpus_per_replica(replicas, gpus))
             sample, max_num_seqs, start_s = warm.ask(engines.hosts[0], "sample", run_id, table, total / replicas)
         if not sample.input_tokens:
             raise DatasetError(f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}")
@@ -313,7 +314,7 @@ class RayLLMBatch:
         lengths = lengths_of(ready.rows.chats, defaults.sampling_params, ready.facts.tokenizer_file)
         plan = make_plan(config, ready.facts, self._replica_range, batch_size=self.batch_size, total=ready.rows.total, lengths=lengths)
         if plan.engines[0] != engines:
-            cluster.check(plan.config, plan.engines[0])
+            cluster_resources.check(plan.config, plan.engines[0])
         return ready, plan
 
     def _run_in_memory(self) -> ray.data.Dataset:

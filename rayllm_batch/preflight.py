@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
-from rayllm_batch import cluster
+from rayllm_batch import cluster_resources
 from rayllm_batch.chat import DEFAULTS, Defaults
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import HubUnavailableError, PreflightError
@@ -61,7 +61,7 @@ def preflight(
         attempt(check)
         return len(found) == before
 
-    attempt(lambda: cluster.check(config, num_replicas))
+    attempt(lambda: cluster_resources.check(config, num_replicas))
     attempt(lambda: check_versions(config))
     token, facts = attempt(lambda: hub_token(config)), None
     if token is not None:
@@ -72,7 +72,7 @@ def preflight(
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
             attempt(lambda: check_disk(config, facts))
     rows = None
-    if cluster.can_read():  # else cluster.check has said so, and to read would be to wait for ever
+    if cluster_resources.can_read():  # else `check` has said so, and to read would be to wait for ever
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column, defaults))
     if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 import pyarrow as pa
 
-from rayllm_batch import cluster, columns, output
+from rayllm_batch import cluster_connect, cluster_resources, columns, output
 from rayllm_batch.chat import DEFAULTS, Defaults, describe_error, parse
 from rayllm_batch.dataset_file import count_rows, first_rows, known_rows
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
@@ -80,7 +80,7 @@ def read_rows(
     name = type(workload).__name__
     rows = as_dataset(_read(workload.load_dataset, workload), f"{name}.load_dataset")
     whole = rows
-    cluster.set_output(rows.context)
+    cluster_connect.set_output(rows.context)
     _let_it_flow(rows.context)
     counted = known_rows(whole)
     fraction, limit = getattr(workload, "dataset_fraction", 1.0), None
@@ -167,7 +167,7 @@ def _read(question: Callable[[], T], workload: Any) -> T:
     """What is asked of the dataset; an error of it explained, and a long wait not silent."""
     name = type(workload).__name__
     notice = threading.Timer(NOTICE_S, lambda: log.warning(
-        "Reading the first rows of %s takes more than %.0f s. %s", name, NOTICE_S, cluster.free()
+        "Reading the first rows of %s takes more than %.0f s. %s", name, NOTICE_S, cluster_resources.free()
     ))
     notice.daemon = True
     notice.start()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from rayllm_batch import cluster, errors
+from rayllm_batch import cluster_connect, errors
 from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.progress import Progress
 from rayllm_batch.replica import ReplicaJob
@@ -50,7 +50,7 @@ class Session:
             actors = ray.get(self.job.monitor.actors.remote(), timeout=10)
         except Exception:  # Ray is gone, or the monitor's node
             snapshot, actors = None, {}
-            if cluster.is_gone():  # and its actors with it
+            if cluster_connect.is_gone():  # and its actors with it
                 return None
         for actor in (*actors.values(), *(self.engines.hosts if self.engines else ())):  # some wait for a GPU, unregistered
             try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from rayllm_batch import cluster, init_engine_from_config, preflight
+from rayllm_batch import cluster_resources, init_engine_from_config, preflight
 from rayllm_batch.chat import DEFAULTS
 from rayllm_batch.errors import (
     ClusterError,
@@ -38,7 +38,7 @@ class Checks:
         self.cpus = 4.0
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": self.cpus}}])
         for name, place, attribute in [
-            ("cluster", cluster, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
+            ("cluster", cluster_resources, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
             ("look_at", preflight, "look_at"), ("files", preflight, "check_files"),
             ("prompts", preflight, "check_first_prompts"), ("template", preflight, "check_chat_template"),
             ("memory", preflight, "check_memory"), ("here", preflight, "runs_here"), ("disk", preflight, "check_disk"),
@@ -168,7 +168,7 @@ def test_an_interrupt_is_not_a_problem_among_others(checks: Checks) -> None:
 
 
 def test_a_weak_cluster_does_not_hang_the_reading(checks: Checks) -> None:
-    """Ray would wait for ever for a CPU to read on, after cluster.check has said that there is none."""
+    """Ray would wait for ever for a CPU to read on, after cluster_resources.check has said that there is none."""
     checks.cpus = 0.5
     checks.errors["cluster"] = ClusterError("no CPU")
     assert checks.refusal() is checks.errors["cluster"]
