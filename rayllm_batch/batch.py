@@ -19,10 +19,11 @@ from rayllm_batch.display import show
 from rayllm_batch.errors import ConfigError, DatasetError, OutputError, RayLLMBatchError
 from rayllm_batch.estimate import Estimate, estimate
 from rayllm_batch.fingerprint import describe_job
+from rayllm_batch.finished_rows import FinishedRows
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.monitor import start_monitor
-from rayllm_batch.output_folder import FinishedRows, OutputFolder
+from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_writer import PartWriter
 from rayllm_batch.plan import Plan, lengths_of, make_plan
 from rayllm_batch.preflight import Ready, preflight
@@ -160,7 +161,7 @@ class RayLLMBatch:
         job = describe_job(self.engine_config, self.workload, id_column)
         with OutputFolder(output_path, job, output_format) as folder:
             for name in folder.set_aside:
-                log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, folder.inside("set_aside"))
+                log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, folder.place.inside("set_aside"))
             connect(self.verbose)
             retry_failed = retry_failed and bool(folder.failed_rows)
             if folder.complete and folder.same_rows and not folder.changed and not retry_failed:
@@ -390,7 +391,7 @@ class RayLLMBatch:
             if order:
                 folder.write_order(b"".join(order) + before.missing_ids())
             folder.accept()
-            folder.write_manifest("complete", folder.rows, folder.failed_rows)
+            folder.write_manifest("complete")
         except OSError as error:
             raise OutputError(
                 f"All {folder.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make room, and run "
