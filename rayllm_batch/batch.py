@@ -420,7 +420,7 @@ class RayLLMBatch:
         try:
             found = survey(rows, asked, self._prompt_job(monitor, **folder_job), parse=bool(folder.changed), keep_order=self.preserve_order)
         except BaseException as error:
-            raise explained(error, None, self.workload) from None
+            raise explained(error, None) from None
         finally:
             ray.kill(monitor)
         if not folder.changed:
@@ -454,7 +454,7 @@ class RayLLMBatch:
             ):
                 result = consume(answers)
         except BaseException as error:
-            failure = explained(error, self._saw(session.end()), self.workload)
+            failure = explained(error, self._saw(session.end()))
             self._history.end(failure)
             raise failure from None
         self._saw(session.end())
@@ -473,7 +473,7 @@ class RayLLMBatch:
             with session.watched(total):
                 yield engines, job.run_id
         except BaseException as error:
-            raise explained(error, session.end(), self.workload) from None
+            raise explained(error, session.end()) from None
         if least == most:
             warm.keep(engines)
         else:  # a range of replicas is Ray Data's to start and to end

@@ -76,13 +76,16 @@ def preflight(
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column, defaults))
     if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))
-    unanswered = attempt(lambda: check_first_prompts(config, facts, rows)) if sound and rows is not None else None
+    unanswered: Optional[list[str]] = None
+    if sound and facts is not None and rows is not None:
+        unanswered = attempt(lambda: check_first_prompts(config, facts, rows))
     if folder is not None and rows is not None:
         attempt(lambda: check_output_room(folder, rows, workload))
     if len(found) == 1:
         raise found[0]
     if found:
         raise PreflightError(found)
+    assert token is not None and rows is not None and facts is not None  # what failed is in `found`
     return Ready(token, rows, facts, tuple(unanswered or ()))
 
 

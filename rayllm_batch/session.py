@@ -75,7 +75,7 @@ class Session:
         return Watchdog(self.stall_timeout_s or 0.0, call, restart, progress.say)
 
 
-def explained(error: BaseException, snapshot: Optional[dict[str, Any]], workload: Any) -> BaseException:
+def explained(error: BaseException, snapshot: Optional[dict[str, Any]]) -> BaseException:
     """The error that the user should see in place of one from Ray's inside. snapshot: the monitor's last.
 
     Each failure by its own cause: one of our errors, in whatever it came wrapped; then what a replica or a task said of
@@ -86,7 +86,7 @@ def explained(error: BaseException, snapshot: Optional[dict[str, Any]], workload
     if isinstance(error, (KeyboardInterrupt, SystemExit, RayLLMBatchError)):
         return error
     snapshot = snapshot or {}
-    if isinstance(explanation := explain_read(error, workload), RayLLMBatchError):
+    if isinstance(explanation := explain_read(error), RayLLMBatchError):
         return explanation
     if snapshot.get("failure"):
         kind, message = snapshot["failure"]

@@ -266,7 +266,7 @@ def test_our_own_error_inside_rays() -> None:
     ours = DatasetError("line 7 is not JSON")
     middle = RuntimeError("in between")
     middle.__cause__ = OfRay(ours)
-    assert explain_read(OfRay(middle), Work()) is ours
+    assert explain_read(OfRay(middle)) is ours
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5], ids=["take", "count"])
@@ -281,7 +281,7 @@ def test_an_error_is_explained_wherever_it_comes(fraction: float) -> None:
 def test_an_error_that_goes_in_a_circle_ends() -> None:
     error = OfRay(None)
     error.cause = error
-    assert explain_read(error, Work()) is error
+    assert explain_read(error) is error
 
 
 
