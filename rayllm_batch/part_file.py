@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.column_json import from_json, to_json
-from rayllm_batch.columns import is_objects, objects_type
+from rayllm_batch.column_types import is_objects, objects_type
 from rayllm_batch.jsonl import from_jsonl, to_jsonl
 
 types = pa.types

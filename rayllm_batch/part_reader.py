@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 
-from rayllm_batch.columns import fitting, is_sure, merged, together
+from rayllm_batch.column_types import is_sure
+from rayllm_batch.columns import fitting, merged, together
 from rayllm_batch.part_file import decoded, readable
 from rayllm_batch.row_id import sorting
 
