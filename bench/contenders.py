@@ -117,9 +117,9 @@ class Ours:
     name = "RayLLMBatch"
 
     def __init__(self, job: Job) -> None:
-        from rayllm_batch import cluster
+        from rayllm_batch import cluster_connect
 
-        cluster.connect()
+        cluster_connect.connect()
         self._job = job
 
     def run(self, requested_at: float) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from rayllm_batch import cluster, pipeline, preview, report, warm
+from rayllm_batch import cluster_resources, pipeline, preview, report, warm
+from rayllm_batch.cluster_connect import connect
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import show
 from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError
@@ -131,16 +132,16 @@ class RayLLMBatch:
                 raise ConfigError(
                     "id_column=, retry_failed= and changed= say how a folder is continued: give output_path= too."
                 )
-            cluster.connect(self.options.verbose)
+            connect(self.options.verbose)
             return self._beside_the_estimate(run_in_memory(self._execution))
         if changed not in CHANGED:
             raise ConfigError(f"changed= must be one of {', '.join(map(repr, CHANGED))}, given {changed!r}.")
         job = describe_job(self.engine_config, self.workload, id_column)
         with OutputFolder(output_path, job, output_format) as folder:
             for name in folder.set_aside:
-                aside = folder.inside("set_aside")
+                aside = folder.place.inside("set_aside")
                 log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, aside)
-            cluster.connect(self.options.verbose)
+            connect(self.options.verbose)
             return self._beside_the_estimate(FolderRun(self._execution, folder, id_column, retry_failed, changed).run())
 
     def get_avg_engine_time_per_replica(self) -> float:
@@ -175,7 +176,7 @@ class RayLLMBatch:
         if output_path is not None:
             place = OutputFolder(output_path, describe_job(self.engine_config, self.workload, id_column), output_format)
         with place as folder:
-            cluster.connect(self.options.verbose)
+            connect(self.options.verbose)
             ready, plan = self._execution.preflight(id_column, folder)
             rows = ready.rows
             there = f", {folder.rows:,} of them answered in {folder.given}" if folder and folder.rows else ""
@@ -190,7 +191,7 @@ class RayLLMBatch:
                     "without an engine, whether something else is asked now."
                 )
             model, replicas = self.engine_config.model_id, self.options.num_replicas
-            print(f"Ready to run: {rows}{there}, {replicas} replica(s) of {model}. {cluster.free()}")
+            print(f"Ready to run: {rows}{there}, {replicas} replica(s) of {model}. {cluster_resources.free()}")
 
     @heeding
     def preview(self, n: int = 8) -> None:
@@ -200,7 +201,7 @@ class RayLLMBatch:
         num_replicas is another. They hold their GPUs meanwhile; `release()` ends them. Raises what `run` raises.
         """
         check_whole("preview(n=...)", n)
-        cluster.connect(self.options.verbose)
+        connect(self.options.verbose)
         ready, plan = self._execution.preflight()
         rows = ready.rows.carried(n).take_batch(n, batch_format="pyarrow")
         with self._execution.engines(ready, plan, rows.num_rows) as (engines, run_id):
@@ -221,13 +222,13 @@ class RayLLMBatch:
         import ray
 
         check_whole("estimate(sample_rows=...)", sample_rows)
-        cluster.connect(self.options.verbose)
+        connect(self.options.verbose)
         ready, plan = self._execution.preflight()
         total = ready.rows.exact_total or ready.rows.dataset.count()
         table = pipeline.sample(ready.rows.carried(pipeline.SPREAD_OVER), total, sample_rows)
         with self._execution.engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
-            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster.cpus_per_replica(replicas, gpus))
+            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster_resources.cpus_per_replica(replicas, gpus))
             sample, max_num_seqs, start_s = warm.ask(engines.hosts[0], "sample", run_id, table, total / replicas)
         if not sample.input_tokens:
             raise DatasetError(f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}")

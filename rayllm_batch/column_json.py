@@ -21,7 +21,8 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch.columns import is_objects, lists, objects
+from rayllm_batch.column_types import is_bytes, is_list, is_objects, is_text
+from rayllm_batch.column_values import lists, objects
 
 KIND = "__type__"
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -36,11 +37,11 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
     kind = array.type
     if is_objects(kind) or types.is_union(kind):
         return [_object_json(value) for value in array.to_pylist()]
-    if types.is_string(kind) or types.is_large_string(kind):
+    if is_text(kind):
         return _texts(array)
     if types.is_floating(kind):
         return [_number_json(value) for value in array.to_pylist()]
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    if is_bytes(kind):
         return _each(array.to_pylist(), lambda value: base64.b64encode(value).decode())
     if types.is_duration(kind):
         unit = PER_SECOND[kind.unit]
@@ -58,7 +59,7 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
         children = [to_json(array.field(i)) for i in range(len(names))]
         values = zip(*children, strict=True) if children else ((),) * len(array)
         return [dict(zip(names, value, strict=True)) if ok else None for ok, value in zip(_valid(array), values, strict=True)]
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_list(kind):
         items, ends = to_json(array.flatten()), _ends(pa.compute.list_value_length(array))
         return [items[a:b] if ok else None for ok, (a, b) in zip(_valid(array), pairwise(ends), strict=True)]
     if types.is_map(kind):
@@ -78,11 +79,11 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
     """The column that `to_json` had. Raises ValueError, TypeError or ArrowException when the values are not of such a one."""
     if is_objects(kind) or types.is_union(kind):
         return objects(_object(value) for value in values)
-    if types.is_string(kind) or types.is_large_string(kind):
+    if is_text(kind):
         return _text_array(values, kind)
     if types.is_floating(kind):
         return pa.array([NOT_FINITE[value] if isinstance(value, str) else value for value in values], type=kind)
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    if is_bytes(kind):
         return pa.array(_each(values, lambda value: base64.b64decode(value, validate=True)), type=kind)
     if types.is_duration(kind):
         unit = PER_SECOND[kind.unit]
@@ -98,7 +99,7 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
     if types.is_struct(kind) and kind.num_fields:
         children = [from_json([None if value is None else value.get(f.name) for value in values], f.type) for f in kind]
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=pa.array([value is None for value in values], pa.bool_()))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_list(kind):
         items = from_json([item for value in values for item in value or ()], kind.value_type)
         made = lists(items, pa.array([None if value is None else [None] * len(value) for value in values], pa.list_(pa.null())))
         return made if made.type == kind else made.cast(kind)

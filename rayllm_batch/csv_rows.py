@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
+from rayllm_batch.column_types import is_text
 from rayllm_batch.errors import DatasetError, did_you_mean
 from rayllm_batch.file_text import BLOCK_BYTES, FileText
 from rayllm_batch.read_options import BAD_LINE, RESERVED, shown
@@ -121,8 +122,8 @@ class _Columns:
                 self._refuse(values, lambda where, value: self._text.not_text(value, where) if _NOT_TEXT.search(value) else None)
                 return self.taken()
         for name, kind in self._options.column_types.items():
-            is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-            values = [None if value == "" and not is_text else value for value in columns[name].to_pylist()]
+            text = is_text(kind) or pa.types.is_string_view(kind)
+            values = [None if value == "" and not text else value for value in columns[name].to_pylist()]
             try:
                 columns[name] = pa.array(values, pa.string()).cast(kind)
             except (pa.ArrowException, ValueError) as error:

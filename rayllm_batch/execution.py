@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Optional
 
-from rayllm_batch import cluster, pipeline, warm
+from rayllm_batch import cluster_resources, pipeline, warm
 from rayllm_batch.config import EngineConfig, EnvVars
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics
@@ -65,7 +65,7 @@ class Execution:
             config, ready.facts, options.replica_range, batch_size=options.batch_size, total=rows.total, lengths=lengths
         )
         if plan.engines[0] != engines:
-            cluster.check(plan.config, plan.engines[0])
+            cluster_resources.check(plan.config, plan.engines[0])
         return ready, plan
 
     def execute(
@@ -84,7 +84,7 @@ class Execution:
             ):
                 result = consume(answers)
         except BaseException as error:
-            failure = explained(error, self._saw(session.end()), self.workload)
+            failure = explained(error, self._saw(session.end()))
             self.history.end(failure)
             raise failure from None
         self._saw(session.end())
@@ -103,7 +103,7 @@ class Execution:
             with session.watched(total):
                 yield engines, job.run_id
         except BaseException as error:
-            raise explained(error, session.end(), self.workload) from None
+            raise explained(error, session.end()) from None
         if least == most:
             warm.keep(engines)
         else:  # a range of replicas is Ray Data's to start and to end

@@ -1,4 +1,4 @@
-"""Whose answers are in a folder: what decides them and is plain data, what hints that other things are asked, which rows.
+"""Whose answers are in a folder: what decides them and is plain data, what hints at other questions, which rows.
 
 Nothing that only decides how fast they come is in any of it.
 """
@@ -17,8 +17,8 @@ from rayllm_batch.code_text import as_text, canonical, code_of_class, digest, op
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.dataset_file import find_files
 
-# Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other counts as
-# deciding answers. tests/test_fingerprint.py has these, and all others of the pinned vLLM, so that a new one has to be sorted.
+# Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other counts
+# as deciding answers. The tests have these, and all others of the pinned vLLM, so that a new one has to be sorted.
 HOW_FAST = set("""
     aggregate_engine_logging all2all_backend async_scheduling attention_backend block_size collect_detailed_traces
     compilation_config cp_kv_cache_interleave_size cpu_distributed_timeout_seconds cpu_offload_gb cpu_offload_params
@@ -54,7 +54,8 @@ HOW_FAST = set("""
     use_tqdm_on_load watermark weight_transfer_config
 """.split()) | {
     "cuda_graph_sizes", "swap_space",  # of earlier releases
-    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above", "run_oom_above", "calls_file",  # of echo
+    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above", "run_oom_above",  # echo's
+    "calls_file",
 }  # fmt: skip
 HOW_READ = {"bad_lines", "dataset_encoding"}  # fields of a workload that show in its rows, which have ids
 WHICH_ROWS = {"dataset_file", "dataset_fraction"}  # fields too; see Job.rows
@@ -90,12 +91,13 @@ class Job:
     def of_format_1(cls, parts: dict[str, str]) -> Job:
         """Of a manifest that had all in one. What decides speed, and was not known to, is left out."""
         kept = {key: value for key, value in parts.items() if key.removeprefix("engine_kwargs.") not in HOW_FAST}
-        hints = {key: value for key, value in kept.items() if key.startswith(("workload", "code of ")) and key != "workload.sampling_params"}
         rows = {f"workload.{name}" for name in WHICH_ROWS} | {FILES}
-        return cls(
-            {key: value for key, value in kept.items() if key not in hints and key not in rows},
-            {key: value for key, value in hints.items() if key not in rows},
-        )
+        job = cls({})
+        for key, value in kept.items():
+            is_hint = key.startswith(("workload", "code of ")) and key != "workload.sampling_params"
+            if key not in rows:
+                (job.hints if is_hint else job.settings)[key] = value
+        return job
 
 
 def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) -> Job:
@@ -112,7 +114,7 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
     for key, value in sorted(config.engine_kwargs.items()):
         if key not in HOW_FAST:
             settings[f"engine_kwargs.{key}"] = _shown(key, value)
-    hints, rows = {"workload": type(workload).__qualname__}, {}
+    hints, rows = {"workload": type(workload).__qualname__}, dict[str, str]()
     for key, value in sorted(_fields(workload).items()):
         part = settings if key == config.task_kind.settings_key else rows if key in WHICH_ROWS else hints
         part[f"workload.{key}"] = _shown(key, value)
@@ -120,11 +122,10 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
         if cls.__module__ != "rayllm_batch.workload" and cls.__module__ not in sys.stdlib_module_names:
             key = f"code of {cls.__qualname__}"  # a subclass may have its base's name
             hints[key] = digest(hints.get(key, "") + code_of_class(cls, set()))
-    if dataset_file := getattr(workload, "dataset_file", None):
-        rows[FILES] = _files(dataset_file)
-    loads = getattr(type(workload), "load_dataset", None)
-    reads_file = dataset_file and getattr(loads, "__module__", "").startswith("rayllm_batch.")
-    return Job(settings, hints, rows if reads_file else {})
+    dataset_file, loads = getattr(workload, "dataset_file", None), getattr(type(workload), "load_dataset", None)
+    if not dataset_file or not getattr(loads, "__module__", "").startswith("rayllm_batch."):
+        return Job(settings, hints)
+    return Job(settings, hints, {**rows, FILES: _files(dataset_file)})
 
 
 def differences(earlier: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -137,9 +138,10 @@ def differences(earlier: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def _fields(workload: Any) -> dict[str, Any]:
-    fields = {field.name for field in dataclasses.fields(workload)} - HOW_READ if dataclasses.is_dataclass(workload) else set()
-    values = {name: getattr(workload, name) for name in {*fields, *getattr(workload, "__dict__", {})} - HOW_READ if hasattr(workload, name)}
-    # What cannot be told from others of its kind and is no field: something kept from an earlier run, such as a Dataset.
+    fields = {field.name for field in dataclasses.fields(workload)} if dataclasses.is_dataclass(workload) else set()
+    names = {*fields, *getattr(workload, "__dict__", {})} - HOW_READ
+    values = {name: getattr(workload, name) for name in names if hasattr(workload, name)}
+    # What cannot be told from others of its kind and is no field: something kept from an earlier run, as a Dataset is.
     return {name: value for name, value in values.items() if name in fields or canonical(value, set()) != opaque(value)}
 
 
@@ -153,7 +155,7 @@ def _model(model_id: str) -> str:
 
 
 def _sample(path: Path) -> str:
-    """Weights that are trained again have the same size, and other numbers everywhere; reading all of them takes minutes."""
+    """Weights that are trained again have the same size, and other numbers all over; reading all takes minutes."""
     size = path.stat().st_size
     pieces = []
     with open(path, "rb") as file:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Optional
 from rayllm_batch import columns, last_words, output, pipeline
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.execution import Execution
+from rayllm_batch.finished_rows import FinishedRows
 from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.monitor import start_monitor
-from rayllm_batch.output_folder import FinishedRows, OutputFolder
+from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_writer import PartWriter
 from rayllm_batch.session import explained
 from rayllm_batch.survey import Survey, survey
@@ -131,7 +132,7 @@ class FolderRun:
             if order:
                 folder.write_order(b"".join(order) + before.missing_ids())
             folder.accept()
-            folder.write_manifest("complete", folder.rows, folder.failed_rows)
+            folder.write_manifest("complete")
         except OSError as error:
             raise OutputError(
                 f"All {folder.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make room, "
@@ -164,7 +165,7 @@ class FolderRun:
             job = execution.prompt_job(monitor, **folder_job)
             found = survey(rows, asked, job, parse=bool(folder.changed), keep_order=self._keep_order)
         except BaseException as error:
-            raise explained(error, None, execution.workload) from None
+            raise explained(error, None) from None
         finally:
             ray.kill(monitor)
         if not folder.changed:

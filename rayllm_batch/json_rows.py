@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayllm_batch.column_values import column_of, common_type
+from rayllm_batch.column_types import common_type
+from rayllm_batch.column_values import column_of
 from rayllm_batch.errors import DatasetError, is_deep
 from rayllm_batch.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
 from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown

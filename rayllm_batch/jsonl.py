@@ -7,7 +7,7 @@ import json
 import pyarrow as pa
 
 from rayllm_batch.column_json import from_json, to_json
-from rayllm_batch.columns import objects
+from rayllm_batch.column_values import objects
 
 
 def to_jsonl(table: pa.Table) -> bytes:

@@ -38,11 +38,11 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
                     f"A file cannot hold the column {name!r}: it has Python objects of type {kind.__qualname__}. Convert them in "
                     "load_dataset, to a dict, a list or text, or drop the column; or run without output_path."
                 )
-    if not folder.is_local or rows.total is None:
+    if not folder.place.is_local or rows.total is None:
         return
     row_bytes = _row_bytes(rows.sample, folder.format)
     left = max(rows.total - folder.rows, 0)
-    free = shutil.disk_usage(folder.root).free
+    free = shutil.disk_usage(folder.place.root).free
     tokens = rows.task.most_generated_tokens(getattr(workload, rows.task.settings_key, None) or {}) or 0
     least = 0 if rows.total_is_a_limit else int(left * (row_bytes * SURE + ID_BYTES))
     most = int(left * (row_bytes + ID_BYTES + COUNTS_BYTES + tokens * BYTES_PER_TOKEN))

@@ -10,10 +10,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.column_json import from_json, to_json
-from rayllm_batch.columns import is_objects, objects_type
+from rayllm_batch.column_types import is_objects, objects_type
 from rayllm_batch.jsonl import from_jsonl, to_jsonl
 
 types = pa.types
@@ -67,7 +68,7 @@ def decoded(content: bytes | pa.Buffer, output_format: str, schema: pa.Schema, a
     return pa.table(columns)
 
 
-def some_rows(content: bytes, output_format: str, stay: Sequence[bool]) -> bytes | memoryview:
+def some_rows(content: bytes, output_format: str, stay: np.ndarray) -> bytes | memoryview:
     """The file with those of its rows alone, as they are in it. stay: shape (rows,) of bool."""
     if output_format == "jsonl":
         lines = content.split(b"\n")[: len(stay)]

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 
-from rayllm_batch.columns import fitting, is_sure, merged, together
+from rayllm_batch.column_types import is_sure
+from rayllm_batch.columns import fitting, merged, together
 from rayllm_batch.part_file import decoded, readable
+from rayllm_batch.row_id import sorting
 
 if TYPE_CHECKING:
     import ray.data
@@ -64,7 +66,7 @@ def in_order(parts: Sequence[Piece], ids: np.ndarray, order: np.ndarray) -> Opti
 
     ids, order: shape (n, 2). Rows of one id are equal: any of them may take the place of any other.
     """
-    by_id, by_order = (np.lexsort((pairs[:, 1], pairs[:, 0])) for pairs in (ids, order))
+    by_id, by_order = sorting(ids), sorting(order)
     if not np.array_equal(ids[by_id], order[by_order]):
         return None
     rows = np.empty(len(ids), dtype=np.int64)  # of all parts together, which row comes where

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import cluster, columns
+from rayllm_batch import cluster_resources, columns
 from rayllm_batch.installed import is_installed
 from rayllm_batch.load_workload import beside
 from rayllm_batch.plan import Plan
@@ -39,7 +39,7 @@ def answers(rows: ray.data.Dataset, job: ReplicaJob, plan: Plan, total: Optional
     prompts = rows.map_batches(
         build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
-    resources = {"num_cpus": RELAY_CPUS} if warm else cluster.replica_resources(job.config, plan.engines[1])
+    resources = {"num_cpus": RELAY_CPUS} if warm else cluster_resources.replica_resources(job.config, plan.engines[1])
     return prompts.map_batches(
         Relay if warm else Replica,
         fn_constructor_kwargs={"job": job},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from rayllm_batch import columns
+from rayllm_batch.column_values import objects
 from rayllm_batch.dataset_file import in_blocks
 from rayllm_batch.errors import WorkloadError
 
@@ -66,7 +67,7 @@ def _column(series: Any) -> pa.Array:
     from pandas import isna
     from pandas.api.types import is_scalar
 
-    return columns.objects(None if is_scalar(value) and isna(value) else value for value in series)
+    return objects(None if is_scalar(value) and isna(value) else value for value in series)
 
 
 def _described(given: Any, kind: str, library: str) -> str:  # noqa: PLR0911 (a line a kind)

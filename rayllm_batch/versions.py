@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import Any
 
-from rayllm_batch import cluster
+from rayllm_batch import cluster_resources
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ClusterError
 
@@ -22,7 +22,7 @@ def check_versions(config: EngineConfig) -> None:
         return
     import ray
 
-    alive = cluster.alive_nodes()
+    alive = cluster_resources.alive_nodes()
     nodes = [node for node in alive if _may_run(node["Resources"], config)] or alive
     here = ray.get_runtime_context().get_node_id()
     found = {here: vllm_version()} if any(node["NodeID"] == here for node in nodes) else {}
@@ -48,7 +48,7 @@ def runs_here(config: EngineConfig) -> bool:
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    return any(node["NodeID"] == here and _may_run(node["Resources"], config) for node in cluster.alive_nodes())
+    return any(node["NodeID"] == here and _may_run(node["Resources"], config) for node in cluster_resources.alive_nodes())
 
 
 def only_here(config: EngineConfig) -> bool:
@@ -56,13 +56,13 @@ def only_here(config: EngineConfig) -> bool:
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    return all(node["NodeID"] == here for node in cluster.alive_nodes() if _may_run(node["Resources"], config))
+    return all(node["NodeID"] == here for node in cluster_resources.alive_nodes() if _may_run(node["Resources"], config))
 
 
 def _may_run(resources: dict[str, float], config: EngineConfig) -> bool:
     if not config.gpus_per_replica:
         return resources.get("CPU", 0) > 0
-    return cluster.has_accelerator(resources, config.accelerator_type)
+    return cluster_resources.has_accelerator(resources, config.accelerator_type)
 
 
 def vllm_version() -> str:

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import cluster, output
+from rayllm_batch import cluster_resources, output
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.estimate import Sample, copies
 from rayllm_batch.prompt import build_prompts
@@ -150,7 +150,7 @@ def start(config: EngineConfig, job: ReplicaJob, num_replicas: int, blocks_in_fl
     import ray
 
     host = ray.remote(Host).options(
-        max_restarts=-1, max_concurrency=blocks_in_flight + CONTROL_THREADS, **cluster.replica_resources(config, num_replicas)
+        max_restarts=-1, max_concurrency=blocks_in_flight + CONTROL_THREADS, **cluster_resources.replica_resources(config, num_replicas)
     )
     first_job = ray.put(job)
     hosts = [host.remote(first_job) for _ in range(num_replicas)]

@@ -13,7 +13,7 @@ import pytest
 
 from rayllm_batch import output, prompt
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.output_folder import FinishedRows
+from rayllm_batch.finished_rows import FinishedRows
 from rayllm_batch.row_id import ID_BYTES, ID_TYPE, RowCounts, as_pairs, row_id
 from rayllm_batch.tasks.generate import Generate
 

@@ -47,8 +47,8 @@ def opened(path: Path, output_format: str = "parquet") -> OutputFolder:
 def read(folder: OutputFolder) -> pa.Table:
     """All parts together, as `OutputFolder.dataset` reads them."""
     pieces = [piece for task in folder.pieces() for piece in task]
-    wanted = common_schema(pieces, folder.fs, folder.format)
-    return pa.concat_tables([merged(piece.read(folder.fs, folder.format), wanted) for piece in pieces])
+    wanted = common_schema(pieces, folder.place.fs, folder.format)
+    return pa.concat_tables([merged(piece.read(folder.place.fs, folder.format), wanted) for piece in pieces])
 
 
 def ids_match(folder: OutputFolder) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from rayllm_batch import cluster, init_engine_from_config, preflight
+from rayllm_batch import cluster_resources, init_engine_from_config, preflight
 from rayllm_batch.errors import (
     ClusterError,
     ConfigError,
@@ -39,7 +39,7 @@ class Checks:
         self.cpus = 4.0
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": self.cpus}}])
         for name, place, attribute in [
-            ("cluster", cluster, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
+            ("cluster", cluster_resources, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
             ("look_at", preflight, "look_at"), ("files", preflight, "check_files"),
             ("prompts", preflight, "check_first_prompts"), ("template", preflight, "check_chat_template"),
             ("memory", preflight, "check_memory"), ("here", preflight, "runs_here"), ("disk", preflight, "check_disk"),
