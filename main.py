@@ -39,9 +39,9 @@
 #
 # | Ray | vLLM | with |
 # |---|---|---|
-# | 2.60.0 | 0.29.0 | every test on a CPU; on GPUs what `bench/RESULTS.md` measures. What `./run.sh` installs |
+# | 2.60.0 | 0.29.0 | every test on a CPU; runs on an H100. It is what `./run.sh` installs |
 # | 2.60.0 | 0.32.0 | on a CPU, all tests of what depends on vLLM: `./test.sh --newest` (Python 3.11 or 3.12) |
-# | 2.58.1 | 0.26.0 | an earlier state of this library |
+# | 2.58.1 | 0.26.0 | runs on an H100, with an earlier state of this library: most of `bench/RESULTS.md` |
 #
 # Install another on all nodes, and its settings and sampling parameters are known: they are read from it. With a pair that
 # is not in the table, `batch.check()` and `run()` warn and go on. Where that vLLM has something this library needs in
