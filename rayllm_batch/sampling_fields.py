@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -20,15 +19,24 @@ class Fields(NamedTuple):
     structured: dict[str, str]
 
 
+class Here:
+    """What this process has read. Sent to a worker it is empty: that one's node may have another vLLM, or none."""
+
+    fields: Optional[Fields] = None
+
+    def __reduce__(self) -> tuple:
+        return Here, ()
+
+
 CLASSES = ("SamplingParams", "RepetitionDetectionParams", "StructuredOutputsParams")
 SHIPPED = Fields(
     {**SAMPLING_FIELDS, **MORE_SAMPLING_FIELDS},
     {**REPETITION_FIELDS, **MORE_REPETITION_FIELDS},
     {**STRUCTURED_FIELDS, **MORE_STRUCTURED_FIELDS},
 )  # fmt: skip
+here = Here()
 
 
-@functools.lru_cache(maxsize=1)
 def installed_fields() -> Optional[Fields]:
     """Those of the installed vLLM; None where it is not installed."""
     source = vllm_source("sampling_params.py")
@@ -37,7 +45,9 @@ def installed_fields() -> Optional[Fields]:
 
 def known_fields() -> Fields:
     """The installed vLLM's, else all of the versions that were tried: an engine's own node may have any of them."""
-    return installed_fields() or SHIPPED
+    if here.fields is None:
+        here.fields = installed_fields() or SHIPPED
+    return here.fields
 
 
 def fields_in(source: Path) -> Optional[Fields]:

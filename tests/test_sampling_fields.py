@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -36,20 +37,19 @@ Install = Callable[[Optional[Path]], None]
 
 
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Puts a folder in vLLM's place, or nothing."""
     real, spec_of = importlib.util.find_spec, dict[str, Any]()
 
     def install(folder: Path | None) -> None:
         spec_of["vllm"] = folder and SimpleNamespace(submodule_search_locations=[str(folder)])
-        sampling_fields.installed_fields.cache_clear()
+        monkeypatch.setattr(sampling_fields, "here", sampling_fields.Here())
 
     def find_spec(name: str, *rest: Any) -> Any:
         return spec_of[name] if name in spec_of else real(name, *rest)
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    yield install
-    sampling_fields.installed_fields.cache_clear()
+    return install
 
 
 def refusal(**params: Any) -> str:
@@ -75,6 +75,13 @@ def test_what_only_another_vllm_has_is_said_to_be_there(install: Install, tmp_pa
     assert "Unknown sampling parameter 'watermarking' in sampling_params. vLLM 0.32.0 has it" in message
     assert "vLLM 0.29.0 has it, and the installed vLLM does not." in refusal(top_k=3)
     assert "Did you mean 'max_tokens'?" in refusal(max_token=3)
+
+
+def test_what_was_read_here_does_not_travel(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "sampling_params.py").write_text(SOURCE)
+    install(tmp_path)
+    assert "of_tomorrow" in sampling_fields.known_fields().sampling
+    assert pickle.loads(pickle.dumps(sampling_fields.here)).fields is None
 
 
 def test_without_vllm_all_that_is_shipped_counts(install: Install, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from ray import cloudpickle
 
 from rayllm_batch import back_off
 from rayllm_batch.engine import vllm_versions
@@ -24,13 +25,6 @@ SPEAKERS = (
     "v1/worker/gpu/model_runner.py",
 )  # fmt: skip
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _asked_anew() -> Iterator[None]:
-    part.cache_clear()
-    yield
-    part.cache_clear()
 
 
 @pytest.mark.vllm
@@ -59,6 +53,15 @@ def test_what_is_missing_is_named_all_at_once(monkeypatch: pytest.MonkeyPatch) -
         require_all()
     assert "it has no Piece in no_such or fractions; no Wheel in json." in str(caught.value)
     assert "unlike those that were tried (0.26.0, 0.29.0, 0.32.0)" in str(caught.value)
+
+
+def test_it_is_said_where_this_package_is_not_installed(tmp_path: Path) -> None:
+    """As on a worker's node: what a run needs there is sent by value."""
+    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps(vllm_versions._lacks))
+    code = "import pickle, sys; sys.modules['rayllm_batch'] = None; print(pickle.load(open('sent', 'rb'))(['PEFTHelper']))"
+    there = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "it has no PEFTHelper in vllm.lora.peft_helper. Install one of those." in there.stdout
 
 
 def test_what_vllm_needs_and_is_not_installed_is_no_part_that_moved(

@@ -9,9 +9,10 @@ Which settings a vLLM has is read from its source, without importing it: engine_
 
 from __future__ import annotations
 
-import functools
 import importlib
 from typing import Any, Optional
+
+from rayllm_batch.versions import TESTED, vllm_version
 
 # The modules that each part has been in, the newest first.
 PLACES = {
@@ -31,7 +32,6 @@ class OtherVLLM(ImportError):
     """The installed vLLM is unlike all that were tried."""
 
 
-@functools.cache
 def part(name: str) -> Any:
     """One of PLACES. Raises OtherVLLM."""
     for module in PLACES[name]:
@@ -73,8 +73,6 @@ def _attribute(module: str, name: str) -> Any:
 
 
 def _lacks(names: list[str]) -> str:
-    from rayllm_batch.versions import TESTED, vllm_version
-
     places = "; ".join(f"no {name} in {' or '.join(PLACES[name])}" for name in names)
     tried = ", ".join(sorted({vllm for _, vllm in TESTED}))
     return f"vLLM {vllm_version()} is unlike those that were tried ({tried}): it has {places}. Install one of those."
