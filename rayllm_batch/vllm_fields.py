@@ -3,6 +3,8 @@
 Written by scripts/update_vllm_fields.py; not edited by hand.
 """
 
+RELEASE = "0.29.0"
+
 ENGINE_FIELDS = (
     "model",
     "enable_return_routed_experts",

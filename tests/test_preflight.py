@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
-from rayllm_batch import cluster_resources, init_engine_from_config, preflight
+from rayllm_batch import cluster_resources, init_engine_from_config, preflight, versions
 from rayllm_batch.errors import (
     ClusterError,
     ConfigError,
@@ -188,3 +189,15 @@ def test_the_list_survives_pickling(checks: Checks) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) and [type(p) for p in again.problems] == [ClusterError, GatedModelError, ValueError]
     assert isinstance(again, RayLLMBatchError)
+
+
+def test_a_vllm_that_was_not_tried_is_warned_of_and_no_error(
+    checks: Checks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = {"Alive": True, "NodeID": "here", "Resources": {"CPU": 4.0, "GPU": 1.0, "accelerator_type:A10G": 1.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setattr(preflight, "check_versions", versions.check_versions)
+    monkeypatch.setattr(versions, "vllm_version", lambda: "9.9.9")
+    assert checks.run().rows is ROWS
+    assert "vLLM 9.9.9 is not a tested pair, but may well do" in caplog.text

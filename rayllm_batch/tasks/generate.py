@@ -103,5 +103,5 @@ class Generate(Task):
 
 
 def _no_effect(key: Any) -> str:
-    why = LIKE_SETTINGS if key in sampling.SAMPLING_FIELDS else NOT_TAKEN.get(key, "")
+    why = LIKE_SETTINGS if key in sampling.known_fields().sampling else NOT_TAKEN.get(key, "")
     return f"{key!r} would have no effect{': ' if why else '.'}{why}{'' if why else did_you_mean(key, KEYS)}"
