@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import textwrap
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import starmap
 from pathlib import Path
@@ -49,8 +51,9 @@ def _dict(name: str, values: dict[str, str]) -> str:
     return f"{name} = {{\n" + "".join(f'    "{key}": "{value}",\n' for key, value in values.items()) + "}\n"
 
 
-def _tuple(name: str, values) -> str:
-    return f"{name} = (\n" + "".join(f'    "{value}",\n' for value in values) + ")\n"
+def _tuple(name: str, values: Iterable[str]) -> str:
+    words = textwrap.fill(" ".join(values), 120, initial_indent="    ", subsequent_indent="    ")
+    return f'{name} = tuple("""\n{words}\n""".split())\n'
 
 
 if __name__ == "__main__":
