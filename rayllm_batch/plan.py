@@ -130,7 +130,7 @@ def make_plan(
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
     least, most = (number * config.engines_per_replica for number in num_replicas)
-    return Plan(config, (least, most), batch_size, tuple(why), lengths and lengths.input)
+    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None)
 
 
 def limits(accelerator_type: str) -> dict[str, int]:
@@ -144,7 +144,7 @@ def lengths_of(chats: Sequence[dict[str, Any]], sampling_params: Mapping[str, An
 
     Without transformers, whose import takes seconds that every start would pay.
     """
-    outputs = [{**sampling_params, **(chat.get("sampling_params") or {})}.get("max_tokens") for chat in chats]
+    outputs: list[Any] = [{**sampling_params, **(chat.get("sampling_params") or {})}.get("max_tokens") for chat in chats]
     if tokenizer_file is None or not outputs or not all(isinstance(output, int) for output in outputs):
         return None
     try:
