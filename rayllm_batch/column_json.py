@@ -171,10 +171,10 @@ def _object_json(value: Any, refuse: bool = False) -> Any:  # noqa: PLR0911, PLR
     if type(value).__module__.split(".")[0] == "pandas" and hasattr(value, "isoformat"):  # with nanoseconds, which Python's have not
         zone = getattr(getattr(value, "tzinfo", None), "key", None)
         return {KIND: "Timedelta" if isinstance(value, datetime.timedelta) else "Timestamp", "value": [value.isoformat(), zone]}
-    for kind in type(value).__mro__:
-        if kind in _KINDS:
-            name, write, _ = _KINDS[kind]
-            if refuse and kind in (tuple, set, frozenset):
+    for base in type(value).__mro__:
+        if base in _KINDS:
+            name, write, _ = _KINDS[base]
+            if refuse and base in (tuple, set, frozenset):
                 _object_json(list(value), refuse)
             return {KIND: name, "value": write(value)}
     if refuse:

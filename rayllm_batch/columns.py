@@ -226,8 +226,9 @@ def mixed(schemas: Iterable[pa.Schema], wanted: pa.Schema) -> list[str]:
 def _one_column(found: list[pa.ChunkedArray], kind: pa.DataType, rows: int) -> Any:
     if not found:
         return pa.nulls(rows, kind)
-    alike = None if is_objects(kind) else [exactly(column, kind) for column in found]
-    if alike is None or any(column is None for column in alike):
+    given = [] if is_objects(kind) else [exactly(column, kind) for column in found]
+    alike = [column for column in given if column is not None]
+    if len(alike) < len(found):
         if len(found) == 1 and is_objects(found[0].type):
             return found[0]
         values = [None] * rows
@@ -261,7 +262,7 @@ def _inferred(sample: list[dict[str, Any]]) -> Iterable[pa.Field]:
 
 
 def _rows_one_by_one(table: pa.Table) -> list[dict[str, Any]]:
-    found = [{} for _ in range(table.num_rows)]
+    found: list[dict[str, Any]] = [{} for _ in range(table.num_rows)]
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
             values = column.to_pylist()

@@ -6,7 +6,7 @@ import csv
 import functools
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 import pyarrow as pa
@@ -30,7 +30,7 @@ def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
         names = _header(rows, text)
         if names is None:
             return
-        columns = _Columns(names, text, rows)
+        columns = _Columns(names, text)
         for number, cells, problem in rows:
             columns.add(number, cells, problem)
             if columns.size >= size:
@@ -43,7 +43,8 @@ class _Rows:
     """Each row's first line, its cells, and why they cannot be read. After a row that cannot, it goes on at the next line."""
 
     def __init__(self, text: FileText, lines: Iterator[str]) -> None:
-        self._lines, self._again, self._number, self._tried = lines, deque(), 0, 0
+        self._lines, self._number, self._tried = lines, 0, 0
+        self._again: deque[str] = deque()
         self._row: list[str] = []  # the lines of the row at hand
         first = [line for _, line in zip(range(TRIED_ROWS), lines, strict=False)]
         named = _NAMED_SEPARATOR.fullmatch(first[0]) if first else None
@@ -89,13 +90,14 @@ class _Rows:
 class _Columns:
     """The rows that are not yet in a table."""
 
-    def __init__(self, names: list[str], text: FileText, rows: _Rows) -> None:
+    def __init__(self, names: list[str], text: FileText) -> None:
         self._names, self._text, self._options = names, text, text.options
         self._clear()
 
     def _clear(self) -> None:
-        self.size, self.numbers = 0, []
-        self._cells: list[list[Optional[str]]] = []
+        self.size = 0
+        self.numbers: list[int] = []
+        self._cells: list[Sequence[Optional[str]]] = []
         self._errors: list[Optional[str]] = []
 
     def _where(self, number: int) -> str:

@@ -84,30 +84,34 @@ def known_rows(dataset: ray.data.Dataset) -> Optional[int]:
 
     From the footers of parquet files, if these are not many.
     """
-    files, _ = getattr(dataset, _FILES, (None, None))
-    return None if files is None or len(files.paths) > COUNTED_FILES else _footers(files)
+    found = _read_from(dataset)
+    return _footers(found[0]) if found and len(found[0].paths) <= COUNTED_FILES else None
 
 
 def count_rows(dataset: ray.data.Dataset) -> int:
     """The number of rows, if they must all be read for it."""
-    files, _ = getattr(dataset, _FILES, (None, None))
-    counted = None if files is None else _footers(files)
+    found = _read_from(dataset)
+    counted = _footers(found[0]) if found else None
     return dataset.count() if counted is None else counted
 
 
 def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, Any]]]:
     """Of the same Datasets, without Ray, whose tasks would cost seconds; None where that is not possible."""
-    files, reader = getattr(dataset, _FILES, (None, None))
-    if files is None:
+    if (found := _read_from(dataset)) is None:
         return None
-    tables, found = [], 0
+    files, reader = found
+    tables, taken = [], 0
     for path in files.paths[:OPENED_FILES]:
-        if (table := _first_of_file(files, reader, path, most - found)) is not None:
+        if (table := _first_of_file(files, reader, path, most - taken)) is not None:
             tables.append(table)
-            found += table.num_rows
-        if found == most:
+            taken += table.num_rows
+        if taken == most:
             break
-    return columns.rows(together(tables)) if found == most or len(files.paths) <= OPENED_FILES else None
+    return columns.rows(together(tables)) if taken == most or len(files.paths) <= OPENED_FILES else None
+
+
+def _read_from(dataset: ray.data.Dataset) -> Optional[tuple[DatasetFiles, Reader]]:
+    return getattr(dataset, _FILES, None)
 
 
 def _first_of_file(files: DatasetFiles, reader: Reader, path: str, most: int) -> Optional[pa.Table]:
@@ -164,9 +168,13 @@ def _infos(files: DatasetFiles) -> list[Any]:
 
 def _check_options(files: DatasetFiles, options: ReadOptions) -> None:
     if options.column_types and files.format != "csv":
-        raise DatasetError(f"column_types is for CSV, whose cells are text, but dataset_file {files.given!r} is {files.format}.")
+        raise DatasetError(
+            f"column_types is for CSV, whose cells are text, but dataset_file {files.given!r} is {files.format}."
+        )
     if options.encoding and files.format == "parquet":
-        raise DatasetError(f"dataset_encoding is for CSV and JSON, but dataset_file {files.given!r} is parquet. Leave it out.")
+        raise DatasetError(
+            f"dataset_encoding is for CSV and JSON, but dataset_file {files.given!r} is parquet. Leave it out."
+        )
 
 
 def _footers(files: DatasetFiles) -> Optional[int]:

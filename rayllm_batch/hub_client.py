@@ -64,13 +64,13 @@ class HubClient:
         raise refusal
 
 
-def call(question: Callable[[], T], seconds: float | None) -> tuple[T | None, Any]:
+def call(question: Callable[[], Any], seconds: float | None) -> tuple[Any, Any]:
     """`(answer, None)` or `(None, error)`, after `seconds` at the latest.
 
     In a thread, because huggingface_hub's access check takes no timeout. A server that never answers keeps that
     thread; it is a daemon, and ends with the process.
     """
-    answers: queue.SimpleQueue[tuple[T | None, Any]] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
 
     def run() -> None:
         try:

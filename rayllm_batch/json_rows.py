@@ -27,7 +27,7 @@ from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, sho
 LEARNT_FROM = 64 << 10
 DEEP = 100  # brackets in brackets: on the way to a file each takes two of the 1,000 calls in calls that Python makes
 TOO_DEEP = "too many brackets in brackets"
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE = re.compile(r"[ \t\n\r]+")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 types = pa.types
 
@@ -207,7 +207,8 @@ class _Array:
 
             def next_character() -> str:
                 while True:
-                    self._at = _SPACE.match(self._buffer, self._at).end()
+                    if space := _SPACE.match(self._buffer, self._at):
+                        self._at = space.end()
                     if self._at < len(self._buffer) or not more():
                         return self._buffer[self._at : self._at + 1]
 

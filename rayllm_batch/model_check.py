@@ -183,10 +183,11 @@ def kv_values_per_token(config: dict[str, Any]) -> int:
     config = text_config(config)
     windows = config.get("sliding_window") and config.get("use_sliding_window", True)
     mixed = any(kind != "full_attention" for kind in config.get("layer_types") or [])
-    layers, heads, hidden = (config.get(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
-    known = all(isinstance(number, int) and number > 0 for number in (layers, heads, hidden))
+    sizes: list[Any] = [config.get(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size")]
+    known = all(isinstance(number, int) and number > 0 for number in sizes)
     if config.get("model_type") not in PLAIN_ATTENTION or windows or mixed or not known:
         return 0
+    layers, heads, hidden = sizes
     return 2 * layers * (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or hidden // heads)
 
 

@@ -148,7 +148,7 @@ def lengths_of(
     Without transformers, whose import takes seconds that every start would pay.
     """
     most = (task.most_generated_tokens({**settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
-    outputs = [tokens for tokens in most if tokens is not None]
+    outputs: list[int] = [tokens for tokens in most if tokens is not None]
     if tokenizer_file is None or not outputs or len(outputs) < len(chats):
         return None
     try:

@@ -5,10 +5,12 @@ python scripts/update_vllm_fields.py                             rayllm_batch/vl
 """
 
 import sys
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 from rayllm_batch import engine_args, sampling_fields
-from rayllm_batch.versions import vllm_version
+from rayllm_batch.engine.vllm_versions import vllm_version
 
 ROOM = Path(__file__).parent.parent / "rayllm_batch"
 
@@ -48,8 +50,9 @@ def _dict(name: str, values: dict[str, str]) -> str:
     return head + "".join(f'    "{key}": "{value}",\n' for key, value in values.items()) + "}\n"
 
 
-def _tuple(name: str, values) -> str:
-    return f"{name} = (\n" + "".join(f'    "{value}",\n' for value in values) + ")\n"
+def _tuple(name: str, values: Iterable[str]) -> str:
+    words = textwrap.fill(" ".join(values), 120, initial_indent="    ", subsequent_indent="    ")
+    return f'{name} = tuple("""\n{words}\n""".split())\n'
 
 
 if __name__ == "__main__":
