@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from rayllm_batch.asked import DIGEST, UNKNOWN, Asked
-from rayllm_batch.errors import OutputError
+from rayllm_batch.errors import OutputError, one_line
 from rayllm_batch.fingerprint import Job, differences
 from rayllm_batch.folder_lock import FolderLock
 from rayllm_batch.part_file import some_rows, texts_of
@@ -164,7 +164,14 @@ class OutputFolder:
         for name, part in self.parts.items():
             if part.failed:
                 with self.fs.open_input_file(f"{self.root}/{name}") as file:
-                    yield from texts_of(file.read(), self.format, "error")
+                    content = file.read()
+                try:
+                    yield from texts_of(content, self.format, "error")
+                except (pa.ArrowException, ValueError, LookupError) as error:
+                    raise OutputError(
+                        f"{name} in the output folder {self.given!r} cannot be read: {one_line(error)}. It was changed after it was "
+                        "written. Delete it, and run the same again: it continues, and its rows are run again."
+                    ) from None
 
     def asked(self) -> Asked:
         """What was asked for each finished row."""
@@ -303,8 +310,9 @@ class OutputFolder:
         listing = self.fs.get_file_info(pyarrow.fs.FileSelector(self.root))
         sizes = {info.base_name: info.size for info in listing if info.is_file and PART.fullmatch(info.base_name)}
         known = self._read_ids()
-        if not sizes and not known:
-            manifest = {}  # a job that wrote nothing, refused by a check perhaps, has no claim on the folder
+        self._check_format(manifest)
+        if not sizes and not known or "fingerprint" not in manifest:
+            manifest = {}  # a job that wrote nothing, refused by a check perhaps, has no claim on the folder; nor has half a manifest
         if manifest:
             self._compare(manifest)
         else:
@@ -323,6 +331,12 @@ class OutputFolder:
                 self.set_aside.append(name)
             else:
                 self.fs.delete_file(self.inside("rows", f"{name}.ids"))
+        # Of format 1, whose fingerprints were others, no part has digests.
+        if foreign := [name for name in self.parts if known[name].asked and known[name].job != self.fingerprint]:
+            raise OutputError(
+                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders had been merged: "
+                f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}. Move them away, or give another output_path."
+            )
         self.complete = manifest.get("state") == "complete" and manifest.get("rows") == self.rows
         self.same_rows = bool(self._job.rows) and manifest.get("data") == self._job.rows
         if self.parts:
@@ -330,13 +344,14 @@ class OutputFolder:
         if not self.complete:
             self.write_manifest("unfinished", self.rows, self.failed_rows)
 
-    def _compare(self, manifest: dict[str, Any]) -> None:
-        number = manifest.get("format")
-        if isinstance(number, int) and number > MANIFEST_FORMAT:
+    def _check_format(self, manifest: dict[str, Any]) -> None:
+        if (number := manifest.get("format", 1)) not in range(1, MANIFEST_FORMAT + 1):
             raise OutputError(
                 f"The output folder {self.given!r} was written by rayllm_batch {manifest.get('version')}, in a format (number {number}) "
                 f"that this one, {_version()}, does not know. Install that version, or give another output_path."
             )
+
+    def _compare(self, manifest: dict[str, Any]) -> None:
         earlier = _job_of(manifest)
         if differing := differences(earlier.settings, self._job.settings):
             raise OutputError(
@@ -385,9 +400,9 @@ class OutputFolder:
         try:
             with self.fs.open_input_stream(self.inside("manifest.json")) as file:
                 manifest = json.loads(file.read())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        return manifest if isinstance(manifest, dict) and "fingerprint" in manifest else {}
+        return manifest if isinstance(manifest, dict) else {}
 
     def _read_ids(self) -> dict[str, Record]:
         """What is recorded of each part, where that can be read."""
@@ -404,9 +419,12 @@ class OutputFolder:
                 end = header["rows"] * ID_BYTES
                 ids, asked = content[:end], content[end:]
                 record = Record(ids, header["bytes"], header["job"], schema, as_text, asked, header.get("replaces"))
+                texts = (record.job, record.replaces or "", *as_text)
+                if header.get("part", name) != name or not all(isinstance(text, str) for text in texts):  # renamed, edited
+                    continue
                 if len(ids) + len(asked) == header["rows"] * (ID_BYTES + (DIGEST.itemsize if header.get("asked") else 0)):
                     found[name] = record
-            except (ValueError, LookupError, TypeError):  # cut short
+            except (ValueError, LookupError, TypeError, RecursionError):  # cut short
                 continue
         return found
 
