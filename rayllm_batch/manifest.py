@@ -33,12 +33,19 @@ class Manifest:
 
     @classmethod
     def read(cls, place: OutputPlace) -> Optional[Manifest]:
-        """None where there is none, or not one that can be read."""
+        """None where there is none, or not one that can be read. Raises OutputError for one of an unknown format."""
         try:
             found = json.loads(place.read(place.inside("manifest.json")))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
-        if not isinstance(found, dict) or "fingerprint" not in found:
+        if not isinstance(found, dict):
+            return None
+        if (number := found.get("format", 1)) not in range(1, FORMAT + 1):
+            raise OutputError(
+                f"The output folder {place.given!r} was written by rayllm_batch {found.get('version')}, in a format (number "
+                f"{number}) that this one, {__version__}, does not know. Install that version, or give another output_path."
+            )
+        if "fingerprint" not in found:
             return None
         known = {name: found.get(name) for name in ("output_format", "state", "rows", "version")}
         return cls(_job_of(found), format=found.get("format", 1), **known)
@@ -55,11 +62,6 @@ class Manifest:
 
     def check(self, job: Job, output_format: str, given: str) -> None:
         """Raise OutputError where the folder `given` cannot be continued as this job."""
-        if isinstance(self.format, int) and self.format > FORMAT:
-            raise OutputError(
-                f"The output folder {given!r} was written by rayllm_batch {self.version}, in a format (number "
-                f"{self.format}) that this one, {__version__}, does not know. Install that version, or give another output_path."
-            )
         if differing := differences(self.job.settings, job.settings):
             raise OutputError(
                 f"The output folder {given!r} holds another job: {'; '.join(differing)}. "

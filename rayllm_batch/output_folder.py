@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from rayllm_batch.asked import DIGEST, Asked
-from rayllm_batch.errors import OutputError
+from rayllm_batch.errors import OutputError, one_line
 from rayllm_batch.fingerprint import Job, differences
 from rayllm_batch.folder_lock import FolderLock
 from rayllm_batch.manifest import Manifest, other_format
@@ -120,7 +120,14 @@ class OutputFolder:
         """Of each failed row."""
         for name, part in self.parts.items():
             if part.failed:
-                yield from texts_of(self.place.read(self._path(name)), self.format, "error")
+                content = self.place.read(self._path(name))
+                try:
+                    yield from texts_of(content, self.format, "error")
+                except (pa.ArrowException, ValueError, LookupError) as error:
+                    raise OutputError(
+                        f"{name} in the output folder {self.given!r} cannot be read: {one_line(error)}. It was changed after "
+                        "it was written. Delete it, and run the same again: it continues, and its rows are run again."
+                    ) from None
 
     def asked(self) -> Asked:
         """What was asked for each finished row."""
@@ -268,6 +275,13 @@ class OutputFolder:
                 self.set_aside.append(name)
             else:
                 self.place.fs.delete_file(self._ids_path(name))
+        # Of format 1, whose fingerprints were others, no part has digests.
+        if foreign := [name for name, part in self.parts.items() if part.asked and part.job != self._fingerprint]:
+            raise OutputError(
+                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders had been "
+                f"merged: {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}. Move them away, or give another "
+                "output_path."
+            )
         if manifest:
             self.complete = manifest.state == "complete" and manifest.rows == self.rows
             self.same_rows = bool(self._job.rows) and manifest.job.rows == self._job.rows

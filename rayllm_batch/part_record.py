@@ -63,7 +63,7 @@ class PartRecord:
 
     @classmethod
     def of(cls, name: str, content: bytes) -> Optional[PartRecord]:
-        """None where it is cut short."""
+        """None where it is cut short, of another name, or was edited."""
         head, _, content = content.partition(b"\n")
         try:
             header = json.loads(head)
@@ -71,9 +71,12 @@ class PartRecord:
             end = header["rows"] * ID_BYTES
             ids, asked = content[:end], content[end:]
             found = cls(name, ids, header["bytes"], header["job"], schema, as_text, asked, header.get("replaces"))
+            texts = (found.job, found.replaces or "", *as_text)
+            if header.get("part", name) != name or not all(isinstance(text, str) for text in texts):
+                return None
             whole = header["rows"] * (ID_BYTES + (DIGEST.itemsize if header.get("asked") else 0))
             return found if len(content) == whole else None
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             return None
 
 

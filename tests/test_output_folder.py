@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -589,3 +590,86 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="cannot be written: .*Permission denied.*Choose another output_path"):
         opened(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("number", [3, "3", 2.5, None, [], -1, 0])
+@pytest.mark.parametrize("left", ["all", "no fingerprint", "no parts that this version knows"])
+def test_a_folder_of_any_format_that_is_not_known_is_refused_and_left_alone(tmp_path: Path, number: Any, left: str) -> None:
+    manifest = begun(tmp_path, "complete") / "_rayllm_batch" / "manifest.json"
+    changed = {**json.loads(manifest.read_text()), "format": number}
+    if left != "all":
+        del changed["fingerprint"]
+    if left == "no parts that this version knows":
+        for file in (*tmp_path.glob("*.parquet"), *(tmp_path / "_rayllm_batch" / "rows").iterdir()):
+            file.unlink()
+    manifest.write_text(json.dumps(changed))
+    with pytest.raises(OutputError, match="in a format .* does not know"), opened(tmp_path):
+        pass
+    assert json.loads(manifest.read_text()) == changed
+
+
+@pytest.mark.parametrize("state", ["unfinished", "complete"])
+def test_parts_that_were_copied_from_another_job_s_folder_are_refused(tmp_path: Path, state: str) -> None:
+    """cp -r other/. answers/, with or without the other's manifest."""
+    for name, job, values in (("mine", JOB, [1, 2]), ("other", Job({"model_id": "org/other"}), [2, 3])):
+        with opened(tmp_path / name, job=job) as folder:
+            store(folder, f"part-000001-{name.encode().hex()[:8]}.parquet", values, np.array([7, 8]))
+            folder.write_manifest(state, folder.rows, 0)
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    shutil.copytree(other, mine, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+    with pytest.raises(OutputError, match="some parts are of another one.*: part-000001-6f746865"), opened(mine):
+        pass
+    shutil.copy(other / "_rayllm_batch" / "manifest.json", mine / "_rayllm_batch")
+    with pytest.raises(OutputError, match="some parts are of another one.*: part-000001-6d696e65"), opened(mine, job=Job({"model_id": "org/other"})):
+        pass
+    next(mine.glob("*6d696e65.parquet")).unlink()
+    with opened(mine, job=Job({"model_id": "org/other"})) as folder:
+        assert in_files(folder) == Counter([2, 3])
+
+
+def test_a_part_that_was_copied_under_another_name_does_not_count_twice(tmp_path: Path) -> None:
+    begun(tmp_path, "complete")
+    rows, copy = tmp_path / "_rayllm_batch" / "rows", "part-000009-cccccccc.parquet"
+    shutil.copy(tmp_path / NAMES[0], tmp_path / copy)
+    shutil.copy(rows / f"{NAMES[0]}.ids", rows / f"{copy}.ids")
+    with opened(tmp_path) as folder:
+        assert folder.complete and folder.set_aside == [copy] and finished(folder) == Counter([1, 2, 3, 4, 5, 6, 6])
+
+
+ODD = [("job", ["x"]), ("job", {}), ("replaces", ["x"]), ("replaces", {"a": 1}), ("as_text", [["a"]]), ("as_text", [1]), ("part", None)]
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize(("key", "value"), ODD)
+def test_ids_with_odd_json_do_not_count(tmp_path: Path, manifest: bool, key: str, value: Any) -> None:
+    ids = begun(tmp_path) / "_rayllm_batch" / "rows" / f"{NAMES[0]}.ids"
+    head, _, content = ids.read_bytes().partition(b"\n")
+    ids.write_bytes(json.dumps({**json.loads(head), key: value}).encode() + b"\n" + content)
+    if not manifest:
+        (tmp_path / "_rayllm_batch" / "manifest.json").unlink()
+    with opened(tmp_path) as folder:
+        assert finished(folder) == in_files(folder) == Counter([4, 5, 6, 6])
+
+
+@pytest.mark.parametrize("name", ["manifest.json", f"rows/{NAMES[0]}.ids"])
+def test_json_that_is_deeper_than_python_reads_is_as_good_as_none(tmp_path: Path, name: str) -> None:
+    (begun(tmp_path) / "_rayllm_batch" / name).write_bytes(b"[" * 100_000)
+    with opened(tmp_path) as folder:
+        assert finished(folder) == in_files(folder)
+
+
+@pytest.mark.parametrize(("output_format", "hurt"), [
+    ("parquet", lambda content: content[:-60] + bytes(60)),
+    ("parquet", lambda content: bytes(len(content))),
+    ("jsonl", lambda content: b"x" * len(content)),
+    ("jsonl", lambda content: content.replace(b'"error"', b'"errol"')),
+    ("jsonl", lambda content: content.replace(b"went", b"\xff\xfewe")[: len(content)]),
+])
+def test_failed_rows_that_cannot_be_read_any_more_name_their_file(tmp_path: Path, output_format: str, hurt: Any) -> None:
+    name = f"failed-000001-aaaaaaaa.{output_format}"
+    table = pa.table({"error": ["what went wrong with this row" * 9]})
+    with opened(tmp_path, output_format=output_format) as folder:
+        folder.store(name, encoded(table, output_format).content, row_id({"a": 1}), table.schema)
+    (tmp_path / name).write_bytes(hurt((tmp_path / name).read_bytes()))
+    with opened(tmp_path, output_format=output_format) as folder, pytest.raises(OutputError, match=f"{name} in the output folder .* Delete it"):
+        list(folder.errors())
