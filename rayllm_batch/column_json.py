@@ -21,7 +21,7 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch.column_types import is_bytes, is_list, is_objects, is_text
+from rayllm_batch.column_types import is_bytes, is_list, is_objects, is_tensor, is_text
 from rayllm_batch.column_values import lists, objects
 
 KIND = "__type__"
@@ -82,7 +82,7 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
     if is_text(kind):
         return _text_array(values, kind)
     if types.is_floating(kind):
-        return pa.array([NOT_FINITE[value] if isinstance(value, str) else value for value in values], type=kind)
+        return pa.array(list(map(_number, values)), type=kind)
     if is_bytes(kind):
         return pa.array(_each(values, lambda value: base64.b64decode(value, validate=True)), type=kind)
     if types.is_duration(kind):
@@ -234,7 +234,7 @@ def _number_json(value: Optional[float]) -> Any:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _number(value: Any) -> float:
+def _number(value: Any) -> Any:
     return NOT_FINITE[value] if isinstance(value, str) else value
 
 
@@ -281,19 +281,16 @@ def _time_json(array: pa.Array) -> list[Any]:
             return texts
     except (pa.ArrowException, ValueError):
         pass
-    narrow = types.is_time32(kind) or types.is_date32(kind)
-    return array.cast(pa.int32() if narrow else pa.int64()).to_pylist()
+    return array.cast(_number_type(kind)).to_pylist()
 
 
 def _time_array(values: list[Any], kind: pa.DataType) -> pa.Array:
     if any(isinstance(value, int) for value in values):
-        narrow = types.is_time32(kind) or types.is_date32(kind)
         numbers = [value if value is None or isinstance(value, int) else _time_number(value, kind) for value in values]
-        return pa.array(numbers, type=pa.int32() if narrow else pa.int64()).cast(kind)
+        return pa.array(numbers, type=_number_type(kind)).cast(kind)
     if types.is_time(kind):
-        return pa.array(_each(values, lambda text: _duration(text, PER_SECOND[kind.unit]))).cast(
-            pa.int32() if types.is_time32(kind) else pa.int64()
-        ).cast(kind)
+        numbers = _each(values, lambda text: _duration(text, PER_SECOND[kind.unit]))
+        return pa.array(numbers).cast(_number_type(kind)).cast(kind)
     texts = pa.array(values, type=pa.string())
     if types.is_timestamp(kind) and kind.tz:
         return texts.cast(pa.timestamp(kind.unit, "UTC")).cast(kind)
@@ -301,12 +298,13 @@ def _time_array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _time_number(text: str, kind: pa.DataType) -> int:
-    narrow = types.is_time32(kind) or types.is_date32(kind)
-    return _time_array([text], kind).cast(pa.int32() if narrow else pa.int64())[0].as_py()
+    return _time_array([text], kind).cast(_number_type(kind))[0].as_py()
+
+
+def _number_type(kind: pa.DataType) -> pa.DataType:
+    return pa.int32() if types.is_time32(kind) or types.is_date32(kind) else pa.int64()
 
 
 def _shape(kind: pa.DataType) -> Optional[tuple[int, ...]]:
     """Of a tensor column whose rows have one shape."""
-    if kind.extension_name == "arrow.fixed_shape_tensor" or kind.extension_name.startswith("ray.data.arrow_tensor"):
-        return tuple(kind.shape)
-    return None
+    return tuple(kind.shape) if is_tensor(kind) and "variable" not in kind.extension_name else None
