@@ -1,8 +1,8 @@
 """A column of any Arrow type as JSON values, and back: with its type, every value is again what it was.
 
-NaN and the infinities are text ("NaN", "Infinity", "-Infinity"), bytes base64, times, decimals and durations text (those beyond
-what text can say are their number), maps lists of [key, value]. Python objects are what JSON calls them; where it has no such
-thing, an object with KIND tells what it was: {"__type__": "bytes", "value": "aGk="}.
+NaN and the infinities are text ("NaN", "Infinity", "-Infinity"), bytes base64, times, decimals and durations text
+(those beyond what text can say are their number), maps lists of [key, value]. Python objects are what JSON calls them;
+where it has no such thing, an object with KIND tells what it was: {"__type__": "bytes", "value": "aGk="}.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
 
 
 def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR0911, PLR0912 (a line a kind)
-    """The column that `to_json` had. Raises ValueError, TypeError or ArrowException when the values are not of such a one."""
+    """The column that `to_json` had. Raises ValueError, TypeError or ArrowException for values of another."""
     if is_objects(kind) or types.is_union(kind):
         return objects(_object(value) for value in values)
     if is_text(kind):
@@ -131,7 +131,7 @@ class _Foreign(Exception):
     pass
 
 
-# Python objects: kind, how it is written, how it is read. A kind is that of its whole class, not of those derived from it.
+# Python objects: kind, how it is written, how it is read. A kind is that of its class, not of derived ones.
 _KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
     bytes: ("bytes", lambda v: base64.b64encode(v).decode(), base64.b64decode),
     datetime.datetime: ("datetime", lambda v: [v.isoformat(), getattr(v.tzinfo, "key", None)], lambda v: _zoned(*v)),

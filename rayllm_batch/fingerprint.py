@@ -17,8 +17,8 @@ from rayllm_batch.code_text import as_text, canonical, code_of_class, digest, op
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.dataset_file import find_files
 
-# Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other counts
-# as deciding answers. The tests have these, and all others of the pinned vLLM, so that a new one has to be sorted.
+# Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other
+# counts as deciding answers. The tests have these, and all others of the pinned vLLM: a new one has to be sorted.
 HOW_FAST = set("""
     aggregate_engine_logging all2all_backend async_scheduling attention_backend block_size collect_detailed_traces
     compilation_config cp_kv_cache_interleave_size cpu_distributed_timeout_seconds cpu_offload_gb cpu_offload_params
@@ -54,15 +54,15 @@ HOW_FAST = set("""
     use_tqdm_on_load watermark weight_transfer_config
 """.split()) | {
     "cuda_graph_sizes", "swap_space",  # of earlier releases
-    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above", "run_oom_above",  # echo's
-    "calls_file",
+    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above",
+    "run_oom_above", "calls_file",  # of echo
 }  # fmt: skip
 HOW_READ = {"bad_lines", "dataset_encoding"}  # fields of a workload that show in its rows, which have ids
 WHICH_ROWS = {"dataset_file", "dataset_fraction"}  # fields too; see Job.rows
 FILES = "files of dataset_file"
 SECRET = re.compile(
-    r"\btoken\b|_token\b|hf_\w{20}|secret|passw|\bpwd\b|credential|authorization|bearer|(api|access|private)_?key|[?&]sig="
-    r"|//[^/\s]+:[^/\s]+@",
+    r"\btoken\b|_token\b|hf_\w{20}|secret|passw|\bpwd\b|credential|authorization|bearer|(api|access|private)_?key"
+    r"|[?&]sig=|//[^/\s]+:[^/\s]+@",
     re.IGNORECASE,
 )
 SHOWN_LENGTH = 200

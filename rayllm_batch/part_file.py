@@ -1,6 +1,7 @@
 """One part of an output folder, as bytes and back: parquet or JSON lines, with every type and value that rows can have.
 
-Columns that parquet has no type for, such as structs without fields, are JSON text there; reading makes them again what they were.
+Columns that parquet has no type for, such as structs without fields, are JSON text there; reading makes them what
+they were.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ types = pa.types
 
 @dataclass(frozen=True)
 class PartFile:
-    """content: of the file. schema: of the table that reading it gives. as_text: its columns that are JSON text in the file."""
+    """content: of the file. schema: of the table that reading it gives. as_text: columns that are JSON text there."""
 
     content: bytes | memoryview
     schema: pa.Schema

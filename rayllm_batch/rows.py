@@ -42,7 +42,8 @@ class Rows:
     """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
 
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
-    known: the types that the first rows' columns have. others: chats and errors of as many rows, spread over the sample.
+    known: the types that the first rows' columns have. others: chats and errors of as many rows, spread over the
+    sample.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
     """
 
@@ -154,8 +155,8 @@ def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[s
             )
         if (key := row_id(row, id_column)) in seen:
             raise DatasetError(
-                f"id_column={id_column!r} is not unique: {value!r} comes more than once in the first {number:,} rows. Name "
-                "a column whose values are, or leave id_column out: then a row's content tells it from others."
+                f"id_column={id_column!r} is not unique: {value!r} comes more than once in the first {number:,} rows. "
+                "Name a column whose values are, or leave id_column out: then a row's content tells it from others."
             )
         seen.add(key)
 
@@ -213,7 +214,8 @@ def _try_parse_row(
     chats, problems = _parsed(workload, sample, defaults)
     if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
         raise WorkloadError(
-            f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
+            f"{type(workload).__name__}.parse_row fails on each of the first {len(sample)} row(s). The first: "
+            f"{problems[0]}"
         )
     return chats, problems
 

@@ -115,7 +115,7 @@ def _is_plain(folder: Path) -> bool:
 
 
 def load_decoder(spec: TokenizerSpec) -> Any:
-    """For the echo engine: what decodes token ids, where it will do without transformers, whose import takes seconds."""
+    """For the echo engine: what decodes token ids, if possible without transformers, whose import takes seconds."""
     path = os.path.join(_tokenizer_folder(spec), "tokenizer.json")
     if os.path.isfile(path):
         from tokenizers import Tokenizer

@@ -30,8 +30,8 @@ def check_versions(config: EngineConfig) -> None:
     lacking = [names[node] for node, version in found.items() if not version]
     if lacking:
         raise ClusterError(
-            f"vLLM is not installed on node(s) {', '.join(lacking)}. Every node that may run an engine needs it in the same "
-            "version: requirements/gpu.txt, or requirements/cpu.txt."
+            f"vLLM is not installed on node(s) {', '.join(lacking)}. Every node that may run an engine needs it in the "
+            "same version: requirements/gpu.txt, or requirements/cpu.txt."
         )
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{names[node]}: {version}" for node, version in found.items())
