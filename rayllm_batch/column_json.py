@@ -82,7 +82,7 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
     if is_text(kind):
         return _text_array(values, kind)
     if types.is_floating(kind):
-        return pa.array(list(map(_number, values)), type=kind)
+        return pa.array([NOT_FINITE[value] if isinstance(value, str) else value for value in values], type=kind)
     if is_bytes(kind):
         return pa.array(_each(values, lambda value: base64.b64decode(value, validate=True)), type=kind)
     if types.is_duration(kind):

@@ -16,6 +16,7 @@ from rayllm_batch.hub_client import HubClient
 from rayllm_batch.model_files import WEIGHTS, download_model, files_to_skip
 from rayllm_batch.model_folder import INDEX, check_folder, odd_fields, read_object, shards_in
 from rayllm_batch.secret import Secret
+from rayllm_batch.tokenizer import no_chat_template
 from rayllm_batch.versions import only_here
 
 GIB = 1 << 30
@@ -112,10 +113,7 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
 def check_chat_template(config: EngineConfig, facts: ModelFacts) -> None:
     """Raise ConfigError when messages cannot be turned into a prompt."""
     if facts.has_chat_template is False and config.chat_template is None and not config.engine_kwargs.get("tokenizer"):
-        raise ConfigError(
-            f"The tokenizer of {config.model_id!r} has no chat template, so messages cannot be turned into a prompt. "
-            "Use the model's instruct version, or set chat_template in the config to a Jinja file."
-        )
+        raise no_chat_template(config.model_id)
 
 
 def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
