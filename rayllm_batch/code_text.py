@@ -55,7 +55,7 @@ def _functions(value: Any) -> list[types.FunctionType]:
 
 
 def _code(function: types.FunctionType, seen: set[int]) -> str:
-    """The function without comments and layout, with the constants, helper functions and classes of the user's that it names."""
+    """The function without comments and layout, with the user's constants, helpers and classes that it names."""
     if id(function) in seen:
         return ""
     seen.add(id(function))

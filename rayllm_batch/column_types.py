@@ -25,7 +25,7 @@ def is_objects(kind: pa.DataType) -> bool:
 
 
 def is_tensor(kind: pa.DataType) -> bool:
-    """Arrow's or Ray's. Ray Data cannot give out the rows of such a column where one is null: then it is of Python objects."""
+    """Arrow's or Ray's. Ray Data cannot give out such a column's rows where one is null: it is then of objects."""
     name = getattr(kind, "extension_name", "")
     return name == "arrow.fixed_shape_tensor" or name.startswith(("ray.data.arrow_tensor", "ray.data.arrow_variable"))
 
@@ -37,7 +37,7 @@ def objects_type() -> pa.DataType:
 
 
 def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:  # noqa: PLR0911 (a line a kind)
-    """Whether every value of the first type is one of the second, with the same meaning: no look at the values is needed."""
+    """Whether every value of the first type is one of the second, with the same meaning, whatever the values are."""
     if kind == wider or is_objects(wider):
         return True
     if types.is_null(kind):
@@ -59,7 +59,7 @@ def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:  # noqa: PLR0911 (a 
 
 
 def _wider(a: pa.DataType, b: pa.DataType) -> Optional[pa.DataType]:  # noqa: PLR0911, PLR0912 (a line a kind)
-    """The type that both fit into, perhaps not all of their values; None where there is none but that of Python objects."""
+    """The type that both fit into, perhaps not all of their values; None where only Python objects do."""
     if a == b:
         return a
     if types.is_null(a) or types.is_null(b):

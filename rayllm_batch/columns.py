@@ -1,14 +1,14 @@
 """Input columns of any Arrow type on their way through a run: unchanged, whatever types other blocks have.
 
 Blocks of one dataset may differ: text here and whole numbers there, dicts with other keys, a column that is null in the
-first 10,000 rows. Ray Data joins blocks at every stage, and fails, or changes values, where their types differ. So a block's
-column keeps its name only where it has the type that the first rows have; else it travels under a name that tells its
-type, and one name never has two types. At the end the columns of one name become one again:
+first 10,000 rows. Ray Data joins blocks at every stage, and fails, or changes values, where their types differ. So a
+block's column keeps its name only where it has the type that the first rows have; else it travels under a name that
+tells its type, and one name never has two types. At the end the columns of one name become one again:
 
-- of one type that holds each value exactly, where there is one: int32 and int64, null and anything, dicts with other keys
-  (missing ones are null), whole numbers and fractions as long as a float has every digit;
-- else Python objects, as ray.data.from_items makes them: each row has the value it came with. In an output folder such a
-  column is JSON text (in jsonl simply JSON), which the returned Dataset has as objects again.
+- of one type that holds each value exactly, where there is one: int32 and int64, null and anything, dicts with other
+  keys (missing ones are null), whole numbers and fractions as long as a float has every digit;
+- else Python objects, as ray.data.from_items makes them: each row has the value it came with. In an output folder such
+  a column is JSON text (in jsonl simply JSON), which the returned Dataset has as objects again.
 
 Views, run-end and some dictionary encodings become the plain type, which Arrow and Ray can select rows of; values stay.
 """
@@ -48,7 +48,7 @@ class UnreadableRow(dict):
 
 
 def reference(dataset: ray.data.Dataset, sample: list[dict[str, Any]]) -> pa.Schema:
-    """The types under which columns keep their names: the dataset's own where it knows them for free, else the first rows'."""
+    """The types under which columns keep their names: the dataset's own if known for free, else the first rows'."""
     try:
         schema = getattr(dataset.schema(fetch_if_missing=False), "base_schema", None)
     except Exception:  # blocks whose types do not go together
@@ -89,8 +89,8 @@ def check_names(names: Sequence[str]) -> None:
     """Raise DatasetError when two columns have one name, in which case neither can be told from the other."""
     if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DatasetError(
-            f"The dataset has several columns of the name {', '.join(map(repr, twice))}. Rename or drop them before load_dataset "
-            "makes a Dataset of them."
+            f"The dataset has several columns of the name {', '.join(map(repr, twice))}. Rename or drop them before "
+            "load_dataset makes a Dataset of them."
         )
 
 
@@ -130,7 +130,7 @@ def name_of(column: str) -> str:
 
 
 def rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of carried blocks as Python objects, with the columns as they came; an UnreadableRow where that fails."""
+    """The rows of carried blocks as Python objects, the columns as they came; an UnreadableRow where that fails."""
     try:
         found = table.to_pylist()
     except Exception:
@@ -146,7 +146,7 @@ def rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def merged(table: pa.Table, wanted: Optional[pa.Schema] = None) -> pa.Table:
-    """Carried blocks with one column a name again: of the type that holds the values and is at least as wide as `wanted`.
+    """Carried blocks with one column a name again: of the type that holds the values, at least as wide as `wanted`.
 
     Columns of `wanted` that the table lacks are null.
     """
@@ -164,7 +164,7 @@ def merged(table: pa.Table, wanted: Optional[pa.Schema] = None) -> pa.Table:
 
 
 def settled(dataset: ray.data.Dataset) -> tuple[ray.data.Dataset, list[str]]:
-    """A computed dataset of carried blocks with one column a name and one type a column; and what became Python objects."""
+    """A computed dataset of carried blocks with one column a name, of one type; and what became Python objects."""
     schemas = _schemas(dataset)
     if not any(name.startswith(OTHER) for schema in schemas for name in schema.names):
         return dataset, []
@@ -197,7 +197,7 @@ def _those(table: pa.Table, names: set[str]) -> pa.Table:
 
 
 def together(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Of tables with these schemas, once they are merged: each column with a type for all, as far as their types tell."""
+    """Of tables with these schemas, once merged: each column with a type for all, as far as their types tell."""
     found: dict[str, dict[pa.DataType, None]] = {}
     for schema in schemas:
         for field in schema:

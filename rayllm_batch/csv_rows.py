@@ -40,7 +40,7 @@ def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
 
 
 class _Rows:
-    """Each row's first line, its cells, and why they cannot be read. After a row that cannot, it goes on at the next line."""
+    """Each row's first line, its cells, and why they cannot be read. After such a row it goes on at the next line."""
 
     def __init__(self, text: FileText, lines: Iterator[str]) -> None:
         self._lines, self._number, self._tried = lines, 0, 0
@@ -106,8 +106,8 @@ class _Columns:
     def add(self, number: int, cells: list[str], problem: str) -> None:
         if not problem and len(cells) != len(self._names):
             problem = (
-                f"has {len(cells)} cell(s) where the header has {len(self._names)}: {shown(','.join(cells))}. A cell with the separator, "
-                "a quote or a line break in it must be quoted."
+                f"has {len(cells)} cell(s) where the header has {len(self._names)}: {shown(','.join(cells))}. A cell "
+                "with the separator, a quote or a line break in it must be quoted."
             )
         self.numbers.append(number)
         self._cells.append([None] * len(self._names) if problem else cells)

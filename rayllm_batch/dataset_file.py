@@ -39,22 +39,24 @@ def read_dataset_file(
     """The rows of `dataset_file`, the same wherever it is, whatever its size, compressed or not.
 
     json:    each value is what Python's json gives: text is text, 1 is not 1.0, whole numbers keep every digit. Columns
-             that a row lacks are null; of a key that comes twice the last counts. A column with values of several kinds,
-             or with objects of other keys, is one of Python objects.
-    csv:     all cells are text as it stands there, an empty one is "". The separator is a comma, or the tab, semicolon or
-             `|` that divides the header.
+             that a row lacks are null; of a key that comes twice the last counts. A column with values of several
+             kinds, or with objects of other keys, is one of Python objects.
+    csv:     all cells are text as it stands there, an empty one is "". The separator is a comma, or the tab, semicolon
+             or `|` that divides the header.
     parquet: the types of the file.
 
-    Names of folders such as lang=de become columns of text. A large job reads best from parquet or from JSON lines, which
-    many tasks share; a CSV, a compressed file or one JSON array is read by one task, as a stream.
+    Names of folders such as lang=de become columns of text. A large job reads best from parquet or from JSON lines,
+    which many tasks share; a CSV, a compressed file or one JSON array is read by one task, as a stream.
 
-    bad_lines:    "raise", or "keep": a line of JSON or CSV that cannot be read is a failed row of the output, whose `error`
-                  names file and line. In the Dataset it has nulls, and the reason in the column `_rayllm_bad_line`.
+    bad_lines:    "raise", or "keep": a line of JSON or CSV that cannot be read is a failed row of the output, whose
+                  `error` names file and line. In the Dataset it has nulls, and the reason in the column
+                  `_rayllm_bad_line`.
     encoding:     of JSON and CSV; else UTF-8, or what a byte order mark says (UTF-16, UTF-32).
-    column_types: of CSV columns that are not text, {"age": "int64"}: Arrow types or their names. An empty cell is then null.
+    column_types: of CSV columns that are not text, {"age": "int64"}: Arrow types or their names. An empty cell is
+                  then null.
 
-    Raises DatasetError when nothing is there, when it is empty, or when its first lines are not what its name says; a bad line
-    further on is a DatasetError of the task that reads it, with file and line.
+    Raises DatasetError when nothing is there, when it is empty, or when its first lines are not what its name says; a
+    bad line further on is a DatasetError of the task that reads it, with file and line.
     """
     options = ReadOptions(bad_lines, encoding, column_types or {})
     files = find_files(dataset_file)

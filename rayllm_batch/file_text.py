@@ -1,4 +1,4 @@
-"""The text of one data file, or of a part of it: unpacked, as UTF-8, in blocks of whole lines whose numbers are known."""
+"""The text of a data file, or of a part of it: unpacked, as UTF-8, in blocks of whole lines whose numbers are known."""
 
 from __future__ import annotations
 

@@ -58,15 +58,15 @@ HOW_FAST = set("""
     use_tqdm_on_load watermark weight_transfer_config
 """.split()) | {
     "cuda_graph_sizes", "swap_space",  # of earlier releases
-    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above", "run_oom_above",  # echo's
-    "calls_file",
+    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above",
+    "run_oom_above", "calls_file",  # of echo
 }  # fmt: skip
 HOW_READ = {"bad_lines", "dataset_encoding"}  # fields of a workload that show in its rows, which have ids
 WHICH_ROWS = {"dataset_file", "dataset_fraction"}  # fields too; see Job.rows
 FILES = "files of dataset_file"
 SECRET = re.compile(
-    r"\btoken\b|_token\b|hf_\w{20}|secret|passw|\bpwd\b|credential|authorization|bearer|(api|access|private)_?key|[?&]sig="
-    r"|//[^/\s]+:[^/\s]+@",
+    r"\btoken\b|_token\b|hf_\w{20}|secret|passw|\bpwd\b|credential|authorization|bearer|(api|access|private)_?key"
+    r"|[?&]sig=|//[^/\s]+:[^/\s]+@",
     re.IGNORECASE,
 )
 SHOWN_LENGTH = 200

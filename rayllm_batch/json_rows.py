@@ -1,8 +1,8 @@
 """Tables of a JSON file: an object a line, or one array of objects. Every value is what Python's json gives.
 
-Arrow's reader is several times as fast. By itself it guesses dates, rounds large whole numbers, mixes up lists with nulls in them
-and takes minutes for deep nesting; told the columns and their types it does none of that, and refuses what is not so. So Python
-reads the first rows, and each block that Arrow refuses.
+Arrow's reader is several times as fast. By itself it guesses dates, rounds large whole numbers, mixes up lists with
+nulls in them and takes minutes for deep nesting; told the columns and their types it does none of that, and refuses
+what is not so. So Python reads the first rows, and each block that Arrow refuses.
 """
 
 from __future__ import annotations
@@ -156,7 +156,10 @@ def _why(problem: _BadLineError, number: int, lines: list[str], block: Block) ->
         return f'{where} must be a JSON object such as {{"article": "..."}}, given {shown(line)}.'
     hint = ""
     if line.strip() == "{" or line.strip().startswith("{") and number + 1 < len(lines) and lines[number + 1].startswith((" ", "\t")):
-        hint = " It looks like one object over several lines (pretty-printed): write each on one line, or all as one JSON array."
+        hint = (
+            " It looks like one object over several lines (pretty-printed): write each on one line, or all as one JSON "
+            "array."
+        )
     return f"{where} is not JSON ({what}): {shown(line)}. Each line must be one JSON object.{hint}"
 
 
@@ -166,7 +169,8 @@ def _array_tables(text: FileText, size: int) -> Iterator[pa.Table]:
         number += 1
         why = ""
         if type(item) is not dict:
-            why = f"dataset_file {text.path!r} must hold an array of JSON objects, but item {number} is {shown(json.dumps(item))}."
+            what = shown(json.dumps(item))
+            why = f"dataset_file {text.path!r} must hold an array of JSON objects, but item {number} is {what}."
         elif unfit := _unfit(item, length // 2):
             why = f"Item {number} of {text.path!r}: {unfit}."
         rows.append(text.options.bad_row(why) if why else item)

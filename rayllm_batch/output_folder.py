@@ -192,7 +192,7 @@ class OutputFolder:
         self._manifest_at = time.time()
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Of the last run that computed rows, in place of an earlier one's. Answers are as good without: it only warns."""
+        """Of the last run that computed rows, in place of earlier ones. The answers are good without: it only warns."""
         path = self.place.inside("metrics.json")
         try:
             self._lock.check()

@@ -35,8 +35,9 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
         for name, value in row.items():
             if kind := foreign(value):
                 raise OutputError(
-                    f"A file cannot hold the column {name!r}: it has Python objects of type {kind.__qualname__}. Convert them in "
-                    "load_dataset, to a dict, a list or text, or drop the column; or run without output_path."
+                    f"A file cannot hold the column {name!r}: it has Python objects of type {kind.__qualname__}. "
+                    "Convert them in load_dataset, to a dict, a list or text, or drop the column; or run without "
+                    "output_path."
                 )
     if not folder.place.is_local or rows.total is None:
         return
@@ -55,8 +56,8 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
         )
     if most > free:
         log.warning(
-            "%s", f"The output may not fit: {left:,} rows need up to {most / GIB:,.1f} GiB, by the size of the first rows and "
-            f"{tokens:,} tokens an answer, but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. {mend}",
+            "%s", f"The output may not fit: {left:,} rows need up to {most / GIB:,.1f} GiB, by the size of the first rows "
+            f"and {tokens:,} tokens an answer, but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. {mend}",
         )
 
 

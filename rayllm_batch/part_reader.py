@@ -1,4 +1,4 @@
-"""The parts of an output folder as one Dataset: in the order of reading, or answered rows first; with one type a column."""
+"""The parts of an output folder as one Dataset: in the order of reading, or answered rows first; of one type a column."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def one_after_the_other(parts: Sequence[Piece]) -> list[list[Piece]]:
 
 
 def in_order(parts: Sequence[Piece], ids: np.ndarray, order: np.ndarray) -> Optional[list[list[Piece]]]:
-    """The rows of the parts, whose ids these are one after the other, in an order of ids; None where it is not one of these rows.
+    """The parts' rows, whose ids these are one after the other, in an order of ids; None where it is of other rows.
 
     ids, order: shape (n, 2). Rows of one id are equal: any of them may take the place of any other.
     """

@@ -36,7 +36,7 @@ def row_id(row: dict[str, Any], id_column: Optional[str] = None) -> bytes:
 
 
 def row_ids(table: pa.Table, id_column: Optional[str]) -> list[bytes]:
-    """Of each row of a table that is as `columns.carried` gives it. A bad line that was kept has no id but its content."""
+    """Of each row of a table that is as `columns.carried` gives it. A kept bad line's id is its content's."""
     return [row_id(row, None if row.get(BAD_LINE) else id_column) for row in columns.rows(table)]
 
 
@@ -91,13 +91,13 @@ class RowCounts:
 
 
 class UniqueIds:
-    """The ids that came so far: 24 bytes an id, in sorted runs that are merged as they grow, so that adding stays cheap."""
+    """The ids that came so far: 24 bytes an id, in sorted runs that are merged as they grow: adding is cheap."""
 
     def __init__(self) -> None:
         self._runs: list[RowCounts] = []
 
     def add(self, ids: np.ndarray) -> np.ndarray:
-        """Adds ids of shape (n, 2), and says of each whether it had come before, or comes twice among these; (n,) of bool."""
+        """Adds ids of shape (n, 2), and says which came before, or come twice among these; (n,) of bool."""
         run = RowCounts(ids)
         twice = run.counts[run.find(ids)] > 1
         for earlier in self._runs:

@@ -44,7 +44,8 @@ class Rows:
     """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
 
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
-    known: the types that the first rows' columns have. others: chats and errors of as many rows, spread over the sample.
+    known: the types that the first rows' columns have. others: chats and errors of as many rows, spread over the
+    sample.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
     """
 
@@ -162,8 +163,8 @@ def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[s
             )
         if (key := row_id(row, id_column)) in seen:
             raise DatasetError(
-                f"id_column={id_column!r} is not unique: {value!r} comes more than once in the first {number:,} rows. Name "
-                "a column whose values are, or leave id_column out: then a row's content tells it from others."
+                f"id_column={id_column!r} is not unique: {value!r} comes more than once in the first {number:,} rows. "
+                "Name a column whose values are, or leave id_column out: then a row's content tells it from others."
             )
         seen.add(key)
 

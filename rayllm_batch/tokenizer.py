@@ -35,11 +35,15 @@ def chat_tokenizer(spec: TokenizerSpec) -> Any:
     """The tokenizer with its chat template; raises ConfigError where it has none."""
     tokenizer = tokenizer_of(spec)
     if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            f"The tokenizer of {spec.tokenizer!r} has no chat template, so messages cannot be turned into a prompt. "
-            "Use the model's instruct version, or set chat_template in the config to a Jinja file."
-        )
+        raise no_chat_template(spec.tokenizer)
     return tokenizer
+
+
+def no_chat_template(tokenizer: str) -> ConfigError:
+    return ConfigError(
+        f"The tokenizer of {tokenizer!r} has no chat template, so messages cannot be turned into a prompt. "
+        "Use the model's instruct version, or set chat_template in the config to a Jinja file."
+    )
 
 
 def beyond_vocabulary(ids: Any, size: Optional[int]) -> Optional[str]:
@@ -115,7 +119,7 @@ def _is_plain(folder: Path) -> bool:
 
 
 def load_decoder(spec: TokenizerSpec) -> Any:
-    """For the echo engine: what decodes token ids, where it will do without transformers, whose import takes seconds."""
+    """For the echo engine: what decodes token ids, if possible without transformers, whose import takes seconds."""
     path = os.path.join(_tokenizer_folder(spec), "tokenizer.json")
     if os.path.isfile(path):
         from tokenizers import Tokenizer

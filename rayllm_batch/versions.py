@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import Any
 
-from rayllm_batch import cluster_resources
+from rayllm_batch.cluster_resources import alive_nodes, has_accelerator
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.vllm_versions import TESTED, vllm_version
 from rayllm_batch.errors import ClusterError
@@ -22,17 +22,16 @@ def check_versions(config: EngineConfig) -> None:
         return
     import ray
 
-    alive = cluster_resources.alive_nodes()
-    nodes = [node for node in alive if _may_run(node["Resources"], config)] or alive
+    nodes = _engine_nodes(config) or {node["NodeID"]: node for node in alive_nodes()}
     here = ray.get_runtime_context().get_node_id()
-    found = {here: vllm_version()} if any(node["NodeID"] == here for node in nodes) else {}
-    names = {node["NodeID"]: node.get("NodeManagerAddress", node["NodeID"][:8]) for node in nodes}
+    found = {here: vllm_version()} if here in nodes else {}
+    names = {node_id: node.get("NodeManagerAddress", node_id[:8]) for node_id, node in nodes.items()}
     found.update(_ask({node_id: name for node_id, name in names.items() if node_id != here}))
     lacking = [names[node] for node, version in found.items() if not version]
     if lacking:
         raise ClusterError(
-            f"vLLM is not installed on node(s) {', '.join(lacking)}. Every node that may run an engine needs it in the same "
-            "version: requirements/gpu.txt, or requirements/cpu.txt."
+            f"vLLM is not installed on node(s) {', '.join(lacking)}. Every node that may run an engine needs it in the "
+            "same version: requirements/gpu.txt, or requirements/cpu.txt."
         )
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{names[node]}: {version}" for node, version in found.items())
@@ -47,22 +46,23 @@ def runs_here(config: EngineConfig) -> bool:
     """Whether an engine may start on the driver's own node, which often has no GPU."""
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    return any(node["NodeID"] == here and _may_run(node["Resources"], config) for node in cluster_resources.alive_nodes())
+    return ray.get_runtime_context().get_node_id() in _engine_nodes(config)
 
 
 def only_here(config: EngineConfig) -> bool:
     """Whether no engine can start on another node than the driver's."""
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    return all(node["NodeID"] == here for node in cluster_resources.alive_nodes() if _may_run(node["Resources"], config))
+    return _engine_nodes(config).keys() <= {ray.get_runtime_context().get_node_id()}
 
 
-def _may_run(resources: dict[str, float], config: EngineConfig) -> bool:
-    if not config.gpus_per_replica:
-        return resources.get("CPU", 0) > 0
-    return cluster_resources.has_accelerator(resources, config.accelerator_type)
+def _engine_nodes(config: EngineConfig) -> dict[str, dict[str, Any]]:
+    """Those that an engine may start on, by their ids."""
+
+    def may_run(has: dict[str, float]) -> bool:
+        return has_accelerator(has, config.accelerator_type) if config.gpus_per_replica else has.get("CPU", 0) > 0
+
+    return {node["NodeID"]: node for node in alive_nodes() if may_run(node["Resources"])}
 
 
 def _ask(nodes: dict[str, str]) -> dict[str, str]:
