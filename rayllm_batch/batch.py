@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from rayllm_batch import cluster, columns, last_words, output, pipeline, preview, report, warm
+from rayllm_batch import cluster, columns, failures, last_words, output, pipeline, preview, report, warm
 from rayllm_batch.chat import Defaults
 from rayllm_batch.config import EngineConfig, EnvVars, init_engine_from_config
 from rayllm_batch.display import show
@@ -31,6 +31,7 @@ from rayllm_batch.replica import ReplicaJob
 from rayllm_batch.row_id import RowCounts
 from rayllm_batch.sampling import excluded_by
 from rayllm_batch.session import Session, explained
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 from rayllm_batch.survey import Survey, survey
 from rayllm_batch.termination import heeding
 from rayllm_batch.warm import WarmEngines
@@ -110,7 +111,7 @@ class RayLLMBatch:
         self.metrics: Optional[RunMetrics] = None  # of the last run
         self._estimate: Optional[Estimate] = None  # the latest
         self._history = History()
-        self._replicas: dict[str, dict[str, Any]] = {}
+        self._replicas: dict[str, ReplicaState] = {}
 
     @heeding
     def run(
@@ -405,7 +406,7 @@ class RayLLMBatch:
 
     @staticmethod
     def _say_last(folder: OutputFolder, took: object, id_column: Optional[str]) -> None:
-        errors = last_words.counted(folder.errors())
+        errors = failures.counted(folder.errors())
         where = {"path": folder.given, "output_format": folder.format, "id_column": id_column}
         print(last_words.of_folder(folder.rows, folder.failed_rows, took, errors, **where))
 
@@ -521,10 +522,10 @@ class RayLLMBatch:
             **folder_job,
         )
 
-    def _saw(self, snapshot: Optional[dict[str, Any]]) -> Optional[dict[str, Any]]:
+    def _saw(self, snapshot: Optional[Snapshot]) -> Optional[Snapshot]:
         """The run's last second."""
         if snapshot:
-            self._replicas.update(snapshot["replicas"])
+            self._replicas.update(snapshot.replicas)
             self._history.observe(snapshot)
         return snapshot
 

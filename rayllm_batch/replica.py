@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from rayllm_batch import back_off, gpu, output, sampling
 from rayllm_batch.config import EngineConfig
-from rayllm_batch.delivered import NOTHING
 from rayllm_batch.duplicates import Duplicates, is_greedy
 from rayllm_batch.engine.base import BadRequest, Completion, Engine, EngineDidNotStart, EngineDied
 from rayllm_batch.engine.echo import EchoEngine
@@ -32,7 +31,8 @@ from rayllm_batch.gpu_lock import gpu_to_itself
 from rayllm_batch.model_files import download_model
 from rayllm_batch.output import Answer
 from rayllm_batch.prompt import PromptJob
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import RowStats, counts_of
+from rayllm_batch.snapshot import ReplicaState
 from rayllm_batch.structured import cut_short
 from rayllm_batch.suspects import Gate, guilty_error, prompt_key
 from rayllm_batch.tokenizer import beyond_vocabulary, load_decoder
@@ -118,7 +118,7 @@ class Replica:
         self.start_s = time.time() - began
         # Further rows stay what they are in their block, 4 bytes a token: as a request of the engine they take ten times that.
         self._room = asyncio.Semaphore(REQUESTS_RATIO * self.settings["max_num_seqs"])
-        self._report(state="ready", start_s=self.start_s, settings=self.settings)
+        self._report_ready(self.start_s)
 
     def _join(self, job: ReplicaJob, kept: bool = False) -> None:
         """Take part in a run. Everything here belongs to the run; the engine and its log belong to this process.
@@ -128,10 +128,15 @@ class Replica:
         import ray
 
         context = ray.get_runtime_context()
-        told = ray.get(job.monitor.register.remote(self._key, context.current_actor, {
-            "actor_id": context.get_actor_id(), "node": ray.util.get_node_ip_address(), "pid": os.getpid(),
-            "reaper_pid": self._reaper.pid, "log": self._log, "kept": kept,
-        }))
+        state = ReplicaState(
+            actor_id=context.get_actor_id(),
+            node=ray.util.get_node_ip_address(),
+            pid=os.getpid(),
+            reaper_pid=self._reaper.pid,
+            log=self._log,
+            kept=kept,
+        )
+        told = ray.get(job.monitor.register.remote(self._key, context.current_actor, state.plain()))
         if told["stop"]:
             raise EngineError(told["stop"])
         # A later run may have taken over the actor that this process was started again for.
@@ -141,14 +146,14 @@ class Replica:
         self._in_engine: dict[int, tuple[list[int], Optional[str]]] = {}  # oldest first
         self._numbers = itertools.count()
         self._duplicates = Duplicates()
-        self._counts = dict(NOTHING)
+        self._state = state
         self._busy_since, self._busy_s = 0.0, 0.0
 
     def adopt(self, run_id: str) -> None:
         """Take part in that run, which the monitor has begun, with the engine as it is."""
         if self._job.run_id != run_id:
             self._join(self._job, kept=True)
-            self._report(state="ready", start_s=0.0, settings=self.settings)
+            self._report_ready(0.0)
 
     @property
     def prompt_job(self) -> PromptJob:
@@ -181,12 +186,14 @@ class Replica:
     async def _start(self) -> Engine:
         config, kwargs, model = self._job.config, self._job.config.engine_kwargs, ""
         if config.llm_engine == "vllm":
-            self._report(state="downloading")
+            self._state.state = "downloading"
+            self._report()
             model = await asyncio.to_thread(
                 download_model, config.model_id, os.environ.get("HF_TOKEN"),
                 revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
             )
-            self._report(state="starting")
+            self._state.state = "starting"
+            self._report()
         with await asyncio.to_thread(gpu_to_itself) if config.engines_per_replica > 1 else nullcontext():
             unchanged = 0
             while True:
@@ -265,13 +272,12 @@ class Replica:
         """The block is handed on next. The monitor knows first, so that it has every row when the driver sees the last one."""
         import ray
 
-        counts, row_stats = dict(NOTHING), RowStats()
+        row_stats = RowStats()
         for answer, seconds in done:
             if seconds is not None:
-                _count(counts, answer)
                 row_stats.add(answer, seconds)
         self._report()
-        ray.wait([self._monitor.delivers.remote(self._key, block, counts, row_stats.as_dict())], timeout=DELIVERED_WITHIN_S)
+        ray.wait([self._monitor.delivers.remote(self._key, block, row_stats.plain())], timeout=DELIVERED_WITHIN_S)
 
     async def _answer_all(self, rows: list[dict[str, Any]]) -> list[tuple[Answer, Optional[float]]]:
         return list(await asyncio.gather(*(self._counted(row) for row in rows)))
@@ -283,7 +289,7 @@ class Replica:
         async with self._room:
             began = time.monotonic()
             answer = await self._answer(row)
-        _count(self._counts, answer)
+        self._state.add(counts_of(answer))
         return answer, time.monotonic() - began
 
     def _request(self, row: dict[str, Any]) -> Request:
@@ -369,7 +375,7 @@ class Replica:
             most = self._engine.settings().get("max_num_seqs") or len(self._in_engine)
             computing = [prompt_key(ids, request) for ids, request in itertools.islice(self._in_engine.values(), most)]
             message = f"{reason}\n{last_words(self._log)}".rstrip()
-            last = dict(self._counts)
+            last = self._state.plain()
             if (
                 back_off.OUT_OF_MEMORY.search(message)
                 and ray.get(self._monitor.may_back_off.remote(self._key, last, message), timeout=10)
@@ -380,27 +386,26 @@ class Replica:
         finally:
             os._exit(1)
 
-    def _report(self, **values: Any) -> None:
+    def _report_ready(self, start_s: float) -> None:
+        self._state.settings, self._state.start_s, self._state.state = self.settings, start_s, "ready"
+        self._report()
+
+    def _report(self) -> None:
         with self._reporting:  # several threads report: what was counted later is told later
-            busy = self._busy_s + (time.time() - self._busy_since if self._in_engine else 0.0)
-            self._monitor.update.remote(self._key, {**self._counts, "engine_s": busy, **values})
+            self._state.busy_s = self._busy_s + (time.time() - self._busy_since if self._in_engine else 0.0)
+            self._monitor.update.remote(self._key, self._state.plain())
 
     def _keep_reporting(self) -> None:
         while True:
             time.sleep(REPORT_EVERY_S)
-            load = self._engine.load() if self._engine is not None else {}
-            if self._job.config.gpus_per_replica:
-                load["gpu_utilization"] = gpu.utilization()
-            self._report(in_flight=len(self._in_engine), log_bytes=_size(self._log), **load)
+            state, load = self._state, self._engine.load() if self._engine is not None else {}
+            state.running, state.waiting = load.get("running", 0.0), load.get("waiting", 0.0)
+            state.steps, state.kv_cache_usage = load.get("steps", 0), load.get("kv_cache_usage")
+            state.gpu_utilization = gpu.utilization() if self._job.config.gpus_per_replica else None
+            state.in_flight, state.log_bytes = len(self._in_engine), _size(self._log)
+            self._report()
             if self._engine is not None and self._engine.is_deaf():
                 self._loop.call_soon_threadsafe(self._die, DEAF)
-
-
-def _count(counts: dict[str, int], answer: Answer) -> None:
-    counts["rows"] += 1
-    counts["failed"] += answer.error is not None
-    counts["input_tokens"] += answer.num_input_tokens
-    counts["output_tokens"] += answer.num_generated_tokens
 
 
 def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:

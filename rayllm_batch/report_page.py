@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from rayllm_batch import plots
+from rayllm_batch.failures import by_stage
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.row_stats import RowStats
@@ -98,15 +99,15 @@ def _finish_reasons(counts: dict[str, int]) -> str:
 
 
 def _failures(stats: RowStats) -> str:
-    if not stats.failures:
+    if not stats.errors:
         return "<p>No row failed.</p>"
     parts = []
-    for kind, (rows, examples) in sorted(stats.failures.items(), key=lambda item: -item[1][0]):
+    for stage, rows in sorted(by_stage(stats.errors).items(), key=lambda item: -item[1]):
         shown = ""
-        for example in examples:
+        for example in stats.examples.get(stage, ()):
             tokens = f" <small>({example.input_tokens:,} tokens)</small>" if example.input_tokens else ""
             shown += f"<li><code>{html.escape(example.error)}</code>{tokens}</li>"
-        parts.append(f"<h3>{html.escape(kind)}: {rows:,} row{'' if rows == 1 else 's'}</h3><ul>{shown}</ul>")
+        parts.append(f"<h3>{html.escape(stage)}: {rows:,} row{'' if rows == 1 else 's'}</h3><ul>{shown}</ul>")
     return "".join(parts)
 
 
