@@ -127,6 +127,7 @@ class Ours:
 
         from rayllm_batch import RayLLMBatch, init_engine_from_config, warm
         from rayllm_batch.session import Session
+        from rayllm_batch.snapshot import Snapshot
 
         job = self._job
         config = init_engine_from_config({
@@ -143,7 +144,7 @@ class Ours:
                 if not job.warm:
                     return super().end()
                 warm.keep(self.engines)
-                return ray.get(self.job.monitor.snapshot.remote())
+                return Snapshot.of(ray.get(self.job.monitor.snapshot.remote()))
 
         class Timed(RayLLMBatch):
             def _session(self, *args: Any) -> Session:
@@ -158,15 +159,15 @@ class Ours:
             began = time.time()
         answered = batch.run()
         ended = time.time()
-        replicas = [replica for replica in batch._execution.replicas.values() if replica.get("state") == "ready"]
-        ready_at = began if job.warm else min(replica["since"] + replica["start_s"] for replica in replicas)
-        settings = dict(replicas[0]["settings"])
+        replicas = [replica for replica in batch._execution.replicas.values() if replica.state == "ready"]
+        ready_at = began if job.warm else min(replica.since + replica.start_s for replica in replicas)
+        settings = dict(replicas[0].settings)
         # The replica does not report it; vLLM does not speculate unless asked to.
         settings.setdefault("speculative", (config.engine_kwargs.get("speculative_config") or {}).get("method"))
         got = answered.select_columns(["id", "num_input_tokens", "num_generated_tokens", "error"]).take_all()
         errors = [row["error"] for row in got if row["error"]]
         return result(
-            requested_at, ready_at, ended, engine_s=max(replica["engine_s"] for replica in replicas),
+            requested_at, ready_at, ended, engine_s=max(replica.busy_s for replica in replicas),
             wall_s=answered_at[0] - ready_at, settings=settings, tokens={row["id"]: (row["num_input_tokens"], row["num_generated_tokens"]) for row in got},
             failed=len(errors), first_error=errors[0] if errors else None, replicas=len(batch._execution.replicas),
         )
@@ -271,7 +272,9 @@ def accelerator(job: Job) -> str:
 def _ready(monitor: Any) -> int:
     import ray
 
-    return sum(replica["state"] == "ready" for replica in ray.get(monitor.snapshot.remote())["replicas"].values())
+    from rayllm_batch.snapshot import Snapshot
+
+    return len(Snapshot.of(ray.get(monitor.snapshot.remote())).ready)
 
 
 def _read(path: str) -> Any:

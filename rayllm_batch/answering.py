@@ -49,7 +49,7 @@ class Answering:
         return len(self._in_engine)
 
     @property
-    def engine_s(self) -> float:
+    def busy_s(self) -> float:
         """Seconds during which the engine had work."""
         return self._busy_s + (time.time() - self._busy_since if self._in_engine else 0.0)
 

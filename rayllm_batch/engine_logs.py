@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Optional
+
+from rayllm_batch.snapshot import Snapshot
 
 RAYS_OWN_MARKS = (":actor_name:", ":task_name:", ":job_id:")
 AT_ONCE = 1 << 20  # bytes
@@ -18,12 +19,12 @@ class EngineLogs:
         self._read: dict[str, int] = {}  # bytes, of each replica's log
         self._elsewhere: set[str] = set()
 
-    def observe(self, snapshot: dict[str, Any]) -> None:
-        for key, replica in snapshot["replicas"].items():
-            if log := replica.get("log"):
-                self._follow(key, log, replica.get("node"))
+    def observe(self, snapshot: Snapshot) -> None:
+        for key, replica in snapshot.replicas.items():
+            if replica.log:
+                self._follow(key, replica.log, replica.node)
 
-    def _follow(self, key: str, log: str, node: Optional[str]) -> None:
+    def _follow(self, key: str, log: str, node: str) -> None:
         try:
             with open(log, "rb") as file:  # the name is unique, so a file of this name is on this node, or is shared
                 file.seek(self._read.get(key, 0))
@@ -32,7 +33,8 @@ class EngineLogs:
         except OSError:
             if key not in self._elsewhere:
                 self._elsewhere.add(key)
-                self._say(f"({key}) its log is on another node: ray logs cluster {os.path.basename(log)} --node-ip {node} --follow")
+                how = f"ray logs cluster {os.path.basename(log)} --node-ip {node} --follow"
+                self._say(f"({key}) its log is on another node: {how}")
             return
         whole = new if len(new) == AT_ONCE else new[: new.rfind(b"\n") + 1]
         self._read[key] = self._read.get(key, 0) + len(whole)

@@ -62,7 +62,7 @@ class Estimate:
 
     rows: int
     num_replicas: int
-    gpus: int
+    gpus: float
     accelerator_type: str
     sample_rows: int
     failed: list[str]

@@ -23,6 +23,7 @@ from rayllm_batch.prompt import PromptJob
 from rayllm_batch.replica import ReplicaJob
 from rayllm_batch.row_id import RowCounts
 from rayllm_batch.session import Session, explained
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 from rayllm_batch.tasks.base import Defaults
 from rayllm_batch.warm import WarmEngines
 
@@ -37,7 +38,7 @@ class Execution:
         self.config, self.workload, self.options = config, workload, options
         self.metrics: Optional[RunMetrics] = None
         self.history = History()
-        self.replicas: dict[str, dict[str, Any]] = {}
+        self.replicas: dict[str, ReplicaState] = {}
         self.defaults()
 
     def defaults(self) -> Defaults:
@@ -154,10 +155,10 @@ class Execution:
             **folder_job,
         )
 
-    def _saw(self, snapshot: Optional[dict[str, Any]]) -> Optional[dict[str, Any]]:
+    def _saw(self, snapshot: Optional[Snapshot]) -> Optional[Snapshot]:
         """The run's last second."""
         if snapshot:
-            self.replicas.update(snapshot["replicas"])
+            self.replicas.update(snapshot.replicas)
             self.history.observe(snapshot)
         return snapshot
 

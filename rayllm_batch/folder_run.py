@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Optional
 
-from rayllm_batch import columns, last_words, output, pipeline
+from rayllm_batch import columns, failures, last_words, output, pipeline
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.execution import Execution
 from rayllm_batch.finished_rows import FinishedRows
@@ -149,7 +149,7 @@ class FolderRun:
     def _say_last(self, took: object) -> None:
         folder = self._folder
         print(last_words.of_folder(
-            folder.rows, folder.failed_rows, took, last_words.counted(folder.errors()), path=folder.given,
+            folder.rows, folder.failed_rows, took, failures.counted(folder.errors()), path=folder.given,
             output_format=folder.format, id_column=self._id_column,
             answer_column=self._execution.config.task_kind.answer_column,
         ))  # fmt: skip

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
+
+from rayllm_batch.counts import Counts
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 MOST_POINTS = 1000
 NEARLY = 0.9  # of max_num_seqs, or of the KV cache: as good as full
@@ -55,11 +59,11 @@ class History:
         self._points: list[Point] = []
         self._latest = Point(0.0)
         self._period_s = 1.0
-        self._replicas: dict[str, dict[str, Any]] = {}
+        self._replicas: dict[str, ReplicaState] = {}
 
-    def observe(self, snapshot: dict[str, Any]) -> None:
-        self._replicas.update(snapshot["replicas"])  # rows of replicas of an earlier part of the run stay counted
-        point = _point(time.time() - self.began, self._replicas, snapshot["replicas"])
+    def observe(self, snapshot: Snapshot) -> None:
+        self._replicas.update(snapshot.replicas)  # rows of replicas of an earlier part of the run stay counted
+        point = _point(time.time() - self.began, self._replicas, snapshot.ready)
         self._note_phases(point)
         self._latest = point
         if not self._points or point.time_s - self._points[-1].time_s >= 0.95 * self._period_s:
@@ -107,33 +111,35 @@ class History:
             self.phases["last row"] = point.time_s
 
 
-def _point(time_s: float, all_replicas: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> Point:
-    def total(key: str) -> int:
-        return sum(replica.get(key, 0) for replica in all_replicas.values())
-
-    ready = [replica for replica in now.values() if replica.get("state") == "ready"]
+def _point(time_s: float, all_replicas: dict[str, ReplicaState], ready: list[ReplicaState]) -> Point:
     return Point(
-        time_s, total("rows"), total("failed"), total("input_tokens"), total("output_tokens"),
-        running=sum(replica.get("running", 0) for replica in ready), waiting=sum(replica.get("waiting", 0) for replica in ready),
-        in_flight=sum(replica.get("in_flight", 0) for replica in ready), slots=sum(map(_slots, ready)),
-        kv_cache_usage=_mean(ready, "kv_cache_usage"), gpu_utilization=_mean(ready, "gpu_utilization"),
-        full=sum(map(_is_full, ready)) / len(ready) if ready else 0.0, ready=len(ready),
-    )  # fmt: skip
-
-
-def _slots(replica: dict[str, Any]) -> int:
-    return (replica.get("settings") or {}).get("max_num_seqs") or 0
-
-
-def _is_full(replica: dict[str, Any]) -> bool:
-    slots = _slots(replica)
-    return bool(
-        replica.get("waiting", 0) > 0
-        or slots and replica.get("running", 0) >= NEARLY * slots
-        or replica.get("kv_cache_usage", 0.0) >= NEARLY
+        time_s,
+        **vars(Counts.total(all_replicas.values())),
+        running=sum(replica.running for replica in ready),
+        waiting=sum(replica.waiting for replica in ready),
+        in_flight=sum(replica.in_flight for replica in ready),
+        slots=sum(map(_slots, ready)),
+        kv_cache_usage=mean(replica.kv_cache_usage for replica in ready),
+        gpu_utilization=mean(replica.gpu_utilization for replica in ready),
+        full=sum(map(_is_full, ready)) / len(ready) if ready else 0.0,
+        ready=len(ready),
     )
 
 
-def _mean(replicas: list[dict[str, Any]], key: str) -> Optional[float]:
-    values = [replica[key] for replica in replicas if replica.get(key) is not None]
-    return sum(values) / len(values) if values else None
+def _slots(replica: ReplicaState) -> int:
+    return replica.settings.get("max_num_seqs") or 0
+
+
+def _is_full(replica: ReplicaState) -> bool:
+    slots = _slots(replica)
+    return bool(
+        replica.waiting > 0
+        or slots and replica.running >= NEARLY * slots
+        or (replica.kv_cache_usage or 0.0) >= NEARLY
+    )
+
+
+def mean(values: Iterable[Optional[float]]) -> Optional[float]:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Optional
 
+from rayllm_batch.failures import CHARACTERS, OTHERS
 from rayllm_batch.row_table import shortened
 
 MOST_FREQUENT = 3
-MAX_KINDS = 100  # kept; rows of others count together
-CHARACTERS = 200
-OTHERS = "other errors"
-
-ErrorCounts = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their errors
-
-
-def kind_of(error: str) -> str:
-    """Errors that differ in numbers alone, such as lengths of prompts, are of one kind."""
-    return re.sub(r"\d+", "0", error[:CHARACTERS])
-
-
-def count(counts: ErrorCounts, error: str, rows: int = 1) -> None:
-    """Add rows with an error; or, below 0, take them out."""
-    kind = kind_of(error)
-    if kind not in counts and len(counts) >= MAX_KINDS:
-        kind, error = OTHERS, OTHERS
-    known, example = counts.get(kind, (0, error[: CHARACTERS + 1]))
-    counts[kind] = (known + rows, example)
-    if not counts[kind][0]:
-        del counts[kind]
-
-
-def counted(errors: Iterable[str]) -> ErrorCounts:
-    counts: ErrorCounts = {}
-    for error in errors:
-        count(counts, error)
-    return counts
 
 
 def most_frequent(counts: Mapping[str, tuple[int, str]]) -> list[str]:
     """A line each, the most frequent first, and one for the rest."""
-    ordered = sorted(counts.values(), key=lambda item: (item[1] == OTHERS, -item[0]))
+    ordered = sorted(counts.values(), key=lambda item: (item[1].endswith(OTHERS), -item[0]))
     lines = [f"  {rows:,} x {shortened(example, CHARACTERS)}" for rows, example in ordered[:MOST_FREQUENT]]
     if rest := sum(rows for rows, _ in ordered[MOST_FREQUENT:]):
         lines.append(f"  {rest:,} x other errors")

@@ -6,9 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from rayllm_batch.counts import Counts
+from rayllm_batch.failures import by_stage
 from rayllm_batch.history import History
-from rayllm_batch.lives import lives
 from rayllm_batch.row_stats import RowStats
+from rayllm_batch.snapshot import ReplicaState, by_actor
 
 
 @dataclass(frozen=True)
@@ -105,24 +107,27 @@ class RunMetrics:
         return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in derived}}
 
     @classmethod
-    def of(cls, replicas: dict[str, dict[str, Any]], elapsed_s: float, history: Optional[History] = None) -> RunMetrics:
+    def of(cls, replicas: dict[str, ReplicaState], elapsed_s: float, history: Optional[History] = None) -> RunMetrics:
         """From what the monitor knows of each replica's processes, and what was seen of them over time."""
-        replicas = {key: {**life, **life.get("delivered", {})} for key, life in replicas.items()}
-
-        def total(key: str) -> int:
-            return sum(replica.get(key, 0) for replica in replicas.values())
-
-        answering = [[life for life in its if life.get("rows")] for its in lives(replicas).values()]
-        engine_s = [sum(life.get("engine_s", 0.0) for life in its) for its in answering if its]
-        stats = row_stats(replicas)
+        stats, actors = row_stats(replicas), by_actor(replicas).values()
+        answering = [[process for process in processes if process.delivered.counts.rows] for processes in actors]
+        engine_s = [sum(process.busy_s for process in processes) for processes in answering if processes]
         return cls(
-            rows=total("rows"), failed=total("failed"),
-            num_input_tokens=total("input_tokens"), num_generated_tokens=total("output_tokens"), elapsed_s=elapsed_s,
-            start_s=max((replica.get("start_s", 0.0) for replica in replicas.values()), default=0.0),
-            engine_s=sum(engine_s) / len(engine_s) if engine_s else 0.0, num_replicas=len(engine_s),
-            failed_by_kind={kind: rows for kind, (rows, _) in stats.failures.items()}, finish_reasons=dict(stats.finish_reasons), errors=dict(stats.errors),
-            mean_latency_s=stats.mean_latency_s, replicas=_by_actor(replicas), **_over_time(history),
-        )  # fmt: skip
+            rows=stats.counts.rows,
+            failed=stats.counts.failed,
+            num_input_tokens=stats.counts.input_tokens,
+            num_generated_tokens=stats.counts.output_tokens,
+            elapsed_s=elapsed_s,
+            start_s=max((process.start_s for process in replicas.values()), default=0.0),
+            engine_s=sum(engine_s) / len(engine_s) if engine_s else 0.0,
+            num_replicas=len(engine_s),
+            failed_by_kind=by_stage(stats.errors),
+            finish_reasons=dict(stats.finish_reasons),
+            errors=dict(stats.errors),
+            mean_latency_s=stats.mean_latency_s,
+            replicas=tuple(map(_of_one, actors)),
+            **_over_time(history),
+        )
 
     def __str__(self) -> str:
         return (
@@ -131,23 +136,23 @@ class RunMetrics:
         )
 
 
-def row_stats(replicas: dict[str, dict[str, Any]]) -> RowStats:
-    """Of all replicas together, from what the monitor knows of each: the rows that they have handed on."""
-    return RowStats.merged(replica["row_stats"] for replica in replicas.values() if "row_stats" in replica)
+def row_stats(replicas: dict[str, ReplicaState]) -> RowStats:
+    """Of all replicas together: the rows that they have handed on."""
+    return RowStats.merged(replica.delivered for replica in replicas.values())
 
 
-def _by_actor(replicas: dict[str, dict[str, Any]]) -> tuple[ReplicaMetrics, ...]:
-    def metrics(its: list[dict[str, Any]]) -> ReplicaMetrics:
-        def total(key: str) -> Any:
-            return sum(life.get(key, 0) for life in its)
-
-        return ReplicaMetrics(
-            node=its[-1].get("node", ""), start_s=max(life.get("start_s", 0.0) for life in its),
-            engine_s=float(total("engine_s")), rows=total("rows"), failed=total("failed"),
-            num_input_tokens=total("input_tokens"), num_generated_tokens=total("output_tokens"), restarts=len(its) - 1,
-        )  # fmt: skip
-
-    return tuple(map(metrics, lives(replicas).values()))
+def _of_one(processes: list[ReplicaState]) -> ReplicaMetrics:
+    counts = Counts.total(process.delivered.counts for process in processes)
+    return ReplicaMetrics(
+        node=processes[-1].node,
+        start_s=max(process.start_s for process in processes),
+        engine_s=sum(process.busy_s for process in processes),
+        rows=counts.rows,
+        failed=counts.failed,
+        num_input_tokens=counts.input_tokens,
+        num_generated_tokens=counts.output_tokens,
+        restarts=len(processes) - 1,
+    )
 
 
 def _over_time(history: Optional[History]) -> dict[str, Any]:
@@ -162,7 +167,10 @@ def _over_time(history: Optional[History]) -> dict[str, Any]:
         return sum(weight * value for weight, value in told) / weights if weights else None
 
     return {
-        "generating_s": seconds, "full_share": mean("full"), "mean_running": mean("running"),
+        "generating_s": seconds,
+        "full_share": mean("full"),
+        "mean_running": mean("running"),
         "max_running": max(point.slots for _, point in sampled),
-        "mean_kv_cache_usage": mean("kv_cache_usage"), "mean_gpu_utilization": mean("gpu_utilization"),
-    }  # fmt: skip
+        "mean_kv_cache_usage": mean("kv_cache_usage"),
+        "mean_gpu_utilization": mean("gpu_utilization"),
+    }

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from rayllm_batch.row_stats import RowStats
+from rayllm_batch.snapshot import ReplicaState
+
 ANSWERS_WITHIN_S = 10.0  # a count is no reason to hold a block back for longer
 
 
@@ -30,23 +33,23 @@ class MonitorClient:
     def __init__(self, handle: Any, key: str) -> None:
         self._handle, self._key = handle, key
 
-    def register(self, info: Mapping[str, Any]) -> Told:
+    def register(self, state: ReplicaState) -> Told:
         import ray
 
-        told = ray.get(self._handle.register.remote(self._key, ray.get_runtime_context().current_actor, dict(info)))
+        told = ray.get(self._handle.register.remote(self._key, ray.get_runtime_context().current_actor, state.plain()))
         return Told(ray.get(told["job"][0]) if told["job"] else None, told["stop"], told["guilty"], told["suspects"])
 
     def environment(self) -> dict[str, str]:
         return self._ask("environment")
 
-    def update(self, values: Mapping[str, Any]) -> None:
+    def update(self, state: ReplicaState) -> None:
         """Told, without waiting for it."""
-        self._handle.update.remote(self._key, dict(values))
+        self._handle.update.remote(self._key, state.plain())
 
-    def delivers(self, block: str, counts: dict[str, int], row_stats: dict[str, Any]) -> None:
+    def delivers(self, block: str, stats: RowStats) -> None:
         import ray
 
-        ray.wait([self._handle.delivers.remote(self._key, block, counts, row_stats)], timeout=ANSWERS_WITHIN_S)
+        ray.wait([self._handle.delivers.remote(self._key, block, stats.plain())], timeout=ANSWERS_WITHIN_S)
 
     def failed(self, error: str, message: str) -> None:
         self._ask("failed", error, message, self._key)
@@ -57,11 +60,11 @@ class MonitorClient:
     def backs_off(self, note: str, *shared: Any) -> None:
         self._ask("backs_off", note, *shared, timeout=ANSWERS_WITHIN_S)
 
-    def may_back_off(self, last: Mapping[str, int], message: str) -> bool:
-        return self._ask("may_back_off", self._key, dict(last), message, timeout=ANSWERS_WITHIN_S)
+    def may_back_off(self, last: ReplicaState, message: str) -> bool:
+        return self._ask("may_back_off", self._key, last.plain(), message, timeout=ANSWERS_WITHIN_S)
 
-    def died(self, last: Mapping[str, int], computing: Iterable[bytes], message: str) -> None:
-        self._ask("died", self._key, dict(last), list(computing), message, timeout=ANSWERS_WITHIN_S)
+    def died(self, last: ReplicaState, computing: Iterable[bytes], message: str) -> None:
+        self._ask("died", self._key, last.plain(), list(computing), message, timeout=ANSWERS_WITHIN_S)
 
     def _ask(self, method: str, *arguments: Any, timeout: Optional[float] = None) -> Any:
         import ray

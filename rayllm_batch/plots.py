@@ -92,7 +92,8 @@ def _draw_timeline(figure: Figure, points: list[Point], phases: dict[str, float]
 def _mark_phases(axes: Any, phases: dict[str, float], end_s: float) -> None:
     """A line through all plots at each, its name above the first; names of phases that are close share a place."""
     if phases.get("all engines ready") == phases.get("first engine ready"):
-        phases = {{"first engine ready": "engine ready"}.get(phase, phase): at for phase, at in phases.items() if phase != "all engines ready"}
+        named = {"first engine ready": "engine ready"}
+        phases = {named.get(phase, phase): at for phase, at in phases.items() if phase != "all engines ready"}
     places: list[tuple[float, list[str]]] = []
     for phase, at in sorted(phases.items(), key=lambda item: item[1]):
         for axis in axes:
@@ -130,7 +131,7 @@ def _draw_lengths(axis: Axes, counts: dict[int, int], title: str, colour: str) -
         axis.set_xticks(ticks if len(ticks) <= 8 else [tick for tick in ticks if str(tick)[0] == "1"])
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="y", integer=True)
 
 
 def bars(counts: dict[int, int]) -> tuple[list[float], list[float]]:

@@ -6,8 +6,10 @@ import time
 from typing import Any, Optional
 
 from rayllm_batch import cluster_connect, engine_logs
+from rayllm_batch.counts import Counts
 from rayllm_batch.rates import Rates
-from rayllm_batch.status import counted, final_status, status
+from rayllm_batch.snapshot import Snapshot
+from rayllm_batch.status import final_status, status
 from rayllm_batch.status_view import View, choose_view
 
 
@@ -19,7 +21,12 @@ class Progress:
     """
 
     def __init__(
-        self, num_replicas: int, total_rows: Optional[int], to_folder: bool = False, verbose: bool = False, view: Optional[View] = None
+        self,
+        num_replicas: int,
+        total_rows: Optional[int],
+        to_folder: bool = False,
+        verbose: bool = False,
+        view: Optional[View] = None,
     ) -> None:
         self._num_replicas, self._total_rows, self._to_folder = num_replicas, total_rows, to_folder
         self._view = view or choose_view(only_lines=verbose)
@@ -27,7 +34,7 @@ class Progress:
         self._began, self._rates = time.monotonic(), Rates()
         self._settings_shown = self._place_shown = False
         self._notes_shown = 0
-        self._last: Optional[dict[str, Any]] = None
+        self._last: Optional[Snapshot] = None
 
     def __enter__(self) -> Progress:
         return self
@@ -35,20 +42,20 @@ class Progress:
     def __exit__(self, kind: Optional[type[BaseException]], *_: Any) -> None:
         if kind is not None and issubclass(kind, Exception) and not self._place_shown:
             self.say(f"Ray's logs: {cluster_connect.logs_folder()}")
-        went_well = kind is None and self._last is not None
-        self._view.close(final_status(self._last, self._total_rows, self._elapsed_s()) if went_well else None)
+        last = self._last if kind is None else None
+        self._view.close(final_status(last, self._total_rows, self._elapsed_s()) if last else None)
 
-    def observe(self, snapshot: dict[str, Any]) -> None:
+    def observe(self, snapshot: Snapshot) -> None:
         self._last = snapshot
         self._show_place(snapshot)
         if self._logs is not None:
             self._logs.observe(snapshot)
-        for note in snapshot.get("notes", ())[self._notes_shown :]:
+        for note in snapshot.notes[self._notes_shown :]:
             self._notes_shown += 1
             self.say(note)
         self._show_settings(snapshot)
         if self._settings_shown:
-            self._rates.add(time.monotonic(), counted(snapshot))
+            self._rates.add(time.monotonic(), Counts.total(snapshot.replicas.values()))
         self._view.show(
             status(snapshot, self._num_replicas, self._total_rows, self._rates, self._elapsed_s(), to_folder=self._to_folder)
         )
@@ -60,19 +67,20 @@ class Progress:
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
-    def _show_place(self, snapshot: dict[str, Any]) -> None:
+    def _show_place(self, snapshot: Snapshot) -> None:
         """Once, when the first engine starts, so that it is there when that one fails."""
-        for key, replica in snapshot["replicas"].items():
-            if not self._place_shown and replica.get("log") and not replica.get("kept"):
+        for key, replica in snapshot.replicas.items():
+            if not self._place_shown and replica.log and not replica.kept:
                 self._place_shown = True
-                self.say(f"Engine logs: {engine_logs.place(key, replica['log'])}, on the node of each; Ray's own are beside them.")
+                place = engine_logs.place(key, replica.log)
+                self.say(f"Engine logs: {place}, on the node of each; Ray's own are beside them.")
 
-    def _show_settings(self, snapshot: dict[str, Any]) -> None:
+    def _show_settings(self, snapshot: Snapshot) -> None:
         if self._settings_shown:
             return
-        for replica in snapshot["replicas"].values():
-            if settings := replica.get("settings"):
+        for replica in snapshot.replicas.values():
+            if replica.settings:
                 self._settings_shown = True
-                text = ", ".join(f"{key}={value}" for key, value in settings.items())
-                self.say(f"Engine ready, kept from before: {text}" if replica.get("kept") else f"Engine ready in {replica['start_s']:.0f} s: {text}")
+                when = ", kept from before" if replica.kept else f" in {replica.start_s:.0f} s"
+                self.say(f"Engine ready{when}: {', '.join(f'{key}={value}' for key, value in replica.settings.items())}")
                 return

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayllm_batch.lives import lives
+from rayllm_batch.snapshot import ReplicaState, Snapshot, by_actor
 
 COUNTERS = {
     "rows": "rows that came through, those with an error included",
@@ -49,21 +49,22 @@ class Prometheus:
 
     def __exit__(self, *_: Any) -> None:
         try:
-            self.observe({"replicas": {actor: {"actor_id": actor} for actor in self._numbers}})
+            self.observe(Snapshot({actor: ReplicaState(actor_id=actor) for actor in self._numbers}))
         except Exception:  # Ray may be gone
             pass
 
-    def observe(self, snapshot: dict[str, Any]) -> None:
-        for actor, its in lives(snapshot["replicas"]).items():
+    def observe(self, snapshot: Snapshot) -> None:
+        for actor, processes in by_actor(snapshot.replicas).items():
             number = self._numbers.setdefault(actor, str(len(self._numbers)))
             tags = {**self._tags, "replica": number}
             for name, counter in self._counters.items():
-                new = sum(process.get(name, 0) for process in its)
+                new = sum(getattr(process, name) for process in processes)
                 if (more := new - self._sent.get((number, name), 0)) > 0:
                     self._sent[number, name] = new
                     counter.inc(more, tags)
-            now = next((process for process in its if process.get("state") == "ready"), {})
+            ready = next((process for process in processes if process.state == "ready"), None)
             for name, gauge in self._gauges.items():
-                if now.get(name) is not None or (number, name) in self._sent:  # else there is no GPU, or nothing yet
-                    self._sent[number, name] = now.get(name) or 0.0
+                value = getattr(ready, name, None)
+                if value is not None or (number, name) in self._sent:  # else there is no GPU, or nothing yet
+                    self._sent[number, name] = value or 0.0
                     gauge.set(self._sent[number, name], tags)

@@ -16,7 +16,6 @@ import pyarrow as pa
 from rayllm_batch import back_off, gpu, output
 from rayllm_batch.answering import Answering, BadRow
 from rayllm_batch.config import EngineConfig
-from rayllm_batch.delivered import NOTHING
 from rayllm_batch.engine.base import Engine, EngineDied, Request
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine_start import EngineStart
@@ -24,7 +23,8 @@ from rayllm_batch.errors import EngineError, RayLLMBatchError
 from rayllm_batch.monitor_client import MonitorClient
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.replica_log import ReplicaLog
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import RowStats, counts_of
+from rayllm_batch.snapshot import ReplicaState
 from rayllm_batch.tasks.base import Answer
 from rayllm_batch.tokenizer import load_decoder
 from rayllm_batch.trial import Trial, run_trial
@@ -83,13 +83,18 @@ class ReplicaProcess:
     def monitor(self, handle: Any) -> MonitorClient:
         return MonitorClient(handle, self.key)
 
-    def info(self) -> dict[str, Any]:
+    def state(self, kept: bool) -> ReplicaState:
+        """As it begins. kept: its engine is running already."""
         import ray
 
-        return {
-            "actor_id": ray.get_runtime_context().get_actor_id(), "node": ray.util.get_node_ip_address(), "pid": os.getpid(),
-            "reaper_pid": self.reaper.pid, "log": self.log.path,
-        }  # fmt: skip
+        return ReplicaState(
+            actor_id=ray.get_runtime_context().get_actor_id(),
+            node=ray.util.get_node_ip_address(),
+            pid=os.getpid(),
+            reaper_pid=self.reaper.pid,
+            log=self.log.path,
+            kept=kept,
+        )
 
     def end(self) -> None:
         """A dead engine in a living actor would get the retries too. Without this process, Ray starts a new one."""
@@ -127,7 +132,7 @@ class Replica:
         self._answering = self._answers()
         # Further rows stay what they are in their block, 4 bytes a token: as a request of the engine they take ten times that.
         self._room = asyncio.Semaphore(REQUESTS_RATIO * self.settings["max_num_seqs"])
-        self._report(state="ready", start_s=self.start_s, settings=self.settings)
+        self._report_ready(self.start_s)
 
     def _join(self, job: ReplicaJob, kept: bool = False) -> None:
         """Take part in a run. Everything here belongs to the run; the engine and its log belong to this process.
@@ -135,12 +140,12 @@ class Replica:
         kept: the engine is running already.
         """
         self._monitor = self._process.monitor(job.monitor)
-        self._told = self._monitor.register({**self._process.info(), "kept": kept})
+        self._state = self._process.state(kept)
+        self._told = self._monitor.register(self._state)
         if self._told.stop:
             raise EngineError(self._told.stop)
         # A later run may have taken over the actor that this process was started again for.
         self._job: ReplicaJob = self._told.job or job
-        self._counts = dict(NOTHING)
         if self._engine is not None:
             self._answering = self._answers()
 
@@ -155,7 +160,7 @@ class Replica:
         """Take part in that run, which the monitor has begun, with the engine as it is."""
         if self._job.run_id != run_id:
             self._join(self._job, kept=True)
-            self._report(state="ready", start_s=0.0, settings=self.settings)
+            self._report_ready(0.0)
 
     @property
     def engine(self) -> Engine:
@@ -200,9 +205,11 @@ class Replica:
     async def _start(self) -> Engine:
         model = ""
         if self._job.config.engine_kind.needs_model:
-            self._report(state="downloading")
+            self._state.state = "downloading"
+            self._report()
             model = await self._starting.download()
-            self._report(state="starting")
+            self._state.state = "starting"
+            self._report()
         return await self._starting.start(model)
 
     def __call__(self, table: pa.Table, block: Optional[str] = None) -> pa.Table:
@@ -221,13 +228,12 @@ class Replica:
 
     def _deliver(self, block: str, done: list[tuple[Answer, Optional[float]]]) -> None:
         """The block is handed on next. The monitor knows first, so that it has every row when the driver sees the last one."""
-        counts, row_stats = dict(NOTHING), RowStats()
+        stats = RowStats()
         for answer, seconds in done:
             if seconds is not None:
-                _count(counts, answer)
-                row_stats.add(answer, seconds)
+                stats.add(answer, seconds)
         self._report()
-        self._monitor.delivers(block, counts, row_stats.as_dict())
+        self._monitor.delivers(block, stats)
 
     async def _answer_all(self, rows: list[dict[str, Any]]) -> list[tuple[Answer, Optional[float]]]:
         return list(await asyncio.gather(*(self._counted(row) for row in rows)))
@@ -239,46 +245,44 @@ class Replica:
         async with self._room:
             began = time.monotonic()
             answer = await self.answering.answer(row)
-        _count(self._counts, answer)
+        self._state.add(counts_of(answer))
         return answer, time.monotonic() - began
 
     def _die(self, reason: str) -> None:
         try:
             message = self._log.with_last_words(reason)
-            last = dict(self._counts)
             if (
                 back_off.OUT_OF_MEMORY.search(message)
-                and self._monitor.may_back_off(last, message)
+                and self._monitor.may_back_off(self._state, message)
                 and self._starting.lower(message, self.engine.limits(), was_running=True)
             ):
                 return
             most = self.settings.get("max_num_seqs") or self.answering.in_flight
-            self._monitor.died(last, self.answering.computing(most), message)
+            self._monitor.died(self._state, self.answering.computing(most), message)
         finally:
             self._process.end()
 
-    def _report(self, **values: Any) -> None:
+    def _report_ready(self, start_s: float) -> None:
+        self._state.settings, self._state.start_s, self._state.state = self.settings, start_s, "ready"
+        self._report()
+
+    def _report(self) -> None:
         with self._reporting:  # several threads report: what was counted later is told later
-            engine_s = self._answering.engine_s if self._answering else 0.0
-            self._monitor.update({**self._counts, "engine_s": engine_s, **values})
+            self._state.busy_s = self._answering.busy_s if self._answering else 0.0
+            self._monitor.update(self._state)
 
     def _keep_reporting(self) -> None:
         while True:
             time.sleep(REPORT_EVERY_S)
-            engine, answering = self._engine, self._answering
-            load: dict[str, Any] = dict(engine.load()) if engine is not None else {}
-            if self._job.config.gpus_per_replica:
-                load["gpu_utilization"] = gpu.utilization()
-            self._report(in_flight=answering.in_flight if answering else 0, log_bytes=self._log.size, **load)
+            state, engine = self._state, self._engine
+            load = engine.load() if engine is not None else {}
+            state.running, state.waiting = load.get("running", 0.0), load.get("waiting", 0.0)
+            state.steps, state.kv_cache_usage = load.get("steps", 0), load.get("kv_cache_usage")
+            state.gpu_utilization = gpu.utilization() if self._job.config.gpus_per_replica else None
+            state.in_flight, state.log_bytes = self._answering.in_flight if self._answering else 0, self._log.size
+            self._report()
             if engine is not None and engine.is_deaf():
                 self._loop.call_soon_threadsafe(self._die, DEAF)
-
-
-def _count(counts: dict[str, int], answer: Answer) -> None:
-    counts["rows"] += 1
-    counts["failed"] += answer.error is not None
-    counts["input_tokens"] += answer.num_input_tokens
-    counts["output_tokens"] += answer.num_generated_tokens
 
 
 def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:

@@ -18,6 +18,7 @@ from rayllm_batch.fingerprint import SECRET
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics, row_stats
 from rayllm_batch.report_page import Report, Table, page
+from rayllm_batch.snapshot import ReplicaState
 
 SHOWN_CHARACTERS = 300
 FRAME = (
@@ -34,7 +35,7 @@ def show_and_save(
     run: Mapping[str, Any],
     metrics: Optional[RunMetrics],
     history: History,
-    replicas: dict[str, dict[str, Any]],
+    replicas: dict[str, ReplicaState],
 ) -> str:
     """Write the report's file and show it; returns the file's whole path.
 
@@ -44,9 +45,13 @@ def show_and_save(
     if metrics is None:
         raise RayLLMBatchError("There is no run to report on yet: call run() first.")
     report = Report(
-        title=os.path.basename(config.model_id) if os.path.isabs(config.model_id) else config.model_id, metrics=metrics, history=history, stats=row_stats(replicas),
-        settings=_settings(config, workload, run, replicas), engines="GPUs" if config.gpus_per_replica else "engines",
-    )  # fmt: skip
+        title=os.path.basename(config.model_id) if os.path.isabs(config.model_id) else config.model_id,
+        metrics=metrics,
+        history=history,
+        stats=row_stats(replicas),
+        settings=_settings(config, workload, run, replicas),
+        engines="GPUs" if config.gpus_per_replica else "engines",
+    )
     content = page(report)
     whole_path = os.path.abspath(os.path.expanduser(os.fspath(path)))
     try:
@@ -60,25 +65,26 @@ def show_and_save(
     return whole_path
 
 
-def _settings(config: EngineConfig, workload: Any, run: Mapping[str, Any], replicas: dict[str, dict[str, Any]]) -> dict[str, Table]:
-    resolved = next((replica["settings"] for replica in replicas.values() if replica.get("settings")), {})
-    template = config.chat_template and f"given, {len(config.chat_template):,} characters"
+def _settings(
+    config: EngineConfig, workload: Any, run: Mapping[str, Any], replicas: dict[str, ReplicaState]
+) -> dict[str, Table]:
+    resolved = next((replica.settings for replica in replicas.values() if replica.settings), {})
+    names = ("model_id", "llm_engine", "accelerator_type")
     return {
         "Engine settings, as the engine resolved them": _table(resolved),
         "Sampling parameters": _table(getattr(workload, "sampling_params", None) or {}),
         "Workload": [("class", type(workload).__qualname__), *_table(_fields(workload))],
         "Run": _table(run),
         "Config": [
-            *_table({"model_id": config.model_id, "llm_engine": config.llm_engine, "accelerator_type": config.accelerator_type}),
+            *_table({name: getattr(config, name) for name in names}),
             *((f"engine_kwargs.{name}", value) for name, value in _table(config.engine_kwargs)),
             *((f"env_vars.{name}", "(not shown)") for name in config.env_vars),
-            *_table({
-                "lora_config.dynamic_lora_loading_path": config.dynamic_lora_loading_path, "chat_template": template,
-                "chat_template_kwargs": config.chat_template_kwargs or None,
-            }),
+            *_table({"lora_config.dynamic_lora_loading_path": config.dynamic_lora_loading_path}),
+            *_table({"chat_template": config.chat_template and f"given, {len(config.chat_template):,} characters"}),
+            *_table({"chat_template_kwargs": config.chat_template_kwargs or None}),
         ],
         "Versions": _table(versions()),
-    }  # fmt: skip
+    }
 
 
 def versions() -> dict[str, str]:

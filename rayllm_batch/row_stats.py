@@ -1,130 +1,128 @@
-"""What a replica's rows were like: lengths, finish reasons, failures, the slowest. Flat in memory, however many rows."""
+"""What a replica's rows were like: lengths, finish reasons, failures, the slowest. Flat in memory."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
+from bisect import insort
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rayllm_batch import last_words
+from rayllm_batch import failures
+from rayllm_batch.counts import Counts
+from rayllm_batch.failures import MAX_STAGES, Errors, Example, stage_of
 from rayllm_batch.tasks.base import Answer
 
 EXACT = 32  # lengths below have a bin each; above, each octave has EXACT / 2 equal bins, of 3 to 6%
 MAX_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 300
-MAX_KINDS = 20
 SLOWEST = 10
 ANSWER_CHARACTERS = 80
 
 
 class SlowRow(NamedTuple):
-    """seconds: from when the row reached the engine until its answer was there, its wait in the engine's queue included."""
+    """seconds: from when the row reached the engine until its answer was there, its wait in the queue included."""
 
     seconds: float
-    number: int  # of the slow rows of its replica: the order of rows that took equally long
     input_tokens: int
     output_tokens: int
     finish_reason: str
     answer: str
 
 
-class Example(NamedTuple):
-    """input_tokens: 0 where the row failed before it was tokenized."""
-
-    error: str
-    input_tokens: int
-
-
+@dataclass
 class RowStats:
     """Of one block's rows (`add`), or of several blocks' or replicas' (`merge`).
 
+    latency_s:      seconds that the answered rows spent in the engine and its queue, added up.
     input_lengths, output_lengths: rows by `bin_of` their tokens; of answers, only those that did not fail.
     finish_reasons: rows by finish reason, "error" among them.
-    failures:       by kind, which is the stage that failed: how many, and some examples that differ.
-    errors:         failed rows by what they say, see last_words.
-    slowest:        the rows that took longest; `latency_s` and `answered` give the mean.
+    errors:         failed rows by what they say; examples: of each stage some that differ. See failures.
+    slowest:        the rows that took longest, the slowest first.
     """
 
-    def __init__(self) -> None:
-        self.input_lengths: dict[int, int] = {}
-        self.output_lengths: dict[int, int] = {}
-        self.finish_reasons: dict[str, int] = {}
-        self.failures: dict[str, tuple[int, tuple[Example, ...]]] = {}
-        self.errors: last_words.ErrorCounts = {}
-        self.slowest: list[SlowRow] = []  # of `add`, a heap: the least slow is the first; of `merge`, the slowest first
-        self.latency_s, self.answered = 0.0, 0
-        self._numbers = itertools.count()
+    counts: Counts = field(default_factory=Counts)
+    latency_s: float = 0.0
+    input_lengths: dict[int, int] = field(default_factory=dict)
+    output_lengths: dict[int, int] = field(default_factory=dict)
+    finish_reasons: dict[str, int] = field(default_factory=dict)
+    errors: Errors = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    slowest: list[SlowRow] = field(default_factory=list)
 
     def add(self, answer: Answer, seconds: float) -> None:
-        """One row is done. Called for each, so it costs some microseconds at most."""
+        """One row is done."""
+        self.counts.add(counts_of(answer))
         _count(self.finish_reasons, answer.finish_reason)
         if answer.num_input_tokens:
             _count(self.input_lengths, bin_of(answer.num_input_tokens))
         if answer.error is not None:
-            self._add_failure(answer.error, answer.num_input_tokens)
+            failures.count(self.errors, answer.error)
+            text = " ".join(answer.error[: 4 * EXAMPLE_CHARACTERS].split())
+            short = text if len(text) <= EXAMPLE_CHARACTERS else text[: EXAMPLE_CHARACTERS - 4] + " ..."
+            self._add_examples(stage_of(answer.error), [Example(short, answer.num_input_tokens)])
             return
         _count(self.output_lengths, bin_of(answer.num_generated_tokens))
         self.latency_s += seconds
-        self.answered += 1
-        if len(self.slowest) < SLOWEST or seconds > self.slowest[0].seconds:
-            row = SlowRow(
-                seconds, next(self._numbers), answer.num_input_tokens, answer.num_generated_tokens, answer.finish_reason,
-                answer.reply.text[:ANSWER_CHARACTERS] if answer.reply else "",
-            )  # fmt: skip
-            (heapq.heappush if len(self.slowest) < SLOWEST else heapq.heapreplace)(self.slowest, row)
+        if len(self.slowest) < SLOWEST or seconds > self.slowest[-1].seconds:
+            beginning = answer.reply.text[:ANSWER_CHARACTERS] if answer.reply else ""
+            tokens = answer.num_input_tokens, answer.num_generated_tokens
+            row = SlowRow(seconds, *tokens, answer.finish_reason, beginning)
+            insort(self.slowest, row, key=lambda known: -known.seconds)
+            del self.slowest[SLOWEST:]
 
     @property
     def mean_latency_s(self) -> float:
         """Seconds that an answered row spent in the engine and its queue, on average."""
-        return self.latency_s / self.answered if self.answered else 0.0
+        answered = self.counts.rows - self.counts.failed
+        return self.latency_s / answered if answered else 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        """A copy that nothing changes any more, to be sent. Other threads may call it: each part is copied in one step."""
-        return {
-            "input_lengths": dict(self.input_lengths), "output_lengths": dict(self.output_lengths),
-            "finish_reasons": dict(self.finish_reasons), "failures": dict(self.failures), "slowest": list(self.slowest),
-            "latency_s": self.latency_s, "answered": self.answered, "errors": dict(self.errors),
-        }  # fmt: skip
-
-    def merge(self, one: dict[str, Any], sign: int = 1) -> None:
-        """Add what another one's `as_dict` has, or, with sign -1, take out what was added so; examples of failures stay."""
-        for name in ("input_lengths", "output_lengths", "finish_reasons"):
-            for key, rows in one[name].items():
-                _count(getattr(self, name), key, sign * rows)
-        for kind, (rows, examples) in one["failures"].items():
-            known_rows, known = self.failures.get(kind, (0, ()))
-            more = tuple(example for example in examples if example not in known)
-            self.failures[kind] = (known_rows + sign * rows, (known + more)[:MAX_EXAMPLES])
-            if not self.failures[kind][0]:
-                del self.failures[kind]
-        for rows, example in one["errors"].values():
-            last_words.count(self.errors, example, sign * rows)
-        slowest = [*self.slowest, *one["slowest"]] if sign > 0 else [row for row in self.slowest if row not in one["slowest"]]
+    def merge(self, one: RowStats, sign: int = 1) -> None:
+        """Add another one, or, with sign -1, take out what was added so; examples of failures stay."""
+        self.counts.add(one.counts, sign)
+        self.latency_s += sign * one.latency_s
+        for mine, others in (
+            (self.input_lengths, one.input_lengths),
+            (self.output_lengths, one.output_lengths),
+            (self.finish_reasons, one.finish_reasons),
+        ):
+            for key, rows in others.items():
+                _count(mine, key, sign * rows)
+        for rows, error in one.errors.values():
+            failures.count(self.errors, error, sign * rows)
+        for stage, examples in one.examples.items():
+            self._add_examples(stage, examples)
+        slowest = [*self.slowest, *one.slowest] if sign > 0 else [row for row in self.slowest if row not in one.slowest]
         self.slowest = sorted(slowest, key=lambda row: -row.seconds)[:SLOWEST]
-        self.latency_s += sign * one["latency_s"]
-        self.answered += sign * one["answered"]
 
     @classmethod
-    def merged(cls, dicts: Iterable[dict[str, Any]]) -> RowStats:
-        """What the replicas' dicts add up to; the slowest are sorted, the slowest first."""
+    def merged(cls, several: Iterable[RowStats]) -> RowStats:
         total = cls()
-        for one in dicts:
+        for one in several:
             total.merge(one)
         return total
 
-    def _add_failure(self, error: str, input_tokens: int) -> None:
-        last_words.count(self.errors, error)
-        kind = error.partition(":")[0][:40]
-        if kind not in self.failures and len(self.failures) >= MAX_KINDS:
-            kind = "other"
-        rows, examples = self.failures.get(kind, (0, ()))
-        if len(examples) < MAX_EXAMPLES:
-            text = " ".join(error[: 4 * EXAMPLE_CHARACTERS].split())
-            example = Example(text if len(text) <= EXAMPLE_CHARACTERS else text[: EXAMPLE_CHARACTERS - 4] + " ...", input_tokens)
-            if all(example.error != known.error for known in examples):
-                examples = (*examples, example)
-        self.failures[kind] = (rows + 1, examples)
+    def plain(self) -> dict[str, Any]:
+        """To be sent: see snapshot."""
+        examples = {stage: [tuple(example) for example in some] for stage, some in self.examples.items()}
+        slowest = [tuple(row) for row in self.slowest]
+        return {**vars(self), "counts": dict(vars(self.counts)), "examples": examples, "slowest": slowest}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> RowStats:
+        examples = {stage: [Example(*example) for example in some] for stage, some in plain["examples"].items()}
+        slowest = [SlowRow(*row) for row in plain["slowest"]]
+        return cls(**{**plain, "counts": Counts(**plain["counts"]), "examples": examples, "slowest": slowest})
+
+    def _add_examples(self, stage: str, examples: list[Example]) -> None:
+        if stage not in self.examples and len(self.examples) >= MAX_STAGES:
+            return
+        known = self.examples.setdefault(stage, [])
+        known += [new for new in examples if all(new.error != old.error for old in known)]
+        del known[MAX_EXAMPLES:]
+
+
+def counts_of(answer: Answer) -> Counts:
+    return Counts(1, answer.error is not None, answer.num_input_tokens, answer.num_generated_tokens)
 
 
 def bin_of(length: int) -> int:

@@ -13,6 +13,7 @@ from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.progress import Progress
 from rayllm_batch.replica import ReplicaJob
 from rayllm_batch.rows import explain_read
+from rayllm_batch.snapshot import Snapshot
 from rayllm_batch.warm import WarmEngines
 from rayllm_batch.watch import Watch
 from rayllm_batch.watchdog import Watchdog
@@ -32,7 +33,7 @@ class Session:
     verbose: bool
 
     @contextmanager
-    def watched(self, total: Optional[int], *observers: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    def watched(self, total: Optional[int], *observers: Callable[[Snapshot], None]) -> Iterator[None]:
         """Shows the progress towards `total` rows, looks for stalls, and passes each of the monitor's snapshots on."""
         with (
             Progress(self.num_replicas, total, self.job.prompt.with_row_ids, self.verbose) as progress,
@@ -41,12 +42,12 @@ class Session:
         ):
             yield
 
-    def end(self) -> Optional[dict[str, Any]]:
+    def end(self) -> Optional[Snapshot]:
         """End every replica and its engine's processes; returns the monitor's last snapshot, if there is one."""
         import ray
 
         try:
-            snapshot = ray.get(self.job.monitor.snapshot.remote(), timeout=10)
+            snapshot = Snapshot.of(ray.get(self.job.monitor.snapshot.remote(), timeout=10))
             actors = ray.get(self.job.monitor.actors.remote(), timeout=10)
         except Exception:  # Ray is gone, or the monitor's node
             snapshot, actors = None, {}
@@ -59,7 +60,7 @@ class Session:
                 pass
         if snapshot:
             here = ray.util.get_node_ip_address()
-            _wait_gone([replica["reaper_pid"] for replica in snapshot["replicas"].values() if replica.get("node") == here])
+            _wait_gone([replica.reaper_pid for replica in snapshot.replicas.values() if replica.node == here])
             ray.kill(self.job.monitor)
         return snapshot
 
@@ -75,7 +76,7 @@ class Session:
         return Watchdog(self.stall_timeout_s or 0.0, call, restart, progress.say)
 
 
-def explained(error: BaseException, snapshot: Optional[dict[str, Any]]) -> BaseException:
+def explained(error: BaseException, snapshot: Optional[Snapshot]) -> BaseException:
     """The error that the user should see in place of one from Ray's inside. snapshot: the monitor's last.
 
     Each failure by its own cause: one of our errors, in whatever it came wrapped; then what a replica or a task said of
@@ -83,16 +84,16 @@ def explained(error: BaseException, snapshot: Optional[dict[str, Any]]) -> BaseE
     """
     import ray
 
-    if isinstance(error, (KeyboardInterrupt, SystemExit, RayLLMBatchError)):
+    if not isinstance(error, Exception) or isinstance(error, RayLLMBatchError):
         return error
-    snapshot = snapshot or {}
+    snapshot = snapshot or Snapshot()
     if isinstance(explanation := explain_read(error), RayLLMBatchError):
         return explanation
-    if snapshot.get("failure"):
-        kind, message = snapshot["failure"]
+    if snapshot.failure:
+        kind, message = snapshot.failure
         return getattr(errors, kind)(message)
     lost = any(isinstance(cause, ray.exceptions.RayActorError) for cause in causes(error))
-    return EngineError(snapshot["last_death"]) if lost and snapshot.get("last_death") else error
+    return EngineError(snapshot.last_death) if lost and snapshot.last_death else error
 
 
 def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:

@@ -136,8 +136,9 @@ class Notebook:
             self._last = shown
 
     def _html(self, now: str) -> str:
-        rows, total = (self._status.rows, self._status.total) if self._status else (0, None)
-        known = f" value='{min(rows, total)}' max='{total}'" if total and now and self._status.parts else ""
+        known, status = "", self._status
+        if status and status.total and status.parts:
+            known = f" value='{min(status.rows, status.total)}' max='{status.total}'"
         return f"{_lines(chr(10).join(self._said))}<div><progress{known}></progress> {html.escape(now)}</div>"
 
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from rayllm_batch.snapshot import Snapshot
+
 POLL_S = 1.0
 
 log = logging.getLogger("rayllm_batch")
@@ -18,7 +20,7 @@ class Watch:
     The last snapshot is taken when the run is over, so that it has all rows.
     """
 
-    def __init__(self, monitor: Any, observers: list[Callable[[dict[str, Any]], None]]) -> None:
+    def __init__(self, monitor: Any, observers: list[Callable[[Snapshot], None]]) -> None:
         self._monitor, self._observers = monitor, observers
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rayllm-watch", daemon=True)
@@ -39,7 +41,7 @@ class Watch:
         while not over:
             over = self._stop.wait(POLL_S)
             try:
-                snapshot = ray.get(self._monitor.snapshot.remote(), timeout=5)
+                snapshot = Snapshot.of(ray.get(self._monitor.snapshot.remote(), timeout=5))
             except Exception:  # the run's end is not the watch's to report
                 continue
             for observe in self._observers:

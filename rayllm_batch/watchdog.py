@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from rayllm_batch import cluster_resources
 from rayllm_batch.errors import EngineError
-from rayllm_batch.monitor import LIVE
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 WARN_AFTER_S = 60.0  # without a place for any replica
 
@@ -20,7 +20,8 @@ class Watchdog:
     """An observer of the run, and a context manager around it.
 
     stall_timeout_s: seconds without a sign of life. Of a replica that has rows: no row finished and no engine step; of
-                     one that starts: nothing new in its log (a download has limits of its own); of the run: no replica placed, or no row on its way.
+                     one that starts: nothing new in its log (a download has limits of its own); of the run: no replica
+                     placed, or no row on its way.
     monitor_call:    calls a method of the monitor by name and returns what it returns.
     restart:         restarts a replica's actor, given its key.
     """
@@ -56,25 +57,24 @@ class Watchdog:
             with self._signalling:  # without a handler, one that comes later would end the process
                 signal.signal(signal.SIGUSR1, self._old_handler or signal.SIG_DFL)
 
-    def observe(self, snapshot: dict[str, Any]) -> None:
-        now, replicas = time.monotonic(), snapshot["replicas"]
+    def observe(self, snapshot: Snapshot) -> None:
+        now, replicas = time.monotonic(), snapshot.replicas
         for key, replica in replicas.items():
-            if replica.get("state") in ("starting", "ready") and key not in self._stalled:
+            if replica.state in ("starting", "ready") and key not in self._stalled:
                 self._look_at(key, replica, now)
-        live = [replica for replica in replicas.values() if replica.get("state") in LIVE]
-        idle = not any(replica.get("state") != "ready" or replica.get("in_flight") for replica in live)
-        sign = (len(replicas), sum(replica.get("rows", 0) for replica in replicas.values())) if idle else now
+        live = [replica for replica in replicas.values() if replica.is_live]
+        idle = not any(replica.state != "ready" or replica.in_flight for replica in live)
+        sign = (len(replicas), sum(replica.rows for replica in replicas.values())) if idle else now
         if sign != self._run_sign[0]:
             self._run_sign = (sign, now)
-        self._look_at_run(live, now - self._run_sign[1])
+        self._look_at_run(bool(live), now - self._run_sign[1])
 
-    def _look_at(self, key: str, replica: dict[str, Any], now: float) -> None:
-        starting = replica["state"] == "starting"
-        sign = (replica["state"], replica.get("log_bytes"), replica.get("rows"), replica.get("steps"))
-        if not starting and not replica.get("in_flight"):
+    def _look_at(self, key: str, replica: ReplicaState, now: float) -> None:
+        sign: tuple[Any, ...] = (replica.state, replica.rows, replica.steps)
+        if replica.state == "starting":
+            sign = (*sign, replica.log_bytes)  # of one that has rows, words are no work
+        elif not replica.in_flight:
             sign = (*sign, now)  # it has nothing to do
-        elif not starting:
-            sign = (sign[0], *sign[2:])  # words are no work
         if key not in self._signs or self._signs[key][0] != sign:
             self._signs[key] = (sign, now)
         elif now - self._signs[key][1] >= self._timeout:
@@ -84,18 +84,18 @@ class Watchdog:
             self._say(f"{message}{' It is started again.' if again else ''}")
             self._restart(key)
 
-    def _describe(self, key: str, replica: dict[str, Any]) -> str:
-        where = f"Replica {key} on {replica.get('node')}"
-        log = f" Its log: {replica['log']}." if replica.get("log") else ""
-        if replica["state"] == "starting":
+    def _describe(self, key: str, replica: ReplicaState) -> str:
+        where = f"Replica {key} on {replica.node}"
+        log = f" Its log: {replica.log}." if replica.log else ""
+        if replica.state == "starting":
             return f"{where} has been starting its engine without a word for {self._timeout:g} s (stall_timeout_s).{log}"
         return (
-            f"{where} has finished no row for {self._timeout:g} s (stall_timeout_s): {replica.get('in_flight', 0):,} rows in it, "
-            f"{replica.get('running', 0):,.0f} running, {replica.get('waiting', 0):,.0f} waiting, "
-            f"KV cache {100 * replica.get('kv_cache_usage', 0.0):.0f}%.{log}"
+            f"{where} has finished no row for {self._timeout:g} s (stall_timeout_s): {replica.in_flight:,} rows in it, "
+            f"{replica.running:,.0f} running, {replica.waiting:,.0f} waiting, "
+            f"KV cache {100 * (replica.kv_cache_usage or 0.0):.0f}%.{log}"
         )
 
-    def _look_at_run(self, live: list[dict[str, Any]], idle_s: float) -> None:
+    def _look_at_run(self, live: bool, idle_s: float) -> None:
         if not live and idle_s >= min(WARN_AFTER_S, self._timeout) and not self._warned:
             self._warned = True
             self._say(f"No replica has a place on the cluster yet. {cluster_resources.free()}")
@@ -116,7 +116,7 @@ class Watchdog:
             return
         with self._signalling:
             if not self._over:
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+                signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGUSR1)
 
     def _raise(self, _number: int, _frame: Optional[FrameType]) -> None:
         if self._aborting and not self._over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -12,7 +13,8 @@ from rayllm_batch import history
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics, row_stats
 from rayllm_batch.report_page import Report
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 NASTY = "<script>alert('x')</script><img src=https://example.org/x.png onerror=\"alert(1)\"> & </style> &amp;"
 START_S = 40
@@ -33,7 +35,7 @@ class SampleRun:
         for second in range(1, START_S + seconds + 5):
             left_s = START_S + seconds - second
             if second <= START_S:
-                replica: dict[str, Any] = {"state": "starting"}
+                replica = ReplicaState()
             else:
                 if left_s >= tail_s:
                     rows += round(running / 16)
@@ -41,14 +43,14 @@ class SampleRun:
                     done = min(in_engine, round((running + waiting) / tail_s) or 1)
                     rows, in_engine = rows + done, in_engine - done
                 now_running = min(running, in_engine)
-                replica = {
-                    **self.replica(round(rows)), "running": now_running and now_running - draw.randrange(4) * (left_s >= tail_s),
-                    "waiting": in_engine - now_running, "in_flight": in_engine, "kv_cache_usage": kv * now_running / 256,
-                }  # fmt: skip
+                replica = self.replica(round(rows))
+                replica.running = now_running and now_running - draw.randrange(4) * (left_s >= tail_s)
+                replica.waiting, replica.in_flight = in_engine - now_running, in_engine
+                replica.kv_cache_usage = kv * now_running / 256
                 if gpu is not None:
-                    replica["gpu_utilization"] = gpu * (0.97 + 0.05 * draw.random()) if now_running else 0.0
+                    replica.gpu_utilization = gpu * (0.97 + 0.05 * draw.random()) if now_running else 0.0
             with mock.patch.object(history.time, "time", return_value=float(second)):
-                self.history.observe({"replicas": {"a": replica}})
+                self.history.observe(Snapshot({"a": replica}))
         stats = RowStats()
         rows = round(rows)
         for n in range(rows):
@@ -56,23 +58,24 @@ class SampleRun:
             answer_length = min(150, int(draw.lognormvariate(4.4, 0.5)))
             reason = "length" if answer_length == 150 else "stop"
             stats.add(an_answer(f"Answer {n}: {NASTY}", length, answer_length, reason), draw.uniform(5, 30))
-        about = {"actor_id": "actor", "node": "10.0.0.1", "start_s": 38.5, "row_stats": stats.as_dict()}
-        self.replicas = {"a": {**self.replica(rows), **about}}
+        one = self.replica(rows)
+        stats.counts = Counts(one.rows, one.failed, one.input_tokens, one.output_tokens)
+        self.replicas = {"a": replace(one, start_s=38.5, delivered=stats)}
         self.elapsed_s = START_S + seconds + 5.0
 
-    def replica(self, rows: int) -> dict[str, Any]:
-        return {
-            "state": "ready", "settings": {"max_num_seqs": 256, "max_model_len": 8192}, "rows": rows, "failed": 0,
-            "input_tokens": rows * 880, "output_tokens": rows * 93, "engine_s": float(self.seconds),
-        }  # fmt: skip
+    def replica(self, rows: int) -> ReplicaState:
+        return ReplicaState(
+            state="ready", actor_id="actor", node="10.0.0.1", settings={"max_num_seqs": 256, "max_model_len": 8192}, rows=rows,
+            input_tokens=rows * 880, output_tokens=rows * 93, busy_s=float(self.seconds),
+        )  # fmt: skip
 
     def fail(self, *errors: str) -> SampleRun:
         """These rows came too, and failed."""
         stats = RowStats()
         for error in errors:
             stats.add(a_failure(error, 9000 if error.startswith("tokenize") else 0), 0.0)
-        replica = {"rows": len(errors), "failed": len(errors), "row_stats": stats.as_dict(), "actor_id": "actor", "node": "10.0.0.1"}
-        self.replicas["b"] = replica
+        stats.counts.input_tokens = 0
+        self.replicas["b"] = ReplicaState(actor_id="actor", node="10.0.0.1", delivered=stats)
         return self
 
     @property

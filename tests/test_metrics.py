@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -11,28 +13,36 @@ from answers import a_failure, an_answer
 from rayllm_batch import history
 from rayllm_batch.history import History
 from rayllm_batch.metrics import ReplicaMetrics, RunMetrics
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 from rayllm_batch.tasks.base import Answer
 
-ONE = {"actor_id": "a", "rows": 10, "failed": 1, "input_tokens": 100, "output_tokens": 40, "engine_s": 4.0, "start_s": 9.0}
+
+def process(actor: str = "a", rows: int = 10, **values: Any) -> ReplicaState:
+    """It has handed on what it has finished."""
+    stats = RowStats(Counts(rows, 1, 100, 40))
+    return ReplicaState(**{"actor_id": actor, "busy_s": 4.0, "start_s": 9.0, "delivered": stats, **vars(stats.counts), **values})
+
+
+ONE = process()
 
 
 def test_two_replicas() -> None:
-    metrics = RunMetrics.of({"k": ONE, "l": {**ONE, "actor_id": "b", "rows": 30, "engine_s": 6.0, "start_s": 11.0}}, 20.0)
+    metrics = RunMetrics.of({"k": ONE, "l": process("b", 30, busy_s=6.0, start_s=11.0)}, 20.0)
     assert (metrics.rows, metrics.failed, metrics.num_input_tokens, metrics.num_generated_tokens) == (40, 2, 200, 80)
     assert (metrics.engine_s, metrics.start_s, metrics.num_replicas, metrics.elapsed_s) == (5.0, 11.0, 2, 20.0)
     assert (metrics.rows_per_s, metrics.output_tokens_per_s) == (7.6, 16.0)
 
 
 def test_a_restarted_replica_is_one() -> None:
-    metrics = RunMetrics.of({"k": ONE, "l": {**ONE, "engine_s": 2.0}, "m": {"actor_id": "a", "rows": 0}}, 20.0)
+    metrics = RunMetrics.of({"k": ONE, "l": process(busy_s=2.0), "m": ReplicaState(actor_id="a")}, 20.0)
     assert (metrics.num_replicas, metrics.engine_s, metrics.rows) == (1, 6.0, 20)
 
 
 def test_only_what_was_handed_on_counts() -> None:
     """Of an interrupted run: rows that were done in a block that was not."""
-    told = {**ONE, "delivered": {"rows": 4, "failed": 1, "input_tokens": 30, "output_tokens": 12}}
-    metrics = RunMetrics.of({"k": told, "l": {**told, "actor_id": "b"}}, 20.0)
+    told = replace(ONE, delivered=RowStats(Counts(4, 1, 30, 12)))
+    metrics = RunMetrics.of({"k": told, "l": replace(told, actor_id="b"), "m": replace(ONE, delivered=RowStats())}, 20.0)
     assert (metrics.rows, metrics.failed, metrics.num_input_tokens, metrics.num_generated_tokens) == (8, 2, 60, 24)
 
 
@@ -42,35 +52,36 @@ def test_a_run_with_nothing_to_do() -> None:
     assert (metrics.rows_per_s, metrics.output_tokens_per_s) == (0.0, 0.0) and "0 output tokens/s" in str(metrics)
 
 
-def stats(*rows: Answer) -> dict:
+def stats(*rows: Answer) -> RowStats:
     kept = RowStats()
     for row in rows:
         kept.add(row, 2.0)
-    return kept.as_dict()
+    return kept
 
 
 def sampled(**load: float) -> History:
     """Ten seconds of generating: the engines are full in the first four, and half as busy afterwards."""
     run = History(began=0.0)
     for second in range(12):
-        ready = {"state": "ready", "settings": {"max_num_seqs": 8}, "in_flight": 8, "rows": min(second, 10)}
+        ready = ReplicaState(state="ready", settings={"max_num_seqs": 8}, in_flight=8, rows=min(second, 10))
         with mock.patch.object(history.time, "time", return_value=float(second)):
-            run.observe({"replicas": {"a": {**ready, "running": 8 if second < 5 else 4, **load}}})
+            run.observe(Snapshot({"a": replace(ready, running=8 if second < 5 else 4, **load)}))
     return run
 
 
 def test_rows_by_outcome() -> None:
-    first = {**ONE, "row_stats": stats(an_answer("x", 5, 5, "stop"), a_failure("parse_row: KeyError"))}
-    second = {**ONE, "actor_id": "b", "row_stats": stats(an_answer("x", 5, 5, "length"), a_failure("parse_row: x"), a_failure("engine: y"))}
+    first = replace(ONE, delivered=stats(an_answer("x", 5, 5, "stop"), a_failure("parse_row: KeyError")))
+    rows = stats(an_answer("x", 5, 5, "length"), a_failure("parse_row: x"), a_failure("engine: y"))
+    second = replace(ONE, actor_id="b", delivered=rows)
     metrics = RunMetrics.of({"k": first, "l": second}, 20.0)
     assert metrics.failed_by_kind == {"parse_row": 2, "engine": 1} and metrics.finish_reasons == {"stop": 1, "length": 1, "error": 3}
-    assert metrics.mean_latency_s == 2.0 and metrics.input_tokens_per_s == 50.0
+    assert metrics.mean_latency_s == 2.0 and metrics.input_tokens_per_s == 2.5
 
 
 def test_each_replica_over_its_restarts() -> None:
     metrics = RunMetrics.of({
-        "k": {**ONE, "node": "10.0.0.1"}, "l": {**ONE, "actor_id": "b", "node": "10.0.0.2"}, "m": {"actor_id": "c", "node": "10.0.0.2"},
-        "n": {**ONE, "node": "10.0.0.3", "rows": 5, "start_s": 3.0},
+        "k": process(node="10.0.0.1"), "l": process("b", node="10.0.0.2"), "m": ReplicaState(actor_id="c", node="10.0.0.2"),
+        "n": process(rows=5, node="10.0.0.3", start_s=3.0),
     }, 20.0)  # fmt: skip
     assert metrics.replicas == (
         ReplicaMetrics("10.0.0.3", start_s=9.0, engine_s=8.0, rows=15, failed=2, num_input_tokens=200, num_generated_tokens=80, restarts=1),
@@ -94,10 +105,10 @@ def test_a_run_too_short_to_be_sampled() -> None:
 
 
 def test_json() -> None:
-    first = {**ONE, "row_stats": stats(an_answer("a secret answer", 5, 5, "stop"), a_failure("parse_row: KeyError"))}
+    first = replace(ONE, delivered=stats(an_answer("a secret answer", 5, 5, "stop"), a_failure("parse_row: KeyError")))
     metrics = RunMetrics.of({"k": first}, 20.0, sampled())
     text = json.dumps(metrics.to_dict(), allow_nan=False)
     read = json.loads(text)
-    assert read["rows"] == 10 and read["rows_per_s"] == 2.25 and read["failed_by_kind"] == {"parse_row": 1}
+    assert read["rows"] == 2 and read["rows_per_s"] == 0.25 and read["failed_by_kind"] == {"parse_row": 1}
     assert read["replicas"][0]["engine_s"] == 4.0 and read["mean_gpu_utilization"] is None and read["full_share"] == pytest.approx(0.4)
     assert "secret answer" not in text, "figures, and nothing of the rows"

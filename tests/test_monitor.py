@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 import pytest
 from answers import a_failure, an_answer
 
 from rayllm_batch import delivered
-from rayllm_batch.delivered import NOTHING
+from rayllm_batch.counts import Counts
 from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.monitor import (
     MAX_BACK_OFFS_WITHOUT_AN_ANSWER,
@@ -16,6 +19,7 @@ from rayllm_batch.monitor import (
     RunMonitor,
 )
 from rayllm_batch.row_stats import RowStats
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 
 class Run:
@@ -23,22 +27,37 @@ class Run:
 
     def __init__(self) -> None:
         self.monitor = RunMonitor({"HF_TOKEN": "hf_secret"})
-        self.started = 0
+        self.started, self.actors = 0, {}
 
     def start(self, actor: str = "actor") -> tuple[str, dict]:
         self.started += 1
         key = f"key-{self.started}"
-        return key, self.monitor.register(key, f"handle of {actor}", {"actor_id": actor, "node": "10.0.0.1"})
+        self.actors[key] = actor
+        return key, self.monitor.register(key, f"handle of {actor}", self.state(key, "starting"))
+
+    def state(self, key: str, state: str, **values: Any) -> dict[str, Any]:
+        """What the replica sends of itself."""
+        return ReplicaState(actor_id=self.actors[key], node="10.0.0.1", state=state, **values).plain()
+
+    def update(self, key: str, state: str = "ready", **values: Any) -> None:
+        self.monitor.update(key, self.state(key, state, **values))
+
+    def died(self, key: str, in_engine: list[bytes], words: str = "CUDA error", **values: Any) -> None:
+        self.monitor.died(key, self.state(key, "ready", **values), in_engine, words)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return Snapshot.of(pickle.loads(pickle.dumps(self.monitor.snapshot())))
 
     def die(self, in_engine: list[bytes], rows: int = 0, failed: int = 0, actor: str = "actor", words: str = "CUDA error") -> dict:
         key, told = self.start(actor)
-        self.monitor.update(key, {"state": "ready"})
-        self.monitor.died(key, {"rows": rows, "failed": failed}, in_engine, words)
+        self.update(key)
+        self.died(key, in_engine, words, rows=rows, failed=failed)
         return told
 
     def stall(self, rows: int = 0) -> bool:
         key, _ = self.start()
-        self.monitor.update(key, {"state": "ready", "rows": rows})
+        self.update(key, rows=rows)
         return self.monitor.stalled(key, f"{key} has finished no row")
 
     @property
@@ -47,11 +66,11 @@ class Run:
 
     @property
     def last_death(self) -> str | None:
-        return self.monitor.snapshot()["last_death"]
+        return self.snapshot.last_death
 
     @property
     def failure(self) -> tuple[str, str] | None:
-        return self.monitor.snapshot()["failure"]
+        return self.snapshot.failure
 
 
 def some(number: int) -> list[bytes]:
@@ -75,9 +94,9 @@ def test_an_answer_in_between_starts_the_count_again() -> None:
     run = Run()
     for _ in range(4 * MAX_DEATHS_WITHOUT_AN_ANSWER):
         run.die(some(50), rows=1)
-    assert run.stop is None and run.monitor.snapshot()["deaths"] == 1
+    assert run.stop is None and run.snapshot.deaths == 1
     run.die(some(50), rows=0)
-    assert run.monitor.snapshot()["deaths"] == 2
+    assert run.snapshot.deaths == 2
 
 
 def test_a_failed_row_is_not_an_answer() -> None:
@@ -108,16 +127,17 @@ def test_what_a_restarted_replica_is_told() -> None:
 
 
 def test_engines_that_start_are_told_the_least_that_any_other_has_come_to() -> None:
-    monitor = Run().monitor
+    run = Run()
+    monitor = run.monitor
     monitor.backs_off("with 256 instead of 512", "max_num_seqs", 256)
     monitor.backs_off("with 512 instead of 1024", "max_num_seqs", 512)  # a slower one meets the same limit
     for _ in range(2):
         monitor.backs_off("only 20 of 80 GiB are free")  # on its GPU
     assert monitor.lowered() == {"max_num_seqs": 256}
-    assert monitor.snapshot()["notes"] == ["with 256 instead of 512", "with 512 instead of 1024", "only 20 of 80 GiB are free"]
+    assert run.snapshot.notes == ["with 256 instead of 512", "with 512 instead of 1024", "only 20 of 80 GiB are free"]
     monitor.begin()
     assert monitor.lowered() == {"max_num_seqs": 256}, "engines that are kept for the next run keep it"
-    assert monitor.snapshot()["notes"] == []
+    assert run.snapshot.notes == []
 
 
 def test_an_engine_that_runs_out_of_memory_makes_nobody_a_suspect_unless_it_goes_on() -> None:
@@ -126,9 +146,9 @@ def test_an_engine_that_runs_out_of_memory_makes_nobody_a_suspect_unless_it_goes
     def runs_out(rows: int) -> bool:
         key, told = run.start()
         assert (told["suspects"], told["guilty"], told["stop"]) == ({}, {}, None)
-        run.monitor.update(key, {"state": "ready"})
-        may = run.monitor.may_back_off(key, {"rows": rows}, "CUDA out of memory")
-        assert run.monitor.snapshot()["replicas"][key]["state"] == "dead"
+        run.update(key)
+        may = run.monitor.may_back_off(key, run.state(key, "ready", rows=rows), "CUDA out of memory")
+        assert run.snapshot.replicas[key].state == "dead"
         return may
 
     for _ in range(3 * MAX_BACK_OFFS_WITHOUT_AN_ANSWER):
@@ -157,9 +177,9 @@ def test_a_stall_after_answers_is_the_first_again() -> None:
 def test_a_replica_killed_from_outside_is_dead_once_its_actor_is_back() -> None:
     run = Run()
     first, other = run.start("a")[0], run.start("b")[0]
-    run.monitor.update(first, {"state": "ready"})
+    run.update(first)
     run.start("a")
-    states = {key: replica["state"] for key, replica in run.monitor.snapshot()["replicas"].items()}
+    states = {key: replica.state for key, replica in run.snapshot.replicas.items()}
     assert states == {first: "dead", other: "starting", "key-3": "starting"}
 
 
@@ -168,7 +188,7 @@ def test_a_replica_that_did_not_start_keeps_its_state_and_its_reason() -> None:
     key, _ = run.start()
     run.monitor.failed("ModelAccessError", "no access", key)
     run.start()
-    assert run.monitor.snapshot()["replicas"][key]["state"] == "failed" and run.failure == ("ModelAccessError", "no access")
+    assert run.snapshot.replicas[key].state == "failed" and run.failure == ("ModelAccessError", "no access")
 
 
 def test_a_replica_that_starts_after_all_takes_back_no_other_ones_failure() -> None:
@@ -177,10 +197,10 @@ def test_a_replica_that_starts_after_all_takes_back_no_other_ones_failure() -> N
     for actor, key in keys.items():
         run.monitor.failed("EngineError", f"{actor} has no memory", key)
     assert run.failure == ("EngineError", "two has no memory"), "the latest"
-    run.monitor.update(run.start("two")[0], {"state": "ready"})
+    run.update(run.start("two")[0])
     assert run.failure == ("EngineError", "one has no memory")
     run.monitor.failed("WorkloadError", "of a task, which is no replica's")
-    run.monitor.update(run.start("one")[0], {"state": "ready"})
+    run.update(run.start("one")[0])
     assert run.failure == ("WorkloadError", "of a task, which is no replica's")
 
 
@@ -189,10 +209,10 @@ def test_a_replica_that_starts_after_all_has_not_failed() -> None:
     key, _ = run.start()
     run.monitor.failed("EngineError", "no memory", key)
     other, _ = run.start("other")
-    run.monitor.update(other, {"state": "ready"})
+    run.update(other)
     assert run.failure == ("EngineError", "no memory")
     again, _ = run.start()
-    run.monitor.update(again, {"state": "ready"})
+    run.update(again)
     assert run.failure is None
 
 
@@ -200,24 +220,23 @@ def deliver(run: Run, key: str, block: str, good: int = 0, bad: int = 0) -> None
     stats = RowStats()
     for answer in [an_answer("x", 5, 3, "stop")] * good + [a_failure("parse_row: KeyError: 'x'")] * bad:
         stats.add(answer, 2.0)
-    counts = {"rows": good + bad, "failed": bad, "input_tokens": 5 * good, "output_tokens": 3 * good}
-    run.monitor.delivers(key, block, counts, stats.as_dict())
+    run.monitor.delivers(key, block, stats.plain())
 
 
 def rows(run: Run) -> int:
-    return sum(replica.get("rows", 0) for replica in run.monitor.snapshot()["replicas"].values())
+    return Counts.total(run.snapshot.replicas.values()).rows
 
 
 def test_a_row_that_is_computed_again_counts_once() -> None:
     run = Run()
     first, _ = run.start()
     deliver(run, first, "task 1", good=62, bad=2)
-    run.monitor.update(first, {"state": "ready", "rows": 70, "failed": 3})
+    run.update(first, rows=70, failed=3)
     assert rows(run) == 70, "what it has finished shows at once"
-    run.monitor.died(first, {"rows": 71, "failed": 3}, some(3), "CUDA error")
-    assert rows(run) == 64 and run.monitor.snapshot()["replicas"][first]["failed"] == 2
+    run.died(first, some(3), rows=71, failed=3)
+    assert rows(run) == 64 and run.snapshot.replicas[first].failed == 2
     second, _ = run.start()
-    run.monitor.update(second, {"state": "ready", "rows": 7, "failed": 1})
+    run.update(second, rows=7, failed=1)
     assert rows(run) == 71
     run.start()  # it was killed before it could say so
     assert rows(run) == 64
@@ -229,12 +248,12 @@ def test_a_block_whose_replica_died_before_it_was_out_is_the_next_ones(between: 
     first, _ = run.start()
     deliver(run, first, "task 1", good=60, bad=4)
     deliver(run, first, "task 2", good=10)
-    run.monitor.died(first, {"rows": 74}, some(3), "CUDA error")
+    run.died(first, some(3), rows=74)
     second, _ = run.start()
     for n in range(between):
         deliver(run, second, f"other task {n}", good=1)
     deliver(run, second, "task 1", good=60, bad=4)
-    metrics = RunMetrics.of(run.monitor.snapshot()["replicas"], 1.0)
+    metrics = RunMetrics.of(run.snapshot.replicas, 1.0)
     assert (metrics.rows, metrics.failed) == (74 + between, 4)
     assert metrics.failed_by_kind == {"parse_row": 4} and metrics.finish_reasons == {"stop": 70 + between, "error": 4}
     assert [(of.rows, of.restarts) for of in metrics.replicas] == [(74 + between, 1)] and metrics.mean_latency_s == 2.0
@@ -243,20 +262,20 @@ def test_a_block_whose_replica_died_before_it_was_out_is_the_next_ones(between: 
 def test_nothing_that_comes_after_a_death_changes_its_counts() -> None:
     run = Run()
     key, _ = run.start()
-    run.monitor.died(key, {"rows": 5}, some(3), "CUDA error")
-    run.monitor.update(key, {"state": "ready", "rows": 9})
-    assert rows(run) == 0 and run.monitor.snapshot()["replicas"][key]["state"] == "dead"
+    run.died(key, some(3), rows=5)
+    run.update(key, rows=9)
+    assert rows(run) == 0 and run.snapshot.replicas[key].state == "dead"
 
 
 def test_blocks_are_remembered_up_to_a_number() -> None:
     kept = delivered.Delivered()
     for n in range(delivered.KEPT + 50):
-        kept.add("a", f"task {n}", {**NOTHING, "rows": 2}, RowStats().as_dict())
-    assert kept.of("a")["delivered"]["rows"] == 2 * (delivered.KEPT + 50) and len(kept._blocks) == delivered.KEPT
+        kept.add("a", f"task {n}", RowStats(Counts(rows=2)))
+    assert kept.of("a").counts.rows == 2 * (delivered.KEPT + 50) and len(kept._blocks) == delivered.KEPT
 
 
 def test_no_secret_in_what_the_driver_asks_for() -> None:
     run = Run()
     run.die(some(3))
-    assert "hf_secret" not in repr(run.monitor.snapshot()) and "hf_secret" not in repr(run.monitor.actors())
+    assert "hf_secret" not in repr(run.snapshot) and "hf_secret" not in repr(run.monitor.actors())
     assert run.monitor.environment() == {"HF_TOKEN": "hf_secret"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -9,10 +10,11 @@ import pytest
 
 from rayllm_batch import progress as progress_module
 from rayllm_batch.progress import Progress
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 from rayllm_batch.status import Status
 
-STARTING = {"node": "10.0.0.1", "pid": 1, "state": "starting", "log": "/tmp/ray/session_1/logs/rayllm_batch-aaaa-k1.log"}
-READY = {**STARTING, "state": "ready", "start_s": 41.6, "settings": {"max_num_seqs": 128, "max_model_len": 8192}, "rows": 0}
+STARTING = ReplicaState(node="10.0.0.1", pid=1, state="starting", log="/tmp/ray/session_1/logs/rayllm_batch-aaaa-k1.log")
+READY = replace(STARTING, state="ready", start_s=41.6, settings={"max_num_seqs": 128, "max_model_len": 8192}, rows=0)
 
 
 class Kept:
@@ -38,8 +40,8 @@ def view() -> Kept:
     return Kept()
 
 
-def snapshot(**replicas: dict[str, Any]) -> dict[str, Any]:
-    return {"replicas": replicas, "failure": None}
+def snapshot(**replicas: ReplicaState) -> Snapshot:
+    return Snapshot(replicas)
 
 
 def test_where_the_logs_are_and_the_resolved_settings_are_said_once(view: Kept) -> None:
@@ -62,14 +64,14 @@ def test_the_rate_is_of_the_last_seconds_and_begins_when_an_engine_is_ready(view
     assert view.shown[-1] == "starting engine 1 of 1 ... 49 s"
     for second in range(21):
         rows = 10 * second
-        progress.observe(snapshot(k1={**READY, "rows": rows, "output_tokens": 5 * rows, "engine_s": float(second)}))
+        progress.observe(snapshot(k1=replace(READY, rows=rows, output_tokens=5 * rows, busy_s=float(second))))
         now[0] += 1
     assert view.shown[-1].startswith("generating: 200 of 1,000 rows (20%), 1 min 20 s left, 50 output tokens/s, 50 on average, ")
 
 
 def test_a_run_that_goes_well_ends_with_its_figures(view: Kept) -> None:
     with Progress(1, 10, view=view) as progress:
-        progress.observe(snapshot(k1={**READY, "rows": 10, "failed": 1}))
+        progress.observe(snapshot(k1=replace(READY, rows=10, failed=1)))
     assert view.final == "done in 0 s: 10 of 10 rows (100%), 1 failed"
 
 
@@ -91,7 +93,7 @@ def test_verbose_follows_the_engines_logs(view: Kept, tmp_path: Path) -> None:
     log = tmp_path / "rayllm_batch-aaaa-k1.log"
     log.write_text(":actor_name:Replica\nINFO loading\nINFO half a li")
     progress = Progress(1, 10, verbose=True, view=view)
-    replicas = {"k1": {**STARTING, "log": str(log)}, "k2": {**STARTING, "log": "/not/here/rayllm_batch-aaaa-k2.log"}}
+    replicas = {"k1": replace(STARTING, log=str(log)), "k2": replace(STARTING, log="/not/here/rayllm_batch-aaaa-k2.log")}
     progress.observe(snapshot(**replicas))
     with log.open("a") as file:
         file.write("ne\n\nWARNING last\n")
@@ -107,5 +109,5 @@ def test_verbose_follows_the_engines_logs(view: Kept, tmp_path: Path) -> None:
 def test_without_verbose_the_logs_stay_where_they_are(view: Kept, tmp_path: Path) -> None:
     log = tmp_path / "rayllm_batch-aaaa-k1.log"
     log.write_text("INFO loading\n")
-    Progress(1, 10, view=view).observe(snapshot(k1={**STARTING, "log": str(log)}))
+    Progress(1, 10, view=view).observe(snapshot(k1=replace(STARTING, log=str(log))))
     assert len(view.said) == 1 and view.said[0].startswith("Engine logs: ")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import ray.util.metrics
 
 from rayllm_batch.prometheus import Prometheus
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 
 class Metric:
@@ -28,10 +30,9 @@ class Metric:
 
 
 MADE: dict[str, Metric] = {}
-FIRST = {
-    "actor_id": "a", "state": "ready", "rows": 10, "failed": 1, "input_tokens": 900, "output_tokens": 50, "running": 8,
-    "waiting": 2, "kv_cache_usage": 0.25,
-}  # fmt: skip
+FIRST = ReplicaState(
+    actor_id="a", state="ready", rows=10, failed=1, input_tokens=900, output_tokens=50, running=8, waiting=2, kv_cache_usage=0.25
+)
 
 
 @pytest.fixture
@@ -47,29 +48,29 @@ def values() -> dict[str, Any]:
 
 
 def test_a_replica_that_starts_again_goes_on_in_the_same_series(prometheus: Prometheus) -> None:
-    prometheus.observe({"replicas": {"k1": FIRST}})
-    prometheus.observe({"replicas": {"k1": FIRST}})
+    prometheus.observe(Snapshot({"k1": FIRST}))
+    prometheus.observe(Snapshot({"k1": FIRST}))
     assert values() == {
         "rows": {"0": 10}, "failed_rows": {"0": 1}, "input_tokens": {"0": 900}, "output_tokens": {"0": 50},
         "running_requests": {"0": 8}, "waiting_requests": {"0": 2}, "kv_cache_usage": {"0": 0.25},
     }  # fmt: skip
     assert MADE["rayllm_batch_rows"].tags == {"run_id": "1f3a9c20", "model": "org/model", "replica": "0"}
-    died = {**FIRST, "state": "dead", "rows": 12}
-    prometheus.observe({"replicas": {"k1": died, "k2": {"actor_id": "a", "state": "starting", "rows": 0}}})
+    died = replace(FIRST, state="dead", rows=12)
+    prometheus.observe(Snapshot({"k1": died, "k2": ReplicaState(actor_id="a", state="starting", rows=0)}))
     assert values()["rows"] == {"0": 12} and values()["running_requests"] == {"0": 0}
-    prometheus.observe({"replicas": {"k1": died, "k2": {**FIRST, "rows": 5, "running": 3}}})
+    prometheus.observe(Snapshot({"k1": died, "k2": replace(FIRST, rows=5, running=3)}))
     assert values()["rows"] == {"0": 17} and values()["running_requests"] == {"0": 3}
 
 
 def test_replicas_are_numbered_and_a_gpu_shows_where_there_is_one(prometheus: Prometheus) -> None:
-    second = {**FIRST, "actor_id": "b", "gpu_utilization": 0.9}
-    prometheus.observe({"replicas": {"k1": {**FIRST, "gpu_utilization": None}, "k2": second}})
+    second = replace(FIRST, actor_id="b", gpu_utilization=0.9)
+    prometheus.observe(Snapshot({"k1": replace(FIRST, gpu_utilization=None), "k2": second}))
     assert values()["rows"] == {"0": 10, "1": 10} and values()["gpu_utilization"] == {"1": 0.9}
 
 
 def test_after_the_run_nothing_runs_and_the_counts_stay(prometheus: Prometheus) -> None:
     with prometheus:
-        prometheus.observe({"replicas": {"k1": {**FIRST, "gpu_utilization": 0.9}}})
+        prometheus.observe(Snapshot({"k1": replace(FIRST, gpu_utilization=0.9)}))
     assert values()["rows"] == {"0": 10} and values()["output_tokens"] == {"0": 50}
     for name in ("running_requests", "waiting_requests", "kv_cache_usage", "gpu_utilization"):
         assert values()[name] == {"0": 0}

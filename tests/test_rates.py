@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from rayllm_batch.counts import Counts
 from rayllm_batch.rates import ETA_S, NOW_S, Rates
 
 
 def rates_of(*samples: tuple[float, int]) -> Rates:
     rates = Rates()
     for at_s, rows in samples:
-        rates.add(at_s, {"rows": rows})
+        rates.add(at_s, Counts(rows))
     return rates
 
 
 def test_nothing_is_known_at_first() -> None:
-    assert Rates().per_s("rows") is None and Rates().left_s("rows", 10) is None
+    assert Rates().per_s("rows") is None and Rates().left_s(10) is None
     assert rates_of((100.0, 0)).per_s("rows") is None
     assert rates_of((100.0, 0), (100.5, 40)).per_s("rows") is None, "half a second is no measure"
 
@@ -28,13 +29,13 @@ def test_now_is_the_last_seconds() -> None:
 
 def test_a_standstill_is_a_rate_of_zero_and_has_no_end() -> None:
     rates = rates_of(*((float(t), 7) for t in range(70)))
-    assert rates.per_s("rows") == 0.0 and rates.left_s("rows", 10) is None
+    assert rates.per_s("rows") == 0.0 and rates.left_s(10) is None
 
 
 def test_the_time_that_is_left() -> None:
     rates = rates_of((0.0, 0), (10.0, 20), (20.0, 40))
-    assert rates.left_s("rows", 100) == pytest.approx(30.0)
-    assert rates.left_s("rows", 40) is None and rates.left_s("rows", 39) is None
+    assert rates.left_s(100) == pytest.approx(30.0)
+    assert rates.left_s(40) is None and rates.left_s(39) is None
 
 
 def test_memory_does_not_grow() -> None:

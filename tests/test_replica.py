@@ -20,6 +20,7 @@ from rayllm_batch.monitor_client import Told
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.replica import Replica, ReplicaJob
 from rayllm_batch.replica_log import ReplicaLog
+from rayllm_batch.snapshot import ReplicaState
 from rayllm_batch.suspects import prompt_key
 
 TOLD = Told()  # nothing to be careful with
@@ -81,9 +82,9 @@ class FakeMonitor:
         self.told, self.backing_off = told, may_back_off
         self.notes: list[tuple[str, tuple]] = []
         self.states: list[str] = []
-        self.latest: dict[str, Any] = {}
+        self.latest = ReplicaState()
 
-    def register(self, info: Mapping[str, Any]) -> Told:
+    def register(self, state: ReplicaState) -> Told:
         return self.told
 
     def environment(self) -> dict[str, str]:
@@ -92,10 +93,10 @@ class FakeMonitor:
     def lowered(self) -> dict[str, Any]:
         return {}
 
-    def update(self, values: Mapping[str, Any]) -> None:
-        self.latest.update(values)
-        if "state" in values:
-            self.states.append(values["state"])
+    def update(self, state: ReplicaState) -> None:
+        self.latest = replace(state)
+        if not self.states or self.states[-1] != state.state or state.kept:
+            self.states.append(state.state)
 
     def may_back_off(self, *about: Any) -> bool:
         self.notes.append(("may_back_off", about))
@@ -116,8 +117,8 @@ class FakeProcess:
     def monitor(self, handle: Any) -> FakeMonitor:
         return self._monitor
 
-    def info(self) -> dict[str, Any]:
-        return {"actor_id": "actor", "node": "here", "pid": 1}
+    def state(self, kept: bool) -> ReplicaState:
+        return ReplicaState(actor_id="actor", node="here", pid=1, kept=kept)
 
     def end_others(self) -> None:
         self.others_ended += 1
@@ -168,9 +169,9 @@ def test_each_row_gets_an_answer_in_its_place() -> None:
     assert [(row["error"] or "").partition(":")[0] for row in rows] == ["", "engine", "tokenize", "tokenize", "parse_row"]
     assert "raise max_model_len" in rows[2]["error"] and "beyond the model's vocabulary of 100" in rows[3]["error"]
     assert [row["num_input_tokens"] for row in rows] == [2, 1, 8, 2, 1] and [row["finish_reason"] for row in rows][1] == "error"
-    [(block, counts, stats)] = made.monitor.of("delivers")
-    assert block == "block" and counts == {"rows": 5, "failed": 4, "input_tokens": 14, "output_tokens": 3} and stats["answered"] == 1
-    assert made.monitor.states == ["ready"] and made.monitor.latest["rows"] == 5
+    [(block, stats)] = made.monitor.of("delivers")
+    assert block == "block" and stats.counts == Counts(5, 4, 14, 3) and stats.finish_reasons == {"stop": 1, "error": 4}
+    assert made.monitor.states == ["ready"] and made.monitor.latest.rows == 5
 
 
 def test_the_rows_own_settings_go_over_the_workloads() -> None:
@@ -192,7 +193,7 @@ def test_a_marker_of_finished_rows_is_not_a_row() -> None:
     made = Made()
     rows = made.answers([1], [2], finished=(1,))
     assert len(rows) == 2 and rows[1]["generated_text"] is None
-    assert made.monitor.of("delivers")[0][1]["rows"] == 1 and len(made.engine.asked) == 1
+    assert made.monitor.of("delivers")[0][1].counts.rows == 1 and len(made.engine.asked) == 1
 
 
 def test_an_answer_cut_short_of_its_form_is_an_error() -> None:
@@ -214,7 +215,7 @@ def test_a_dead_engine_ends_the_process_and_names_what_it_computed() -> None:
     made.answers([77])
     assert made.process.ended.wait(5)
     [(last, computing, message)] = made.monitor.of("died")
-    assert computing == [prompt_key([77], None)] and message == "it is dead" and last["rows"] == 0
+    assert computing == [prompt_key([77], None)] and message == "it is dead" and last.rows == 0
 
 
 OUT_OF_MEMORY = "Model loading took 2.0 GiB\nGPU KV cache size: 10 tokens\nCUDA out of memory occurred with 8 dummy requests"
@@ -253,18 +254,18 @@ def test_it_takes_part_in_the_next_run_with_its_engine() -> None:
     made.replica.adopt("next")
     made.answers([1])
     assert [request.settings["temperature"] for request in made.engine.asked] == [0.0, 1.0] and len(made.kind.started) == 1
-    assert made.monitor.latest["rows"] == 1, "counted anew"
+    assert made.monitor.latest.rows == 1, "counted anew"
     made.replica.adopt("next")
-    assert made.monitor.states == ["ready", "ready"]
+    assert made.monitor.latest.kept and made.monitor.latest.start_s == 0.0
 
 
 def test_it_reports_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayllm_batch.replica.REPORT_EVERY_S", 0.02)
     made = Made()
     deadline = time.monotonic() + 5
-    while "running" not in made.monitor.latest and time.monotonic() < deadline:
+    while not made.monitor.latest.running and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert made.monitor.latest["running"] == 1.0 and made.monitor.latest["in_flight"] == 0
+    assert made.monitor.latest.running == 1.0 and made.monitor.latest.in_flight == 0
 
 
 def test_requests_for_a_trial_and_the_errors_of_the_others() -> None:

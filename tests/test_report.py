@@ -21,6 +21,7 @@ from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.report import shown
 from rayllm_batch.report_page import page
 from rayllm_batch.row_stats import RowStats, bin_of
+from rayllm_batch.snapshot import ReplicaState
 from rayllm_batch.verdict import Verdict, verdict
 
 TOKEN = "hf_" + "s3cr3t" * 5
@@ -90,7 +91,7 @@ def test_starved() -> None:
 
 def test_engines_that_died_are_not_called_starved() -> None:
     run = SampleRun(feed=0.1, waiting=0)
-    run.replicas["b"] = {"actor_id": "actor", "rows": 0}
+    run.replicas["b"] = ReplicaState(actor_id="actor")
     found = told(run)
     assert "were starting again or had few rows in the rest" in found.sentence and "parse_row" not in " ".join(found.notes)
     assert any("started again 1 time" in note for note in found.notes)
@@ -134,8 +135,8 @@ def test_runs_that_did_not_end_well() -> None:
 def test_a_slow_start_a_late_first_row_and_restarts_are_noted() -> None:
     run = SampleRun(seconds=60)
     run.elapsed_s = 1000.0
-    run.replicas["a"]["engine_s"] = 60.0
-    run.replicas["b"] = {"actor_id": "actor", "rows": 0}
+    run.replicas["a"].busy_s = 60.0
+    run.replicas["b"] = ReplicaState(actor_id="actor")
     notes = " ".join(told(run).notes)
     assert "work for 60 of the 1,000 s that the call took, 6%" in notes and "38 s to start" in notes
     assert "started again 1 time" in notes

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 
+import pytest
 from answers import a_failure, an_answer
 
-from rayllm_batch.row_stats import EXAMPLE_CHARACTERS, MAX_EXAMPLES, MAX_KINDS, SLOWEST, RowStats, bin_of, bin_range
+from rayllm_batch.failures import MAX_STAGES
+from rayllm_batch.row_stats import EXAMPLE_CHARACTERS, MAX_EXAMPLES, SLOWEST, RowStats, bin_of, bin_range
 from rayllm_batch.tasks.base import Answer
 
 
@@ -43,45 +46,57 @@ def test_counts_and_means() -> None:
     assert RowStats().mean_latency_s == 0.0
 
 
-def test_failures_by_the_stage_that_failed_with_examples_that_differ() -> None:
+def test_failures_by_what_they_say_with_examples_of_each_stage_that_differ() -> None:
     rows = [(failed("parse_row: KeyError: 'text'"), 0.0)] * 500 + [(failed(f"engine: bad row {n}", n), 0.0) for n in range(1, 9)]
-    failures = of(*rows).failures
-    assert {kind: rows for kind, (rows, _) in failures.items()} == {"parse_row": 500, "engine": 8}
-    assert failures["parse_row"][1] == (("parse_row: KeyError: 'text'", 0),)
-    assert failures["engine"][1] == tuple((f"engine: bad row {n}", n) for n in (1, 2, 3))
+    stats = of(*rows, (failed("engine: x"), 0.0))
+    assert [*stats.errors.values()] == [(500, "parse_row: KeyError: 'text'"), (8, "engine: bad row 1"), (1, "engine: x")]
+    assert stats.examples == {
+        "parse_row": [("parse_row: KeyError: 'text'", 0)], "engine": [(f"engine: bad row {n}", n) for n in (1, 2, 3)],
+    }  # fmt: skip
 
 
 def test_the_slowest_rows() -> None:
     rows = [(answered(n, 1, f"row {n} " + "x" * 500), float(n)) for n in range(1000)]
     random.Random(0).shuffle(rows)
     halves = of(*rows[:500]), of(*rows[500:])
-    slowest = RowStats.merged(half.as_dict() for half in halves).slowest
+    slowest = RowStats.merged(halves).slowest
     assert [row.seconds for row in slowest] == [float(n) for n in range(999, 999 - SLOWEST, -1)]
     assert slowest[0].input_tokens == 999 and slowest[0].answer.startswith("row 999 x") and len(slowest[0].answer) == 80
 
 
 def test_two_replicas_add_up_to_what_one_would_have() -> None:
     rows = [(answered(n, n % 7), n / 10) for n in range(1, 300)] + [(failed(f"tokenize: {n % 2}", n), 0.0) for n in range(50)]
-    one, both = of(*rows).as_dict(), RowStats.merged(of(*part).as_dict() for part in (rows[::2], rows[1::2])).as_dict()
-    assert both.pop("latency_s") - one.pop("latency_s") < 1e-9
-    for same in ("input_lengths", "output_lengths", "finish_reasons", "answered"):
-        assert both[same] == one[same]
-    assert both["failures"]["tokenize"][0] == 50 and len(both["failures"]["tokenize"][1]) == 2
-    assert RowStats.merged([]).as_dict() == RowStats().as_dict()
+    one, both = of(*rows), RowStats.merged(of(*part) for part in (rows[::2], rows[1::2]))
+    assert both.latency_s == pytest.approx(one.latency_s) and both.slowest == one.slowest
+    for same in ("counts", "input_lengths", "output_lengths", "finish_reasons"):
+        assert getattr(both, same) == getattr(one, same)
+    assert [rows for rows, _ in both.errors.values()] == [50] and len(both.examples["tokenize"]) == 2
+    assert RowStats.merged([]) == RowStats()
 
 
-def test_what_is_sent_stays_as_it_was_and_stays_small() -> None:
+def test_what_is_taken_out_again_was_never_there() -> None:
+    stays = of((answered(100, 10), 1.0), (failed("engine: x", 7), 0.0))
+    total = RowStats.merged([stays])
+    block = of((answered(2000, 99, reason="length"), 5.0), (failed("parse_row: y"), 0.0), (failed("engine: x", 7), 0.0))
+    total.merge(block)
+    assert total != stays and total.slowest[0].seconds == 5.0
+    total.merge(block, -1)
+    assert total.examples.pop("parse_row"), "examples stay"
+    assert total == stays
+
+
+def test_it_stays_small() -> None:
     stats, draw = RowStats(), random.Random(1)
-    first = of((answered(), 1.0)).as_dict()
     for n in range(20_000):
         stats.add(answered(draw.randrange(1_000_000), draw.randrange(1_000_000), "x" * 5000), draw.random())
-        stats.add(failed(f"kind {n}: " + "y" * 5000), 0.0)
-    sent = stats.as_dict()
-    assert len(sent["failures"]) == MAX_KINDS + 1 and sent["failures"]["other"][0] == 20_000 - MAX_KINDS
-    assert all(len(examples) <= MAX_EXAMPLES for _, examples in sent["failures"].values())
-    assert max(len(example.error) for _, examples in sent["failures"].values() for example in examples) == EXAMPLE_CHARACTERS
-    assert len(pickle.dumps(sent)) < 16_000, "with 20 kinds of failures, far more than there are"
-    before = pickle.dumps(sent)
-    stats.add(answered(), 9.0)
-    stats.add(failed("kind 1: z"), 0.0)
-    assert pickle.dumps(sent) == before and len(pickle.dumps(first)) < 500
+        stats.add(failed(f"stage {chr(97 + n % 26)}: " + "y" * 5000), 0.0)
+    assert len(stats.examples) == MAX_STAGES and all(len(examples) <= MAX_EXAMPLES for examples in stats.examples.values())
+    assert {len(error) for examples in stats.examples.values() for error, _ in examples} == {EXAMPLE_CHARACTERS}
+    assert len(pickle.dumps(stats.plain())) < 24_000, "with 26 kinds of failures, far more than there are"
+
+
+def test_what_is_sent_is_plain_and_arrives_whole() -> None:
+    stats = of((answered(), 1.0), (answered(5, 6), 2.0), (failed("engine: x", 7), 0.0))
+    sent = json.dumps(stats.plain())
+    assert len(sent) < 600
+    assert RowStats.of(pickle.loads(pickle.dumps(stats.plain()))) == stats

@@ -7,6 +7,7 @@ import ray.exceptions
 
 from rayllm_batch.errors import DatasetError, EngineError, OutputError, RayLLMBatchError
 from rayllm_batch.session import explained
+from rayllm_batch.snapshot import Snapshot
 
 DIED = "The engine died. Its last words:\nXid 79"
 
@@ -17,8 +18,8 @@ class OfRay(Exception):
         self.cause = cause
 
 
-def snapshot(failure: tuple[str, str] | None = None, last_death: str | None = None) -> dict:
-    return {"replicas": {}, "failure": failure, "last_death": last_death}
+def snapshot(failure: tuple[str, str] | None = None, last_death: str | None = None) -> Snapshot:
+    return Snapshot(failure=failure, last_death=last_death)
 
 
 @pytest.mark.parametrize("error", [OutputError("the disk is full"), KeyboardInterrupt(), SystemExit(3)])
@@ -46,7 +47,7 @@ def test_a_lost_engine_is_explained_by_its_last_words() -> None:
     assert isinstance(error, EngineError) and str(error) == DIED
 
 
-@pytest.mark.parametrize("last", [None, {"replicas": {}, "failure": None, "last_death": None}])
-def test_nothing_known_is_nothing_invented(last: dict | None) -> None:
+@pytest.mark.parametrize("last", [None, Snapshot()])
+def test_nothing_known_is_nothing_invented(last: Snapshot | None) -> None:
     error = ray.exceptions.ActorDiedError()
     assert explained(error, last) is error

@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from rayllm_batch import watch
+from rayllm_batch.snapshot import Snapshot
 from rayllm_batch.watch import Watch
 
 WAIT_S = 30.0
@@ -29,7 +30,7 @@ class Monitor:
 @pytest.fixture
 def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
     monkeypatch.setattr(watch, "POLL_S", 0.01)
-    monkeypatch.setattr(ray, "get", lambda number, timeout: {"number": number})
+    monkeypatch.setattr(ray, "get", lambda number, timeout: Snapshot(deaths=number).plain())
     return Monitor()
 
 
@@ -37,8 +38,8 @@ def until(number: int) -> tuple[list[Any], threading.Event, Any]:
     """An observer, what it saw, and an event for when it has seen that many."""
     seen, enough = [], threading.Event()
 
-    def observe(snapshot: dict[str, Any]) -> None:
-        seen.append(snapshot["number"])
+    def observe(snapshot: Snapshot) -> None:
+        seen.append(snapshot.deaths)
         if len(seen) == number:
             enough.set()
 
@@ -58,7 +59,7 @@ def test_a_monitor_that_does_not_answer_is_asked_again(monitor: Monitor, monkeyp
     def get(number: int, timeout: float) -> dict[str, Any]:
         if number % 2:
             raise ray.exceptions.GetTimeoutError("5 s")
-        return {"number": number}
+        return Snapshot(deaths=number).plain()
 
     monkeypatch.setattr(ray, "get", get)
     seen, enough, observe = until(3)
@@ -68,8 +69,8 @@ def test_a_monitor_that_does_not_answer_is_asked_again(monitor: Monitor, monkeyp
 
 
 def test_an_observer_that_fails_stops_neither_the_others_nor_the_watch(monitor: Monitor, caplog: pytest.LogCaptureFixture) -> None:
-    def fails(snapshot: dict[str, Any]) -> None:
-        raise ValueError(f"no such actor {snapshot['number']}")
+    def fails(snapshot: Snapshot) -> None:
+        raise ValueError(f"no such actor {snapshot.deaths}")
 
     seen, enough, observe = until(3)
     with caplog.at_level(logging.WARNING, "rayllm_batch"), Watch(monitor, [fails, observe]):

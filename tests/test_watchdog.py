@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rayllm_batch import cluster_resources, watchdog
 from rayllm_batch.errors import EngineError
+from rayllm_batch.snapshot import ReplicaState, Snapshot
 from rayllm_batch.watchdog import WARN_AFTER_S, Watchdog
 
 TIMEOUT_S = 100.0
-STARTING = {"state": "starting", "node": "10.0.0.1", "log": "/tmp/the.log", "log_bytes": 5}
-READY = {"state": "ready", "node": "10.0.0.1", "log": "/tmp/the.log", "log_bytes": 9, "rows": 3, "steps": 7}
-BUSY = {**READY, "in_flight": 1200, "running": 3.0, "waiting": 1197.0, "kv_cache_usage": 0.256}
+STARTING = ReplicaState(state="starting", node="10.0.0.1", log="/tmp/the.log", log_bytes=5)
+READY = ReplicaState(state="ready", node="10.0.0.1", log="/tmp/the.log", log_bytes=9, rows=3, steps=7)
+BUSY = replace(READY, in_flight=1200, running=3.0, waiting=1197.0, kv_cache_usage=0.256)
 
 
 class Scene:
@@ -41,12 +43,12 @@ class Scene:
         if self.restart_error:
             raise self.restart_error
 
-    def passes(self, seconds: float, *replicas: dict[str, Any], **changing: Any) -> None:
+    def passes(self, seconds: float, *replicas: ReplicaState, **changing: Any) -> None:
         """`changing`: what of the replicas is another value in each snapshot, counted on from there."""
         for second in range(int(seconds)):
             self.now += 1
-            seen = [{**replica, **{name: start + second for name, start in changing.items()}} for replica in replicas]
-            self.dog.observe({"replicas": {f"key{n}": dict(replica) for n, replica in enumerate(seen)}})
+            now = {name: start + second for name, start in changing.items()}
+            self.dog.observe(Snapshot({f"key{n}": replace(replica, **now) for n, replica in enumerate(replicas)}))
 
     @property
     def quiet(self) -> bool:
@@ -74,7 +76,7 @@ def test_a_long_generation_shows_by_its_steps(scene: Scene) -> None:
     assert scene.quiet
 
 
-@pytest.mark.parametrize("changing", [{}, {"log_bytes": 1}, {"in_flight": 1}, {"running": 1}, {"engine_s": 1}])
+@pytest.mark.parametrize("changing", [{}, {"log_bytes": 1}, {"in_flight": 1}, {"running": 1}, {"busy_s": 1}])
 def test_a_hung_engine_is_started_again(changing: dict, scene: Scene) -> None:
     """Words in its log are no work, nor are rows that pile up."""
     scene.passes(TIMEOUT_S, BUSY, **changing)
@@ -102,23 +104,23 @@ def test_the_last_stall_does_not_promise_another_start(scene: Scene) -> None:
 
 def test_one_hung_replica_beside_a_busy_one(scene: Scene) -> None:
     for second in range(int(TIMEOUT_S) + 5):
-        scene.passes(1, {**BUSY, "steps": second}, BUSY)
+        scene.passes(1, replace(BUSY, steps=second), BUSY)
     assert scene.restarted == ["key1"]
 
 
 def test_a_replica_without_rows_is_no_stall_while_another_works(scene: Scene) -> None:
     for second in range(10 * int(TIMEOUT_S)):
-        scene.passes(1, {**BUSY, "steps": second}, {**READY, "in_flight": 0})
+        scene.passes(1, replace(BUSY, steps=second), replace(READY, in_flight=0))
     assert scene.quiet
 
 
 def test_a_replica_that_had_nothing_to_do_has_its_full_time_once_rows_come(scene: Scene) -> None:
     for second in range(5 * int(TIMEOUT_S)):
-        scene.passes(1, {**BUSY, "steps": second}, READY)
+        scene.passes(1, replace(BUSY, steps=second), READY)
     for second in range(int(TIMEOUT_S)):
-        scene.passes(1, {**BUSY, "steps": -second}, BUSY)
+        scene.passes(1, replace(BUSY, steps=-second), BUSY)
     assert scene.quiet
-    scene.passes(2, {**BUSY, "steps": -10_000}, BUSY)
+    scene.passes(2, replace(BUSY, steps=-10_000), BUSY)
     assert scene.restarted == ["key1"]
 
 
@@ -128,7 +130,7 @@ def test_a_slow_start_that_writes_its_log_is_left_alone(scene: Scene) -> None:
 
 
 def test_a_silent_download_is_left_alone(scene: Scene) -> None:
-    scene.passes(10 * TIMEOUT_S, {**STARTING, "state": "downloading"})
+    scene.passes(10 * TIMEOUT_S, replace(STARTING, state="downloading"))
     assert scene.quiet
 
 
@@ -143,7 +145,7 @@ def test_a_silent_start_is_started_again(scene: Scene) -> None:
 @pytest.mark.parametrize("state", ["dead", "failed", "stalled"])
 def test_a_replica_that_has_ended_is_not_started_again(state: str, scene: Scene) -> None:
     for second in range(3 * int(TIMEOUT_S)):
-        scene.passes(1, {**BUSY, "state": state}, {**BUSY, "steps": second})
+        scene.passes(1, replace(BUSY, state=state), replace(BUSY, steps=second))
     assert scene.quiet
 
 
@@ -158,15 +160,15 @@ def test_nothing_placed_is_said_and_then_ends_the_run(scene: Scene) -> None:
 
 def test_a_replica_that_starts_again_gets_a_minute_however_short_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch, timeout=4)
-    scene.passes(WARN_AFTER_S - 1, {**BUSY, "state": "dead"})
+    scene.passes(WARN_AFTER_S - 1, replace(BUSY, state="dead"))
     assert scene.quiet
-    scene.passes(2, {**BUSY, "state": "dead"})
+    scene.passes(2, replace(BUSY, state="dead"))
     assert "for 60 s" in scene.ended
 
 
 def test_all_lost_ends_the_run(scene: Scene) -> None:
     scene.passes(50, BUSY, BUSY, steps=1)
-    scene.passes(TIMEOUT_S + 2, {**BUSY, "state": "dead"}, {**BUSY, "state": "dead"})
+    scene.passes(TIMEOUT_S + 2, replace(BUSY, state="dead"), replace(BUSY, state="dead"))
     assert "No replica found a place" in scene.ended
 
 
@@ -176,7 +178,7 @@ def test_lost_without_a_word_is_a_stall_and_then_the_end(scene: Scene) -> None:
     scene.passes(TIMEOUT_S, BUSY)
     with pytest.raises(RuntimeError):
         scene.passes(2, BUSY)
-    scene.passes(TIMEOUT_S + 5, {**BUSY, "state": "stalled"})
+    scene.passes(TIMEOUT_S + 5, replace(BUSY, state="stalled"))
     assert scene.restarted == ["key0"] and "No replica found a place" in scene.ended
 
 
@@ -212,7 +214,7 @@ def test_rows_that_never_come_end_the_run(scene: Scene) -> None:
 def test_rows_that_come_one_at_a_time_are_no_stall(scene: Scene) -> None:
     """Each is answered between two snapshots, so that none is ever seen in flight."""
     for second in range(10):
-        scene.passes(TIMEOUT_S - 1, {**READY, "rows": second})
+        scene.passes(TIMEOUT_S - 1, replace(READY, rows=second))
     assert scene.quiet
 
 

@@ -1,0 +1,59 @@
+"""Failed rows by what their errors say. Flat in memory, however many fail.
+
+An error begins with the stage that failed and a colon; of each stage the text of some errors is kept as examples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+MAX_KINDS = 100  # kept; rows of others count together, by their stage
+MAX_STAGES = 20
+CHARACTERS = 200
+OTHERS = "other errors"
+
+Errors = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their errors
+
+
+class Example(NamedTuple):
+    """input_tokens: 0 where the row failed before it was tokenized."""
+
+    error: str
+    input_tokens: int
+
+
+def kind_of(error: str) -> str:
+    """Errors that differ in numbers alone, such as lengths of prompts, are of one kind."""
+    return re.sub(r"\d+", "0", error[:CHARACTERS])
+
+
+def stage_of(error: str) -> str:
+    return kind_of(error.partition(":")[0][:40])
+
+
+def count(errors: Errors, error: str, rows: int = 1) -> None:
+    """Add rows with an error; or, below 0, take them out."""
+    kind = kind_of(error)
+    for other in (f"{stage_of(error)}: {OTHERS}", f"other: {OTHERS}"):
+        if kind not in errors and len(errors) >= MAX_KINDS + (MAX_STAGES if kind.endswith(OTHERS) else 0):
+            kind = error = other
+    known, example = errors.get(kind, (0, error[: CHARACTERS + 1]))
+    errors[kind] = (known + rows, example)
+    if not errors[kind][0]:
+        del errors[kind]
+
+
+def counted(texts: Iterable[str]) -> Errors:
+    errors: Errors = {}
+    for text in texts:
+        count(errors, text)
+    return errors
+
+
+def by_stage(errors: Mapping[str, tuple[int, str]]) -> dict[str, int]:
+    stages: dict[str, int] = {}
+    for rows, error in errors.values():
+        stages[stage_of(error)] = stages.get(stage_of(error), 0) + rows
+    return stages
