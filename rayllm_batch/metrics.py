@@ -6,10 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from rayllm_batch.counts import Counts
 from rayllm_batch.failures import by_stage
 from rayllm_batch.history import History
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
 from rayllm_batch.snapshot import ReplicaState, by_actor
 
 

@@ -6,8 +6,8 @@ import time
 from typing import Any, Optional
 
 from rayllm_batch import cluster, engine_logs
-from rayllm_batch.counts import Counts
 from rayllm_batch.rates import Rates
+from rayllm_batch.row_stats import Counts
 from rayllm_batch.snapshot import Snapshot
 from rayllm_batch.status import final_status, status
 from rayllm_batch.status_view import View, choose_view

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Optional
 
-from rayllm_batch.counts import Counts
+from rayllm_batch.row_stats import Counts
 
 NOW_S = 10.0  # what "now" means; rows count when they are done, so that less would jump
 ETA_S = 60.0  # engines finish in waves

@@ -128,14 +128,8 @@ class Replica:
         import ray
 
         context = ray.get_runtime_context()
-        state = ReplicaState(
-            actor_id=context.get_actor_id(),
-            node=ray.util.get_node_ip_address(),
-            pid=os.getpid(),
-            reaper_pid=self._reaper.pid,
-            log=self._log,
-            kept=kept,
-        )
+        state = ReplicaState(actor_id=context.get_actor_id(), log=self._log, kept=kept)
+        state.node, state.pid, state.reaper_pid = ray.util.get_node_ip_address(), os.getpid(), self._reaper.pid
         told = ray.get(job.monitor.register.remote(self._key, context.current_actor, state.plain()))
         if told["stop"]:
             raise EngineError(told["stop"])

@@ -8,12 +8,11 @@ from typing import Any
 from unittest import mock
 
 from rayllm_batch import history
-from rayllm_batch.counts import Counts
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics, row_stats
 from rayllm_batch.output import Answer
 from rayllm_batch.report_page import Report
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
 from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 NASTY = "<script>alert('x')</script><img src=https://example.org/x.png onerror=\"alert(1)\"> & </style> &amp;"

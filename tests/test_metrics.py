@@ -10,11 +10,10 @@ from unittest import mock
 import pytest
 
 from rayllm_batch import history
-from rayllm_batch.counts import Counts
 from rayllm_batch.history import History
 from rayllm_batch.metrics import ReplicaMetrics, RunMetrics
 from rayllm_batch.output import Answer
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
 from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rayllm_batch import ChatWorkloadBase, pipeline
-from rayllm_batch.counts import Counts
 from rayllm_batch.monitor import RunMonitor
 from rayllm_batch.output import Answer
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
 from rayllm_batch.snapshot import ReplicaState, Snapshot, by_actor
 
 THERE = """
