@@ -12,7 +12,7 @@ ETA_S = 60.0  # engines finish in waves
 
 
 class Rates:
-    """Samples of counters, which grow, or fall back where a replica died with rows. Memory does not grow with the run."""
+    """Samples of counts, which grow, or fall back where a replica died with rows. Memory does not grow with the run."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, Counts]] = deque()
@@ -24,7 +24,7 @@ class Rates:
             self._samples.popleft()
 
     def per_s(self, name: str, over_s: float = NOW_S) -> Optional[float]:
-        """Of one of the Counts over the last `over_s` seconds, or as many as there are; None before a second has passed."""
+        """Of one of the Counts over the last `over_s` seconds, or as many as there are; None before one has passed."""
         if not self._samples:
             return None
         last_s, last = self._samples[-1]

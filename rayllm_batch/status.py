@@ -41,8 +41,9 @@ class Status:
 
 
 def status(
-    snapshot: Snapshot, num_replicas: int, total: Optional[int], rates: Rates, elapsed_s: float, *, to_folder: bool = False
-) -> Status:
+    snapshot: Snapshot, num_replicas: int, total: Optional[int], rates: Rates, elapsed_s: float,
+    *, to_folder: bool = False,
+) -> Status:  # fmt: skip
     """Of a run that goes on. rates: of its counts. to_folder: the rows are written to an output folder as they come."""
     replicas, ready = list(snapshot.replicas.values()), snapshot.ready
     counts = Counts.total(replicas)
@@ -106,7 +107,7 @@ def _failed(counts: Counts) -> list[tuple[int, str]]:
 
 
 def _tokens(snapshot: Snapshot, rates: Rates, counts: Counts) -> list[tuple[int, str]]:
-    """`1,512 output tokens/s, 1,498 on average`, and the same of the input; the average over the engines' working time."""
+    """`1,512 output tokens/s, 1,498 on average`, and the same of the input; averages over the engines' busy time."""
     busy = _busy_s(snapshot)
     parts = []
     for rank, name, tokens in ((3, "output", counts.output_tokens), (8, "input", counts.input_tokens)):
