@@ -12,7 +12,7 @@ AT_ONCE = 1 << 20  # bytes
 
 
 class EngineLogs:
-    """An observer of the run, which says each new line of the logs on this node, and once how to read another node's."""
+    """An observer of the run. Says each new line of the logs on this node, and once how to read another node's."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

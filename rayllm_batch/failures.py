@@ -1,13 +1,10 @@
-"""Failed rows by what their errors say. Flat in memory, however many fail.
-
-An error begins with the stage that failed and a colon; of each stage the text of some errors is kept as examples.
-"""
+"""Failed rows by what their errors say, which begins with the stage that failed. Flat in memory, however many fail."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 MAX_KINDS = 100  # kept; rows of others count together, by their stage
 MAX_STAGES = 20
@@ -15,13 +12,6 @@ CHARACTERS = 200
 OTHERS = "other errors"
 
 Errors = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their errors
-
-
-class Example(NamedTuple):
-    """input_tokens: 0 where the row failed before it was tokenized."""
-
-    error: str
-    input_tokens: int
 
 
 def kind_of(error: str) -> str:
@@ -53,7 +43,7 @@ def counted(texts: Iterable[str]) -> Errors:
 
 
 def by_stage(errors: Mapping[str, tuple[int, str]]) -> dict[str, int]:
-    stages: dict[str, int] = {}
+    stages: Counter[str] = Counter()
     for rows, error in errors.values():
-        stages[stage_of(error)] = stages.get(stage_of(error), 0) + rows
-    return stages
+        stages[stage_of(error)] += rows
+    return dict(stages)

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from rayllm_batch.counts import Counts
+from rayllm_batch.row_stats import Counts
 from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 MOST_POINTS = 1000
 NEARLY = 0.9  # of max_num_seqs, or of the KV cache: as good as full
 
 
-@dataclass(frozen=True)
-class Point:
+@dataclass
+class Point(Counts):
     """The run at one moment; counts are since its start, the rest is of the replicas that are ready.
 
     time_s:          seconds since the start of the run.
@@ -27,11 +27,7 @@ class Point:
                      queue, or it ran nearly max_num_seqs of them, or its KV cache was nearly full.
     """
 
-    time_s: float
-    rows: int = 0
-    failed: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
+    time_s: float = 0.0
     running: float = 0.0
     waiting: float = 0.0
     in_flight: int = 0
@@ -57,7 +53,7 @@ class History:
         self.phases: dict[str, float] = {}
         self.ended: Optional[str] = None
         self._points: list[Point] = []
-        self._latest = Point(0.0)
+        self._latest = Point()
         self._period_s = 1.0
         self._replicas: dict[str, ReplicaState] = {}
 
@@ -113,8 +109,8 @@ class History:
 
 def _point(time_s: float, all_replicas: dict[str, ReplicaState], ready: list[ReplicaState]) -> Point:
     return Point(
-        time_s,
         **vars(Counts.total(all_replicas.values())),
+        time_s=time_s,
         running=sum(replica.running for replica in ready),
         waiting=sum(replica.waiting for replica in ready),
         in_flight=sum(replica.in_flight for replica in ready),

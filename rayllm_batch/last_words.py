@@ -22,21 +22,26 @@ def most_frequent(counts: Mapping[str, tuple[int, str]]) -> list[str]:
 
 def of_memory(rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]]) -> str:
     lines = [_first(rows, failed, took), *most_frequent(errors)]
-    lines.append("The answers are in memory only, in the Dataset that run() returns: run(output_path) writes them as they come.")
+    where = "in memory only, in the Dataset that run() returns: run(output_path) writes them as they come."
+    lines.append(f"The answers are {where}")
     return "\n".join(lines)
 
 
 def of_folder(
-    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *, path: str, output_format: str, id_column: Optional[str],
-    answer_column: str = "generated_text",
-) -> str:
+    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]],
+    *, path: str, output_format: str, id_column: Optional[str], answer_column: str = "generated_text",
+) -> str:  # fmt: skip
     lines = [_first(rows, failed, took), *most_frequent(errors)]
-    read = f'pd.read_parquet("{path}")' if output_format == "parquet" else f'ray.data.read_json("{path}", file_extensions=["jsonl"]).to_pandas()'
+    read = f'ray.data.read_json("{path}", file_extensions=["jsonl"]).to_pandas()'
+    if output_format == "parquet":
+        read = f'pd.read_parquet("{path}")'
     lines.append(f"The answers are in {path}, each beside the columns of its row: {read}.")
     if id_column:
-        lines.append(f'  With your table: table.merge({read}[["{id_column}", "{answer_column}", "error"]], on="{id_column}", how="left")')
+        answers = f'{read}[["{id_column}", "{answer_column}", "error"]]'
+        lines.append(f'  With your table: table.merge({answers}, on="{id_column}", how="left")')
     if failed:
-        lines.append("  Failed rows run again, also after a fix, with the same call and retry_failed=True (--retry-failed).")
+        how = "with the same call and retry_failed=True (--retry-failed)"
+        lines.append(f"  Failed rows run again, also after a fix, {how}.")
     return "\n".join(lines)
 
 

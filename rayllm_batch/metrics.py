@@ -6,10 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from rayllm_batch.counts import Counts
 from rayllm_batch.failures import by_stage
 from rayllm_batch.history import History
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
 from rayllm_batch.snapshot import ReplicaState, by_actor
 
 
@@ -37,14 +36,14 @@ class ReplicaMetrics:
 class RunMetrics:
     """Of one run; rows that an earlier run had left finished in the output folder are not in it.
 
-    rows, failed:         rows that the replicas have handed on, each once, and those of them with an error. A row that was
-                          computed again after an engine died counts when it was handed on.
+    rows, failed:         rows that the replicas have handed on, each once, and those of them with an error. A row that
+                          was computed again after an engine died counts when it was handed on.
     num_input_tokens, num_generated_tokens: of these rows.
     elapsed_s:            seconds of the whole call.
     start_s:              seconds until the slowest engine was ready.
     engine_s:             seconds during which an engine had work, averaged over the replicas.
     num_replicas:         replicas that answered rows; a restarted one is the same one.
-    failed_by_kind:       failed rows by the stage that failed: parse_row, chat_template, tokenize, sampling_params, engine.
+    failed_by_kind:       failed rows by their stage: parse_row, chat_template, tokenize, sampling_params, engine.
     errors:               failed rows by what their errors say: how many, and one of them.
     finish_reasons:       rows by finish reason, "error" among them.
     mean_latency_s:       seconds that an answered row spent in the engine and its queue, on average.
@@ -54,13 +53,13 @@ class RunMetrics:
     request in an engine to the last row), sampled once a second; None where a run was too short to be sampled, or where
     nothing reports it:
 
-    full_share:           the share of that time in which the engine had all the work that it could take: requests waited in
-                          its queue, or it ran at least 90% of max_num_seqs, or at least 90% of its KV cache was in use.
-                          The end of a run, when the last rows finish, cannot be full, and counts.
+    full_share:           the share of that time in which the engine had all the work that it could take: requests
+                          waited in its queue, or it ran at least 90% of max_num_seqs, or at least 90% of its KV cache
+                          was in use. The end of a run, when the last rows finish, cannot be full, and counts.
     mean_running:         requests running, summed over the replicas; max_running is what they could run (max_num_seqs).
     mean_kv_cache_usage:  0 to 1, averaged over the replicas.
-    mean_gpu_utilization: 0 to 1, as the driver tells it: the share of time in which the GPU computed anything. A GPU at 1 may
-                          still be far from its peak.
+    mean_gpu_utilization: 0 to 1, as the driver tells it: the share of time in which the GPU computed anything. A GPU
+                          at 1 may still be far from its peak.
     """
 
     rows: int = 0
@@ -98,7 +97,7 @@ class RunMetrics:
 
     @property
     def busy_share(self) -> float:
-        """The share of the whole call, start-up included, during which an engine had work: what of the GPUs' time was used."""
+        """The share of the whole call, start-up included, during which an engine had work: of the GPUs' time."""
         return self.engine_s / self.elapsed_s if self.elapsed_s else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,8 +130,9 @@ class RunMetrics:
 
     def __str__(self) -> str:
         return (
-            f"{self.num_input_tokens:,} input and {self.num_generated_tokens:,} output tokens in {self.elapsed_s:.1f} s "
-            f"(engine start {self.start_s:.1f} s, generating {self.engine_s:.1f} s: {self.output_tokens_per_s:,.0f} output tokens/s)"
+            f"{self.num_input_tokens:,} input and {self.num_generated_tokens:,} output tokens in {self.elapsed_s:.1f}"
+            f" s (engine start {self.start_s:.1f} s, generating {self.engine_s:.1f} s: "
+            f"{self.output_tokens_per_s:,.0f} output tokens/s)"
         )
 
 

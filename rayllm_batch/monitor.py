@@ -77,13 +77,12 @@ class RunMonitor:
     def environment(self) -> dict[str, str]:
         return self._env_vars
 
-    def update(self, key: str, told: dict[str, Any]) -> None:
+    def update(self, key: str, told: dict[str, Any], ended: Optional[State] = None) -> None:
         replica = self._replicas.get(key)
         if replica is None or replica.state == "dead":  # of a run that is over; or sent before it died, and late
             return
         now = dataclasses.replace(ReplicaState.of(told), since=replica.since)
-        if not replica.is_live:
-            now.state = replica.state
+        now.state = ended or (now.state if replica.is_live else replica.state)
         self._replicas[key] = now
         if now.state == "ready":
             self._failures.pop(now.actor_id, None)  # it has started after all
@@ -97,7 +96,9 @@ class RunMonitor:
 
         Ray keeps neither through its own layers of errors. `key` is that of the replica which did not start.
         """
-        replica = self._ended(key, "failed") if key else None
+        replica = self._replicas.get(key) if key else None
+        if replica:
+            replica.state = "failed"
         self._fail(error, message, replica.actor_id if replica else None)
 
     def lowered(self) -> dict[str, Any]:
@@ -117,14 +118,16 @@ class RunMonitor:
 
     def may_back_off(self, key: str, told: dict[str, Any], message: str) -> bool:
         """An engine that ran out of memory while it worked: whether to start it with less, and blame no row."""
-        actor = self._died(key, told)
+        self.update(key, told, "dead")
+        actor = self._replicas[key].actor_id
         self._back_offs[actor] = 1 if self._answered_since("back-off", actor) else self._back_offs.get(actor, 0) + 1
         self._last_death = f"The engine ran out of GPU memory. Its last words:\n{message}"
         return self._back_offs[actor] <= MAX_BACK_OFFS_WITHOUT_AN_ANSWER
 
     def died(self, key: str, told: dict[str, Any], in_engine: Iterable[bytes], message: str) -> None:
         """An engine that died. in_engine: the prompt keys of the rows that it was computing."""
-        actor = self._died(key, told)
+        self.update(key, told, "dead")
+        actor = self._replicas[key].actor_id
         self._suspects.engine_died(actor, in_engine, message)
         self._deaths[actor] = 1 if self._answered_since("death", actor) else self._deaths.get(actor, 0) + 1
         guilty = len(self._suspects.guilty)
@@ -139,7 +142,8 @@ class RunMonitor:
 
     def stalled(self, key: str, message: str) -> bool:
         """A replica that did nothing for too long. Returns whether to try again."""
-        self._ended(key, "stalled")
+        if (replica := self._replicas.get(key)) and replica.is_live:
+            replica.state = "stalled"
         self._stalls = 1 if self._answered_since("stall") else self._stalls + 1
         self._last_death = message
         if self._stalls >= MAX_STALLS_WITHOUT_AN_ANSWER:
@@ -167,19 +171,6 @@ class RunMonitor:
         since = answered > self._answered.get((what, actor), 0)
         self._answered[what, actor] = answered
         return since
-
-    def _died(self, key: str, told: dict[str, Any]) -> str:
-        """Returns its actor's id."""
-        self.update(key, told)
-        self._ended(key, "dead")
-        return self._replicas[key].actor_id
-
-    def _ended(self, key: str, state: State) -> Optional[ReplicaState]:
-        """None of an earlier run's replica."""
-        replica = self._replicas.get(key)
-        if replica and replica.state != "dead":
-            replica.state = state
-        return replica
 
     def _give_up(self, why: str, last_words: str) -> None:
         self._stop = f"{why} Its last words:\n{last_words}"

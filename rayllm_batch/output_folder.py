@@ -275,13 +275,7 @@ class OutputFolder:
                 self.set_aside.append(name)
             else:
                 self.place.fs.delete_file(self._ids_path(name))
-        # Of format 1, whose fingerprints were others, no part has digests.
-        if foreign := [name for name, part in self.parts.items() if part.asked and part.job != self._fingerprint]:
-            raise OutputError(
-                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders had been "
-                f"merged: {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}. Move them away, or give another "
-                "output_path."
-            )
+        self._refuse_other_jobs()
         if manifest:
             self.complete = manifest.state == "complete" and manifest.rows == self.rows
             self.same_rows = bool(self._job.rows) and manifest.job.rows == self._job.rows
@@ -289,6 +283,15 @@ class OutputFolder:
             self._schema = known[max(self.parts, key=number_of)].schema
         if not self.complete:
             self.write_manifest("unfinished")
+
+    def _refuse_other_jobs(self) -> None:
+        # Of format 1, whose fingerprints were others, no part has digests.
+        if foreign := [name for name, part in self.parts.items() if part.asked and part.job != self._fingerprint]:
+            raise OutputError(
+                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders had been "
+                f"merged: {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}. Move them away, or give another "
+                "output_path."
+            )
 
     def _compare_parts(self, sizes: dict[str, int], known: dict[str, PartRecord], names: list[str]) -> None:
         """Without a manifest, the parts say whose they are."""

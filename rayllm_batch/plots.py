@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
 # Drawn in colours that nothing else has, which become the page's own: light or dark is the browser's to choose.
 COLOURS = {
-    "--fg": "#010203", "--muted": "#020304", "--grid": "#030405", "--one": "#040506", "--two": "#050607", "--three": "#060708",
+    "--fg": "#010203", "--muted": "#020304", "--grid": "#030405",
+    "--one": "#040506", "--two": "#050607", "--three": "#060708",
 }  # fmt: skip
 FG, MUTED, GRID, ONE, TWO, THREE = COLOURS.values()
 WIDTH_IN = 9.0
 MOST_SAMPLES = 240  # a line of more cannot be told from it at this width
 BARS = 32
 STYLE = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5, "axes.edgecolor": MUTED, "axes.labelcolor": FG,
-    "text.color": FG, "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": FG, "ytick.labelcolor": FG,
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5,
+    "axes.edgecolor": MUTED, "axes.labelcolor": FG, "text.color": FG,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": FG, "ytick.labelcolor": FG,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID,
-    "axes.axisbelow": True, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlecolor": FG,
-    "legend.frameon": False, "lines.linewidth": 1.6, "axes.prop_cycle": f"cycler('color', ['{ONE}', '{TWO}', '{THREE}'])",
+    "axes.axisbelow": True, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "axes.titlecolor": FG, "legend.frameon": False, "lines.linewidth": 1.6,
+    "axes.prop_cycle": f"cycler('color', ['{ONE}', '{TWO}', '{THREE}'])",
 }  # fmt: skip
 
 
@@ -123,7 +126,8 @@ def _draw_lengths(axis: Axes, counts: dict[int, int], title: str, colour: str) -
         axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color=MUTED)
         return
     edges, heights = bars(counts)
-    axis.bar(edges[:-1], heights, width=[b - a for a, b in zip(edges, edges[1:], strict=False)], align="edge", color=colour)
+    widths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    axis.bar(edges[:-1], heights, width=widths, align="edge", color=colour)
     if _spans_octaves(edges[0], edges[-1]):
         axis.set_xscale("log")
         axis.minorticks_off()

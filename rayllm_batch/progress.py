@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on: how far it is, the engine's resolved settings once, and where the logs are."""
+"""What the user sees while a run goes on: how far it is, the engine's resolved settings once, where the logs are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from typing import Any, Optional
 
 from rayllm_batch import cluster_connect, engine_logs
-from rayllm_batch.counts import Counts
 from rayllm_batch.rates import Rates
+from rayllm_batch.row_stats import Counts
 from rayllm_batch.snapshot import Snapshot
 from rayllm_batch.status import final_status, status
 from rayllm_batch.status_view import View, choose_view
@@ -56,9 +56,8 @@ class Progress:
         self._show_settings(snapshot)
         if self._settings_shown:
             self._rates.add(time.monotonic(), Counts.total(snapshot.replicas.values()))
-        self._view.show(
-            status(snapshot, self._num_replicas, self._total_rows, self._rates, self._elapsed_s(), to_folder=self._to_folder)
-        )
+        run = self._num_replicas, self._total_rows, self._rates, self._elapsed_s()
+        self._view.show(status(snapshot, *run, to_folder=self._to_folder))
 
     def say(self, text: str) -> None:
         """A line that stays, above the one that changes."""
@@ -82,5 +81,6 @@ class Progress:
             if replica.settings:
                 self._settings_shown = True
                 when = ", kept from before" if replica.kept else f" in {replica.start_s:.0f} s"
-                self.say(f"Engine ready{when}: {', '.join(f'{key}={value}' for key, value in replica.settings.items())}")
+                text = ", ".join(f"{key}={value}" for key, value in replica.settings.items())
+                self.say(f"Engine ready{when}: {text}")
                 return

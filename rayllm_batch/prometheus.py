@@ -3,9 +3,9 @@
     ray_rayllm_batch_rows_total, ..._failed_rows_total, ..._input_tokens_total, ..._output_tokens_total
     ray_rayllm_batch_running_requests, ..._waiting_requests, ..._kv_cache_usage, ..._gpu_utilization (0 to 1)
 
-Each with the tags run_id, model, and replica, a number. They come from the driver, once a second, not from the replicas:
-so a replica that dies and starts again goes on in the same series, and the last rows of a run are exported too, although
-its replicas end with it. Ray sends on what is here every ten seconds.
+Each with the tags run_id, model, and replica, a number. They come from the driver, once a second, not from the
+replicas: so a replica that dies and starts again goes on in the same series, and the last rows of a run are exported
+too, although its replicas end with it. Ray sends on what is here every ten seconds.
 """
 
 from __future__ import annotations

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Optional
 
-from rayllm_batch.counts import Counts
+from rayllm_batch.row_stats import Counts
 
 NOW_S = 10.0  # what "now" means; rows count when they are done, so that less would jump
 ETA_S = 60.0  # engines finish in waves
 
 
 class Rates:
-    """Samples of counters, which grow, or fall back where a replica died with rows. Memory does not grow with the run."""
+    """Samples of counts, which grow, or fall back where a replica died with rows. Memory does not grow with the run."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, Counts]] = deque()
@@ -24,7 +24,7 @@ class Rates:
             self._samples.popleft()
 
     def per_s(self, name: str, over_s: float = NOW_S) -> Optional[float]:
-        """Of one of the Counts over the last `over_s` seconds, or as many as there are; None before a second has passed."""
+        """Of one of the Counts over the last `over_s` seconds, or as many as there are; None before one has passed."""
         if not self._samples:
             return None
         last_s, last = self._samples[-1]

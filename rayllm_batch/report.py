@@ -59,7 +59,8 @@ def show_and_save(
         with open(whole_path, "w", encoding="utf-8", errors="replace") as file:  # an answer cut between surrogates
             file.write(content)
     except OSError as error:
-        raise RayLLMBatchError(f"The report cannot be written to {whole_path!r}: {error}. Give another path=.") from None
+        text = f"The report cannot be written to {whole_path!r}: {error}. Give another path=."
+        raise RayLLMBatchError(text) from None
     # The frame keeps the page's style from the notebook's, and the notebook's from the page's.
     display.show(FRAME.format(html.escape(content, quote=True)), f"The report is in {whole_path}")
     return whole_path

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rayllm_batch import failures
-from rayllm_batch.counts import Counts
-from rayllm_batch.failures import MAX_STAGES, Errors, Example, stage_of
+from rayllm_batch.failures import MAX_STAGES, Errors, stage_of
 from rayllm_batch.tasks.base import Answer
 
 EXACT = 32  # lengths below have a bin each; above, each octave has EXACT / 2 equal bins, of 3 to 6%
@@ -17,6 +17,29 @@ MAX_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 300
 SLOWEST = 10
 ANSWER_CHARACTERS = 80
+
+
+@dataclass
+class Counts:
+    """Rows, those of them with an error, and the tokens of their prompts and of their answers."""
+
+    rows: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, more: Counts, sign: int = 1) -> None:
+        self.rows += sign * more.rows
+        self.failed += sign * more.failed
+        self.input_tokens += sign * more.input_tokens
+        self.output_tokens += sign * more.output_tokens
+
+    @classmethod
+    def total(cls, several: Iterable[Counts]) -> Counts:
+        total = Counts()
+        for one in several:
+            total.add(one)
+        return total
 
 
 class SlowRow(NamedTuple):
@@ -36,32 +59,33 @@ class RowStats:
     latency_s:      seconds that the answered rows spent in the engine and its queue, added up.
     input_lengths, output_lengths: rows by `bin_of` their tokens; of answers, only those that did not fail.
     finish_reasons: rows by finish reason, "error" among them.
-    errors:         failed rows by what they say; examples: of each stage some that differ. See failures.
+    errors:         failed rows by what they say, see failures.
+    examples:       of each stage some errors that differ, with the tokens of their prompts, or 0 where there were none.
     slowest:        the rows that took longest, the slowest first.
     """
 
     counts: Counts = field(default_factory=Counts)
     latency_s: float = 0.0
-    input_lengths: dict[int, int] = field(default_factory=dict)
-    output_lengths: dict[int, int] = field(default_factory=dict)
-    finish_reasons: dict[str, int] = field(default_factory=dict)
+    input_lengths: Counter[int] = field(default_factory=Counter)
+    output_lengths: Counter[int] = field(default_factory=Counter)
+    finish_reasons: Counter[str] = field(default_factory=Counter)
     errors: Errors = field(default_factory=dict)
-    examples: dict[str, list[Example]] = field(default_factory=dict)
+    examples: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     slowest: list[SlowRow] = field(default_factory=list)
 
     def add(self, answer: Answer, seconds: float) -> None:
         """One row is done."""
         self.counts.add(counts_of(answer))
-        _count(self.finish_reasons, answer.finish_reason)
+        self.finish_reasons[answer.finish_reason] += 1
         if answer.num_input_tokens:
-            _count(self.input_lengths, bin_of(answer.num_input_tokens))
+            self.input_lengths[bin_of(answer.num_input_tokens)] += 1
         if answer.error is not None:
             failures.count(self.errors, answer.error)
             text = " ".join(answer.error[: 4 * EXAMPLE_CHARACTERS].split())
             short = text if len(text) <= EXAMPLE_CHARACTERS else text[: EXAMPLE_CHARACTERS - 4] + " ..."
-            self._add_examples(stage_of(answer.error), [Example(short, answer.num_input_tokens)])
+            self._add_examples(stage_of(answer.error), [(short, answer.num_input_tokens)])
             return
-        _count(self.output_lengths, bin_of(answer.num_generated_tokens))
+        self.output_lengths[bin_of(answer.num_generated_tokens)] += 1
         self.latency_s += seconds
         if len(self.slowest) < SLOWEST or seconds > self.slowest[-1].seconds:
             beginning = answer.reply.text[:ANSWER_CHARACTERS] if answer.reply else ""
@@ -80,13 +104,9 @@ class RowStats:
         """Add another one, or, with sign -1, take out what was added so; examples of failures stay."""
         self.counts.add(one.counts, sign)
         self.latency_s += sign * one.latency_s
-        for mine, others in (
-            (self.input_lengths, one.input_lengths),
-            (self.output_lengths, one.output_lengths),
-            (self.finish_reasons, one.finish_reasons),
-        ):
-            for key, rows in others.items():
-                _count(mine, key, sign * rows)
+        for name in ("input_lengths", "output_lengths", "finish_reasons"):
+            mine, others = getattr(self, name), getattr(one, name)
+            setattr(self, name, mine + others if sign > 0 else mine - others)  # without those that are none
         for rows, error in one.errors.values():
             failures.count(self.errors, error, sign * rows)
         for stage, examples in one.examples.items():
@@ -103,22 +123,18 @@ class RowStats:
 
     def plain(self) -> dict[str, Any]:
         """To be sent: see snapshot."""
-        examples = {stage: [tuple(example) for example in some] for stage, some in self.examples.items()}
-        slowest = [tuple(row) for row in self.slowest]
-        return {**vars(self), "counts": dict(vars(self.counts)), "examples": examples, "slowest": slowest}
+        return {**vars(self), "counts": vars(self.counts), "slowest": [tuple(row) for row in self.slowest]}
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> RowStats:
-        examples = {stage: [Example(*example) for example in some] for stage, some in plain["examples"].items()}
         slowest = [SlowRow(*row) for row in plain["slowest"]]
-        return cls(**{**plain, "counts": Counts(**plain["counts"]), "examples": examples, "slowest": slowest})
+        return cls(**{**plain, "counts": Counts(**plain["counts"]), "slowest": slowest})
 
-    def _add_examples(self, stage: str, examples: list[Example]) -> None:
-        if stage not in self.examples and len(self.examples) >= MAX_STAGES:
-            return
-        known = self.examples.setdefault(stage, [])
-        known += [new for new in examples if all(new.error != old.error for old in known)]
-        del known[MAX_EXAMPLES:]
+    def _add_examples(self, stage: str, examples: list[tuple[str, int]]) -> None:
+        if stage in self.examples or len(self.examples) < MAX_STAGES:
+            known = self.examples.setdefault(stage, [])
+            known += [example for example in examples if example[0] not in dict(known)]
+            del known[MAX_EXAMPLES:]
 
 
 def counts_of(answer: Answer) -> Counts:
@@ -140,9 +156,3 @@ def bin_range(number: int) -> tuple[int, int]:
     octave, place = divmod(number - EXACT, EXACT // 2)
     first = (EXACT // 2 + place) << (octave + 1)
     return first, first + (1 << (octave + 1))
-
-
-def _count(counts: dict[Any, int], key: Any, more: int = 1) -> None:
-    counts[key] = counts.get(key, 0) + more
-    if not counts[key]:
-        del counts[key]

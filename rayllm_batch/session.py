@@ -38,7 +38,10 @@ class Session:
         with (
             Progress(self.num_replicas, total, self.job.prompt.with_row_ids, self.verbose) as progress,
             self._watchdog(progress) as watchdog,
-            Watch(self.job.monitor, [progress.observe, *observers, *([watchdog.observe] if self.stall_timeout_s else [])]),
+            Watch(
+                self.job.monitor,
+                [progress.observe, *observers, *([watchdog.observe] if self.stall_timeout_s else [])],
+            ),
         ):
             yield
 
@@ -53,7 +56,8 @@ class Session:
             snapshot, actors = None, {}
             if cluster_connect.is_gone():  # and its actors with it
                 return None
-        for actor in (*actors.values(), *(self.engines.hosts if self.engines else ())):  # some wait for a GPU, unregistered
+        # Some of the hosts wait for a GPU, and are not registered.
+        for actor in (*actors.values(), *(self.engines.hosts if self.engines else ())):
             try:
                 ray.kill(actor)
             except Exception:

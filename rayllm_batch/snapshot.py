@@ -11,8 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
-from rayllm_batch.counts import Counts
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
 
 # "dead" is one whose process has ended; "failed" did not start; "stalled" did nothing for too long.
 State = Literal["downloading", "starting", "ready", "dead", "failed", "stalled"]

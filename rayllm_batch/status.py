@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from rayllm_batch.counts import Counts
 from rayllm_batch.history import mean
 from rayllm_batch.rates import Rates
+from rayllm_batch.row_stats import Counts
 from rayllm_batch.snapshot import ReplicaState, Snapshot, by_actor
 
 MUST_STAY = 0
@@ -41,8 +41,9 @@ class Status:
 
 
 def status(
-    snapshot: Snapshot, num_replicas: int, total: Optional[int], rates: Rates, elapsed_s: float, *, to_folder: bool = False
-) -> Status:
+    snapshot: Snapshot, num_replicas: int, total: Optional[int], rates: Rates, elapsed_s: float,
+    *, to_folder: bool = False,
+) -> Status:  # fmt: skip
     """Of a run that goes on. rates: of its counts. to_folder: the rows are written to an output folder as they come."""
     replicas, ready = list(snapshot.replicas.values()), snapshot.ready
     counts = Counts.total(replicas)
@@ -69,12 +70,9 @@ def status(
 
 def final_status(snapshot: Snapshot, total: Optional[int], elapsed_s: float) -> Status:
     """Of a run that is over and went well."""
-    counts, busy = Counts.total(snapshot.replicas.values()), _busy_s(snapshot)
-    parts = [_rows(counts, total), *_failed(counts)]
-    for rank, name, tokens in ((2, "output", counts.output_tokens), (3, "input", counts.input_tokens)):
-        if busy and tokens:
-            parts.append((rank, f"{tokens / busy:,.0f} {name} tokens/s"))
-    return Status(f"done in {duration(elapsed_s)}", tuple(parts), counts.rows, total)
+    counts = Counts.total(snapshot.replicas.values())
+    parts = (_rows(counts, total), *_failed(counts), *_tokens(snapshot, Rates(), counts))
+    return Status(f"done in {duration(elapsed_s)}", parts, counts.rows, total)
 
 
 def duration(seconds: float) -> str:
@@ -109,7 +107,7 @@ def _failed(counts: Counts) -> list[tuple[int, str]]:
 
 
 def _tokens(snapshot: Snapshot, rates: Rates, counts: Counts) -> list[tuple[int, str]]:
-    """`1,512 output tokens/s, 1,498 on average`, and the same of the input; the average over the engines' working time."""
+    """`1,512 output tokens/s, 1,498 on average`, and the same of the input; averages over the engines' busy time."""
     busy = _busy_s(snapshot)
     parts = []
     for rank, name, tokens in ((3, "output", counts.output_tokens), (8, "input", counts.input_tokens)):

@@ -23,9 +23,11 @@ class Verdict:
 def verdict(metrics: RunMetrics, history: History, engines: str = "engines") -> Verdict:
     """engines: what they are called, "GPUs" or "engines"."""
     if not metrics.rows:
-        return Verdict(_outcome(history) or "Nothing was computed: every row was finished before this run, or there were none.")
+        nothing = "Nothing was computed: every row was finished before this run, or there were none."
+        return Verdict(_outcome(history) or nothing)
     fullness, notes = _fullness(metrics, history, engines)
-    return Verdict(f"{_outcome(history)} {fullness} {_failures(metrics, history)}".strip(), [*notes, *_where_the_time_went(metrics, history)])
+    sentence = f"{_outcome(history)} {fullness} {_failures(metrics, history)}".strip()
+    return Verdict(sentence, [*notes, *_where_the_time_went(metrics, history)])
 
 
 def _outcome(history: History) -> str:
@@ -55,7 +57,8 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
     peak = max(point.running for _, point in sampled)
     if fed_s < WHOLE_JOB * all_s:
         return (
-            f"The job was too small to fill the {engines}: they had all its rows at once and ran up to {peak:,.0f} requests{_of(metrics)}."
+            f"The job was too small to fill the {engines}: they had all its rows at once and ran up to {peak:,.0f} "
+            f"requests{_of(metrics)}."
         ), []
     share = sum(seconds * point.full for seconds, point in fed) / fed_s
     running = sum(seconds * point.running for seconds, point in fed) / fed_s
@@ -63,35 +66,36 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
     notes = []
     if tail_s > 0.25 * all_s:
         notes.append(
-            f"For {tail_s:,.0f} of {all_s:,.0f} s only the last rows were left, too few to fill the {engines}: see the slowest rows. "
-            "A lower max_tokens bounds them; more rows in one run make them count less."
+            f"For {tail_s:,.0f} of {all_s:,.0f} s only the last rows were left, too few to fill the {engines}: see the "
+            "slowest rows. A lower max_tokens bounds them; more rows in one run make them count less."
         )
     ran = f"{running:,.0f} requests{_of(metrics)} ran on average"
     while_fed = "" if tail_s < 0.05 * all_s else ", up to the last rows"
     if share >= FULL and tail_s > 0.5 * all_s:
         return (
-            f"The {engines} were full only at first: for {_percent(tail_s / all_s)} of the generating time just the last rows were left, "
-            "too few to fill them."
+            f"The {engines} were full only at first: for {_percent(tail_s / all_s)} of the generating time just the "
+            "last rows were left, too few to fill them."
         ), notes
     if share >= FULL:
         return (
-            f"The {engines} were full: they had all the work they could take for {_percent(share)} of the generating time{while_fed}."
+            f"The {engines} were full: they had all the work they could take for {_percent(share)} of the generating "
+            f"time{while_fed}."
         ), [_limit(fed, ran), *notes]
     if _restarts(metrics):  # then nothing says that the rows came too slowly
         waited, starved = "were starting again or had few rows", (
-            f"In the rest engines were being started again, or had few rows ({ran}): those that an engine had when it died are tried "
-            "again a few at a time, to find the one that made it die."
+            f"In the rest engines were being started again, or had few rows ({ran}): those that an engine had when it "
+            "died are tried again a few at a time, to find the one that made it die."
         )
     else:
         waited, starved = "waited for rows", (
-            f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. More CPUs for "
-            "Ray, or a parse_row that does less, make it faster."
+            f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
+            "More CPUs for Ray, or a parse_row that does less, make it faster."
         )
     if share >= PARTLY:
         return f"The {engines} were full only {_percent(share)} of the generating time.", [starved, *notes]
     return (
-        f"The {engines} were not full: they had all the work they could take during only {_percent(share)} of the generating time, "
-        f"and {waited} in the rest."
+        f"The {engines} were not full: they had all the work they could take during only {_percent(share)} of the "
+        f"generating time, and {waited} in the rest."
     ), [starved, *notes]
 
 
@@ -103,8 +107,8 @@ def _limit(fed: list[tuple[float, Point]], ran: str) -> str:
     slots = sum(seconds for seconds, point in full if point.slots and point.running >= NEARLY * point.slots) / full_s
     if kv >= 0.5:
         return (
-            f"What bounded them was the KV cache ({ran}): more memory for it (gpu_memory_utilization, fewer other things on the GPU) "
-            "lets more requests run at once."
+            f"What bounded them was the KV cache ({ran}): more memory for it (gpu_memory_utilization, fewer other "
+            "things on the GPU) lets more requests run at once."
         )
     if slots >= 0.5:
         kv_use = sum(seconds * (point.kv_cache_usage or 0.0) for seconds, point in full) / full_s
@@ -117,18 +121,23 @@ def _where_the_time_went(metrics: RunMetrics, history: History) -> list[str]:
     if metrics.elapsed_s and metrics.busy_share < 0.5:
         notes.append(
             f"An engine had work for {metrics.engine_s:,.0f} of the {metrics.elapsed_s:,.0f} s that the call took, "
-            f"{_percent(metrics.busy_share)}; the slowest engine took {metrics.start_s:,.0f} s to start. More rows in one run use the start better."
+            f"{_percent(metrics.busy_share)}; the slowest engine took {metrics.start_s:,.0f} s to start. More rows in "
+            "one run use the start better."
         )
     ready, row = history.phases.get("first engine ready"), history.phases.get("first row")
     work = next((point.time_s for point in history.points if point.in_flight or point.rows), row)
     if ready is not None and work is not None and work - ready > max(10.0, 0.1 * metrics.elapsed_s):
-        notes.append(f"The first engine was ready {work - ready:,.0f} s before the first row reached it: Ray Data was starting its workers, or the rows were prepared slowly.")
+        notes.append(
+            f"The first engine was ready {work - ready:,.0f} s before the first row reached it: Ray Data was starting "
+            "its workers, or the rows were prepared slowly."
+        )
     if restarts := _restarts(metrics):
-        notes.append(f"Engines were started again {restarts:,} time(s); the rows they had are counted, and were computed, again.")
+        again = "the rows they had are counted, and were computed, again."
+        notes.append(f"Engines were started again {restarts:,} time(s); {again}")
     if metrics.mean_gpu_utilization is not None:
         notes.append(
-            f"GPU use averaged {_percent(metrics.mean_gpu_utilization)} while generating. That is the share of time in which the GPU "
-            "computed anything, not of its peak."
+            f"GPU use averaged {_percent(metrics.mean_gpu_utilization)} while generating. That is the share of time in "
+            "which the GPU computed anything, not of its peak."
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""Ends what does not move: a replica that answers nothing is started again, then the run fails and says what it was at."""
+"""Ends what does not move: a replica that answers nothing is started again, then the run fails and says at what."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Watchdog:
         self._in_main_thread = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> Watchdog:
-        # A signal, because the driver waits inside Ray, where nothing else reaches it. SIGINT would not do: a job in the
-        # background ignores it.
+        # A signal, because the driver waits inside Ray, where nothing else reaches it. SIGINT would not do: a job in
+        # the background ignores it.
         if self._in_main_thread:
             self._old_handler = signal.signal(signal.SIGUSR1, self._raise)
         return self
@@ -87,10 +87,11 @@ class Watchdog:
     def _describe(self, key: str, replica: ReplicaState) -> str:
         where = f"Replica {key} on {replica.node}"
         log = f" Its log: {replica.log}." if replica.log else ""
+        limit = f"{self._timeout:g} s (stall_timeout_s)"
         if replica.state == "starting":
-            return f"{where} has been starting its engine without a word for {self._timeout:g} s (stall_timeout_s).{log}"
+            return f"{where} has been starting its engine without a word for {limit}.{log}"
         return (
-            f"{where} has finished no row for {self._timeout:g} s (stall_timeout_s): {replica.in_flight:,} rows in it, "
+            f"{where} has finished no row for {limit}: {replica.in_flight:,} rows in it, "
             f"{replica.running:,.0f} running, {replica.waiting:,.0f} waiting, "
             f"KV cache {100 * (replica.kv_cache_usage or 0.0):.0f}%.{log}"
         )
@@ -106,8 +107,8 @@ class Watchdog:
             why = f"No replica found a place on the cluster for {limit:g} s (stall_timeout_s). {cluster_resources.free()}"
         else:
             why = (
-                f"No row reached an engine for {self._timeout:g} s (stall_timeout_s). Reading the data or parse_row hangs or is "
-                f"very slow, or the CPUs are taken. {cluster_resources.free()}"
+                f"No row reached an engine for {self._timeout:g} s (stall_timeout_s). Reading the data or parse_row "
+                f"hangs or is very slow, or the CPUs are taken. {cluster_resources.free()}"
             )
         self._call("failed", "EngineError", why)
         self._aborting = why

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rayllm_batch.failures import MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted
 
-ERRORS = [*(f"tokenize: the prompt has {n} tokens" for n in range(1000, 1007)), *["parse_row: KeyError: 'a'"] * 3, "engine: x"]
+ERRORS = [f"tokenize: the prompt has {n} tokens" for n in range(1000, 1007)]
+ERRORS += [*["parse_row: KeyError: 'a'"] * 3, "engine: x"]
 
 
 def test_errors_that_differ_in_numbers_are_one_kind() -> None:

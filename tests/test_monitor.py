@@ -9,7 +9,6 @@ import pytest
 from answers import a_failure, an_answer
 
 from rayllm_batch import delivered
-from rayllm_batch.counts import Counts
 from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.monitor import (
     MAX_BACK_OFFS_WITHOUT_AN_ANSWER,
@@ -18,7 +17,7 @@ from rayllm_batch.monitor import (
     MAX_STALLS_WITHOUT_AN_ANSWER,
     RunMonitor,
 )
-from rayllm_batch.row_stats import RowStats
+from rayllm_batch.row_stats import Counts, RowStats
 from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 

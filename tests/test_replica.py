@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from rayllm_batch.monitor_client import Told
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.replica import Replica, ReplicaJob
 from rayllm_batch.replica_log import ReplicaLog
+from rayllm_batch.row_stats import Counts
 from rayllm_batch.snapshot import ReplicaState
 from rayllm_batch.suspects import prompt_key
 

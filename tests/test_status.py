@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from rayllm_batch.counts import Counts
 from rayllm_batch.rates import Rates
+from rayllm_batch.row_stats import Counts
 from rayllm_batch.snapshot import ReplicaState, Snapshot
 from rayllm_batch.status import Status, duration, final_status, status
 
