@@ -69,7 +69,7 @@ def translate(raw: dict[str, Any]) -> list[str]:
     """Bring a 2024 configuration up to date, in place; one note a setting that changed."""
     notes: list[str] = []
     kwargs = raw.get("engine_kwargs")
-    env_vars = raw.get("runtime_env").get("env_vars") if isinstance(raw.get("runtime_env"), dict) else None
+    env_vars = environment.get("env_vars") if isinstance(environment := raw.get("runtime_env"), dict) else None
     if isinstance(env_vars, dict):
         if not isinstance(kwargs, dict):
             kwargs = raw["engine_kwargs"] = {} if kwargs is None else kwargs
@@ -104,7 +104,7 @@ def _translate_kwargs(kwargs: Kwargs) -> list[str]:
     for key in list(kwargs):
         if key in known:
             continue
-        if key.lower() == "vllm_use_ray_spmd_worker":  # an environment variable that people also put here
+        if str(key).lower() == "vllm_use_ray_spmd_worker":  # an environment variable that people also put here
             notes.append(f"{key}: {_ENV['VLLM_USE_RAY_SPMD_WORKER'](kwargs.pop(key), kwargs)}")
         elif key in DROPPED:
             kwargs.pop(key)
