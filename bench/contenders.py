@@ -117,9 +117,9 @@ class Ours:
     name = "RayLLMBatch"
 
     def __init__(self, job: Job) -> None:
-        from rayllm_batch import cluster
+        from rayllm_batch import cluster_connect
 
-        cluster.connect()
+        cluster_connect.connect()
         self._job = job
 
     def run(self, requested_at: float) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Ours:
             began = time.time()
         answered = batch.run()
         ended = time.time()
-        replicas = [replica for replica in batch._replicas.values() if replica.get("state") == "ready"]
+        replicas = [replica for replica in batch._execution.replicas.values() if replica.get("state") == "ready"]
         ready_at = began if job.warm else min(replica["since"] + replica["start_s"] for replica in replicas)
         settings = dict(replicas[0]["settings"])
         # The replica does not report it; vLLM does not speculate unless asked to.
@@ -168,7 +168,7 @@ class Ours:
         return result(
             requested_at, ready_at, ended, engine_s=max(replica["engine_s"] for replica in replicas),
             wall_s=answered_at[0] - ready_at, settings=settings, tokens={row["id"]: (row["num_input_tokens"], row["num_generated_tokens"]) for row in got},
-            failed=len(errors), first_error=errors[0] if errors else None, replicas=len(batch._replicas),
+            failed=len(errors), first_error=errors[0] if errors else None, replicas=len(batch._execution.replicas),
         )
 
 

@@ -1,5 +1,6 @@
 """Offline LLM inference over a table of prompts: Ray Data moves the rows, vLLM generates."""
 
+from rayllm_batch._version import __version__ as __version__
 from rayllm_batch.batch import RayLLMBatch
 from rayllm_batch.cnn_dailymail import CNNDailySummary
 from rayllm_batch.config import EngineConfig, init_engine_from_config
@@ -10,4 +11,3 @@ __all__ = [
     "ChatWorkloadBase", "CNNDailySummary", "EngineConfig", "RayLLMBatch", "SyntheticWithSharedPrefix",
     "init_engine_from_config",
 ]
-__version__ = "0.1.0"

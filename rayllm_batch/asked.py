@@ -1,7 +1,7 @@
 """What was asked for each answer in a folder: kept as a digest, and compared with what today's code would ask.
 
-Code is a poor witness of that. A comment, another Python, a new field with a default or a fix for the rows that failed all
-change it, and ask the same of the rows that are finished.
+Code is a poor witness of that. A comment, another Python, a new field with a default or a fix for the rows that failed
+all change it, and ask the same of the rows that are finished.
 """
 
 from __future__ import annotations

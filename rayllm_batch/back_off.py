@@ -1,6 +1,6 @@
 """An engine that runs out of GPU memory is started again with less: what to lower, and when there is nothing left to lower.
 
-Read from what vLLM says (0.26 to 0.29), since its engine's process passes on no more than that it failed.
+Read from what vLLM says (0.26 to 0.32), since its engine's process passes on no more than that it failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NO_ROOM_FOR_CACHE = re.compile(r"No available memory for the cache blocks|larger
 CACHE_GAP = re.compile(r"([\d.]+) GiB KV\s+cache is needed.{0,60}?available KV cache\s+memory \(([\d.]+) GiB\)", re.DOTALL)
 LESS_IS_FREE = re.compile(r"Free memory on device.{0,40}?\(([\d.]+)/([\d.]+) GiB\) on startup is less than")
 WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
-CACHE_IS_THERE = "GPU KV cache size"  # said once the cache's memory is taken
+CACHE_IS_THERE = "KV cache size: "  # said once the cache's memory is taken
 # Another process gave memory back meanwhile, such as an engine of an earlier run that was still ending.
 CHANGED_WHILE_MEASURED = "Error in memory profiling"
 WARMING_UP_SAMPLER = "dummy requests"

@@ -42,6 +42,7 @@ def code_of_class(cls: type, seen: set[int]) -> str:
 
 def _functions(value: Any) -> list[types.FunctionType]:
     """The functions behind a method, a property or a decorated function."""
+    found: list[Any]
     if isinstance(value, property):
         found = [value.fget, value.fset]
     elif isinstance(value, functools.cached_property):
@@ -54,7 +55,7 @@ def _functions(value: Any) -> list[types.FunctionType]:
 
 
 def _code(function: types.FunctionType, seen: set[int]) -> str:
-    """The function without comments and layout, with the constants, helper functions and classes of the user's that it names."""
+    """The function without comments and layout, with the user's constants, helpers and classes that it names."""
     if id(function) in seen:
         return ""
     seen.add(id(function))
@@ -77,7 +78,8 @@ def _source(function: types.FunctionType) -> str:
             if not source[0].isspace():
                 return ast.unparse(ast.parse(source))
             # Not dedented: a prompt in triple quotes may start at the left edge.
-            return ast.unparse(ast.parse("if 1:\n" + source).body[0].body)
+            indented: Any = ast.parse("if 1:\n" + source).body[0]
+            return ast.unparse(indented.body)
         except (OSError, TypeError, SyntaxError):
             pass
     return _bytecode(function.__code__)
@@ -100,7 +102,7 @@ def _is_users(thing: Any, module_name: str) -> bool:
     """Code beside the workload, not that of an installed package."""
     if thing.__module__ == module_name:
         return True
-    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
+    file = getattr(sys.modules.get(thing.__module__), "__file__", None) or ""
     return bool(file) and not is_installed(file) and not re.search(r"(site|dist)-packages|/rayllm_batch/", file)
 
 

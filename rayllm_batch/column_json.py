@@ -1,8 +1,8 @@
 """A column of any Arrow type as JSON values, and back: with its type, every value is again what it was.
 
-NaN and the infinities are text ("NaN", "Infinity", "-Infinity"), bytes base64, times, decimals and durations text (those beyond
-what text can say are their number), maps lists of [key, value]. Python objects are what JSON calls them; where it has no such
-thing, an object with KIND tells what it was: {"__type__": "bytes", "value": "aGk="}.
+NaN and the infinities are text ("NaN", "Infinity", "-Infinity"), bytes base64, times, decimals and durations text
+(those beyond what text can say are their number), maps lists of [key, value]. Python objects are what JSON calls them;
+where it has no such thing, an object with KIND tells what it was: {"__type__": "bytes", "value": "aGk="}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch.columns import is_objects, lists, objects
+from rayllm_batch.column_types import is_bytes, is_list, is_objects, is_tensor, is_text
+from rayllm_batch.column_values import lists, objects
 
 KIND = "__type__"
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -36,11 +37,11 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
     kind = array.type
     if is_objects(kind) or types.is_union(kind):
         return [_object_json(value) for value in array.to_pylist()]
-    if types.is_string(kind) or types.is_large_string(kind):
+    if is_text(kind):
         return _texts(array)
     if types.is_floating(kind):
         return [_number_json(value) for value in array.to_pylist()]
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    if is_bytes(kind):
         return _each(array.to_pylist(), lambda value: base64.b64encode(value).decode())
     if types.is_duration(kind):
         unit = PER_SECOND[kind.unit]
@@ -58,7 +59,7 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
         children = [to_json(array.field(i)) for i in range(len(names))]
         values = zip(*children, strict=True) if children else ((),) * len(array)
         return [dict(zip(names, value, strict=True)) if ok else None for ok, value in zip(_valid(array), values, strict=True)]
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_list(kind):
         items, ends = to_json(array.flatten()), _ends(pa.compute.list_value_length(array))
         return [items[a:b] if ok else None for ok, (a, b) in zip(_valid(array), pairwise(ends), strict=True)]
     if types.is_map(kind):
@@ -75,14 +76,14 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
 
 
 def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR0911, PLR0912 (a line a kind)
-    """The column that `to_json` had. Raises ValueError, TypeError or ArrowException when the values are not of such a one."""
+    """The column that `to_json` had. Raises ValueError, TypeError or ArrowException for values of another."""
     if is_objects(kind) or types.is_union(kind):
         return objects(_object(value) for value in values)
-    if types.is_string(kind) or types.is_large_string(kind):
+    if is_text(kind):
         return _text_array(values, kind)
     if types.is_floating(kind):
         return pa.array([NOT_FINITE[value] if isinstance(value, str) else value for value in values], type=kind)
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    if is_bytes(kind):
         return pa.array(_each(values, lambda value: base64.b64decode(value, validate=True)), type=kind)
     if types.is_duration(kind):
         unit = PER_SECOND[kind.unit]
@@ -98,7 +99,7 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
     if types.is_struct(kind) and kind.num_fields:
         children = [from_json([None if value is None else value.get(f.name) for value in values], f.type) for f in kind]
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=pa.array([value is None for value in values], pa.bool_()))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_list(kind):
         items = from_json([item for value in values for item in value or ()], kind.value_type)
         made = lists(items, pa.array([None if value is None else [None] * len(value) for value in values], pa.list_(pa.null())))
         return made if made.type == kind else made.cast(kind)
@@ -130,7 +131,7 @@ class _Foreign(Exception):
     pass
 
 
-# Python objects: kind, how it is written, how it is read. A kind is that of its whole class, not of those derived from it.
+# Python objects: kind, how it is written, how it is read. A kind is that of its class, not of derived ones.
 _KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
     bytes: ("bytes", lambda v: base64.b64encode(v).decode(), base64.b64decode),
     datetime.datetime: ("datetime", lambda v: [v.isoformat(), getattr(v.tzinfo, "key", None)], lambda v: _zoned(*v)),
@@ -170,10 +171,10 @@ def _object_json(value: Any, refuse: bool = False) -> Any:  # noqa: PLR0911, PLR
     if type(value).__module__.split(".")[0] == "pandas" and hasattr(value, "isoformat"):  # with nanoseconds, which Python's have not
         zone = getattr(getattr(value, "tzinfo", None), "key", None)
         return {KIND: "Timedelta" if isinstance(value, datetime.timedelta) else "Timestamp", "value": [value.isoformat(), zone]}
-    for kind in type(value).__mro__:
-        if kind in _KINDS:
-            name, write, _ = _KINDS[kind]
-            if refuse and kind in (tuple, set, frozenset):
+    for base in type(value).__mro__:
+        if base in _KINDS:
+            name, write, _ = _KINDS[base]
+            if refuse and base in (tuple, set, frozenset):
                 _object_json(list(value), refuse)
             return {KIND: name, "value": write(value)}
     if refuse:
@@ -233,7 +234,7 @@ def _number_json(value: Optional[float]) -> Any:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _number(value: Any) -> float:
+def _number(value: Any) -> Any:
     return NOT_FINITE[value] if isinstance(value, str) else value
 
 
@@ -280,19 +281,16 @@ def _time_json(array: pa.Array) -> list[Any]:
             return texts
     except (pa.ArrowException, ValueError):
         pass
-    narrow = types.is_time32(kind) or types.is_date32(kind)
-    return array.cast(pa.int32() if narrow else pa.int64()).to_pylist()
+    return array.cast(_number_type(kind)).to_pylist()
 
 
 def _time_array(values: list[Any], kind: pa.DataType) -> pa.Array:
     if any(isinstance(value, int) for value in values):
-        narrow = types.is_time32(kind) or types.is_date32(kind)
         numbers = [value if value is None or isinstance(value, int) else _time_number(value, kind) for value in values]
-        return pa.array(numbers, type=pa.int32() if narrow else pa.int64()).cast(kind)
+        return pa.array(numbers, type=_number_type(kind)).cast(kind)
     if types.is_time(kind):
-        return pa.array(_each(values, lambda text: _duration(text, PER_SECOND[kind.unit]))).cast(
-            pa.int32() if types.is_time32(kind) else pa.int64()
-        ).cast(kind)
+        numbers = _each(values, lambda text: _duration(text, PER_SECOND[kind.unit]))
+        return pa.array(numbers).cast(_number_type(kind)).cast(kind)
     texts = pa.array(values, type=pa.string())
     if types.is_timestamp(kind) and kind.tz:
         return texts.cast(pa.timestamp(kind.unit, "UTC")).cast(kind)
@@ -300,12 +298,13 @@ def _time_array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _time_number(text: str, kind: pa.DataType) -> int:
-    narrow = types.is_time32(kind) or types.is_date32(kind)
-    return _time_array([text], kind).cast(pa.int32() if narrow else pa.int64())[0].as_py()
+    return _time_array([text], kind).cast(_number_type(kind))[0].as_py()
+
+
+def _number_type(kind: pa.DataType) -> pa.DataType:
+    return pa.int32() if types.is_time32(kind) or types.is_date32(kind) else pa.int64()
 
 
 def _shape(kind: pa.DataType) -> Optional[tuple[int, ...]]:
     """Of a tensor column whose rows have one shape."""
-    if kind.extension_name == "arrow.fixed_shape_tensor" or kind.extension_name.startswith("ray.data.arrow_tensor"):
-        return tuple(kind.shape)
-    return None
+    return tuple(kind.shape) if is_tensor(kind) and "variable" not in kind.extension_name else None

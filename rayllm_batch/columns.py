@@ -1,14 +1,14 @@
 """Input columns of any Arrow type on their way through a run: unchanged, whatever types other blocks have.
 
 Blocks of one dataset may differ: text here and whole numbers there, dicts with other keys, a column that is null in the
-first 10,000 rows. Ray Data joins blocks at every stage, and fails, or changes values, where their types differ. So a block's
-column keeps its name only where it has the type that the first rows have; else it travels under a name that tells its
-type, and one name never has two types. At the end the columns of one name become one again:
+first 10,000 rows. Ray Data joins blocks at every stage, and fails, or changes values, where their types differ. So a
+block's column keeps its name only where it has the type that the first rows have; else it travels under a name that
+tells its type, and one name never has two types. At the end the columns of one name become one again:
 
-- of one type that holds each value exactly, where there is one: int32 and int64, null and anything, dicts with other keys
-  (missing ones are null), whole numbers and fractions as long as a float has every digit;
-- else Python objects, as ray.data.from_items makes them: each row has the value it came with. In an output folder such a
-  column is JSON text (in jsonl simply JSON), which the returned Dataset has as objects again.
+- of one type that holds each value exactly, where there is one: int32 and int64, null and anything, dicts with other
+  keys (missing ones are null), whole numbers and fractions as long as a float has every digit;
+- else Python objects, as ray.data.from_items makes them: each row has the value it came with. In an output folder such
+  a column is JSON text (in jsonl simply JSON), which the returned Dataset has as objects again.
 
 Views, run-end and some dictionary encodings become the plain type, which Arrow and Ray can select rows of; values stay.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Optional
@@ -25,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 import pyarrow as pa
 
+from rayllm_batch.column_types import is_objects, is_sure, is_tensor, is_text, objects_type, plain_type, widest
+from rayllm_batch.column_values import exactly, objects, plain
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.read_options import BAD_LINE, RESERVED
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import ray.data
 
 OTHER = f"{RESERVED}other:"  # then 8 hex digits of the type, a colon, and the column's name
-OBJECTS = "ray.data.arrow_pickled_object"
 
 log = logging.getLogger("rayllm_batch")
 types = pa.types
@@ -48,7 +48,7 @@ class UnreadableRow(dict):
 
 
 def reference(dataset: ray.data.Dataset, sample: list[dict[str, Any]]) -> pa.Schema:
-    """The types under which columns keep their names: the dataset's own where it knows them for free, else the first rows'."""
+    """The types under which columns keep their names: the dataset's own if known for free, else the first rows'."""
     try:
         schema = getattr(dataset.schema(fetch_if_missing=False), "base_schema", None)
     except Exception:  # blocks whose types do not go together
@@ -72,7 +72,7 @@ def without_taken(table: pa.Table, taken: Sequence[str]) -> pa.Table:
     """
     names = [name for name in table.column_names if name in taken or name.startswith(RESERVED)]
     why: list[Optional[str]] = [None] * table.num_rows
-    if BAD_LINE in names and _is_text(table.schema.field(BAD_LINE).type):  # the reader's
+    if BAD_LINE in names and is_text(table.schema.field(BAD_LINE).type):  # the reader's
         if len(names) == 1:
             return table
         why = table.column(BAD_LINE).to_pylist()
@@ -89,8 +89,8 @@ def check_names(names: Sequence[str]) -> None:
     """Raise DatasetError when two columns have one name, in which case neither can be told from the other."""
     if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DatasetError(
-            f"The dataset has several columns of the name {', '.join(map(repr, twice))}. Rename or drop them before load_dataset "
-            "makes a Dataset of them."
+            f"The dataset has several columns of the name {', '.join(map(repr, twice))}. Rename or drop them before "
+            "load_dataset makes a Dataset of them."
         )
 
 
@@ -114,7 +114,7 @@ def carried(table: pa.Table, known: pa.Schema, taken: Sequence[str] = ()) -> pa.
         if is_tensor(column.type) and column.null_count:
             column = pa.chunked_array([objects(column.to_pylist())])
         wanted = kinds.get(name)
-        if wanted is not None and is_sure(column.type, wanted) and (exact := _exactly(column, wanted)) is not None:
+        if wanted is not None and is_sure(column.type, wanted) and (exact := exactly(column, wanted)) is not None:
             column = exact
         columns[name if column.type == wanted else _other_name(name_of(name), column.type)] = column
     for name, known_kind in kinds.items():
@@ -130,7 +130,7 @@ def name_of(column: str) -> str:
 
 
 def rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of carried blocks as Python objects, with the columns as they came; an UnreadableRow where that fails."""
+    """The rows of carried blocks as Python objects, the columns as they came; an UnreadableRow where that fails."""
     try:
         found = table.to_pylist()
     except Exception:
@@ -146,7 +146,7 @@ def rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def merged(table: pa.Table, wanted: Optional[pa.Schema] = None) -> pa.Table:
-    """Carried blocks with one column a name again: of the type that holds the values and is at least as wide as `wanted`.
+    """Carried blocks with one column a name again: of the type that holds the values, at least as wide as `wanted`.
 
     Columns of `wanted` that the table lacks are null.
     """
@@ -164,7 +164,7 @@ def merged(table: pa.Table, wanted: Optional[pa.Schema] = None) -> pa.Table:
 
 
 def settled(dataset: ray.data.Dataset) -> tuple[ray.data.Dataset, list[str]]:
-    """A computed dataset of carried blocks with one column a name and one type a column; and what became Python objects."""
+    """A computed dataset of carried blocks with one column a name, of one type; and what became Python objects."""
     schemas = _schemas(dataset)
     if not any(name.startswith(OTHER) for schema in schemas for name in schema.names):
         return dataset, []
@@ -197,7 +197,7 @@ def _those(table: pa.Table, names: set[str]) -> pa.Table:
 
 
 def together(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Of tables with these schemas, once they are merged: each column with a type for all, as far as their types tell."""
+    """Of tables with these schemas, once merged: each column with a type for all, as far as their types tell."""
     found: dict[str, dict[pa.DataType, None]] = {}
     for schema in schemas:
         for field in schema:
@@ -212,7 +212,7 @@ def fitting(table: pa.Table, wanted: pa.Schema) -> pa.Schema:
     """`wanted`, with Python objects where a value of the table's is not exactly one of that type."""
     for name, column in zip(table.column_names, table.columns, strict=True):
         at = wanted.get_field_index(name_of(name))
-        if _exactly(column, wanted.field(at).type) is None:
+        if exactly(column, wanted.field(at).type) is None:
             wanted = wanted.set(at, wanted.field(at).with_type(objects_type()))
     return wanted
 
@@ -223,192 +223,12 @@ def mixed(schemas: Iterable[pa.Schema], wanted: pa.Schema) -> list[str]:
     return [field.name for field in wanted if is_objects(field.type) and field.name not in given]
 
 
-# Types.
-
-
-def widest(kinds: Iterable[pa.DataType]) -> pa.DataType:
-    """The type that has all values of these, as far as the types tell; that of Python objects where no other is."""
-    first, *others = kinds
-    for kind in others:
-        wider = _wider(first, kind)
-        first = objects_type() if wider is None else wider  # a struct without fields is false
-    return first
-
-
-def is_objects(kind: pa.DataType) -> bool:
-    return getattr(kind, "extension_name", None) == OBJECTS
-
-
-def is_tensor(kind: pa.DataType) -> bool:
-    """Arrow's or Ray's. Ray Data cannot give out the rows of such a column where one is null: then it is of Python objects."""
-    name = getattr(kind, "extension_name", "")
-    return name == "arrow.fixed_shape_tensor" or name.startswith(("ray.data.arrow_tensor", "ray.data.arrow_variable"))
-
-
-def objects_type() -> pa.DataType:
-    from ray.data.extensions import ArrowPythonObjectType
-
-    return ArrowPythonObjectType()
-
-
-def objects(values: Iterable[Any]) -> pa.Array:
-    """A column of Python objects, as Ray Data has them; None is null."""
-    stored = [None if value is None else _pickled(value) for value in values]
-    return objects_type().wrap_array(pa.array(stored, type=pa.large_binary()))
-
-
-def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:  # noqa: PLR0911 (a line a kind)
-    """Whether every value of the first type is one of the second, with the same meaning: no look at the values is needed."""
-    if kind == wider or is_objects(wider):
-        return True
-    if types.is_null(kind):
-        return not is_tensor(wider)
-    if types.is_dictionary(kind):
-        return is_sure(kind.value_type, wider)
-    if types.is_struct(kind) and types.is_struct(wider):
-        fields = {field.name: field.type for field in wider}
-        same = fields.keys() == {field.name for field in kind}
-        return same and all(is_sure(field.type, fields[field.name]) for field in kind)
-    if _is_list(kind) and _is_list(wider):
-        return is_sure(kind.value_type, wider.value_type)
-    if types.is_map(kind) and types.is_map(wider):
-        return is_sure(kind.key_type, wider.key_type) and is_sure(kind.item_type, wider.item_type)
-    if types.is_decimal(kind) and types.is_decimal(wider) and kind.scale != wider.scale:  # 1.5 would be 1.50
-        return False
-    alike = (types.is_integer, types.is_floating, _is_text, _is_bytes, types.is_decimal)
-    return _wider(kind, wider) == wider and any(test(kind) and test(wider) for test in alike)
-
-
-def _wider(a: pa.DataType, b: pa.DataType) -> Optional[pa.DataType]:  # noqa: PLR0911, PLR0912 (a line a kind)
-    """The type that both fit into, perhaps not all of their values; None where there is none but that of Python objects."""
-    if a == b:
-        return a
-    if types.is_null(a) or types.is_null(b):
-        kind = a if types.is_null(b) else b
-        return None if is_tensor(kind) else kind
-    if types.is_dictionary(a) or types.is_dictionary(b):
-        return _wider(*(kind.value_type if types.is_dictionary(kind) else kind for kind in (a, b)))
-    if types.is_integer(a) and types.is_integer(b):
-        if types.is_signed_integer(a) == types.is_signed_integer(b):
-            return max(a, b, key=lambda kind: kind.bit_width)
-        signed, unsigned = (a, b) if types.is_signed_integer(a) else (b, a)
-        bits = max(signed.bit_width, 2 * unsigned.bit_width)
-        return {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}.get(bits)
-    if types.is_floating(a) and types.is_floating(b):
-        return max(a, b, key=lambda kind: kind.bit_width)
-    if types.is_integer(a) and types.is_floating(b) or types.is_floating(a) and types.is_integer(b):
-        return pa.float64()
-    if _is_text(a) and _is_text(b):
-        return pa.large_string()
-    if _is_bytes(a) and _is_bytes(b):
-        return pa.large_binary() if pa.large_binary() in (a, b) else pa.binary()
-    if types.is_decimal(a) and types.is_decimal(b):
-        scale = max(a.scale, b.scale)
-        digits = scale + max(a.precision - a.scale, b.precision - b.scale)
-        return pa.decimal128(digits, scale) if digits <= 38 else pa.decimal256(digits, scale) if digits <= 76 else None
-    if types.is_struct(a) and types.is_struct(b):
-        fields: dict[str, Optional[pa.DataType]] = {field.name: field.type for field in a}
-        for field in b:
-            fields[field.name] = _wider(fields[field.name], field.type) if field.name in fields else field.type
-        return None if None in fields.values() else pa.struct(list(fields.items()))
-    if _is_list(a) and _is_list(b):
-        item = _wider(a.value_type, b.value_type)
-        large = types.is_large_list(a) or types.is_large_list(b)
-        return None if item is None else pa.large_list(item) if large else pa.list_(item)
-    if types.is_map(a) and types.is_map(b):
-        key, item = _wider(a.key_type, b.key_type), _wider(a.item_type, b.item_type)
-        return None if key is None or item is None else pa.map_(key, item)
-    return None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return types.is_string(kind) or types.is_large_string(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (a line a kind)
-    """The type with which such a column travels."""
-    if types.is_string_view(kind):
-        return pa.string()
-    if types.is_binary_view(kind):
-        return pa.binary()
-    if types.is_run_end_encoded(kind):
-        return plain_type(kind.value_type)
-    if types.is_dictionary(kind):
-        value = plain_type(kind.value_type)
-        return kind if value == kind.value_type and not types.is_nested(value) else value
-    if types.is_list(kind) or types.is_list_view(kind):
-        return pa.list_(plain_type(kind.value_type))
-    if types.is_large_list(kind) or types.is_large_list_view(kind):
-        return pa.large_list(plain_type(kind.value_type))
-    if types.is_fixed_size_list(kind):
-        item = plain_type(kind.value_type)
-        return pa.list_(item, kind.list_size) if kind.list_size else pa.list_(item)  # parquet fails to read those of none
-    if types.is_map(kind):
-        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
-    if types.is_struct(kind):
-        return pa.struct([(field.name, plain_type(field.type)) for field in kind])
-    return kind
-
-
-def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = plain_type(column.type)
-    return column if kind == column.type else pa.chunked_array([_plain(chunk, kind) for chunk in column.chunks], type=kind)
-
-
-def _plain(array: pa.Array, kind: pa.DataType) -> pa.Array:  # noqa: PLR0911 (a line a kind)
-    given = array.type
-    if kind == given:
-        return array
-    if types.is_run_end_encoded(given):
-        return _plain(pa.compute.run_end_decode(array), kind)
-    if types.is_dictionary(given):
-        return pa.DictionaryArray.from_arrays(array.indices, _plain(array.dictionary, kind)).dictionary_decode()
-    if types.is_struct(given):
-        children = [_plain(array.field(i), field.type) for i, field in enumerate(kind)]
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null()) if children else array.cast(kind)
-    if types.is_fixed_size_list(given):
-        return lists(_plain(array.flatten(), kind.value_type), array).cast(kind)
-    if _is_list(kind):  # not cast: Arrow's makes empty lists of list views
-        return lists(_plain(array.flatten(), kind.value_type), array, large=types.is_large_list(kind))
-    if types.is_map(given):
-        return pa.MapArray.from_arrays(
-            _null_offsets(array), _plain(array.keys, kind.key_type), _plain(array.items, kind.item_type)
-        )
-    return array.cast(kind)
-
-
-def lists(items: pa.Array, like: pa.Array, large: bool = False) -> pa.Array:
-    """Lists of these items, as long as those of `like`, and null where they are."""
-    lengths = pa.compute.list_value_length(like)
-    offsets = np.concatenate([[0], np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)])
-    mask = np.append(like.is_null().to_numpy(zero_copy_only=False), False)
-    made = pa.LargeListArray if large else pa.ListArray
-    return made.from_arrays(pa.array(offsets, type=pa.int64() if large else pa.int32(), mask=mask), items)
-
-
-def _null_offsets(array: pa.MapArray) -> pa.Array:
-    """With a null where the map is."""
-    offsets = array.offsets
-    mask = np.append(array.is_null().to_numpy(zero_copy_only=False), False)
-    return pa.array(offsets.to_numpy(), type=offsets.type, mask=mask)
-
-
-# Values.
-
-
 def _one_column(found: list[pa.ChunkedArray], kind: pa.DataType, rows: int) -> Any:
     if not found:
         return pa.nulls(rows, kind)
-    alike = None if is_objects(kind) else [_exactly(column, kind) for column in found]
-    if alike is None or any(column is None for column in alike):
+    given = [] if is_objects(kind) else [exactly(column, kind) for column in found]
+    alike = [column for column in given if column is not None]
+    if len(alike) < len(found):
         if len(found) == 1 and is_objects(found[0].type):
             return found[0]
         values = [None] * rows
@@ -422,27 +242,6 @@ def _one_column(found: list[pa.ChunkedArray], kind: pa.DataType, rows: int) -> A
         there = column.is_valid().to_numpy()
         at[there] = i * rows + np.flatnonzero(there)
     return pa.chunked_array([chunk for column in alike for chunk in column.chunks], type=kind).take(pa.array(at))
-
-
-def _exactly(column: pa.ChunkedArray, kind: pa.DataType) -> Optional[pa.ChunkedArray]:
-    """The column with this type, or None where a value would not be the same."""
-    if column.type == kind:
-        return None if is_tensor(kind) and column.null_count else column
-    if types.is_null(column.type):  # for some types Arrow has no such cast
-        return pa.chunked_array([pa.nulls(len(column), kind)])
-    try:
-        if is_objects(kind):
-            return pa.chunked_array([objects(column.to_pylist())])
-        return column.cast(kind)  # refuses what does not fit
-    except (pa.ArrowException, OverflowError, ValueError):
-        return None
-
-
-def _pickled(value: Any) -> bytes:
-    try:
-        return pickle.dumps(value, protocol=5)
-    except (pickle.PicklingError, TypeError, AttributeError):  # Arrow's intervals, named tuples of no module
-        return pickle.dumps(tuple(value) if isinstance(value, tuple) else str(value), protocol=5)
 
 
 def _is_unsure(field: pa.Field, wanted: pa.DataType) -> bool:
@@ -463,7 +262,7 @@ def _inferred(sample: list[dict[str, Any]]) -> Iterable[pa.Field]:
 
 
 def _rows_one_by_one(table: pa.Table) -> list[dict[str, Any]]:
-    found = [{} for _ in range(table.num_rows)]
+    found: list[dict[str, Any]] = [{} for _ in range(table.num_rows)]
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
             values = column.to_pylist()

@@ -14,11 +14,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, StrictStr, StringConstraints
 
 from rayllm_batch import engine_args, legacy
+from rayllm_batch.engine import ENGINES
+from rayllm_batch.engine.base import EngineKind
 from rayllm_batch.errors import ConfigError, did_you_mean, is_deep
 from rayllm_batch.secret import Secret
 from rayllm_batch.shape import checked, kind_of
+from rayllm_batch.tasks import TASKS
+from rayllm_batch.tasks.base import Task
 
-ENGINES = ("vllm", "echo")
 SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the config does not say each one's share
 
 
@@ -60,6 +63,7 @@ class _Given(BaseModel, extra="forbid"):
     chat_template: StrictStr | None = Field(None, description="a Jinja file's path or its text")
     chat_template_kwargs: _Names
     engines_per_gpu: engine_args.Size = None
+    task: StrictStr | None = Field(None, description="text", examples=["generate"])
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class EngineConfig:
     engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side. Each
                      gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or
                      what a run with batch_size=None chooses.
+    task:            "generate": what is asked of the model for each row, and which columns come out.
+    engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.
     """
 
     model_id: str
@@ -91,6 +97,13 @@ class EngineConfig:
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     engines_per_gpu: int | None = None
+    task: str = "generate"
+    engine_kind: EngineKind = field(init=False, repr=False, compare=False)
+    task_kind: Task = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "engine_kind", ENGINES.get(self.llm_engine))
+        object.__setattr__(self, "task_kind", TASKS.get(self.task))
 
     @property
     def engines_per_replica(self) -> int:
@@ -101,7 +114,7 @@ class EngineConfig:
     def gpus_per_replica(self) -> float:
         """GPUs that one engine takes: tensor_parallel_size x pipeline_parallel_size, a part of one where engines share
         it, and 0 on CPU."""
-        if self.accelerator_type == "CPU" or self.llm_engine == "echo":
+        if self.accelerator_type == "CPU" or not self.engine_kind.needs_gpus:
             return 0
         if self.engines_per_replica > 1:
             return int(10_000 / self.engines_per_replica) / 10_000  # Ray's precision; rounded up, the last would not fit
@@ -211,12 +224,8 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         if key in engine_args.known_fields() and key not in {*_Given.model_fields, *engine_args.OURS}:
             raise ConfigError(f"{key!r} in {source} is a vLLM setting: put it under engine_kwargs.")
     given = checked(_Given, raw, source)
-    llm_engine = given.llm_engine.lower()
-    if llm_engine not in ENGINES:
-        raise ConfigError(
-            f"llm_engine must be one of {', '.join(ENGINES)}; {source} has {given.llm_engine!r}."
-            f"{did_you_mean(llm_engine, ENGINES)}"
-        )
+    llm_engine = ENGINES.check(given.llm_engine, source)
+    task = TASKS.check(given.task or "generate", source)
     engine_kwargs = given.engine_kwargs
     env_vars = EnvVars(
         (str(name).upper(), _env_text(name, value, source))
@@ -226,7 +235,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
         env_vars.setdefault("HF_TOKEN", Secret(token))
-    engine_args.check(engine_kwargs, llm_engine, source)
+    engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, source)
     _check_sharing(given.engines_per_gpu or 1, engine_kwargs, source)
     lora_path = _lora_path(given.lora_config.dynamic_lora_loading_path, folder)
     if lora_path is not None:
@@ -241,6 +250,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         chat_template=_template_text(given.chat_template, source, folder),
         chat_template_kwargs=given.chat_template_kwargs,
         engines_per_gpu=given.engines_per_gpu,
+        task=task,
     )
 
 

@@ -6,11 +6,12 @@ import csv
 import functools
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 import pyarrow as pa
 
+from rayllm_batch.column_types import is_text
 from rayllm_batch.errors import DatasetError, did_you_mean
 from rayllm_batch.file_text import BLOCK_BYTES, FileText
 from rayllm_batch.read_options import BAD_LINE, RESERVED, shown
@@ -29,7 +30,7 @@ def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
         names = _header(rows, text)
         if names is None:
             return
-        columns = _Columns(names, text, rows)
+        columns = _Columns(names, text)
         for number, cells, problem in rows:
             columns.add(number, cells, problem)
             if columns.size >= size:
@@ -39,10 +40,11 @@ def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
 
 
 class _Rows:
-    """Each row's first line, its cells, and why they cannot be read. After a row that cannot, it goes on at the next line."""
+    """Each row's first line, its cells, and why they cannot be read. After such a row it goes on at the next line."""
 
     def __init__(self, text: FileText, lines: Iterator[str]) -> None:
-        self._lines, self._again, self._number, self._tried = lines, deque(), 0, 0
+        self._lines, self._number, self._tried = lines, 0, 0
+        self._again: deque[str] = deque()
         self._row: list[str] = []  # the lines of the row at hand
         first = [line for _, line in zip(range(TRIED_ROWS), lines, strict=False)]
         named = _NAMED_SEPARATOR.fullmatch(first[0]) if first else None
@@ -88,13 +90,14 @@ class _Rows:
 class _Columns:
     """The rows that are not yet in a table."""
 
-    def __init__(self, names: list[str], text: FileText, rows: _Rows) -> None:
+    def __init__(self, names: list[str], text: FileText) -> None:
         self._names, self._text, self._options = names, text, text.options
         self._clear()
 
     def _clear(self) -> None:
-        self.size, self.numbers = 0, []
-        self._cells: list[list[Optional[str]]] = []
+        self.size = 0
+        self.numbers: list[int] = []
+        self._cells: list[Sequence[Optional[str]]] = []
         self._errors: list[Optional[str]] = []
 
     def _where(self, number: int) -> str:
@@ -103,8 +106,8 @@ class _Columns:
     def add(self, number: int, cells: list[str], problem: str) -> None:
         if not problem and len(cells) != len(self._names):
             problem = (
-                f"has {len(cells)} cell(s) where the header has {len(self._names)}: {shown(','.join(cells))}. A cell with the separator, "
-                "a quote or a line break in it must be quoted."
+                f"has {len(cells)} cell(s) where the header has {len(self._names)}: {shown(','.join(cells))}. A cell "
+                "with the separator, a quote or a line break in it must be quoted."
             )
         self.numbers.append(number)
         self._cells.append([None] * len(self._names) if problem else cells)
@@ -121,8 +124,8 @@ class _Columns:
                 self._refuse(values, lambda where, value: self._text.not_text(value, where) if _NOT_TEXT.search(value) else None)
                 return self.taken()
         for name, kind in self._options.column_types.items():
-            is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-            values = [None if value == "" and not is_text else value for value in columns[name].to_pylist()]
+            text = is_text(kind) or pa.types.is_string_view(kind)
+            values = [None if value == "" and not text else value for value in columns[name].to_pylist()]
             try:
                 columns[name] = pa.array(values, pa.string()).cast(kind)
             except (pa.ArrowException, ValueError) as error:

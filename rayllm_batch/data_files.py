@@ -27,7 +27,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """What `dataset_file` resolved to: sorted paths of one format on one filesystem (None: the local disk, absolute paths).
+    """What `dataset_file` resolved to: sorted paths of one format on one filesystem (None: the local disk, absolute).
 
     folder: of a folder, its path: names such as lang=de below it are columns.
     """
@@ -62,7 +62,8 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
     """Resolve a path, a folder, a glob or a URI to the data files it stands for."""
     if not isinstance(dataset_file, (str, os.PathLike)):
         raise DatasetError(
-            f"dataset_file must be the path or URI of a file, a folder or a glob, given a {type(dataset_file).__name__}."
+            "dataset_file must be the path or URI of a file, a folder or a glob, given a "
+            f"{type(dataset_file).__name__}."
         )
     given = os.fspath(dataset_file)
     if not isinstance(given, str):
@@ -113,7 +114,7 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """As in a shell: a file, or a folder that it is in, has this name; `*` stays within one name, `**` is any number of folders."""
+    """As in a shell: a file, or a folder that it is in, has this name; `*` stays within a name, `**` is any folders."""
     if not pattern:
         return True
     if pattern[0] == "**":
@@ -122,7 +123,7 @@ def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _filesystem(given: str) -> tuple[Optional[pyarrow.fs.FileSystem], str]:
-    """The filesystem of a URI and the path on it; None stands for the local disk, whose path is absolute from now on."""
+    """The filesystem of a URI and the path on it; None is the local disk, whose path is absolute from now on."""
     if given.startswith("hf://"):
         import pyarrow.fs
         from huggingface_hub import HfFileSystem

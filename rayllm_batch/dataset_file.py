@@ -39,22 +39,24 @@ def read_dataset_file(
     """The rows of `dataset_file`, the same wherever it is, whatever its size, compressed or not.
 
     json:    each value is what Python's json gives: text is text, 1 is not 1.0, whole numbers keep every digit. Columns
-             that a row lacks are null; of a key that comes twice the last counts. A column with values of several kinds,
-             or with objects of other keys, is one of Python objects.
-    csv:     all cells are text as it stands there, an empty one is "". The separator is a comma, or the tab, semicolon or
-             `|` that divides the header.
+             that a row lacks are null; of a key that comes twice the last counts. A column with values of several
+             kinds, or with objects of other keys, is one of Python objects.
+    csv:     all cells are text as it stands there, an empty one is "". The separator is a comma, or the tab, semicolon
+             or `|` that divides the header.
     parquet: the types of the file.
 
-    Names of folders such as lang=de become columns of text. A large job reads best from parquet or from JSON lines, which
-    many tasks share; a CSV, a compressed file or one JSON array is read by one task, as a stream.
+    Names of folders such as lang=de become columns of text. A large job reads best from parquet or from JSON lines,
+    which many tasks share; a CSV, a compressed file or one JSON array is read by one task, as a stream.
 
-    bad_lines:    "raise", or "keep": a line of JSON or CSV that cannot be read is a failed row of the output, whose `error`
-                  names file and line. In the Dataset it has nulls, and the reason in the column `_rayllm_bad_line`.
+    bad_lines:    "raise", or "keep": a line of JSON or CSV that cannot be read is a failed row of the output, whose
+                  `error` names file and line. In the Dataset it has nulls, and the reason in the column
+                  `_rayllm_bad_line`.
     encoding:     of JSON and CSV; else UTF-8, or what a byte order mark says (UTF-16, UTF-32).
-    column_types: of CSV columns that are not text, {"age": "int64"}: Arrow types or their names. An empty cell is then null.
+    column_types: of CSV columns that are not text, {"age": "int64"}: Arrow types or their names. An empty cell is
+                  then null.
 
-    Raises DatasetError when nothing is there, when it is empty, or when its first lines are not what its name says; a bad line
-    further on is a DatasetError of the task that reads it, with file and line.
+    Raises DatasetError when nothing is there, when it is empty, or when its first lines are not what its name says; a
+    bad line further on is a DatasetError of the task that reads it, with file and line.
     """
     options = ReadOptions(bad_lines, encoding, column_types or {})
     files = find_files(dataset_file)
@@ -84,30 +86,34 @@ def known_rows(dataset: ray.data.Dataset) -> Optional[int]:
 
     From the footers of parquet files, if these are not many.
     """
-    files, _ = getattr(dataset, _FILES, (None, None))
-    return None if files is None or len(files.paths) > COUNTED_FILES else _footers(files)
+    found = _read_from(dataset)
+    return _footers(found[0]) if found and len(found[0].paths) <= COUNTED_FILES else None
 
 
 def count_rows(dataset: ray.data.Dataset) -> int:
     """The number of rows, if they must all be read for it."""
-    files, _ = getattr(dataset, _FILES, (None, None))
-    counted = None if files is None else _footers(files)
+    found = _read_from(dataset)
+    counted = _footers(found[0]) if found else None
     return dataset.count() if counted is None else counted
 
 
 def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, Any]]]:
     """Of the same Datasets, without Ray, whose tasks would cost seconds; None where that is not possible."""
-    files, reader = getattr(dataset, _FILES, (None, None))
-    if files is None:
+    if (found := _read_from(dataset)) is None:
         return None
-    tables, found = [], 0
+    files, reader = found
+    tables, taken = [], 0
     for path in files.paths[:OPENED_FILES]:
-        if (table := _first_of_file(files, reader, path, most - found)) is not None:
+        if (table := _first_of_file(files, reader, path, most - taken)) is not None:
             tables.append(table)
-            found += table.num_rows
-        if found == most:
+            taken += table.num_rows
+        if taken == most:
             break
-    return columns.rows(together(tables)) if found == most or len(files.paths) <= OPENED_FILES else None
+    return columns.rows(together(tables)) if taken == most or len(files.paths) <= OPENED_FILES else None
+
+
+def _read_from(dataset: ray.data.Dataset) -> Optional[tuple[DatasetFiles, Reader]]:
+    return getattr(dataset, _FILES, None)
 
 
 def _first_of_file(files: DatasetFiles, reader: Reader, path: str, most: int) -> Optional[pa.Table]:
@@ -164,9 +170,13 @@ def _infos(files: DatasetFiles) -> list[Any]:
 
 def _check_options(files: DatasetFiles, options: ReadOptions) -> None:
     if options.column_types and files.format != "csv":
-        raise DatasetError(f"column_types is for CSV, whose cells are text, but dataset_file {files.given!r} is {files.format}.")
+        raise DatasetError(
+            f"column_types is for CSV, whose cells are text, but dataset_file {files.given!r} is {files.format}."
+        )
     if options.encoding and files.format == "parquet":
-        raise DatasetError(f"dataset_encoding is for CSV and JSON, but dataset_file {files.given!r} is parquet. Leave it out.")
+        raise DatasetError(
+            f"dataset_encoding is for CSV and JSON, but dataset_file {files.given!r} is parquet. Leave it out."
+        )
 
 
 def _footers(files: DatasetFiles) -> Optional[int]:

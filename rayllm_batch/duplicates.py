@@ -1,13 +1,12 @@
-"""Equal prompts with equal settings, at temperature 0: computed once, answered each."""
+"""Equal requests that get equal replies: computed once, answered each."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from rayllm_batch.engine.base import Completion
+from rayllm_batch.engine.base import Reply
 
 KEPT = 20_000  # finished answers, the latest: some 10 MB
 
@@ -16,9 +15,9 @@ class Duplicates:
     """Of one replica. Use it inside one event loop."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[bytes, asyncio.Future[Completion]] = OrderedDict()
+        self._answers: OrderedDict[bytes, asyncio.Future[Reply]] = OrderedDict()
 
-    async def answer(self, key: bytes, compute: Callable[[], Awaitable[Completion]]) -> Completion:
+    async def answer(self, key: bytes, compute: Callable[[], Awaitable[Reply]]) -> Reply:
         """What `compute` gives, or gave, or is about to give to another row with this key; its errors too."""
         if key in self._answers:
             self._answers.move_to_end(key)
@@ -38,7 +37,3 @@ class Duplicates:
             del self._answers[oldest]
         return future.result()
 
-
-def is_greedy(sampling_params: dict[str, Any]) -> bool:
-    """Whether the same prompt gets the same answer each time: vLLM's own default temperature is 1."""
-    return sampling_params.get("temperature") == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,17 +13,14 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt
 
 from rayllm_batch.errors import ConfigError, did_you_mean
 from rayllm_batch.shape import checked
-from rayllm_batch.vllm_fields import ENGINE_FIELDS
+from rayllm_batch.vllm_fields import ENGINE_FIELDS, RELEASE
+from rayllm_batch.vllm_newest_fields import MORE_ENGINE_FIELDS, NEWEST_RELEASE
 
 # The runner sets these itself: the model comes from model_id, and statistics feed the progress line.
 OURS = {"model": "model_id at the top level of the config", "enable_log_requests": "nothing: requests are not logged"}
 
 UTILIZATION = 0.92  # vLLM's own gpu_memory_utilization
 
-ECHO_FIELDS = (
-    "max_model_len", "max_num_seqs", "max_num_batched_tokens", "start_seconds", "seconds_per_request",
-    "fail_on", "crash_on", "start_error", "oom_above", "run_oom_above", "calls_file",
-)
 Size = Annotated[StrictInt | None, Field(ge=1, description="a whole number of at least 1")]
 # vLLM's own spellings: -1 or "auto" fits the length to the memory, "8k" is 8,000.
 _Length = Annotated[Size, BeforeValidator(lambda value: None if value == -1 or isinstance(value, str) else value)]
@@ -41,10 +38,16 @@ class _Sizes(BaseModel):
 @functools.lru_cache(maxsize=1)
 def installed_fields() -> tuple[str, ...] | None:
     """The fields of the installed vLLM's AsyncEngineArgs, from its source file; None where vLLM is not installed."""
+    source = vllm_source("engine/arg_utils.py")
+    return None if source is None else fields_in(source)
+
+
+def vllm_source(path: str) -> Path | None:
+    """A file of the installed vLLM, which may lack it; None where vLLM is not installed."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
         return None
-    return fields_in(Path(list(spec.submodule_search_locations)[0]) / "engine" / "arg_utils.py")
+    return Path(list(spec.submodule_search_locations)[0]) / path
 
 
 def fields_in(arg_utils: Path) -> tuple[str, ...] | None:
@@ -63,21 +66,34 @@ def fields_in(arg_utils: Path) -> tuple[str, ...] | None:
 
 
 def known_fields() -> tuple[str, ...]:
-    """The engine's settings: the installed vLLM's, else the list shipped with this package."""
-    return installed_fields() or ENGINE_FIELDS
+    """The engine's settings: the installed vLLM's, else those of all versions that were tried."""
+    return installed_fields() or (*ENGINE_FIELDS, *MORE_ENGINE_FIELDS)
 
 
-def check(engine_kwargs: Mapping[str, Any], llm_engine: str, source: str) -> None:
-    """Raise ConfigError for a setting that the engine does not have, or a size that cannot be."""
-    known = ECHO_FIELDS if llm_engine == "echo" else known_fields()
+def of_another_vllm(key: str, tested: Collection[str], newer: Collection[str]) -> str:
+    """A sentence for a setting that the installed vLLM lacks, and another one that was tried has; else "".
+
+    tested, newer: what there is in vLLM RELEASE, and what NEWEST_RELEASE has beside.
+    """
+    release = RELEASE if key in tested else NEWEST_RELEASE if key in newer else None
+    return f" vLLM {release} has it, and the installed vLLM does not." if release else ""
+
+
+def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None, source: str) -> None:
+    """Raise ConfigError for a setting that the engine does not have, or a size that cannot be.
+
+    own_settings: those of an engine that is not vLLM; vLLM's it ignores, so that a real configuration can be rehearsed.
+    """
+    known = known_fields() if own_settings is None else own_settings
     for key in engine_kwargs:
         if key in OURS:
             raise ConfigError(f"{key!r} does not go under engine_kwargs in {source}; set {OURS[key]}.")
-        if llm_engine == "echo" and key in known_fields():
-            continue  # a real configuration can be rehearsed on the echo engine, which ignores what it has no use for
+        if own_settings is not None and key in known_fields():
+            continue
         if key not in known:
             raise ConfigError(
-                f"Unknown engine setting {key!r} under engine_kwargs in {source}.{did_you_mean(key, known)} "
+                f"Unknown engine setting {key!r} under engine_kwargs in {source}."
+                f"{of_another_vllm(key, ENGINE_FIELDS, MORE_ENGINE_FIELDS) or did_you_mean(key, known)} "
                 f"The settings are those of vLLM's AsyncEngineArgs."
             )
     if engine_kwargs.get("data_parallel_size") not in (None, 1):

@@ -1,4 +1,20 @@
-"""Every error a user of this package can cause. Each text says what was expected, what was given, what to do next."""
+"""Every error a user of this package can cause. Each text says what was expected, what was given, what to do next.
+
+    RayLLMBatchError
+        ConfigError
+        ClusterError
+        DatasetError
+        WorkloadError
+        OutputError
+        EngineError
+        ModelAccessError
+            TokenRequiredError
+            InvalidTokenError
+            GatedModelError
+            ModelNotFoundError
+            HubUnavailableError
+        PreflightError
+"""
 
 from __future__ import annotations
 
@@ -95,7 +111,7 @@ def shown(value: object, most: int = 200) -> str:
 
 
 def is_deep(value: Any, most: int = 100) -> bool:
-    """Whether lists and dicts hold each other in more than `most` levels, as where one holds itself: what takes it would recurse."""
+    """Whether lists and dicts hold each other in more than `most` levels, as where one holds itself."""
     level = {0: value}
     for _ in range(most):
         holders = [one for one in level.values() if isinstance(one, (Mapping, list, tuple))]
@@ -106,7 +122,7 @@ def is_deep(value: Any, most: int = 100) -> bool:
 
 
 def one_line(error: BaseException, most: int = 500, named: bool = True) -> str:
-    """Its type and text, as a row's `error` may hold it; named=False leaves the type out. Of an error without a text, its cause's."""
+    """Its type and text, as a row's `error` may hold it, or its cause's where it has none. named: with the type."""
     said = next((one for one in (error, error.__cause__) if one is not None and text_of(one)), error)
     text = " ".join((f"{type(said).__name__}: " if named else "").split() + text_of(said).split())
     text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot stand in an Arrow column

@@ -38,7 +38,7 @@ _OFFICE = {b"xl/": "an Excel workbook (.xlsx); save it as CSV UTF-8", b"word/": 
 
 
 def check_kind(path: str, head: bytes, format: str) -> None:
-    """Raise DatasetError when a file of that name ("json", "csv" or "parquet") cannot begin so. head: as it is on disk, some KB."""
+    """Raise DatasetError when a file of that name ("json", "csv" or "parquet") cannot begin so. head: some KB of it."""
     ending = path.lower().rpartition(".")[2]
     packed = _MAGIC.get(COMPRESSED.get(ending, ""))
     if packed and head.startswith(packed):
@@ -83,7 +83,7 @@ def kind_of(head: bytes) -> Optional[str]:  # noqa: PLR0911 (a line a kind)
 
 
 def check_folder(given: str, files: Sequence[str]) -> None:
-    """Raise DatasetError for a folder that is more than its data files: these alone would be wrong rows. files: all that are in it."""
+    """Raise DatasetError for a folder that is more than its data files, which alone would be wrong rows. files: all."""
     names = {os.path.basename(file) for file in files}
     folders = {folder for file in files for folder in os.path.dirname(file).split("/")}
     table = None
@@ -105,6 +105,6 @@ def check_folder(given: str, files: Sequence[str]) -> None:
         table = ("a Lance dataset", "ray.data.read_lance")
     if table:
         raise DatasetError(
-            f"dataset_file {given!r} is {table[0]}, some of whose files may hold rows that were deleted or replaced. Read it in "
-            f"load_dataset with {table[1]}."
+            f"dataset_file {given!r} is {table[0]}, some of whose files may hold rows that were deleted or replaced. "
+            f"Read it in load_dataset with {table[1]}."
         )

@@ -28,7 +28,7 @@ BATCH_ROWS = 512  # a row of a dictionary may be much larger than what the file 
 
 @dataclass(frozen=True)
 class FilePart:
-    """The bytes from start to stop of a JSON file, the row groups of one of `of` equal parts of a parquet file, or a whole file."""
+    """Bytes start to stop of a JSON file, the row groups of one of `of` equal parts of a parquet file, or a file."""
 
     path: str
     partition: tuple[tuple[str, Optional[str]], ...] = ()
@@ -76,7 +76,7 @@ def whole(files: DatasetFiles, path: str) -> FilePart:
 
 
 def tasks_of(files: DatasetFiles, sizes: Sequence[int], options: ReadOptions) -> list[list[FilePart]]:
-    """What each task reads, in the order of the rows. A bad line that is kept has a number, for which its file is read from the top."""
+    """What each task reads, in the order of the rows. A file whose bad lines are kept, and numbered, is read by one."""
     most = max(TASK_BYTES, sum(sizes) // MOST_TASKS)
     tasks: list[list[FilePart]] = [[]]
     taken = 0
@@ -114,8 +114,8 @@ def _parquet_tables(part: FilePart, fs: pyarrow.fs.FileSystem, size: int) -> Ite
         with fs.open_input_file(part.path) as raw:
             check_kind(part.path, raw.read(HEAD_BYTES), "parquet")
         # Microseconds: in Spark's and Impala's INT96, years such as 9999 would overflow nanoseconds without a word.
-        # Buffered: else a whole row group comes into memory. Of four files with one of 400 MB each, a pyarrow Dataset's head()
-        # took 3.2 GB, this takes 46 MB.
+        # Buffered: else a whole row group comes into memory. Of four files with one of 400 MB each, a pyarrow Dataset's
+        # head() took 3.2 GB, this takes 46 MB.
         with pq.ParquetFile(
             part.path, filesystem=fs, pre_buffer=False, buffer_size=READ_BYTES, coerce_int96_timestamp_unit="us"
         ) as file:

@@ -1,4 +1,4 @@
-"""The text of one data file, or of a part of it: unpacked, as UTF-8, in blocks of whole lines whose numbers are known."""
+"""The text of a data file, or of a part of it: unpacked, as UTF-8, in blocks of whole lines whose numbers are known."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LONGEST_LINE = 1 << 30
 CACHED_BYTES = 128 << 10  # what a comparison makes of so many stays in the processor's cache
 # The longer ones first: that of UTF-16 begins that of UTF-32.
 _BOMS = {
-    codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be", codecs.BOM_UTF8: UTF8, codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
+    codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be", codecs.BOM_UTF8: UTF8,
+    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
 
 
 @dataclass
@@ -72,8 +72,8 @@ class FileText:
                 yield stream
         except FileNotFoundError:
             raise DatasetError(
-                f"dataset_file {self.path!r} does not exist on {socket.gethostname()}. A file of one machine cannot be read from "
-                "others: put it where each node can read it."
+                f"dataset_file {self.path!r} does not exist on {socket.gethostname()}. A file of one machine cannot be "
+                "read from others: put it where each node can read it."
             ) from None
         except UnicodeError as error:
             raise DatasetError(self._not_text(str(error), "utf-16")) from None
@@ -116,8 +116,10 @@ class FileText:
                 if not cut:
                     continue
                 piece, skips, self.begin = piece[cut:], False, at
-            is_last = stop is not None and at + len(piece) >= stop
-            cut = (piece.find(b"\n", max(0, stop - 1 - at)) if is_last else piece.rfind(b"\n")) + 1
+            if is_last := stop is not None and at + len(piece) >= stop:
+                cut = piece.find(b"\n", max(0, (stop or 0) - 1 - at)) + 1
+            else:
+                cut = piece.rfind(b"\n") + 1
             at += len(piece)
             if not cut:
                 kept.append(piece)
@@ -137,12 +139,19 @@ class FileText:
         if self.encoding == UTF8:
             return stream.read
         text = self.characters(stream)
-        return lambda size: text.read(size).encode(UTF8, text.errors)
+        return lambda size: text.read(size).encode(UTF8, self._errors)
 
     def characters(self, stream: IO[bytes]) -> io.TextIOWrapper:
         """What is no text in the encoding comes as lone surrogates, so that its line can be named."""
-        errors = "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
-        return io.TextIOWrapper(stream, encoding=self.encoding, errors=errors, newline="")
+        return io.TextIOWrapper(stream, encoding=self.encoding, errors=self._errors, newline="")
+
+    @property
+    def _is_wide(self) -> bool:
+        return self.encoding.startswith(("utf-16", "utf-32"))
+
+    @property
+    def _errors(self) -> str:
+        return "surrogatepass" if self._is_wide else "surrogateescape"
 
     def lines_before(self) -> int:
         """The number of the file's lines before this part, which only an error's text needs: it is counted then."""
@@ -155,8 +164,7 @@ class FileText:
     def not_text(self, line: str, where: str) -> str:
         """Why a line with lone surrogates in it cannot be read. where: `Line 7 of 'rows.csv'`."""
         first = next(character for character in line if "\ud800" <= character <= "\udfff")
-        is_wide = self.encoding.startswith(("utf-16", "utf-32"))
-        what = "half of a surrogate pair" if is_wide else f"byte 0x{ord(first) & 0xFF:02x}"
+        what = "half of a surrogate pair" if self._is_wide else f"byte 0x{ord(first) & 0xFF:02x}"
         return f"{where} is not {self.encoding.upper()} ({what}): {shown(line)}." + self._encodings("cp1252")
 
     def _not_text(self, why: str, example: str) -> str:

@@ -1,4 +1,4 @@
-"""The first rows' prompts, made on the driver as the run will make them: what a template or tokenizer refuses is known before."""
+"""The first rows' prompts, made on the driver as the run will make them: what is refused is known before."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ log = logging.getLogger("rayllm_batch")
 
 
 def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> list[str]:
-    """The errors of the first rows, of those that parse_row fails on too. Raises ConfigError where none of them can be answered.
+    """The errors of the first rows, those that parse_row fails on too. Raises ConfigError where none can be answered.
 
-    Not where some are too long: others may be shorter. Rows that come with token ids need no tokenizer. Where this machine
-    has no tokenizer of the model, nothing is known.
+    Not where some are too long: others may be shorter. Rows that come with token ids need no tokenizer. Where this
+    machine has no tokenizer of the model, nothing is known.
     """
     failed = [*rows.failed, *_errors(config, facts, rows.chats)]
     tried = len(rows.chats) + len(rows.failed)
@@ -33,8 +33,9 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
         chats, _ = rows.others()
         long_too = sum(TOO_LONG in error for error in _errors(config, facts, chats))
         log.warning(
-            "%d of the first %d row(s) are too long to be answered%s. The first: %s. Shorten them in parse_row, or use a longer "
-            "max_model_len or another model.", long, tried, f", and so are {long_too} of {len(chats)} further ones" if chats else "",
+            "%d of the first %d row(s) are too long to be answered%s. The first: %s. Shorten them in parse_row, or use "
+            "a longer max_model_len or another model.",
+            long, tried, f", and so are {long_too} of {len(chats)} further ones" if chats else "",
             next(error for error in failed if TOO_LONG in error),
         )  # fmt: skip
     return failed
@@ -71,4 +72,4 @@ def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -
     if length is not None and length <= len(ids):
         whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
         return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} {TOO_LONG}"
-    return beyond_vocabulary(ids, vocabulary) if isinstance(vocabulary, int) and config.llm_engine == "vllm" else None
+    return beyond_vocabulary(ids, vocabulary) if isinstance(vocabulary, int) and config.engine_kind.needs_model else None

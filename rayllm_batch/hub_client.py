@@ -7,11 +7,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rayllm_batch.hub_refusal import Refusal, endpoint, retry_after, status_of
-from rayllm_batch.secret import Secret
+from rayllm_batch.hub_refusal import Question, endpoint, retry_after, status_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -21,15 +19,7 @@ SERVER_ERROR_RETRIES = 2  # a 502 between two good answers is common, and gone a
 log = logging.getLogger("rayllm_batch")
 
 
-@dataclass
-class HubClient:
-    model_id: str
-    token: Secret | None
-    source: str  # where the token comes from, as the messages name it
-    timeout: float | None  # seconds for one question and its retries, a rate limit aside; None: no limit
-    rate_limit_wait: float  # seconds
-    kind: str = "model"  # or "dataset"; `model_id` is its id then
-
+class HubClient(Question):
     def ask(self, question: Callable[[HfApi], T]) -> T:
         """The answer to `question`, or a `ModelAccessError` that says why there is none.
 
@@ -58,19 +48,18 @@ class HubClient:
         if isinstance(error, KeyboardInterrupt):
             refusal: BaseException = KeyboardInterrupt()
         else:
-            words = Refusal(self.model_id, self.token, self.source, self.timeout, self.rate_limit_wait, self.kind)
-            refusal = words.of(error, lambda: call(lambda: api.whoami(self.token), _left(deadline))[1] is None)
+            refusal = self.refusal(error, lambda: call(lambda: api.whoami(self.token), _left(deadline))[1] is None)
         del error
         raise refusal
 
 
-def call(question: Callable[[], T], seconds: float | None) -> tuple[T | None, Any]:
+def call(question: Callable[[], Any], seconds: float | None) -> tuple[Any, Any]:
     """`(answer, None)` or `(None, error)`, after `seconds` at the latest.
 
     In a thread, because huggingface_hub's access check takes no timeout. A server that never answers keeps that
     thread; it is a daemon, and ends with the process.
     """
-    answers: queue.SimpleQueue[tuple[T | None, Any]] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
 
     def run() -> None:
         try:

@@ -37,17 +37,17 @@ def model_page(model_id: str, kind: str = "model") -> str:
 
 
 @dataclass
-class Refusal:
-    """What was asked; the fields are those of `HubClient`."""
+class Question:
+    """What is asked of the Hub, and its refusal in words."""
 
     model_id: str
     token: Secret | None
-    source: str
-    timeout: float | None
-    rate_limit_wait: float
-    kind: str = "model"
+    source: str  # where the token comes from, as the messages name it
+    timeout: float | None  # seconds for one question and its retries, a rate limit aside; None: no limit
+    rate_limit_wait: float  # seconds
+    kind: str = "model"  # or "dataset"; `model_id` is its id then
 
-    def of(self, error: Exception, token_is_valid: Callable[[], bool]) -> ModelAccessError:
+    def refusal(self, error: Exception, token_is_valid: Callable[[], bool]) -> ModelAccessError:
         """The error to raise for huggingface_hub's `error`.
 
         token_is_valid: Asks for the token's account: a 401 alone does not say whether the token or the model is the

@@ -1,8 +1,8 @@
 """Tables of a JSON file: an object a line, or one array of objects. Every value is what Python's json gives.
 
-Arrow's reader is several times as fast. By itself it guesses dates, rounds large whole numbers, mixes up lists with nulls in them
-and takes minutes for deep nesting; told the columns and their types it does none of that, and refuses what is not so. So Python
-reads the first rows, and each block that Arrow refuses.
+Arrow's reader is several times as fast. By itself it guesses dates, rounds large whole numbers, mixes up lists with
+nulls in them and takes minutes for deep nesting; told the columns and their types it does none of that, and refuses
+what is not so. So Python reads the first rows, and each block that Arrow refuses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayllm_batch.column_values import column_of, common_type
+from rayllm_batch.column_types import common_type
+from rayllm_batch.column_values import column_of
 from rayllm_batch.errors import DatasetError, is_deep
 from rayllm_batch.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
 from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown
@@ -26,7 +27,7 @@ from rayllm_batch.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, sho
 LEARNT_FROM = 64 << 10
 DEEP = 100  # brackets in brackets: on the way to a file each takes two of the 1,000 calls in calls that Python makes
 TOO_DEEP = "too many brackets in brackets"
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE = re.compile(r"[ \t\n\r]+")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 types = pa.types
 
@@ -155,7 +156,10 @@ def _why(problem: _BadLineError, number: int, lines: list[str], block: Block) ->
         return f'{where} must be a JSON object such as {{"article": "..."}}, given {shown(line)}.'
     hint = ""
     if line.strip() == "{" or line.strip().startswith("{") and number + 1 < len(lines) and lines[number + 1].startswith((" ", "\t")):
-        hint = " It looks like one object over several lines (pretty-printed): write each on one line, or all as one JSON array."
+        hint = (
+            " It looks like one object over several lines (pretty-printed): write each on one line, or all as one JSON "
+            "array."
+        )
     return f"{where} is not JSON ({what}): {shown(line)}. Each line must be one JSON object.{hint}"
 
 
@@ -165,7 +169,8 @@ def _array_tables(text: FileText, size: int) -> Iterator[pa.Table]:
         number += 1
         why = ""
         if type(item) is not dict:
-            why = f"dataset_file {text.path!r} must hold an array of JSON objects, but item {number} is {shown(json.dumps(item))}."
+            what = shown(json.dumps(item))
+            why = f"dataset_file {text.path!r} must hold an array of JSON objects, but item {number} is {what}."
         elif unfit := _unfit(item, length // 2):
             why = f"Item {number} of {text.path!r}: {unfit}."
         rows.append(text.options.bad_row(why) if why else item)
@@ -206,7 +211,8 @@ class _Array:
 
             def next_character() -> str:
                 while True:
-                    self._at = _SPACE.match(self._buffer, self._at).end()
+                    if space := _SPACE.match(self._buffer, self._at):
+                        self._at = space.end()
                     if self._at < len(self._buffer) or not more():
                         return self._buffer[self._at : self._at + 1]
 

@@ -7,7 +7,7 @@ import json
 import pyarrow as pa
 
 from rayllm_batch.column_json import from_json, to_json
-from rayllm_batch.columns import objects
+from rayllm_batch.column_values import objects
 
 
 def to_jsonl(table: pa.Table) -> bytes:
@@ -22,7 +22,7 @@ def to_jsonl(table: pa.Table) -> bytes:
 
 
 def from_jsonl(content: bytes, schema: pa.Schema) -> pa.Table:
-    """The table that was written. Of a version of this library that wrote some kinds otherwise, these are what JSON has."""
+    """The table that was written. Of a release that wrote some kinds otherwise, these are what JSON has."""
     rows = [json.loads(line) for line in content.split(b"\n") if line]
     columns = {}
     for field in schema:

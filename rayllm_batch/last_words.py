@@ -55,13 +55,14 @@ def of_memory(rows: int, failed: int, took: object, errors: Mapping[str, tuple[i
 
 
 def of_folder(
-    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *, path: str, output_format: str, id_column: Optional[str]
+    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *, path: str, output_format: str, id_column: Optional[str],
+    answer_column: str = "generated_text",
 ) -> str:
     lines = [_first(rows, failed, took), *most_frequent(errors)]
     read = f'pd.read_parquet("{path}")' if output_format == "parquet" else f'ray.data.read_json("{path}", file_extensions=["jsonl"]).to_pandas()'
     lines.append(f"The answers are in {path}, each beside the columns of its row: {read}.")
     if id_column:
-        lines.append(f'  With your table: table.merge({read}[["{id_column}", "generated_text", "error"]], on="{id_column}", how="left")')
+        lines.append(f'  With your table: table.merge({read}[["{id_column}", "{answer_column}", "error"]], on="{id_column}", how="left")')
     if failed:
         lines.append("  Failed rows run again, also after a fix, with the same call and retry_failed=True (--retry-failed).")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from rayllm_batch.hub_client import HubClient
 from rayllm_batch.model_files import WEIGHTS, download_model, files_to_skip
 from rayllm_batch.model_folder import INDEX, check_folder, odd_fields, read_object, shards_in
 from rayllm_batch.secret import Secret
+from rayllm_batch.tokenizer import no_chat_template
 from rayllm_batch.versions import only_here
 
 GIB = 1 << 30
@@ -29,7 +30,8 @@ BESIDE_GIB = 2.0  # activations and CUDA graphs: for a max_model_len that is sug
 BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 CHECKED = ("auto", "hf", "safetensors", "mistral", "pt", "npcache")  # load_formats; others read files of their own
 NO_WEIGHTS = (
-    "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "adapter_model.safetensors", "adapter_model.bin",
+    "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "adapter_model.safetensors",
+    "adapter_model.bin",
 )  # fmt: skip
 # Every layer of these keeps keys and values of all tokens, so their KV cache is known. Others (MLA, Mamba, windows,
 # layers that share) keep less, each in its own way.
@@ -43,7 +45,7 @@ PLAIN_ATTENTION = {
 class ModelFacts:
     """config: of config.json. weight_bytes: on disk, of those files that the engine reads; None where it is not known.
 
-    missing_bytes: of these, what is still to be downloaded to this machine. folder: where its small files are on this machine.
+    missing_bytes: of these, what is still to be downloaded to this machine. folder: where its small files are.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -92,15 +94,16 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
     """
     model, kwargs = config.model_id, config.engine_kwargs
     load_format = kwargs.get("load_format") or "auto"
-    needs_weights = config.llm_engine == "vllm" and load_format != "dummy"
+    needs_weights = config.engine_kind.needs_model and load_format != "dummy"
     complete = is_local(model) or is_offline() and only_here(config)
     if complete and not is_local(model):
         download_model(model, revision=kwargs.get("revision"), load_format=load_format if needs_weights else "dummy")
     if facts.folder is not None:
+        checked = needs_weights and load_format in CHECKED
         check_folder(
-            facts.folder, _weights(_names(facts.folder), load_format, facts.folder) if needs_weights and load_format in CHECKED else None,
+            facts.folder, _weights(_names(facts.folder), load_format, facts.folder) if checked else None,
             own_tokenizer=not kwargs.get("tokenizer"),
-            own_config=config.llm_engine == "vllm" and not kwargs.get("hf_config_path"),
+            own_config=config.engine_kind.needs_model and not kwargs.get("hf_config_path"),
             complete=complete,
         )  # fmt: skip
     if (tokenizer := kwargs.get("tokenizer")) and Path(tokenizer).expanduser().is_dir():
@@ -110,10 +113,7 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
 def check_chat_template(config: EngineConfig, facts: ModelFacts) -> None:
     """Raise ConfigError when messages cannot be turned into a prompt."""
     if facts.has_chat_template is False and config.chat_template is None and not config.engine_kwargs.get("tokenizer"):
-        raise ConfigError(
-            f"The tokenizer of {config.model_id!r} has no chat template, so messages cannot be turned into a prompt. "
-            "Use the model's instruct version, or set chat_template in the config to a Jinja file."
-        )
+        raise no_chat_template(config.model_id)
 
 
 def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
@@ -126,11 +126,12 @@ def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
         return
     share = float(config.memory_share or UTILIZATION)
     room = memory * share
-    have = f"one {config.accelerator_type} has {memory:g} GiB, of which gpu_memory_utilization={share:g} may be used ({room:.1f} GiB)"
+    used = f"of which gpu_memory_utilization={share:g} may be used ({room:.1f} GiB)"
+    have = f"one {config.accelerator_type} has {memory:g} GiB, {used}"
     if weights > room:
         raise ConfigError(
-            f"The weights of {config.model_id} take {weights:.1f} GiB a GPU, but {have}. Raise tensor_parallel_size, use a "
-            "quantized or smaller model, or a larger GPU."
+            f"The weights of {config.model_id} take {weights:.1f} GiB a GPU, but {have}. Raise tensor_parallel_size, "
+            "use a quantized or smaller model, or a larger GPU."
         )
     length, per_token = config.engine_kwargs.get("max_model_len"), kv_bytes_per_token(config, facts)
     if not isinstance(length, int) or length < 0 or not per_token:
@@ -140,8 +141,8 @@ def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
         fits = int((room - weights - BESIDE_GIB) * GIB / per_token) // 256 * 256
         shorter = f"Set max_model_len to at most {fits:,} (or leave it out), or raise" if fits > 0 else "Raise"
         raise ConfigError(
-            f"A request of max_model_len={length:,} needs {cache:.1f} GiB of KV cache a GPU beside {weights:.1f} GiB of "
-            f"weights, but {have}. {shorter} tensor_parallel_size, or use a quantized or smaller model."
+            f"A request of max_model_len={length:,} needs {cache:.1f} GiB of KV cache a GPU beside {weights:.1f} GiB "
+            f"of weights, but {have}. {shorter} tensor_parallel_size, or use a quantized or smaller model."
         )
 
 
@@ -173,8 +174,8 @@ def check_disk(config: EngineConfig, facts: ModelFacts) -> None:
     free = shutil.disk_usage(folder).free
     if free < facts.missing_bytes:
         raise ClusterError(
-            f"{config.model_id} is a download of {facts.missing_bytes / GIB:.1f} GiB, but {folder} has {free / GIB:.1f} GiB free. "
-            "Make room, or set HF_HOME to a larger disk."
+            f"{config.model_id} is a download of {facts.missing_bytes / GIB:.1f} GiB, but {folder} has "
+            f"{free / GIB:.1f} GiB free. Make room, or set HF_HOME to a larger disk."
         )
 
 
@@ -183,17 +184,18 @@ def kv_values_per_token(config: dict[str, Any]) -> int:
     config = text_config(config)
     windows = config.get("sliding_window") and config.get("use_sliding_window", True)
     mixed = any(kind != "full_attention" for kind in config.get("layer_types") or [])
-    layers, heads, hidden = (config.get(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
-    known = all(isinstance(number, int) and number > 0 for number in (layers, heads, hidden))
+    sizes: list[Any] = [config.get(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size")]
+    known = all(isinstance(number, int) and number > 0 for number in sizes)
     if config.get("model_type") not in PLAIN_ATTENTION or windows or mixed or not known:
         return 0
+    layers, heads, hidden = sizes
     return 2 * layers * (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or hidden // heads)
 
 
 def longest(config: EngineConfig, facts: ModelFacts) -> Optional[int]:
-    """Tokens of the longest request, prompt and answer together, as far as it is known before the engine has resolved it."""
+    """Tokens of the longest request, prompt and answer together, as far as is known before the engine resolves it."""
     given, model = config.engine_kwargs.get("max_model_len"), facts.config
-    if given is not None or config.llm_engine != "vllm":
+    if given is not None or not config.engine_kind.needs_model:
         return given if isinstance(given, int) and given > 0 else None
     rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
     scaled = rope.get("rope_type", rope.get("type", "default")) != "default"

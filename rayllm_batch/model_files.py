@@ -45,7 +45,7 @@ def download_model(
 
     Raises:
         ModelAccessError: As `rayllm_batch.hub.check_model_access`, or if the files cannot be stored.
-        HubUnavailableError: Also if the Hub falls silent in the middle, after a minute without a byte (six, before a file's first).
+        HubUnavailableError: Also if the Hub falls silent in the middle, for a minute (six, before a file's first byte).
     """
     if is_local(model_id):
         return os.path.expanduser(model_id)
@@ -76,7 +76,8 @@ def download_model(
     missing = _missing(model_id, info, unread)
     raise HubUnavailableError(
         f"{why} Still missing: {', '.join(missing[:3])}{f' and {len(missing) - 3} more' if missing[3:] else ''}.",
-        "Run it again: the files that are complete are kept. On a slow network, HF_HUB_DOWNLOAD_TIMEOUT=60 waits longer.",
+        "Run it again: the files that are complete are kept. On a slow network, HF_HUB_DOWNLOAD_TIMEOUT=60 waits "
+        "longer.",
     )
 
 

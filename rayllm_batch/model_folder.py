@@ -1,7 +1,7 @@
 """Whether a model's folder can be one: what is missing, cut short, or something else, found in its first bytes.
 
-An engine would say so after a minute, under its own start-up lines. A safetensors file begins with the length of its header
-(8 bytes), and the header says where the last tensor ends: that is all of its size.
+An engine would say so after a minute, under its own start-up lines. A safetensors file begins with the length of its
+header (8 bytes), and the header says where the last tensor ends: that is all of its size.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ CONFIGS = ("config.json", "generation_config.json", INDEX, INDEX_OF_BIN)
 OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 
 HOW_AN_ADAPTER = (
-    "Set model_id to its base model, lora_config.dynamic_lora_loading_path to the folder above, and let parse_row name the adapter "
-    'under "model"'
+    "Set model_id to its base model, lora_config.dynamic_lora_loading_path to the folder above, and let parse_row name "
+    'the adapter under "model"'
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
@@ -12,17 +11,10 @@ import pyarrow as pa
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.read_options import BAD_LINE, RESERVED
 from rayllm_batch.row_id import ID_TYPE
+from rayllm_batch.tasks.base import Answer, Task
 
 if TYPE_CHECKING:
     import ray.data
-
-OUTPUT_SCHEMA = pa.schema([
-    ("generated_text", pa.string()),
-    ("num_input_tokens", pa.int64()),
-    ("num_generated_tokens", pa.int64()),
-    ("finish_reason", pa.string()),
-    ("error", pa.string()),
-])
 
 # Between the CPU stage and the engine stage; they never reach the output.
 TOKEN_IDS = "_rayllm_prompt_token_ids"
@@ -42,23 +34,9 @@ STAGE_SCHEMA = pa.schema([(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string
 _FAILED = "_rayllm_batch_failed"  # an attribute of a run's result
 
 
-@dataclass
-class Answer:
-    """What one row gets. A failed row has `error` set, null for a text, 0 in the counts, and `finish_reason` "error".
-
-    The columns' types never depend on the rows, so that the output of any mix of rows has one schema.
-    """
-
-    generated_text: Optional[str] = None
-    num_input_tokens: int = 0
-    num_generated_tokens: int = 0
-    finish_reason: str = "error"
-    error: Optional[str] = None
-
-
-def check_input_columns(columns: list[str]) -> None:
+def check_input_columns(columns: list[str], task: Task) -> None:
     """Raise DatasetError when an input column has the name of an output column and would be lost."""
-    taken = [name for name in columns if name in OUTPUT_SCHEMA.names or name.startswith(RESERVED)]
+    taken = [name for name in dict.fromkeys(columns) if name in task.schema.names or name.startswith(RESERVED)]
     if taken:
         raise DatasetError(
             f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds or a run uses. Rename "
@@ -116,12 +94,14 @@ def without_markers(table: pa.Table) -> pa.Table:
     return rows.drop_columns([name for name in (FINISHED_IDS, ORDER) if name in rows.column_names])
 
 
-def with_answers(table: pa.Table, answers: list[Answer]) -> pa.Table:
+def with_answers(table: pa.Table, answers: list[Answer], task: Task) -> pa.Table:
     """The input columns and the answers, without what travelled between the stages."""
     table = table.drop_columns([name for name in STAGE_SCHEMA.names if name in table.column_names])
-    for field in OUTPUT_SCHEMA:
-        values = [getattr(answer, field.name) for answer in answers]
-        table = table.append_column(field, pa.array(values, type=field.type))
+    rows = [
+        {"num_input_tokens": answer.num_input_tokens, "error": answer.error, **task.columns(answer)} for answer in answers
+    ]
+    for field in task.schema:
+        table = table.append_column(field, pa.array([row[field.name] for row in rows], type=field.type))
     return table
 
 

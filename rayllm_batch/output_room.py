@@ -35,15 +35,16 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
         for name, value in row.items():
             if kind := foreign(value):
                 raise OutputError(
-                    f"A file cannot hold the column {name!r}: it has Python objects of type {kind.__qualname__}. Convert them in "
-                    "load_dataset, to a dict, a list or text, or drop the column; or run without output_path."
+                    f"A file cannot hold the column {name!r}: it has Python objects of type {kind.__qualname__}. "
+                    "Convert them in load_dataset, to a dict, a list or text, or drop the column; or run without "
+                    "output_path."
                 )
-    if not folder.is_local or rows.total is None:
+    if not folder.place.is_local or rows.total is None:
         return
     row_bytes = _row_bytes(rows.sample, folder.format)
     left = max(rows.total - folder.rows, 0)
-    free = shutil.disk_usage(folder.root).free
-    tokens = getattr(workload, "sampling_params", {}).get("max_tokens") or 0
+    free = shutil.disk_usage(folder.place.root).free
+    tokens = rows.task.most_generated_tokens(getattr(workload, rows.task.settings_key, None) or {}) or 0
     least = 0 if rows.total_is_a_limit else int(left * (row_bytes * SURE + ID_BYTES))
     most = int(left * (row_bytes + ID_BYTES + COUNTS_BYTES + tokens * BYTES_PER_TOKEN))
     mend = "Make room, or give an output_path on a larger disk, or a URI (s3://, gs://)."
@@ -55,8 +56,8 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
         )
     if most > free:
         log.warning(
-            "%s", f"The output may not fit: {left:,} rows need up to {most / GIB:,.1f} GiB, by the size of the first rows and "
-            f"{tokens:,} tokens an answer, but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. {mend}",
+            "%s", f"The output may not fit: {left:,} rows need up to {most / GIB:,.1f} GiB, by the size of the first rows "
+            f"and {tokens:,} tokens an answer, but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. {mend}",
         )
 
 

@@ -1,6 +1,7 @@
 """One part of an output folder, as bytes and back: parquet or JSON lines, with every type and value that rows can have.
 
-Columns that parquet has no type for, such as structs without fields, are JSON text there; reading makes them again what they were.
+Columns that parquet has no type for, such as structs without fields, are JSON text there; reading makes them what
+they were.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Optional
 
+import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.column_json import from_json, to_json
-from rayllm_batch.columns import is_objects, objects_type
+from rayllm_batch.column_types import is_objects, objects_type
 from rayllm_batch.jsonl import from_jsonl, to_jsonl
 
 types = pa.types
@@ -21,7 +24,7 @@ types = pa.types
 
 @dataclass(frozen=True)
 class PartFile:
-    """content: of the file. schema: of the table that reading it gives. as_text: its columns that are JSON text in the file."""
+    """content: of the file. schema: of the table that reading it gives. as_text: columns that are JSON text there."""
 
     content: bytes | memoryview
     schema: pa.Schema
@@ -36,7 +39,8 @@ def encoded(table: pa.Table, output_format: str) -> PartFile:
     try:
         return PartFile(_parquet(_as_text(table, as_text)), schema, as_text)
     except pa.ArrowException:  # of a type that parquet has, a value that it has not
-        as_text = tuple(name for name in table.column_names if name in as_text or not _can_be_written(table.select([name])))
+        plain = [name for name in table.column_names if name not in as_text and _can_be_written(table.select([name]))]
+        as_text = tuple(name for name in table.column_names if name not in plain)
         return PartFile(_parquet(_as_text(table, as_text)), schema, as_text)
 
 
@@ -55,10 +59,7 @@ def decoded(content: bytes | pa.Buffer, output_format: str, schema: pa.Schema, a
     """The rows of a part file. schema, as_text: those of its PartFile."""
     if output_format == "jsonl":
         return from_jsonl(bytes(content), schema)
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(pa.BufferReader(content))
-    columns = {}
+    table, columns = _from_parquet(content), {}
     for field in schema:
         column = table.column(field.name)
         if field.name in as_text:
@@ -67,30 +68,27 @@ def decoded(content: bytes | pa.Buffer, output_format: str, schema: pa.Schema, a
     return pa.table(columns)
 
 
-def some_rows(content: bytes, output_format: str, stay: Sequence[bool]) -> bytes | memoryview:
+def some_rows(content: bytes, output_format: str, stay: np.ndarray) -> bytes | memoryview:
     """The file with those of its rows alone, as they are in it. stay: shape (rows,) of bool."""
     if output_format == "jsonl":
         lines = content.split(b"\n")[: len(stay)]
         return b"".join(line + b"\n" for line, stays in zip(lines, stay, strict=True) if stays)
-    import pyarrow.parquet
-
-    return _parquet(pyarrow.parquet.read_table(pa.BufferReader(content)).filter(pa.array(stay, type=pa.bool_())))
+    return _parquet(_from_parquet(content).filter(pa.array(stay, type=pa.bool_())))
 
 
 def texts_of(content: bytes, output_format: str, name: str) -> list[str]:
     """The values of one column of text, without the others."""
     if output_format == "jsonl":
         return [json.loads(line)[name] for line in content.split(b"\n") if line]
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(pa.BufferReader(content), columns=[name]).column(name).to_pylist()
+    return _from_parquet(content, [name]).column(name).to_pylist()
 
 
 def _as_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
     for name in names:
         values = [value for chunk in table.column(name).chunks for value in to_json(chunk)]
-        texts = [None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") for value in values]
-        column = pa.array(texts, type=pa.binary()).cast(pa.string())
+        texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        coded = [None if text is None else text.encode("utf-8", "backslashreplace") for text in texts]
+        column = pa.array(coded, type=pa.binary()).cast(pa.string())
         table = table.set_column(table.column_names.index(name), name, column)
     return table
 
@@ -101,6 +99,12 @@ def _parquet(table: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink, compression="zstd")
     return memoryview(sink.getvalue())
+
+
+def _from_parquet(content: bytes | pa.Buffer, columns: Optional[list[str]] = None) -> pa.Table:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(pa.BufferReader(content), columns=columns)
 
 
 @functools.lru_cache(maxsize=1000)

@@ -1,4 +1,4 @@
-"""The parts of an output folder as one Dataset: in the order of reading, or answered rows first; with one type a column."""
+"""The parts of an output folder as one Dataset: in the order of reading, or answered rows first; of one type a column."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 
-from rayllm_batch.columns import fitting, is_sure, merged, together
+from rayllm_batch.column_types import is_sure
+from rayllm_batch.columns import fitting, merged, together
 from rayllm_batch.part_file import decoded, readable
+from rayllm_batch.row_id import sorting
 
 if TYPE_CHECKING:
     import ray.data
@@ -60,11 +62,11 @@ def one_after_the_other(parts: Sequence[Piece]) -> list[list[Piece]]:
 
 
 def in_order(parts: Sequence[Piece], ids: np.ndarray, order: np.ndarray) -> Optional[list[list[Piece]]]:
-    """The rows of the parts, whose ids these are one after the other, in an order of ids; None where it is not one of these rows.
+    """The parts' rows, whose ids these are one after the other, in an order of ids; None where it is of other rows.
 
     ids, order: shape (n, 2). Rows of one id are equal: any of them may take the place of any other.
     """
-    by_id, by_order = (np.lexsort((pairs[:, 1], pairs[:, 0])) for pairs in (ids, order))
+    by_id, by_order = sorting(ids), sorting(order)
     if not np.array_equal(ids[by_id], order[by_order]):
         return None
     rows = np.empty(len(ids), dtype=np.int64)  # of all parts together, which row comes where

@@ -36,7 +36,7 @@ class PartWriter:
         # Rows as they came, and, with their names, parts that are being written.
         self._waiting: dict[str, list[tuple[str, pa.Table]]] = {"part": [], "failed": []}
         self._waiting_bytes, self._oldest = 0, 0.0
-        self._ids = UniqueIds() if unique_column else None
+        self._ids = UniqueIds()
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._error: Optional[BaseException] = None
         self._schema = folder.schema  # of the newest part: it only grows from part to part
@@ -73,8 +73,7 @@ class PartWriter:
         with self._lock:
             if self._error is not None:
                 raise self._error
-            if self._ids is not None:
-                self._check_unique(table)
+            self._check_unique(table)
             is_error = pa.compute.is_valid(table.column("error"))
             for kind, mask in (("part", pa.compute.invert(is_error)), ("failed", is_error)):
                 rows = table.filter(mask)
@@ -130,7 +129,7 @@ class PartWriter:
 
     def _write_manifest(self, every_s: float = 0.0) -> None:
         try:
-            self._folder.write_manifest("unfinished", self.rows, self.failed, every_s)
+            self._folder.write_manifest("unfinished", every_s)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -148,6 +147,8 @@ class PartWriter:
         return table.combine_chunks()
 
     def _check_unique(self, table: pa.Table) -> None:
+        if self._unique_column is None:
+            return
         twice = self._ids.add(as_pairs(_ids_of(table)))
         if twice.any():
             value = columns.rows(table.slice(int(twice.argmax()), 1))[0][self._unique_column]

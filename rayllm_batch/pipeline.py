@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import cluster, columns
+from rayllm_batch import cluster_resources, columns
 from rayllm_batch.installed import is_installed
 from rayllm_batch.load_workload import beside
 from rayllm_batch.plan import Plan
@@ -39,7 +39,7 @@ def answers(rows: ray.data.Dataset, job: ReplicaJob, plan: Plan, total: Optional
     prompts = rows.map_batches(
         build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
-    resources = {"num_cpus": RELAY_CPUS} if warm else cluster.replica_resources(job.config, plan.engines[1])
+    resources = {"num_cpus": RELAY_CPUS} if warm else cluster_resources.replica_resources(job.config, plan.engines[1])
     return prompts.map_batches(
         Relay if warm else Replica,
         fn_constructor_kwargs={"job": job},
@@ -79,8 +79,10 @@ def keep_rows(table: pa.Table, ids: set[bytes]) -> pa.Table:
     return table.filter(pa.array([row_id(row) in ids for row in columns.rows(table)], type=pa.bool_()))
 
 
-def ship_by_value(workload: Any) -> None:
-    """Send this package's code, and the workload's, along with the job: worker nodes need Ray and vLLM, no more.
+def ship_by_value(*users: Any) -> None:
+    """Send this package's code, and that of the users' objects, along with the job: worker nodes need Ray and vLLM, no more.
+
+    users: a workload, and what else may be of the user's own making: an engine, a task.
 
     Classes of a notebook or script travel by value anyway; those of a module beside it would be imported by name, which
     a worker elsewhere cannot. What is installed (site-packages) is taken to be installed on the workers too.
@@ -88,7 +90,7 @@ def ship_by_value(workload: Any) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
-    for cls in type(workload).__mro__:
+    for cls in {cls for user in users for cls in type(user).__mro__}:
         module = sys.modules.get(cls.__module__)
         file = getattr(module, "__file__", None)
         if file and cls.__module__ != "__main__" and not is_installed(file):

@@ -24,27 +24,29 @@ from rayllm_batch.model_check import (
     kv_bytes_per_token,
     weights_gib,
 )
+from rayllm_batch.tasks.base import Task
 
-# A block costs the driver and Ray some work, whatever its size, and some 5 KB that Ray keeps in the driver until the run ends:
-# 300,000 short rows went through the echo engine at 850 rows/s in blocks of 64, the driver growing by 22 MiB, and at 1,770 in
-# blocks of 256 without growth (2 cores, one run each). So a long job's blocks are larger, but at most a sixth of what is in flight,
-# so that they flow; and each engine gets enough of them to share the work evenly.
+# A block costs the driver and Ray some work, whatever its size, and some 5 KB that Ray keeps in the driver until the
+# run ends: 300,000 short rows went through the echo engine at 850 rows/s in blocks of 64, the driver growing by 22 MiB,
+# and at 1,770 in blocks of 256 without growth (2 cores, one run each). So a long job's blocks are larger, but at most a
+# sixth of what is in flight, so that they flow; and each engine gets enough of them to share the work evenly.
 BLOCK_ROWS, MOST_BLOCK_ROWS = 64, 512
 FEWEST_BLOCKS, FEWEST_LARGE_BLOCKS, FEWEST_IN_FLIGHT = 8, 32, 6  # an engine; the last where blocks are larger than 64
-# Rows on their way in each engine, over max_num_seqs. A block keeps its place until its slowest row is done, so where some answers
-# are ten times as long as the mean, 3 leave the engine half empty (0.3 to 0.6 of it in use in a simulation, 1.0 with 12; of evenly
-# spread lengths 1.0 with 3). But what one engine has taken no other can take, so it is at most a quarter of an engine's share of
-# the job, and no more memory than this.
+# Rows on their way in each engine, over max_num_seqs. A block keeps its place until its slowest row is done, so where
+# some answers are ten times as long as the mean, 3 leave the engine half empty (0.3 to 0.6 of it in use in a
+# simulation, 1.0 with 12; of evenly spread lengths 1.0 with 3). But what one engine has taken no other can take, so it
+# is at most a quarter of an engine's share of the job, and no more memory than this.
 FEWEST_IN_FLIGHT_RATIO, UNKNOWN_IN_FLIGHT_RATIO, IN_FLIGHT_RATIO = 3, 6, 16
 IN_FLIGHT_BYTES, BYTES_PER_TOKEN = 1 << 30, 8  # in Ray's object store: of a token, its id and its text
 MOST_BLOCKS = 64  # in each engine, of those beyond the fewest: each is a thread of its actor
 LARGE_GPU_GIB = 70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
-# On H100s with 2.3 GiB of weights, two engines gave 1.6 to 2.2 times what one gives, and three 1.05 to 1.3 times what two give
-# (bench/RESULTS.md). Each starts after the one before, which takes 30 to 80 s: not worth it for a job that is over by then.
+# On H100s with 2.3 GiB of weights, two engines gave 1.6 to 2.2 times what one gives, and three 1.05 to 1.3 times what
+# two give (bench/RESULTS.md). Each starts after the one before, which takes 30 to 80 s: not worth it for a job that is
+# over by then.
 SMALL_WEIGHTS_GIB = 3.0
 ROWS_FOR_ENGINES = {3: 60_000, 2: 20_000}  # on a GPU
-# Of max_num_seqs, where more fit: 2,048 gave 1.15 times what 1,024 gives for 1B on an H100 (bench/RESULTS.md); 4,096 gave
-# no more. Half of that on smaller GPUs, since the engine keeps memory free for so many rows of logits.
+# Of max_num_seqs, where more fit: 2,048 gave 1.15 times what 1,024 gives for 1B on an H100 (bench/RESULTS.md); 4,096
+# gave no more. Half of that on smaller GPUs, since the engine keeps memory free for so many rows of logits.
 MOST_SEQS = 2048
 
 
@@ -70,7 +72,7 @@ class Plan:
     input_tokens: Optional[float] = None
 
     def rows_a_block(self, total: Optional[int]) -> int:
-        """Small jobs get small blocks, so that every engine has several. total: the number of rows where it is known."""
+        """Small jobs get small blocks, so that every engine has several. total: the number of rows, where known."""
         if self.batch_size is not None:
             return self.batch_size
         large = min(MOST_BLOCK_ROWS, FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs // FEWEST_IN_FLIGHT)
@@ -118,12 +120,12 @@ def make_plan(
 ) -> Plan:
     """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
     why = []
-    if batch_size is None and config.llm_engine == "vllm" and config.gpus_per_replica:
+    if batch_size is None and config.gpus_per_replica:
         if sharing := _engines_that_gain(config, facts, total, num_replicas[1]):
             config = dataclasses.replace(config, engines_per_gpu=sharing)
             why.append(
-                f"{sharing} engines on each GPU, since one leaves an {config.accelerator_type} idle half of the time with a model of "
-                f"{weights_gib(config, facts):.1f} GiB (engines_per_gpu: 1 in the config for one)"
+                f"{sharing} engines on each GPU, since one leaves an {config.accelerator_type} idle half of the time "
+                f"with a model of {weights_gib(config, facts):.1f} GiB (engines_per_gpu: 1 in the config for one)"
             )
         elif seqs := _more_seqs(config, facts, total, lengths):
             own = limits(config.accelerator_type)["max_num_seqs"]
@@ -139,13 +141,16 @@ def limits(accelerator_type: str) -> dict[str, int]:
     return {"max_num_seqs": 256, "max_num_batched_tokens": 8192} if small else {"max_num_seqs": 1024, "max_num_batched_tokens": 16_384}
 
 
-def lengths_of(chats: Sequence[dict[str, Any]], sampling_params: Mapping[str, Any], tokenizer_file: Optional[Path]) -> Optional[Lengths]:
+def lengths_of(
+    chats: Sequence[dict[str, Any]], task: Task, settings: Mapping[str, Any], tokenizer_file: Optional[Path]
+) -> Optional[Lengths]:
     """Of some rows' chats, nearly: the chat template's own tokens are not counted. None where it cannot be known.
 
     Without transformers, whose import takes seconds that every start would pay.
     """
-    outputs = [{**sampling_params, **(chat.get("sampling_params") or {})}.get("max_tokens") for chat in chats]
-    if tokenizer_file is None or not outputs or not all(isinstance(output, int) for output in outputs):
+    most = (task.most_generated_tokens({**settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
+    outputs: list[int] = [tokens for tokens in most if tokens is not None]
+    if tokenizer_file is None or not outputs or len(outputs) < len(chats):
         return None
     try:
         from tokenizers import Tokenizer
@@ -161,7 +166,7 @@ def lengths_of(chats: Sequence[dict[str, Any]], sampling_params: Mapping[str, An
 
 
 def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[int], gpus: int) -> Optional[int]:
-    """How many on a GPU were measured to give more than one, where each has room for the model's longest request; None else."""
+    """How many on a GPU were measured to give more than one, where each has room for the longest request; None else."""
     if config.engines_per_gpu is not None or config.gpus_per_replica != 1 or "gpu_memory_utilization" in config.engine_kwargs:
         return None
     if config.accelerator_type not in GPU_MEMORY_GIB or limits(config.accelerator_type)["max_num_seqs"] < 1024:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
-from rayllm_batch import cluster
-from rayllm_batch.chat import DEFAULTS, Defaults
+from rayllm_batch import cluster_resources
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import HubUnavailableError, PreflightError
 from rayllm_batch.first_prompts import check_first_prompts
@@ -17,6 +16,7 @@ from rayllm_batch.model_check import ModelFacts, check_chat_template, check_disk
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.output_room import check_output_room
 from rayllm_batch.rows import Rows, read_rows
+from rayllm_batch.tasks.base import DEFAULTS, Defaults
 from rayllm_batch.versions import check_versions, runs_here
 
 T = TypeVar("T")
@@ -61,28 +61,31 @@ def preflight(
         attempt(check)
         return len(found) == before
 
-    attempt(lambda: cluster.check(config, num_replicas))
+    attempt(lambda: cluster_resources.check(config, num_replicas))
     attempt(lambda: check_versions(config))
     token, facts = attempt(lambda: hub_token(config)), None
     if token is not None:
         facts = attempt(lambda: look_at(config, token))
     sound = facts is not None and passes(lambda: check_files(config, facts))
-    if facts is not None and config.llm_engine == "vllm":
+    if facts is not None and config.engine_kind.needs_model:
         attempt(lambda: check_memory(config, facts))
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
             attempt(lambda: check_disk(config, facts))
     rows = None
-    if cluster.can_read():  # else cluster.check has said so, and to read would be to wait for ever
-        rows = attempt(lambda: read_rows(workload, preserve_order, id_column, defaults))
+    if cluster_resources.can_read():  # else `check` has said so, and to read would be to wait for ever
+        rows = attempt(lambda: read_rows(workload, preserve_order, id_column, defaults, config.task_kind))
     if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))
-    unanswered = attempt(lambda: check_first_prompts(config, facts, rows)) if sound and rows is not None else None
+    unanswered: Optional[list[str]] = None
+    if sound and facts is not None and rows is not None:
+        unanswered = attempt(lambda: check_first_prompts(config, facts, rows))
     if folder is not None and rows is not None:
         attempt(lambda: check_output_room(folder, rows, workload))
     if len(found) == 1:
         raise found[0]
     if found:
         raise PreflightError(found)
+    assert token is not None and rows is not None and facts is not None  # what failed is in `found`
     return Ready(token, rows, facts, tuple(unanswered or ()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Optional
 
-from rayllm_batch import cluster, engine_logs
+from rayllm_batch import cluster_connect, engine_logs
 from rayllm_batch.rates import Rates
 from rayllm_batch.status import counted, final_status, status
 from rayllm_batch.status_view import View, choose_view
@@ -34,7 +34,7 @@ class Progress:
 
     def __exit__(self, kind: Optional[type[BaseException]], *_: Any) -> None:
         if kind is not None and issubclass(kind, Exception) and not self._place_shown:
-            self.say(f"Ray's logs: {cluster.logs_folder()}")
+            self.say(f"Ray's logs: {cluster_connect.logs_folder()}")
         went_well = kind is None and self._last is not None
         self._view.close(final_status(self._last, self._total_rows, self._elapsed_s()) if went_well else None)
 

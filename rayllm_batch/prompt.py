@@ -14,11 +14,13 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch import asked, cancellation, chat, columns, output
-from rayllm_batch.chat import DEFAULTS, Defaults
+from rayllm_batch import asked, cancellation, columns, output
 from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.read_options import BAD_LINE
 from rayllm_batch.row_id import as_pairs, row_ids
+from rayllm_batch.tasks.base import DEFAULTS, Defaults, Task
+from rayllm_batch.tasks.chat import describe_error
+from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.tokenizer import chat_tokenizer
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the same, as one template or another calls it
@@ -47,6 +49,7 @@ class PromptJob:
     monitor: Any = None
     chat_template: Optional[str] = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    task: Task = field(default_factory=Generate)
     defaults: Defaults = DEFAULTS
     sort: bool = False
     with_row_ids: bool = False
@@ -75,10 +78,10 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
             if isinstance(row, columns.UnreadableRow):
                 raise row.error
             if error is None:
-                parsed = chat.parse(job.parse_row, row, job.defaults)
-                request = chat.request(parsed)
+                parsed = job.task.parse(job.parse_row, row, job.defaults)
+                request = job.task.own_text(parsed)
         except BaseException as problem:  # the user's code may end a process; Ray would start the next, and this row end that
-            parsed, error = {}, chat.describe_error(problem, row)
+            parsed, error = {}, describe_error(problem, row)
         token_ids.append(parsed.get("prompt_token_ids"))
         messages.append(parsed.get("messages"))
         requests.append(request)

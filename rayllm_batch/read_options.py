@@ -9,7 +9,8 @@ from typing import Any, Optional
 
 from rayllm_batch.errors import DatasetError, did_you_mean
 
-# The column of the rows that stand for bad lines: why. It is null in others, and becomes the `error` of the output's row.
+# The column of the rows that stand for bad lines: why. It is null in others, and becomes the `error` of the output's
+# row.
 BAD_LINE = "_rayllm_bad_line"
 RESERVED = "_rayllm_"  # names of columns that begin so are ours
 RAISE, KEEP = "raise", "keep"
@@ -36,8 +37,8 @@ class ReadOptions:
                 "".encode(self.encoding)  # not one of bytes, such as base64
             except (LookupError, TypeError):
                 raise DatasetError(
-                    f"dataset_encoding must be an encoding that Python knows, such as 'cp1252', 'shift-jis' or 'utf-16', given "
-                    f"{self.encoding!r}."
+                    "dataset_encoding must be an encoding that Python knows, such as 'cp1252', 'shift-jis' or "
+                    f"'utf-16', given {self.encoding!r}."
                 ) from None
             object.__setattr__(self, "encoding", None if known.name == UTF8 else known.name)
         if not isinstance(self.column_types, Mapping):

@@ -12,12 +12,12 @@ from typing import Any, Optional, Union
 from rayllm_batch import display
 from rayllm_batch.code_text import as_text
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine.vllm_versions import vllm_version
 from rayllm_batch.errors import RayLLMBatchError
 from rayllm_batch.fingerprint import SECRET
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics, row_stats
 from rayllm_batch.report_page import Report, Table, page
-from rayllm_batch.versions import vllm_version
 
 SHOWN_CHARACTERS = 300
 FRAME = (

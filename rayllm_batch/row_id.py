@@ -36,13 +36,21 @@ def row_id(row: dict[str, Any], id_column: Optional[str] = None) -> bytes:
 
 
 def row_ids(table: pa.Table, id_column: Optional[str]) -> list[bytes]:
-    """Of each row of a table that is as `columns.carried` gives it. A bad line that was kept has no id but its content."""
+    """Of each row of a table that is as `columns.carried` gives it. A kept bad line's id is its content's."""
     return [row_id(row, None if row.get(BAD_LINE) else id_column) for row in columns.rows(table)]
 
 
 def as_pairs(ids: bytes) -> np.ndarray:
     """Concatenated ids as an array of shape (n, 2) of uint64, which NumPy can sort and search."""
     return np.frombuffer(ids, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def sorting(ids: np.ndarray) -> np.ndarray:
+    """Where each id, of shape (n, 2), comes from when they are sorted. Nearly always the first halves decide."""
+    order = np.argsort(ids[:, 0])
+    high, low = ids[order].T
+    is_sorted = (high[1:] > high[:-1]) | (low[1:] >= low[:-1])
+    return order if is_sorted.all() else np.lexsort((ids[:, 1], ids[:, 0]))
 
 
 class RowCounts:
@@ -52,8 +60,7 @@ class RowCounts:
     """
 
     def __init__(self, ids: np.ndarray) -> None:
-        order = np.lexsort((ids[:, 1], ids[:, 0]))
-        ids = ids[order]
+        ids = ids[sorting(ids)]
         first = np.ones(len(ids), dtype=bool)
         first[1:] = (ids[1:] != ids[:-1]).any(axis=1)
         self.high, self.low = np.ascontiguousarray(ids[first, 0]), np.ascontiguousarray(ids[first, 1])
@@ -71,26 +78,26 @@ class RowCounts:
         places = np.full(len(ids), -1, dtype=np.int64)
         if not len(self):
             return places
-        left = np.searchsorted(self.high, ids[:, 0], side="left")
-        right = np.searchsorted(self.high, ids[:, 0], side="right")
-        one = right - left == 1
-        hit = one & (self.low[np.minimum(left, len(self) - 1)] == ids[:, 1])
-        places[hit] = left[hit]
-        for i in np.flatnonzero(right - left > 1):  # two ids with one first half: as good as never
-            at = left[i] + np.searchsorted(self.low[left[i]:right[i]], ids[i, 1])
-            if at < right[i] and self.low[at] == ids[i, 1]:
+        first = np.minimum(np.searchsorted(self.high, ids[:, 0]), len(self) - 1)
+        same_half = self.high[first] == ids[:, 0]
+        hit = same_half & (self.low[first] == ids[:, 1])
+        places[hit] = first[hit]
+        for i in np.flatnonzero(same_half & ~hit):  # two ids with one first half: as good as never
+            end = np.searchsorted(self.high, ids[i, 0], side="right")
+            at = first[i] + np.searchsorted(self.low[first[i] : end], ids[i, 1])
+            if at < end and self.low[at] == ids[i, 1]:
                 places[i] = at
         return places
 
 
 class UniqueIds:
-    """The ids that came so far: 24 bytes an id, in sorted runs that are merged as they grow, so that adding stays cheap."""
+    """The ids that came so far: 24 bytes an id, in sorted runs that are merged as they grow: adding is cheap."""
 
     def __init__(self) -> None:
         self._runs: list[RowCounts] = []
 
     def add(self, ids: np.ndarray) -> np.ndarray:
-        """Adds ids of shape (n, 2), and says of each whether it had come before, or comes twice among these; (n,) of bool."""
+        """Adds ids of shape (n, 2), and says which came before, or come twice among these; (n,) of bool."""
         run = RowCounts(ids)
         twice = run.counts[run.find(ids)] > 1
         for earlier in self._runs:

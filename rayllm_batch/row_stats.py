@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from rayllm_batch import last_words
-from rayllm_batch.output import Answer
+from rayllm_batch.tasks.base import Answer
 
 EXACT = 32  # lengths below have a bin each; above, each octave has EXACT / 2 equal bins, of 3 to 6%
 MAX_EXAMPLES = 3
@@ -70,7 +70,7 @@ class RowStats:
         if len(self.slowest) < SLOWEST or seconds > self.slowest[0].seconds:
             row = SlowRow(
                 seconds, next(self._numbers), answer.num_input_tokens, answer.num_generated_tokens, answer.finish_reason,
-                answer.generated_text[:ANSWER_CHARACTERS],
+                answer.reply.text[:ANSWER_CHARACTERS] if answer.reply else "",
             )  # fmt: skip
             (heapq.heappush if len(self.slowest) < SLOWEST else heapq.heapreplace)(self.slowest, row)
 

@@ -21,18 +21,24 @@ def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table style='table-layout:auto;width:100%'><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
-def html_answer(row: dict[str, Any]) -> str:
-    text, label = answer(row)
+def html_answer(row: dict[str, Any], column: str = "generated_text") -> str:
+    text, label = answer(row, column)
     return f"{'<b>error:</b> ' if label == 'error' else ''}{html.escape(text)}"
 
 
-def answer(row: dict[str, Any]) -> tuple[str, str]:
-    """The answer, or the error in its place, and which of the two it is."""
-    return (row["error"], "error") if row.get("error") else (row["generated_text"] or "", "generated_text")
+def answer(row: dict[str, Any], column: str = "generated_text") -> tuple[str, str]:
+    """The answer (column: which one has it), or the error in its place, and which of the two it is."""
+    if row.get("error"):
+        return row["error"], "error"
+    return "" if row[column] is None else str(row[column]), column
 
 
 def counts(row: dict[str, Any]) -> str:
-    return f"{row['num_input_tokens']:,} in, {row['num_generated_tokens']:,} out, {row['finish_reason']}"
+    """As far as the row's task has such columns."""
+    told = [f"{row['num_input_tokens']:,} in"]
+    if "num_generated_tokens" in row:
+        told += [f"{row['num_generated_tokens']:,} out", row["finish_reason"]]
+    return ", ".join(told)
 
 
 def shortened(value: Any, most: int) -> str:

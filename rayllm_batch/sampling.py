@@ -1,8 +1,9 @@
 """`sampling_params`: which settings there are, of what type and range, and which exclude each other; checked before an engine.
 
 vLLM checks few types itself, and some wrong ones (a `max_tokens` of 30.0) end the thread that its engine reads requests with:
-from then on nothing is answered. Types are those of vLLM's own fields, in vllm_fields.py; the ranges below are those of
-vLLM 0.29's `SamplingParams._verify_args` and `verify`, which tests/test_sampling_against_vllm.py holds them against.
+from then on nothing is answered. Types are those of vLLM's own fields, see sampling_fields.py; the ranges below are those of
+the `SamplingParams._verify_args` and `verify` of vLLM 0.29 and 0.32, which tests/test_sampling_against_vllm.py holds them
+against.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
+from rayllm_batch.engine_args import of_another_vllm
 from rayllm_batch.errors import WorkloadError, did_you_mean, is_deep, one_line, shown
-from rayllm_batch.vllm_fields import REPETITION_FIELDS, SAMPLING_FIELDS, STRUCTURED_FIELDS
+from rayllm_batch.sampling_fields import known_fields
+from rayllm_batch.vllm_fields import SAMPLING_FIELDS
+from rayllm_batch.vllm_newest_fields import MORE_SAMPLING_FIELDS
 
 INT32, INT64 = 2**31 - 1, 2**63 - 1
 
@@ -41,7 +45,9 @@ RANGES = {
 }  # fmt: skip
 TOKEN_IDS = ("stop_token_ids", "allowed_token_ids")
 # Settings that the output has no column for, or that are the library's own, or the engine's.
-NO_COLUMN = ("logprobs", "prompt_logprobs", "logprob_token_ids", "flat_logprobs")
+NO_COLUMN = (
+    "logprobs", "prompt_logprobs", "logprob_token_ids", "flat_logprobs", "prompt_logprob_token_ids", "prompt_logprob_start",
+)  # fmt: skip
 NOT_TO_SET = (
     "output_kind", "stream_interval", "skip_clone", "output_text_buffer_length", "routed_experts_prompt_start", "trace_decode_token_ids",
 )  # fmt: skip
@@ -107,9 +113,11 @@ def check(params: Mapping[str, Any], where: str, *, excluded: Mapping[str, str] 
 
     params: as `settings` gives them. base: what they go over, checked before. excluded: see `excluded_by`.
     """
+    known = known_fields().sampling
     for key, value in params.items():
-        if key not in SAMPLING_FIELDS:
-            near = f" It is {OTHER_NAMES[key]} here." if key in OTHER_NAMES else did_you_mean(key, SAMPLING_FIELDS)
+        if key not in known:
+            near = of_another_vllm(key, SAMPLING_FIELDS, MORE_SAMPLING_FIELDS) or did_you_mean(key, known)
+            near = f" It is {OTHER_NAMES[key]} here." if key in OTHER_NAMES else near
             raise WorkloadError(f"Unknown sampling parameter {key!r} in {where}.{near} They are the fields of vLLM's SamplingParams.")
         if key in NO_COLUMN:
             raise WorkloadError(f"{where} sets {key!r}, which the output has no column for. Remove it.")
@@ -138,9 +146,10 @@ def _problem(key: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a 
     if key == "structured_outputs":
         return _structured_problem(value)
     if key == "repetition_detection":
-        return _fields_problem(value, REPETITION_FIELDS) or _repetition_problem(value)
-    if not _fits(value, SAMPLING_FIELDS[key]):
-        return _kinds(SAMPLING_FIELDS[key]) + _as_written(value, SAMPLING_FIELDS[key])
+        return _fields_problem(value, known_fields().repetition) or _repetition_problem(value)
+    kinds = known_fields().sampling[key]
+    if not _fits(value, kinds):
+        return _kinds(kinds) + _as_written(value, kinds)
     if key in RANGES and value not in RANGES[key]:
         return str(RANGES[key])
     if key in ("stop", "bad_words") and not (value if isinstance(value, str) else all(value)):
@@ -156,7 +165,7 @@ def _problem(key: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a 
 
 
 def _structured_problem(value: Any) -> Optional[str]:
-    if (problem := _fields_problem(value, STRUCTURED_FIELDS)) is not None:
+    if (problem := _fields_problem(value, known_fields().structured)) is not None:
         return problem
     named = [name for name in CONSTRAINTS if value.get(name) is not None]
     if len(named) != 1:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from rayllm_batch import cluster, errors
+from rayllm_batch import cluster_connect, errors
 from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.progress import Progress
 from rayllm_batch.replica import ReplicaJob
@@ -50,7 +50,7 @@ class Session:
             actors = ray.get(self.job.monitor.actors.remote(), timeout=10)
         except Exception:  # Ray is gone, or the monitor's node
             snapshot, actors = None, {}
-            if cluster.is_gone():  # and its actors with it
+            if cluster_connect.is_gone():  # and its actors with it
                 return None
         for actor in (*actors.values(), *(self.engines.hosts if self.engines else ())):  # some wait for a GPU, unregistered
             try:
@@ -75,7 +75,7 @@ class Session:
         return Watchdog(self.stall_timeout_s or 0.0, call, restart, progress.say)
 
 
-def explained(error: BaseException, snapshot: Optional[dict[str, Any]], workload: Any) -> BaseException:
+def explained(error: BaseException, snapshot: Optional[dict[str, Any]]) -> BaseException:
     """The error that the user should see in place of one from Ray's inside. snapshot: the monitor's last.
 
     Each failure by its own cause: one of our errors, in whatever it came wrapped; then what a replica or a task said of
@@ -86,7 +86,7 @@ def explained(error: BaseException, snapshot: Optional[dict[str, Any]], workload
     if isinstance(error, (KeyboardInterrupt, SystemExit, RayLLMBatchError)):
         return error
     snapshot = snapshot or {}
-    if isinstance(explanation := explain_read(error, workload), RayLLMBatchError):
+    if isinstance(explanation := explain_read(error), RayLLMBatchError):
         return explanation
     if snapshot.get("failure"):
         kind, message = snapshot["failure"]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rayllm_batch import output
 from rayllm_batch.asked import UNKNOWN, Asked, digest
-from rayllm_batch.output_folder import FinishedRows
+from rayllm_batch.finished_rows import FinishedRows
 from rayllm_batch.prompt import PromptJob, build_prompts
 from rayllm_batch.row_id import ID_BYTES, as_pairs, row_ids
 

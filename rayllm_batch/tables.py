@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from rayllm_batch import columns
+from rayllm_batch.column_values import objects
 from rayllm_batch.dataset_file import in_blocks
 from rayllm_batch.errors import WorkloadError
 
@@ -16,16 +17,16 @@ if TYPE_CHECKING:
 
 # How a Dataset is made of what is not in this process's memory, or no table.
 MADE_BY = {
-    "pyspark": "ray.data.from_spark(...) makes one.", "dask": "ray.data.from_dask(...) makes one.", "modin": "ray.data.from_modin(...) makes one.",
-    "daft": "ray.data.from_daft(...) makes one.", "numpy": "ray.data.from_numpy(...) makes one.", "torch": "ray.data.from_torch(...) makes one.",
-    "tensorflow": "ray.data.from_tf(...) makes one.", "duckdb": "Its df() is a table that is taken.", "polars": "Its collect() is a table that is taken.",
+    **{name: f"ray.data.from_{name}(...) makes one." for name in ("dask", "modin", "daft", "numpy", "torch")},
+    "pyspark": "ray.data.from_spark(...) makes one.", "tensorflow": "ray.data.from_tf(...) makes one.",
+    "duckdb": "Its df() is a table that is taken.", "polars": "Its collect() is a table that is taken.",
     "pyarrow": "A table of it is taken: its to_table() or read_all().",
 }  # fmt: skip
 
 
 def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
-    """A table in memory becomes a Dataset. whose: method, for the error. Raises WorkloadError for anything else, DatasetError for
-    columns that cannot be told apart."""
+    """A table in memory becomes a Dataset. whose: method, for the error. Raises WorkloadError for anything else,
+    DatasetError for columns that cannot be told apart."""
     import ray.data
 
     kind, library = type(given).__name__, type(given).__module__.partition(".")[0]
@@ -66,7 +67,7 @@ def _column(series: Any) -> pa.Array:
     from pandas import isna
     from pandas.api.types import is_scalar
 
-    return columns.objects(None if is_scalar(value) and isna(value) else value for value in series)
+    return objects(None if is_scalar(value) and isna(value) else value for value in series)
 
 
 def _described(given: Any, kind: str, library: str) -> str:  # noqa: PLR0911 (a line a kind)
@@ -75,9 +76,14 @@ def _described(given: Any, kind: str, library: str) -> str:  # noqa: PLR0911 (a 
         return "None. Does it end without a return?"
     if library == "datasets" and kind.endswith("Dict"):
         first = next(iter(given), "train")
-        return f"a {kind}. It is a datasets.{kind} of several splits ({', '.join(map(str, given))}): return one of them, such as given[{first!r}]."
+        splits = ", ".join(map(str, given))
+        one = f"return one of them, such as given[{first!r}]."
+        return f"a {kind}. It is a datasets.{kind} of several splits ({splits}): {one}"
     if library == "datasets":
-        return f"a {kind}. It is a datasets.{kind}, which is streamed: ray.data.from_huggingface(...) takes it, or load it without streaming=True."
+        return (
+            f"a {kind}. It is a datasets.{kind}, which is streamed: ray.data.from_huggingface(...) takes it, or load "
+            "it without streaming=True."
+        )
     if isinstance(given, (str, os.PathLike)):
         return f"a {kind}. Where it is the path of a file, set dataset_file to it, and leave load_dataset out."
     if isinstance(given, dict):

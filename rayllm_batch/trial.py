@@ -5,22 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from dataclasses import dataclass, field, replace
+from typing import Optional
 
-from rayllm_batch.engine.base import Engine, EngineDied
+from rayllm_batch.engine.base import Engine, EngineDied, Request
 from rayllm_batch.errors import one_line
 
 LOOK_EVERY_S = 0.05
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt of a trial: its token ids, its sampling parameters, and its LoRA adapter."""
-
-    token_ids: list[int]
-    sampling_params: dict[str, Any]
-    model: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -39,8 +30,8 @@ class Trial:
     load: list[tuple[float, float, float]] = field(default_factory=list)
 
 
-async def run_trial(engine: Engine, requests: list[Request], copies: int = 1, max_tokens: Optional[int] = None) -> Trial:
-    """Each request `copies` times. max_tokens: instead of the requests' own; 1 leaves little but reading the prompts.
+async def run_trial(engine: Engine, requests: list[Request], copies: int = 1) -> Trial:
+    """Each request `copies` times.
 
     Copies do not share the prefix cache with each other, nor with anything before: within one they share it as the
     rows of the job would.
@@ -50,12 +41,8 @@ async def run_trial(engine: Engine, requests: list[Request], copies: int = 1, ma
     trial = uuid.uuid4().hex[:8]
 
     async def answer(request: Request, copy: int) -> Optional[int]:
-        params = request.sampling_params
-        if max_tokens is not None:
-            params = {**params, "max_tokens": max_tokens}
-            params.pop("min_tokens", None)
         try:
-            return (await engine.generate(request.token_ids, params, request.model, f"{trial}-{copy}")).num_generated_tokens
+            return (await engine.generate(replace(request, cache_salt=f"{trial}-{copy}"))).num_generated_tokens
         except EngineDied:
             raise
         except Exception as error:  # a bad row; the run will give it an error too

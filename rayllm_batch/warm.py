@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import cluster, output
+from rayllm_batch import cluster_resources, output
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.estimate import Sample, copies
 from rayllm_batch.prompt import build_prompts
@@ -54,7 +54,7 @@ class Host:
         self.adopt(run_id)
         job = self._replica.prompt_job
         prompts = build_prompts(table, job)
-        rows = self._replica(prompts).select(output.OUTPUT_SCHEMA.names).to_pylist()
+        rows = self._replica(prompts).select(job.task.schema.names).to_pylist()
         for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
             ids = prompt[output.TOKEN_IDS]
             row["prompt"] = "" if ids is None else decode(ids.tolist(), job)
@@ -72,9 +72,9 @@ class Host:
         requests, failed = self._replica.requests(prompts)
         settings = self._replica.settings
         many = copies(len(requests) or 1, rows_each, settings["max_num_seqs"])
-        prefill = self._replica.try_out(requests, many, max_tokens=1)
+        prefill = self._replica.try_out(requests, many, reading_only=True)
         whole = self._replica.try_out(requests, many)
-        sample = Sample([len(request.token_ids) for request in requests], failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
+        sample = Sample([len(request.prompt_token_ids) for request in requests], failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
         return sample, settings["max_num_seqs"], self._replica.start_s
 
 
@@ -150,7 +150,7 @@ def start(config: EngineConfig, job: ReplicaJob, num_replicas: int, blocks_in_fl
     import ray
 
     host = ray.remote(Host).options(
-        max_restarts=-1, max_concurrency=blocks_in_flight + CONTROL_THREADS, **cluster.replica_resources(config, num_replicas)
+        max_restarts=-1, max_concurrency=blocks_in_flight + CONTROL_THREADS, **cluster_resources.replica_resources(config, num_replicas)
     )
     first_job = ray.put(job)
     hosts = [host.remote(first_job) for _ in range(num_replicas)]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, MISSING, Field, InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
-from rayllm_batch import sampling
 from rayllm_batch.dataset_file import read_dataset_file  # noqa: F401 (public: for a load_dataset of the user's)
 from rayllm_batch.errors import WorkloadError
 
@@ -153,15 +151,3 @@ def check_workload(workload: Any) -> None:
             f"{name}.dataset_fraction must be a share of the rows (0 < x <= 1) or a number of rows (above 1), "
             f"given {fraction!r}."
         )
-    sampling_params(workload)
-
-
-def sampling_params(workload: Any, *, excluded: Mapping[str, str] = {}) -> dict[str, Any]:
-    """The workload's, as plain values that an engine takes; raises WorkloadError. excluded: see `sampling.check`."""
-    where = f"{type(workload).__name__}.sampling_params"
-    given = getattr(workload, "sampling_params", {})
-    if given is None:
-        raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
-    params = sampling.settings(given, where)
-    sampling.check(params, where, excluded=excluded)
-    return params

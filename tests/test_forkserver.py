@@ -7,8 +7,8 @@ import psutil
 import pytest
 from driver import Driver
 
-from rayllm_batch import init_engine_from_config
 from rayllm_batch.engine.forkserver import METHOD, Forkserver
+from rayllm_batch.engine.vllm import VLLM
 
 DRIVER = """
 import asyncio
@@ -19,7 +19,7 @@ import time
 import psutil
 
 from rayllm_batch import init_engine_from_config
-from rayllm_batch.engine.base import EngineDied
+from rayllm_batch.engine.base import EngineDied, Request
 from rayllm_batch.engine.forkserver import Forkserver
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.engine.vllm import VLLMEngine
@@ -34,7 +34,7 @@ reaper, server = Reaper(), Forkserver()
 
 
 async def answer(engine):
-    return (await engine.generate(list(range(300, 340)), {"max_tokens": 8, "ignore_eos": True}, None)).num_generated_tokens
+    return (await engine.generate(Request(list(range(300, 340)), {"max_tokens": 8, "ignore_eos": True}))).num_generated_tokens
 
 
 async def main():
@@ -85,22 +85,19 @@ def test_engines_are_forked_where_spawned_ones_would_have_no_other_environment(t
         assert not alive
 
 
-@pytest.mark.parametrize(
-    ("config", "override"),
-    [
-        ("demo-cpu", {}),
-        ("llama-3.1-8b-a10g", {"llm_engine": "echo"}),
-        ("llama-3.1-8b-a10g", {"engine_kwargs": {"numa_bind": True}}),
-        ("llama-3.1-8b-a10g", {"engine_kwargs": {"distributed_executor_backend": "ray"}}),
-    ],
-)
-def test_where_it_does_not_suit_vllm_starts_processes_as_ever(config, override):
-    assert Forkserver.start(init_engine_from_config(f"configs/{config}.yaml", override=override)) is None
+@pytest.mark.parametrize("kwargs", [{"numa_bind": True}, {"distributed_executor_backend": "ray"}])
+def test_where_it_does_not_suit_vllm_starts_processes_as_ever(kwargs):
+    assert Forkserver.start(kwargs) is None
+
+
+def test_an_engine_on_a_cpu_has_none(monkeypatch):
+    monkeypatch.setattr(Forkserver, "start", lambda kwargs: pytest.fail("vLLM sets variables there that a fork would not have"))
+    VLLM().starter({}, "CPU", 0, None)
 
 
 def test_the_environment_says_how_processes_start(monkeypatch):
     monkeypatch.setenv(METHOD, "spawn")
-    assert Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")) is None
+    assert Forkserver.start({}) is None
 
 
 @pytest.fixture
@@ -115,7 +112,7 @@ def as_in_an_actor(monkeypatch):
 @pytest.mark.usefixtures("as_in_an_actor")
 def test_on_a_gpu_there_is_one(ray_cluster, monkeypatch):
     monkeypatch.setattr(Forkserver, "__init__", lambda self: None)  # whose imports are tried above
-    assert isinstance(Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")), Forkserver)
+    assert isinstance(Forkserver.start({}), Forkserver)
     assert os.environ["RAY_ADDRESS"] == ray_cluster.get_runtime_context().gcs_address
     assert os.environ[METHOD] == "spawn", "of workers, which the engine starts"
 
@@ -127,4 +124,4 @@ def test_without_a_forkserver_vllm_starts_processes_as_ever(monkeypatch):
         raise OSError("AF_UNIX path too long")
 
     monkeypatch.setattr(Forkserver, "__init__", fails)
-    assert Forkserver.start(init_engine_from_config("configs/llama-3.1-8b-a10g.yaml")) is None
+    assert Forkserver.start({}) is None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from answers import a_failure
+
 from rayllm_batch import last_words
-from rayllm_batch.output import Answer
 from rayllm_batch.row_stats import RowStats
 
 ERRORS = [
@@ -26,7 +27,7 @@ def test_many_kinds_take_no_more_room() -> None:
 def test_blocks_of_replicas_add_up_and_are_taken_out_again() -> None:
     one, other = RowStats(), RowStats()
     for n, error in enumerate(ERRORS):
-        (one if n % 2 else other).add(Answer(error=error), 0.1)
+        (one if n % 2 else other).add(a_failure(error), 0.1)
     total = RowStats.merged([one.as_dict(), other.as_dict()])
     assert sorted(rows for rows, _ in total.errors.values()) == [1, 1, 2, 3, 7]
     total.merge(other.as_dict(), sign=-1)

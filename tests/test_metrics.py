@@ -6,12 +6,13 @@ import json
 from unittest import mock
 
 import pytest
+from answers import a_failure, an_answer
 
 from rayllm_batch import history
 from rayllm_batch.history import History
 from rayllm_batch.metrics import ReplicaMetrics, RunMetrics
-from rayllm_batch.output import Answer
 from rayllm_batch.row_stats import RowStats
+from rayllm_batch.tasks.base import Answer
 
 ONE = {"actor_id": "a", "rows": 10, "failed": 1, "input_tokens": 100, "output_tokens": 40, "engine_s": 4.0, "start_s": 9.0}
 
@@ -59,8 +60,8 @@ def sampled(**load: float) -> History:
 
 
 def test_rows_by_outcome() -> None:
-    first = {**ONE, "row_stats": stats(Answer("x", 5, 5, "stop"), Answer(error="parse_row: KeyError"))}
-    second = {**ONE, "actor_id": "b", "row_stats": stats(Answer("x", 5, 5, "length"), Answer(error="parse_row: x"), Answer(error="engine: y"))}
+    first = {**ONE, "row_stats": stats(an_answer("x", 5, 5, "stop"), a_failure("parse_row: KeyError"))}
+    second = {**ONE, "actor_id": "b", "row_stats": stats(an_answer("x", 5, 5, "length"), a_failure("parse_row: x"), a_failure("engine: y"))}
     metrics = RunMetrics.of({"k": first, "l": second}, 20.0)
     assert metrics.failed_by_kind == {"parse_row": 2, "engine": 1} and metrics.finish_reasons == {"stop": 1, "length": 1, "error": 3}
     assert metrics.mean_latency_s == 2.0 and metrics.input_tokens_per_s == 50.0
@@ -93,7 +94,7 @@ def test_a_run_too_short_to_be_sampled() -> None:
 
 
 def test_json() -> None:
-    first = {**ONE, "row_stats": stats(Answer("a secret answer", 5, 5, "stop"), Answer(error="parse_row: KeyError"))}
+    first = {**ONE, "row_stats": stats(an_answer("a secret answer", 5, 5, "stop"), a_failure("parse_row: KeyError"))}
     metrics = RunMetrics.of({"k": first}, 20.0, sampled())
     text = json.dumps(metrics.to_dict(), allow_nan=False)
     read = json.loads(text)

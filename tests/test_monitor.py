@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from answers import a_failure, an_answer
 
 from rayllm_batch import delivered
 from rayllm_batch.delivered import NOTHING
@@ -14,7 +15,6 @@ from rayllm_batch.monitor import (
     MAX_STALLS_WITHOUT_AN_ANSWER,
     RunMonitor,
 )
-from rayllm_batch.output import Answer
 from rayllm_batch.row_stats import RowStats
 
 
@@ -198,7 +198,7 @@ def test_a_replica_that_starts_after_all_has_not_failed() -> None:
 
 def deliver(run: Run, key: str, block: str, good: int = 0, bad: int = 0) -> None:
     stats = RowStats()
-    for answer in [Answer("x", 5, 3, "stop")] * good + [Answer(error="parse_row: KeyError: 'x'")] * bad:
+    for answer in [an_answer("x", 5, 3, "stop")] * good + [a_failure("parse_row: KeyError: 'x'")] * bad:
         stats.add(answer, 2.0)
     counts = {"rows": good + bad, "failed": bad, "input_tokens": 5 * good, "output_tokens": 3 * good}
     run.monitor.delivers(key, block, counts, stats.as_dict())

@@ -13,8 +13,9 @@ import pytest
 
 from rayllm_batch import output, prompt
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.output_folder import FinishedRows
+from rayllm_batch.finished_rows import FinishedRows
 from rayllm_batch.row_id import ID_BYTES, ID_TYPE, RowCounts, as_pairs, row_id
+from rayllm_batch.tasks.generate import Generate
 
 COLUMNS = {
     "text": pa.array(["a", None]), "long": pa.array(["a", "b"], pa.large_string()), "number": pa.array([1, 2]),
@@ -113,5 +114,5 @@ def test_an_id_column_alone_says_which_rows_are_finished() -> None:
 def test_columns_of_ours_are_refused_in_the_input() -> None:
     for name in (output.ROW_ID, output.FINISHED_IDS, "error"):
         with pytest.raises(DatasetError, match=name):
-            output.check_input_columns(["a", name])
-    output.check_input_columns(["a"])
+            output.check_input_columns(["a", name], Generate())
+    output.check_input_columns(["a"], Generate())

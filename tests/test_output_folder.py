@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,9 @@ import pytest
 from rayllm_batch.asked import DIGEST
 from rayllm_batch.errors import OutputError
 from rayllm_batch.fingerprint import Job
-from rayllm_batch.output_folder import FinishedRows, OutputFolder, failed_rows
+from rayllm_batch.finished_rows import FinishedRows
+from rayllm_batch.manifest import failed_rows
+from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_file import decoded, encoded
 from rayllm_batch.row_id import RowCounts, as_pairs, row_id
 
@@ -45,7 +48,7 @@ def store(folder: OutputFolder, name: str, values: list[int], asked: Any = None)
 
 def read(folder: OutputFolder, name: str) -> list[int]:
     part = folder.parts[name]
-    content = Path(folder.root, name).read_bytes()
+    content = Path(folder.place.root, name).read_bytes()
     return decoded(content, folder.format, pa.ipc.read_schema(pa.py_buffer(part.schema))).column("a").to_pylist()
 
 
@@ -54,7 +57,7 @@ def begun(path: Path, state: str = "unfinished") -> Path:
     with opened(path) as folder:
         for name, values in zip(NAMES, ([1, 2, 3], [4, 5], [6, 6]), strict=True):
             store(folder, name, values)
-        folder.write_manifest(state, folder.rows, folder.failed_rows)
+        folder.write_manifest(state)
     return path
 
 
@@ -67,7 +70,7 @@ def finished(folder: OutputFolder) -> Counter:
 
 def in_files(folder: OutputFolder) -> Counter:
     """The values in the parts that count; raises when one cannot be read."""
-    return Counter(v for name in folder.parts for v in pa.parquet.read_table(f"{folder.root}/{name}").column("a").to_pylist())
+    return Counter(v for name in folder.parts for v in pa.parquet.read_table(f"{folder.place.root}/{name}").column("a").to_pylist())
 
 
 def test_a_folder_is_continued_where_it_was_left(tmp_path: Path) -> None:
@@ -232,7 +235,7 @@ def test_retry_failed_takes_failed_parts_away_and_no_others(tmp_path: Path) -> N
 def test_retry_failed_of_a_folder_without_failed_rows_has_nothing_to_do(tmp_path: Path) -> None:
     with opened(tmp_path) as folder:
         store(folder, NAMES[0], [1])
-        folder.write_manifest("complete", 1, 0)
+        folder.write_manifest("complete")
     with opened(tmp_path) as folder:
         folder.run_again(failed=True)
         assert folder.complete
@@ -245,7 +248,7 @@ def test_retry_failed_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.Mon
     begun(tmp_path)
     with opened(tmp_path) as folder:
         store(folder, "failed-000004-aaaaaaaa.parquet", [7, 7])
-        folder.write_manifest("complete", folder.rows, folder.failed_rows)
+        folder.write_manifest("complete")
     taken = []
 
     class Killed(BaseException):
@@ -272,7 +275,7 @@ def test_retry_failed_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.Mon
     folder = opened(tmp_path)
     try:
         with folder:
-            folder.fs = Dying(folder.fs)
+            folder.place.fs = Dying(folder.place.fs)
             folder.run_again(failed=True)
     except Killed:
         assert step < 4
@@ -301,7 +304,7 @@ def test_rows_that_are_run_again_killed_at_any_step(
     with opened(tmp_path, output_format=output_format) as folder:
         for name, values in parts.items():
             store(folder, f"{name}.{output_format}", values, np.array([10 * v for v in values]))
-        folder.write_manifest("complete", folder.rows, folder.failed_rows)
+        folder.write_manifest("complete")
     calls, kill_at = [], step
 
     def dying(call: Any) -> Any:
@@ -314,8 +317,8 @@ def test_rows_that_are_run_again_killed_at_any_step(
         return called
 
     with opened(tmp_path, output_format=output_format) as folder:
-        for name in ("_write", "_put_aside"):
-            monkeypatch.setattr(folder, name, dying(getattr(folder, name)))
+        for whose, name in ((folder.place, "write"), (folder, "_put_aside")):
+            monkeypatch.setattr(whose, name, dying(getattr(whose, name)))
         again = b"".join(row_id({"a": v}) for v in (2, 4, 5, 9))
         try:
             folder.run_again(ids=again)
@@ -341,12 +344,12 @@ def test_other_hints_are_no_other_job_and_count_from_when_they_are_accepted(tmp_
     for _ in range(2):
         with opened(tmp_path, job=other) as folder:
             assert folder.changed == ["workload was Mine, is Yours", 'workload.note was not set, is ""']
-            folder.write_manifest("unfinished", folder.rows, folder.failed_rows)
+            folder.write_manifest("unfinished")
     with opened(tmp_path) as folder:
         assert folder.changed == []
     with opened(tmp_path, job=other) as folder:
         folder.accept()
-        folder.write_manifest("complete", folder.rows, folder.failed_rows)
+        folder.write_manifest("complete")
     with opened(tmp_path, job=other) as folder:
         assert folder.changed == [] and folder.same_rows
     with opened(tmp_path, job=Job(JOB.settings, other.hints, {"files of dataset_file": "2 file(s)"})) as folder:
@@ -396,7 +399,7 @@ def test_a_uri_that_cannot_be_opened(uri: str) -> None:
 def test_a_uri_of_the_local_disk_and_a_path_with_strange_characters(tmp_path: Path) -> None:
     begun(tmp_path / "a b")
     with opened(f"file://{tmp_path}/a%20b") as folder:
-        assert folder.rows == 7 and folder.is_local
+        assert folder.rows == 7 and folder.place.is_local
     for name in ("a%20b", "model=8b", "ü图", "x y;z&w"):
         with opened(begun(tmp_path / name)) as folder:
             assert finished(folder) == in_files(folder) and folder.rows == 7
@@ -423,7 +426,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in {"HEARTBEAT_S": 0.1, "LEASE_S": 0.4, "LOOK_EVERY_S": 0.05, "SETTLE_S": 0.05}.items():
         monkeypatch.setattr(f"rayllm_batch.folder_lock.{name}", value)
     fs = pa.fs.SubTreeFileSystem(str(tmp_path), pa.fs.LocalFileSystem())
-    monkeypatch.setattr("rayllm_batch.output_folder._filesystem", lambda given: (fs, "bucket/out", False))
+    monkeypatch.setattr("rayllm_batch.output_place._filesystem", lambda given: (fs, "bucket/out", False))
     return tmp_path / "bucket/out"
 
 
@@ -452,7 +455,7 @@ def write_until_killed(path: str, seed: int) -> None:
         while True:
             name = f"{choose.choice(['part', 'failed'])}-{folder.next_number():06d}-{os.getpid():08x}.parquet"
             store(folder, name, [choose.randrange(20) for _ in range(choose.choice([1, 5, 3000]))])
-            folder.write_manifest("unfinished", folder.rows, 0)
+            folder.write_manifest("unfinished")
 
 
 def kill_again_and_again(path: str) -> None:
@@ -563,7 +566,7 @@ def test_metrics_that_cannot_be_written_are_a_warning(
         raise problem
 
     with opened(begun(tmp_path)) as folder:
-        monkeypatch.setattr(folder, "_write", fail)
+        monkeypatch.setattr(folder.place, "write", fail)
         with caplog.at_level(logging.WARNING, "rayllm_batch"):
             folder.write_metrics({"rows": 7})
     assert "metrics cannot be written" in caplog.text and str(problem) in caplog.text
@@ -587,3 +590,86 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="cannot be written: .*Permission denied.*Choose another output_path"):
         opened(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("number", [3, "3", 2.5, None, [], -1, 0])
+@pytest.mark.parametrize("left", ["all", "no fingerprint", "no parts that this version knows"])
+def test_a_folder_of_any_format_that_is_not_known_is_refused_and_left_alone(tmp_path: Path, number: Any, left: str) -> None:
+    manifest = begun(tmp_path, "complete") / "_rayllm_batch" / "manifest.json"
+    changed = {**json.loads(manifest.read_text()), "format": number}
+    if left != "all":
+        del changed["fingerprint"]
+    if left == "no parts that this version knows":
+        for file in (*tmp_path.glob("*.parquet"), *(tmp_path / "_rayllm_batch" / "rows").iterdir()):
+            file.unlink()
+    manifest.write_text(json.dumps(changed))
+    with pytest.raises(OutputError, match="in a format .* does not know"), opened(tmp_path):
+        pass
+    assert json.loads(manifest.read_text()) == changed
+
+
+@pytest.mark.parametrize("state", ["unfinished", "complete"])
+def test_parts_that_were_copied_from_another_job_s_folder_are_refused(tmp_path: Path, state: str) -> None:
+    """cp -r other/. answers/, with or without the other's manifest."""
+    for name, job, values in (("mine", JOB, [1, 2]), ("other", Job({"model_id": "org/other"}), [2, 3])):
+        with opened(tmp_path / name, job=job) as folder:
+            store(folder, f"part-000001-{name.encode().hex()[:8]}.parquet", values, np.array([7, 8]))
+            folder.write_manifest(state, folder.rows, 0)
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    shutil.copytree(other, mine, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+    with pytest.raises(OutputError, match="some parts are of another one.*: part-000001-6f746865"), opened(mine):
+        pass
+    shutil.copy(other / "_rayllm_batch" / "manifest.json", mine / "_rayllm_batch")
+    with pytest.raises(OutputError, match="some parts are of another one.*: part-000001-6d696e65"), opened(mine, job=Job({"model_id": "org/other"})):
+        pass
+    next(mine.glob("*6d696e65.parquet")).unlink()
+    with opened(mine, job=Job({"model_id": "org/other"})) as folder:
+        assert in_files(folder) == Counter([2, 3])
+
+
+def test_a_part_that_was_copied_under_another_name_does_not_count_twice(tmp_path: Path) -> None:
+    begun(tmp_path, "complete")
+    rows, copy = tmp_path / "_rayllm_batch" / "rows", "part-000009-cccccccc.parquet"
+    shutil.copy(tmp_path / NAMES[0], tmp_path / copy)
+    shutil.copy(rows / f"{NAMES[0]}.ids", rows / f"{copy}.ids")
+    with opened(tmp_path) as folder:
+        assert folder.complete and folder.set_aside == [copy] and finished(folder) == Counter([1, 2, 3, 4, 5, 6, 6])
+
+
+ODD = [("job", ["x"]), ("job", {}), ("replaces", ["x"]), ("replaces", {"a": 1}), ("as_text", [["a"]]), ("as_text", [1]), ("part", None)]
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize(("key", "value"), ODD)
+def test_ids_with_odd_json_do_not_count(tmp_path: Path, manifest: bool, key: str, value: Any) -> None:
+    ids = begun(tmp_path) / "_rayllm_batch" / "rows" / f"{NAMES[0]}.ids"
+    head, _, content = ids.read_bytes().partition(b"\n")
+    ids.write_bytes(json.dumps({**json.loads(head), key: value}).encode() + b"\n" + content)
+    if not manifest:
+        (tmp_path / "_rayllm_batch" / "manifest.json").unlink()
+    with opened(tmp_path) as folder:
+        assert finished(folder) == in_files(folder) == Counter([4, 5, 6, 6])
+
+
+@pytest.mark.parametrize("name", ["manifest.json", f"rows/{NAMES[0]}.ids"])
+def test_json_that_is_deeper_than_python_reads_is_as_good_as_none(tmp_path: Path, name: str) -> None:
+    (begun(tmp_path) / "_rayllm_batch" / name).write_bytes(b"[" * 100_000)
+    with opened(tmp_path) as folder:
+        assert finished(folder) == in_files(folder)
+
+
+@pytest.mark.parametrize(("output_format", "hurt"), [
+    ("parquet", lambda content: content[:-60] + bytes(60)),
+    ("parquet", lambda content: bytes(len(content))),
+    ("jsonl", lambda content: b"x" * len(content)),
+    ("jsonl", lambda content: content.replace(b'"error"', b'"errol"')),
+    ("jsonl", lambda content: content.replace(b"went", b"\xff\xfewe")[: len(content)]),
+])
+def test_failed_rows_that_cannot_be_read_any_more_name_their_file(tmp_path: Path, output_format: str, hurt: Any) -> None:
+    name = f"failed-000001-aaaaaaaa.{output_format}"
+    table = pa.table({"error": ["what went wrong with this row" * 9]})
+    with opened(tmp_path, output_format=output_format) as folder:
+        folder.store(name, encoded(table, output_format).content, row_id({"a": 1}), table.schema)
+    (tmp_path / name).write_bytes(hurt((tmp_path / name).read_bytes()))
+    with opened(tmp_path, output_format=output_format) as folder, pytest.raises(OutputError, match=f"{name} in the output folder .* Delete it"):
+        list(folder.errors())

@@ -96,7 +96,7 @@ def test_what_is_not_known_is_left_alone(tmp_path: Path, free: Any, caplog: pyte
     asked = free(0)
     check_output_room(folder(tmp_path), Rows(None, SAMPLE, None), WORKLOAD)
     elsewhere = folder(tmp_path)
-    elsewhere.is_local = False  # s3://
+    elsewhere.place.is_local = False  # s3://
     check_output_room(elsewhere, Rows(None, SAMPLE, 10**9), WORKLOAD)
     assert asked == [] and not caplog.text
 

@@ -33,8 +33,8 @@ def store(folder: OutputFolder, kind: str, table: pa.Table) -> None:
 def read(folder: OutputFolder) -> list[dict[str, Any]]:
     """As the tasks do it, one after the other."""
     tasks = folder.pieces()
-    wanted = common_schema([piece for pieces in tasks for piece in pieces], folder.fs, folder.format)
-    tables = [table for pieces in tasks for table in part_reader._Reading(pieces, folder.fs, folder.format, wanted)()]
+    wanted = common_schema([piece for pieces in tasks for piece in pieces], folder.place.fs, folder.format)
+    tables = [table for pieces in tasks for table in part_reader._Reading(pieces, folder.place.fs, folder.format, wanted)()]
     assert all(table.schema == wanted for table in tables)
     assert sum(table.num_rows for table in tables) == folder.rows
     return [row for table in tables for row in table.to_pylist()]
@@ -64,7 +64,7 @@ def test_parts_of_an_earlier_version_are_read(tmp_path: Path, output_format: str
     with opened(tmp_path, output_format) as folder:
         ids = b"".join(map(row_id, table.to_pylist()))
         folder.store(f"part-000001-aaaaaaaa.{output_format}", encoded(plain, output_format).content, ids, table.schema)
-        record = Path(folder.inside("rows", f"part-000001-aaaaaaaa.{output_format}.ids"))
+        record = Path(folder.place.inside("rows", f"part-000001-aaaaaaaa.{output_format}.ids"))
         record.write_bytes(record.read_bytes().replace(b', "as_text": []', b""))
     with opened(tmp_path, output_format) as folder:
         assert folder.rows == 3 and b"as_text" not in record.read_bytes() and read(folder) == table.to_pylist()

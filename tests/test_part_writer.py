@@ -15,17 +15,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from answers import a_failure, an_answer
 from column_samples import PLAIN, rays
 
 from rayllm_batch import columns, output, part_writer
 from rayllm_batch.columns import carried, merged
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.fingerprint import Job
-from rayllm_batch.output import Answer
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_reader import common_schema
 from rayllm_batch.part_writer import PartWriter
 from rayllm_batch.row_id import as_pairs, row_id
+from rayllm_batch.tasks.generate import Generate
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -35,8 +36,8 @@ def answered(rows: list[dict[str, Any]] | pa.Table, failed: tuple[int, ...] = ()
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
     ids = [row_id(row, id_column) for row in table.to_pylist()]
     table = output.with_row_ids(table, ids).drop_columns([output.FINISHED_IDS])
-    answers = [Answer(error="bad row") if i in failed else Answer("text", 1, 2, "stop") for i in range(len(ids))]
-    return output.with_answers(table, answers)
+    answers = [a_failure("bad row") if i in failed else an_answer("text", 1, 2, "stop") for i in range(len(ids))]
+    return output.with_answers(table, answers, Generate())
 
 
 def opened(path: Path, output_format: str = "parquet") -> OutputFolder:
@@ -46,13 +47,13 @@ def opened(path: Path, output_format: str = "parquet") -> OutputFolder:
 def read(folder: OutputFolder) -> pa.Table:
     """All parts together, as `OutputFolder.dataset` reads them."""
     pieces = [piece for task in folder.pieces() for piece in task]
-    wanted = common_schema(pieces, folder.fs, folder.format)
-    return pa.concat_tables([merged(piece.read(folder.fs, folder.format), wanted) for piece in pieces])
+    wanted = common_schema(pieces, folder.place.fs, folder.format)
+    return pa.concat_tables([merged(piece.read(folder.place.fs, folder.format), wanted) for piece in pieces])
 
 
 def ids_match(folder: OutputFolder) -> bool:
     """Whether the ids that count are those of the rows in the files, duplicates included."""
-    rows = read(folder).drop_columns(output.OUTPUT_SCHEMA.names).to_pylist()
+    rows = read(folder).drop_columns(Generate.schema.names).to_pylist()
     expected, counts = Counter(row_id(row) for row in rows), folder.finished()
     places = counts.find(as_pairs(b"".join(expected)))
     return len(counts) == len(expected) and [int(counts.counts[p]) for p in places] == list(expected.values())
@@ -145,7 +146,7 @@ def test_blocks_as_they_come_from_a_run_whose_columns_have_other_types(tmp_path:
         for block in blocks:
             rows = carried(block, known)
             table = output.with_row_ids(rows, [row_id(row) for row in columns.rows(rows)]).drop_columns([output.FINISHED_IDS])
-            writer.add(output.with_answers(table, [Answer(str(n), 1, 2, "stop") for n in block.column("n").to_pylist()]))
+            writer.add(output.with_answers(table, [an_answer(str(n), 1, 2, "stop") for n in block.column("n").to_pylist()], Generate()))
             if block is blocks[2]:
                 writer._flush()
     with opened(tmp_path, output_format) as folder:
@@ -342,14 +343,17 @@ from rayllm_batch.columns import carried, merged
 from rayllm_batch.fingerprint import Job
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_writer import PartWriter
+from rayllm_batch.engine.base import Reply
+from rayllm_batch.tasks.base import Answer
+from rayllm_batch.tasks.generate import Generate
 part_writer.PART_BYTES = 4 << 20
 text, peaks, size = "an answer of some length " * 3, [], 5000
-answers = [output.Answer(text, 1, 2, "stop")] * size
+answers = [Answer(1, Reply(text, 2, "stop"))] * size
 with OutputFolder(sys.argv[1], Job({"model_id": "m"}), "parquet") as folder, PartWriter(folder) as writer:
     for start in range(0, int(sys.argv[2]), size):
         ids = [i.to_bytes(16, "big") for i in range(start, start + size)]
         table = output.with_row_ids(pa.table({"a": list(range(start, start + size))}), ids).drop_columns([output.FINISHED_IDS])
-        writer.add(output.with_answers(table, answers))
+        writer.add(output.with_answers(table, answers, Generate()))
         if start % 100_000 == 0:
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     print(json.dumps(peaks))

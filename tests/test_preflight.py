@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
-from rayllm_batch import cluster, init_engine_from_config, preflight
-from rayllm_batch.chat import DEFAULTS
+from rayllm_batch import cluster_resources, init_engine_from_config, preflight, versions
 from rayllm_batch.errors import (
     ClusterError,
     ConfigError,
@@ -21,6 +21,8 @@ from rayllm_batch.errors import (
 )
 from rayllm_batch.model_check import ModelFacts
 from rayllm_batch.rows import Rows
+from rayllm_batch.tasks.base import DEFAULTS
+from rayllm_batch.tasks.generate import Generate
 
 FACTS = ModelFacts({"model_type": "llama"}, 1000, True)
 ROWS = Rows(None, [{"text": "a"}], 1)
@@ -38,7 +40,7 @@ class Checks:
         self.cpus = 4.0
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": self.cpus}}])
         for name, place, attribute in [
-            ("cluster", cluster, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
+            ("cluster", cluster_resources, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
             ("look_at", preflight, "look_at"), ("files", preflight, "check_files"),
             ("prompts", preflight, "check_first_prompts"), ("template", preflight, "check_chat_template"),
             ("memory", preflight, "check_memory"), ("here", preflight, "runs_here"), ("disk", preflight, "check_disk"),
@@ -77,7 +79,8 @@ def test_all_is_well(checks: Checks) -> None:
     ready = checks.run()
     assert (ready.token, ready.rows) == ("hf_of_the_config", ROWS)
     assert checks.done == ORDER
-    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"] == ("workload", True, "id", DEFAULTS)
+    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"][:4] == ("workload", True, "id", DEFAULTS)
+    assert isinstance(checks.arguments["rows"][4], Generate)
     assert checks.arguments["look_at"][1] == "hf_of_the_config"
     assert checks.arguments["room"] == ("folder", ROWS, "workload")
 
@@ -186,3 +189,15 @@ def test_the_list_survives_pickling(checks: Checks) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) and [type(p) for p in again.problems] == [ClusterError, GatedModelError, ValueError]
     assert isinstance(again, RayLLMBatchError)
+
+
+def test_a_vllm_that_was_not_tried_is_warned_of_and_no_error(
+    checks: Checks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = {"Alive": True, "NodeID": "here", "Resources": {"CPU": 4.0, "GPU": 1.0, "accelerator_type:A10G": 1.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setattr(preflight, "check_versions", versions.check_versions)
+    monkeypatch.setattr(versions, "vllm_version", lambda: "9.9.9")
+    assert checks.run().rows is ROWS
+    assert "vLLM 9.9.9 is not a tested pair, but may well do" in caplog.text

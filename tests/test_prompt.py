@@ -16,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tokenizer_builders
+from answers import a_failure, an_answer
 
 from rayllm_batch import output, prompt, tokenizer
 from rayllm_batch.errors import ConfigError, DatasetError, EngineError
+from rayllm_batch.tasks.generate import Generate
 
 CHATS = [
     [{"role": "user", "content": "The council opened a new library."}],
@@ -368,21 +370,21 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["error", "generated_text", output.TOKEN_IDS])
 def test_an_input_column_with_the_name_of_an_output_column_is_refused(column: str) -> None:
     with pytest.raises(DatasetError, match="rename_columns") as caught:
-        output.check_input_columns(["id", column])
+        output.check_input_columns(["id", column], Generate())
     assert repr(column) in str(caught.value) and "'id'" not in str(caught.value)
-    output.check_input_columns(["id", "article"])
+    output.check_input_columns(["id", "article"], Generate())
 
 
 def test_answers_replace_the_stage_columns_and_keep_one_schema(folders: dict[str, Path]) -> None:
     table = prompt.build_prompts(chats(CHATS[0], CHATS[1]), job(folders["none"], from_row))
-    good = output.Answer("text", 5, 1, "stop")
-    mixed = output.with_answers(table, [good, output.Answer(error="engine: it broke")])
-    assert mixed.column_names == ["chat", "id", *output.OUTPUT_SCHEMA.names]
-    assert mixed.schema == output.with_answers(table, [good, good]).schema
+    good = an_answer("text", 5, 1, "stop")
+    mixed = output.with_answers(table, [good, a_failure("engine: it broke")], Generate())
+    assert mixed.column_names == ["chat", "id", *Generate.schema.names]
+    assert mixed.schema == output.with_answers(table, [good, good], Generate()).schema
     failed = mixed.to_pylist()[1]
     assert failed["error"] == "engine: it broke" and failed["finish_reason"] == "error"
     assert (failed["generated_text"], failed["num_input_tokens"], failed["num_generated_tokens"]) == (None, 0, 0)
-    assert output.with_answers(table, [output.Answer(error="x")] * 2).schema == mixed.schema, "also where no row has an answer"
+    assert output.with_answers(table, [a_failure("x")] * 2, Generate()).schema == mixed.schema, "also where no row has an answer"
 
 
 # --- the last message is the assistant's

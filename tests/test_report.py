@@ -257,7 +257,8 @@ def finished() -> RayLLMBatch:
         "configs/demo-cpu.yaml", override={"llm_engine": "echo", "runtime_env": {"env_vars": {"HF_TOKEN": TOKEN, "MY_FLAG": "private-value"}}}
     )
     batch, run = RayLLMBatch(config, Told(dataset_file="articles.jsonl")), SampleRun(seconds=30)
-    batch._replicas, batch._history, batch.metrics = run.replicas, run.history, run.metrics
+    of = batch._execution
+    of.replicas, of.history, of.metrics = run.replicas, run.history, run.metrics
     return batch
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import pickle
 import random
 
-from rayllm_batch.output import Answer
+from answers import a_failure, an_answer
+
 from rayllm_batch.row_stats import EXAMPLE_CHARACTERS, MAX_EXAMPLES, MAX_KINDS, SLOWEST, RowStats, bin_of, bin_range
+from rayllm_batch.tasks.base import Answer
 
 
 def answered(tokens_in: int = 100, tokens_out: int = 10, text: str = "An answer.", reason: str = "stop") -> Answer:
-    return Answer(text, tokens_in, tokens_out, reason)
+    return an_answer(text, tokens_in, tokens_out, reason)
 
 
 def failed(error: str, tokens_in: int = 0) -> Answer:
-    return Answer(num_input_tokens=tokens_in, error=error)
+    return a_failure(error, tokens_in)
 
 
 def of(*rows: tuple[Answer, float]) -> RowStats:

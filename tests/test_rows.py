@@ -12,7 +12,7 @@ import pytest
 import ray.data
 from ray.data.dataset import MaterializedDataset
 
-from rayllm_batch import cluster, columns, rows
+from rayllm_batch import cluster_resources, columns, rows
 from rayllm_batch.errors import DatasetError, WorkloadError
 from rayllm_batch.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
 from rayllm_batch.workload import ChatWorkloadBase
@@ -266,7 +266,7 @@ def test_our_own_error_inside_rays() -> None:
     ours = DatasetError("line 7 is not JSON")
     middle = RuntimeError("in between")
     middle.__cause__ = OfRay(ours)
-    assert explain_read(OfRay(middle), Work()) is ours
+    assert explain_read(OfRay(middle)) is ours
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5], ids=["take", "count"])
@@ -281,13 +281,13 @@ def test_an_error_is_explained_wherever_it_comes(fraction: float) -> None:
 def test_an_error_that_goes_in_a_circle_ends() -> None:
     error = OfRay(None)
     error.cause = error
-    assert explain_read(error, Work()) is error
+    assert explain_read(error) is error
 
 
 
 def test_a_long_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "NOTICE_S", 0.01)
-    monkeypatch.setattr(cluster, "free", lambda: "The cluster has 2 CPUs on 1 node; free: 0 CPUs.")
+    monkeypatch.setattr(cluster_resources, "free", lambda: "The cluster has 2 CPUs on 1 node; free: 0 CPUs.")
     said, heard = [], threading.Event()
 
     class Handler(logging.Handler):

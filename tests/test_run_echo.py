@@ -130,7 +130,7 @@ def test_a_run_after_preview_and_estimate_uses_their_engine_and_survives_its_dea
     rows = {row["id"]: row for row in batch.run().take_all()}
     assert sorted(rows) == list(range(100))
     assert [i for i, row in rows.items() if row["error"]] == [77] and "makes the engine crash" in rows[77]["error"]
-    assert {replica["actor_id"] for replica in batch._replicas.values()} == {host._actor_id.hex()}
+    assert {replica["actor_id"] for replica in batch._execution.replicas.values()} == {host._actor_id.hex()}
     assert warm._kept is None
 
 
@@ -154,7 +154,7 @@ def test_a_class_from_a_notebook_cell_works_and_run_computes_once_outside_the_en
     callers = [int(pid) for pid in (tmp_path / "calls").read_text().split()]
     workers = [pid for pid in callers if pid != os.getpid()]  # the driver tries the first rows
     assert len(workers) == 100
-    engine_processes = {replica["pid"] for replica in batch._replicas.values()}
+    engine_processes = {replica["pid"] for replica in batch._execution.replicas.values()}
     assert engine_processes and not engine_processes & set(workers)
 
 
@@ -168,11 +168,11 @@ def test_synthetic_prompts_have_the_lengths_asked_for(ray_cluster):
 def test_two_replicas_share_the_rows(ray_cluster):
     batch = RayLLMBatch(echo(seconds_per_request=3), Numbered(), batch_size=5, num_replicas=2)
     assert batch.run().count() == 100
-    assert len(batch._replicas) == 2 and all(replica["rows"] > 0 for replica in batch._replicas.values())
-    run_id, until = batch._replicas.copy().popitem()[1]["log"].split("-")[-2], time.monotonic() + 60
+    assert len(batch._execution.replicas) == 2 and all(replica["rows"] > 0 for replica in batch._execution.replicas.values())
+    run_id, until = batch._execution.replicas.copy().popitem()[1]["log"].split("-")[-2], time.monotonic() + 60
     while sum((exported := prometheus_rows(ray_cluster, run_id)).values()) < 100 and time.monotonic() < until:  # Ray sends every 10 s
         time.sleep(0.5)
-    assert exported == {str(number): replica["rows"] for number, replica in enumerate(batch._replicas.values())}
+    assert exported == {str(number): replica["rows"] for number, replica in enumerate(batch._execution.replicas.values())}
 
 
 class TokenIds(Numbered):

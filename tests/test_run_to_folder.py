@@ -83,7 +83,7 @@ def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tm
     assert numbers(dataset.take_all()) == everything
     assert (metrics(folder)["rows"], metrics(folder)["failed_by_kind"]) == (180, {"parse_row": 3})
     assert metrics(folder)["finish_reasons"] == {"length": 177, "error": 3} and metrics(folder) == as_json(batch.metrics.to_dict())
-    assert batch._history.points[-1].rows == 180 and {"first engine ready", "last row"} <= set(batch._history.phases)
+    assert batch._execution.history.points[-1].rows == 180 and {"first engine ready", "last row"} <= set(batch._execution.history.phases)
     report = Path(batch.report(tmp_path / "report.html")).read_text(encoding="utf-8")
     assert "3 of 180 rows failed (2%), all in parse_row." in report and "parse_row: ValueError: broken" in report
     assert set(dataset.schema().names) == {

@@ -51,7 +51,7 @@ rows = HalfTokenized(
 batch = RayLLMBatch(config, rows, batch_size=2, deduplicate=False)
 batch.run({folder!r})
 print("COMPUTED", batch.metrics.rows, flush=True)
-print("SETTINGS", json.dumps(next(iter(batch._replicas.values()))["settings"]), flush=True)
+print("SETTINGS", json.dumps(next(iter(batch._execution.replicas.values()))["settings"]), flush=True)
 """
 
 

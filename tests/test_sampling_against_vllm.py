@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from test_sampling import BAD
 
 from rayllm_batch import sampling
+from rayllm_batch.engine.vllm_versions import vllm_version
 from rayllm_batch.errors import WorkloadError
-from rayllm_batch.vllm_fields import SAMPLING_FIELDS
+from rayllm_batch.sampling_fields import SHIPPED, installed_fields, known_fields
+from rayllm_batch.vllm_fields import RELEASE
+from rayllm_batch.vllm_newest_fields import NEWEST_RELEASE
 
 pytestmark = pytest.mark.vllm
 VALUES: list[Any] = [
@@ -31,7 +35,7 @@ def vllm_takes(key: str, value: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("key", sorted(set(SAMPLING_FIELDS) - set(sampling.NOT_TO_SET) - set(sampling.NO_COLUMN)))
+@pytest.mark.parametrize("key", sorted(set(known_fields().sampling) - set(sampling.NOT_TO_SET) - set(sampling.NO_COLUMN)))
 def test_whatever_we_take_vllm_takes(key: str) -> None:
     taken = []
     for value in VALUES:
@@ -49,8 +53,19 @@ def test_whatever_we_take_vllm_takes(key: str) -> None:
 def test_the_fields_are_those_of_the_installed_vllm() -> None:
     import msgspec
     from vllm import SamplingParams
+    from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
-    assert list(SAMPLING_FIELDS) == [field.name for field in msgspec.structs.fields(SamplingParams) if not field.name.startswith("_")]
+    fields = installed_fields()
+    assert fields is not None
+    assert list(fields.sampling) == [field.name for field in msgspec.structs.fields(SamplingParams) if not field.name.startswith("_")]
+    for names, of in ((fields.repetition, RepetitionDetectionParams), (fields.structured, StructuredOutputsParams)):
+        assert list(names) == [field.name for field in dataclasses.fields(of) if not field.name.startswith("_")]
+
+
+@pytest.mark.skipif(vllm_version().split("+")[0] not in (RELEASE, NEWEST_RELEASE), reason="the shipped lists are of other versions")
+def test_the_shipped_fields_have_those_of_the_installed_vllm() -> None:
+    for shipped, installed in zip(SHIPPED, installed_fields() or (), strict=True):
+        assert {name: kind for name, kind in installed.items() if shipped.get(name) != kind} == {}
 
 
 def test_what_would_end_the_engines_reading_thread_is_found_before() -> None:
@@ -68,7 +83,7 @@ def test_what_would_end_the_engines_reading_thread_is_found_before() -> None:
 
 def test_the_values_refused_elsewhere_are_no_mere_taste() -> None:
     """Most of what we refuse, vLLM refuses too; the rest has another meaning there than a user would think."""
-    refused = [vllm_takes(key, value) for key, value in BAD if key in SAMPLING_FIELDS]
+    refused = [vllm_takes(key, value) for key, value in BAD if key in known_fields().sampling]
     assert refused.count(False) > 0.6 * len(refused)
 
 

@@ -23,30 +23,30 @@ def snapshot(failure: tuple[str, str] | None = None, last_death: str | None = No
 
 @pytest.mark.parametrize("error", [OutputError("the disk is full"), KeyboardInterrupt(), SystemExit(3)])
 def test_ours_and_interrupts_stay_what_they_are(error: BaseException) -> None:
-    assert explained(error, snapshot(("EngineError", "no memory"), DIED), None) is error
+    assert explained(error, snapshot(("EngineError", "no memory"), DIED)) is error
 
 
 def test_one_of_ours_in_rays_goes_before_what_a_replica_once_said() -> None:
     ours = DatasetError("line 7 is not JSON")
-    assert explained(OfRay(ours), snapshot(("EngineError", "no memory"), DIED), None) is ours
+    assert explained(OfRay(ours), snapshot(("EngineError", "no memory"), DIED)) is ours
 
 
 def test_what_ends_the_run_is_told() -> None:
-    error = explained(OfRay(None), snapshot(("ModelAccessError", "no access"), DIED), None)
+    error = explained(OfRay(None), snapshot(("ModelAccessError", "no access"), DIED))
     assert isinstance(error, RayLLMBatchError) and (type(error).__name__, str(error)) == ("ModelAccessError", "no access")
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), OfRay(ValueError("Arrow")), RuntimeError("the end")])
 def test_a_death_from_which_the_run_recovered_explains_nothing_else(error: BaseException) -> None:
-    assert explained(error, snapshot(None, DIED), None) is error
+    assert explained(error, snapshot(None, DIED)) is error
 
 
 def test_a_lost_engine_is_explained_by_its_last_words() -> None:
-    error = explained(OfRay(ray.exceptions.ActorDiedError()), snapshot(None, DIED), None)
+    error = explained(OfRay(ray.exceptions.ActorDiedError()), snapshot(None, DIED))
     assert isinstance(error, EngineError) and str(error) == DIED
 
 
 @pytest.mark.parametrize("last", [None, {"replicas": {}, "failure": None, "last_death": None}])
 def test_nothing_known_is_nothing_invented(last: dict | None) -> None:
     error = ray.exceptions.ActorDiedError()
-    assert explained(error, last, None) is error
+    assert explained(error, last) is error

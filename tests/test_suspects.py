@@ -6,14 +6,20 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import pytest
 
+from rayllm_batch import init_engine_from_config, output
+from rayllm_batch.answering import Answering
+from rayllm_batch.engine.base import EngineDied, Reply, Request
 from rayllm_batch.monitor import RunMonitor
 from rayllm_batch.suspects import AT_ONCE, Gate, Suspects, guilty_error, prompt_key
 
 # Of a poison row: a death among all that run, one among at most AT_ONCE, one alone.
 DEATHS_EACH = 3
+CONFIG = init_engine_from_config({"model_id": "org/model", "llm_engine": "echo", "accelerator_type": "CPU"})
 WAIT_S = 60.0  # for a simulation that takes well under a second: a gate that never opens, in place of a hanging test
 
 
@@ -31,7 +37,7 @@ class Cluster:
         self.monitor = RunMonitor({})
         self.results: dict[str, list[str]] = {}
         self.deaths, self.lives = 0, 0
-        self.beside: list[set[str]] = []  # the rows in the engine at each death
+        self.beside: list[set[bytes]] = []  # the rows in the engine at each death
 
     async def run(self, at_most: int, random_order: random.Random) -> None:
         while any(self.blocks):
@@ -46,13 +52,13 @@ class Cluster:
                 for block in blocks:
                     random_order.shuffle(block)
                 told.append((number, key, self.monitor.register(key, None, {"actor_id": f"actor-{number}"})))
-            died = await asyncio.gather(*(Life(self, *each).live(random_order) for each in told))
+            died = await asyncio.gather(*(Life(self, *each).live() for each in told))
             for (_, key, _), (in_engine, answered) in zip(told, died, strict=True):
                 if in_engine is None:
                     continue
                 self.deaths += 1
                 self.beside.append(in_engine)
-                self.monitor.died(key, {"rows": answered}, [row.encode() for row in in_engine], "last words")
+                self.monitor.died(key, {"rows": answered}, list(in_engine), "last words")
                 assert self.monitor._stop is None, self.monitor._stop
 
 
@@ -61,16 +67,17 @@ class Life:
 
     def __init__(self, cluster: Cluster, number: int, key: str, told: dict) -> None:
         self.cluster, self.number = cluster, number
-        self.guilty = told["guilty"]
-        self.gate = Gate(told["suspects"]) if told["suspects"] else None
-        self.slots = asyncio.Semaphore(cluster.seqs)
-        self.in_engine: dict[int, str] = {}  # oldest first
+        self.slots, self.turns = asyncio.Semaphore(cluster.seqs), random.Random(number)
+        self.max_model_len, self.vocab_size = 100, None
+        self.answering = Answering(
+            self, CONFIG, {}, deduplicate=False, guilty=told["guilty"], suspects=told["suspects"], on_death=self.dies
+        )
         self.died: asyncio.Future = asyncio.get_running_loop().create_future()
         self.answered = 0
 
-    async def live(self, random_order: random.Random) -> tuple[set[str] | None, int]:
+    async def live(self) -> tuple[set[bytes] | None, int]:
         mine = self.cluster.blocks[self.number]
-        work = asyncio.gather(*(self.block(block, mine, random_order) for block in list(mine)))
+        work = asyncio.gather(*(self.block(block, mine) for block in list(mine)))
         await asyncio.wait([work, self.died], return_when=asyncio.FIRST_COMPLETED)
         if not self.died.done():
             work.result()
@@ -79,42 +86,38 @@ class Life:
         await asyncio.gather(work, return_exceptions=True)
         return self.died.result(), self.answered
 
-    async def block(self, block: list[str], mine: list[list[str]], random_order: random.Random) -> None:
-        answers = await asyncio.gather(*(self.row(row, random_order.randrange(3)) for row in block))
+    async def block(self, block: list[str], mine: list[list[str]]) -> None:
+        answers = await asyncio.gather(*(self.answering.answer(as_row(row)) for row in block))
         mine.remove(block)
         for row, answer in zip(block, answers, strict=True):
-            self.cluster.results.setdefault(row, []).append(answer)
+            self.cluster.results.setdefault(row, []).append(
+                "answered" if answer.error is None else "guilty" if "makes the engine crash" in answer.error else "failed"
+            )
 
-    async def row(self, row: str, turns: int) -> str:
-        """What `Replica._answer` does with the gate."""
-        if row.encode() in self.guilty:
-            return "guilty"
-        suspect = self.gate is not None and await self.gate.enter(row.encode())
-        try:
-            answer = await self.generate(row, turns)
-        except ValueError:
-            answer = "failed"
-        if self.gate is not None:
-            await self.gate.leave(suspect)
-        return answer
+    async def generate(self, request: Request) -> Reply:
+        row = "".join(map(chr, request.prompt_token_ids))
+        if row in self.cluster.failing:
+            raise ValueError("a bad request")
+        async with self.slots:
+            for _ in range(1 + self.turns.randrange(3)):
+                await asyncio.sleep(0)
+            if row in self.cluster.poison and not self.died.done():
+                raise EngineDied("it died of this row")
+            if self.died.done():
+                await asyncio.Event().wait()  # a dead engine answers nothing
+        self.answered += 1
+        return Reply("text", 1, "stop")
 
-    async def generate(self, row: str, turns: int) -> str:
-        number = len(self.in_engine) and max(self.in_engine) + 1
-        self.in_engine[number] = row
-        try:
-            if row in self.cluster.failing:
-                raise ValueError("a bad request")
-            async with self.slots:
-                for _ in range(1 + turns):
-                    await asyncio.sleep(0)
-                if row in self.cluster.poison and not self.died.done():
-                    self.died.set_result(set(list(self.in_engine.values())[: self.cluster.seqs]))
-                if self.died.done():
-                    await asyncio.Event().wait()  # a dead engine answers nothing
-            self.answered += 1
-            return "answered"
-        finally:
-            del self.in_engine[number]
+    def dies(self, reason: str) -> None:
+        self.died.set_result(set(self.answering.computing(self.cluster.seqs)))
+
+
+def as_row(text: str) -> dict[str, Any]:
+    return {output.TOKEN_IDS: np.array(list(map(ord, text)), dtype=np.int32), output.STAGE_ERROR: None, output.REQUEST: None}
+
+
+def key_of(row: str) -> bytes:
+    return prompt_key(list(map(ord, row)), None)
 
 
 def simulate(replicas: list[list[str]], poison: Iterable[str], seqs: int, seed: int, at_most: int | None = None, **kwargs) -> Cluster:
@@ -153,7 +156,7 @@ def test_how_many_deaths_one_row_costs(seqs: int, deaths: int) -> None:
     """Two where the engine holds no more than are tried at once, else three."""
     cluster = simulate([rows(300)], ["row 7"], seqs, seed=1)
     assert cluster.deaths == deaths
-    assert cluster.beside[-1] == {"row 7"}, "condemned only when it was alone"
+    assert cluster.beside[-1] == {key_of("row 7")}, "condemned only when it was alone"
     assert all(len(beside) <= limit for beside, limit in zip(cluster.beside, (seqs, AT_ONCE, 1), strict=False))
 
 

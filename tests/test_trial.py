@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch.engine.base import Completion, EngineDied
-from rayllm_batch.trial import Request, run_trial
+from rayllm_batch.engine.base import EngineDied, Reply, Request
+from rayllm_batch.tasks.generate import Generate
+from rayllm_batch.trial import run_trial
 
 
 class Engine:
@@ -16,15 +17,16 @@ class Engine:
         self.asked: list[tuple[list[int], dict[str, Any], Any, Any]] = []
         self.error, self.running, self.generated = error, 0, 100
 
-    async def generate(self, ids: list[int], params: dict[str, Any], model: Any, cache_salt: Any = None) -> Completion:
-        self.asked.append((ids, params, model, cache_salt))
+    async def generate(self, request: Request) -> Reply:
+        ids, params = request.prompt_token_ids, request.settings
+        self.asked.append((ids, params, request.model, request.cache_salt))
         if self.error and ids == [13]:
             raise self.error
         self.running += 1
         await asyncio.sleep(0.12)
         self.running -= 1
         self.generated += params["max_tokens"]
-        return Completion("text", params["max_tokens"], "length")
+        return Reply("text", params["max_tokens"], "length")
 
     def load(self) -> dict[str, float]:
         return {"running": self.running, "generation_tokens": self.generated}
@@ -53,9 +55,9 @@ def test_the_load_is_looked_at_while_it_runs() -> None:
 
 def test_answers_of_one_token_need_no_minimum() -> None:
     engine = Engine()
-    trial = asyncio.run(run_trial(engine, REQUESTS, max_tokens=1))
+    trial = asyncio.run(run_trial(engine, [Generate().reading_only(request) for request in REQUESTS]))
     assert [params for _, params, _, _ in engine.asked] == [{"max_tokens": 1}, {"max_tokens": 1}]
-    assert trial.output_tokens == [1, 1] and REQUESTS[1].sampling_params["min_tokens"] == 4
+    assert trial.output_tokens == [1, 1] and REQUESTS[1].settings["min_tokens"] == 4
 
 
 def test_a_bad_row_is_counted_and_a_dead_engine_ends_it() -> None:

@@ -16,7 +16,7 @@ from rayllm_batch import init_engine_from_config, versions
 from rayllm_batch.errors import ClusterError
 from rayllm_batch.versions import TESTED, check_versions, runs_here, vllm_version
 
-RAY, VLLM = max(TESTED)
+RAY, VLLM = "2.60.0", "0.29.0"
 HERE = "a" * 56
 
 
@@ -110,7 +110,8 @@ def test_an_untested_pair_is_warned_of(of_ray, of_vllm, nodes: Nodes, monkeypatc
     with caplog.at_level(logging.WARNING, "rayllm_batch"):
         check("CPU")
     assert [record.message for record in caplog.records] == [
-        f"Ray {of_ray} with vLLM {of_vllm} is not a tested pair (tested: Ray 2.60.0 with vLLM 0.29.0 and Ray 2.58.1 with vLLM 0.26.0)."
+        f"Ray {of_ray} with vLLM {of_vllm} is not a tested pair, but may well do (tested: Ray 2.60.0 with vLLM 0.32.0, "
+        "Ray 2.60.0 with vLLM 0.29.0, Ray 2.58.1 with vLLM 0.26.0)."
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import cluster, watchdog
+from rayllm_batch import cluster_resources, watchdog
 from rayllm_batch.errors import EngineError
 from rayllm_batch.watchdog import WARN_AFTER_S, Watchdog
 
@@ -25,7 +25,7 @@ class Scene:
         self.now, self.calls, self.restarted, self.said = 1000.0, [], [], []
         self.again, self.call_error, self.restart_error = True, None, None
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(cluster, "free", lambda: "The cluster has no GPU, 2 CPUs on 1 node; free: 0 CPUs.")
+        monkeypatch.setattr(cluster_resources, "free", lambda: "The cluster has no GPU, 2 CPUs on 1 node; free: 0 CPUs.")
         self.signals: list[int] = []
         monkeypatch.setattr(watchdog.signal, "pthread_kill", lambda _, number: self.signals.append(number))
         self.dog = Watchdog(timeout, self.call, self.restart, self.said.append)

@@ -16,6 +16,7 @@ import pytest
 
 from rayllm_batch import CNNDailySummary, SyntheticWithSharedPrefix
 from rayllm_batch.errors import WorkloadError
+from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workload import ChatWorkloadBase, check_workload
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,7 @@ class Parsing(ChatWorkloadBase):
 def refusal(workload: Any) -> str:
     with pytest.raises(WorkloadError) as caught:
         check_workload(workload)
+        Generate().defaults(workload, {})
     return str(caught.value)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rayllm_batch import cluster
+from rayllm_batch import cluster_connect
+from rayllm_batch.cluster_resources import accelerators
 from rayllm_batch.errors import ConfigError
 
 DEMO = "configs/demo-cpu.yaml"
@@ -24,11 +25,11 @@ def choose_config(given: str = "") -> str:
     """
     import ray
 
-    cluster.connect()  # in any case: what reads rows first would start Ray with settings of its own
+    cluster_connect.connect()  # in any case: what reads rows first would start Ray with settings of its own
     if given:
         return given
     resources = ray.cluster_resources()
-    found = {key.removeprefix(cluster.ACCELERATOR) for key in resources if key.startswith(cluster.ACCELERATOR)}
+    found = accelerators(resources)
     for accelerator, config in CONFIGS.items():
         if accelerator in found and resources.get("GPU", 0):
             print(f"Found {accelerator}: using {config}.")

@@ -1,1 +1,9 @@
-"""The engines: vLLM, and echo, which stands in for it in tests of scale and faults."""
+"""What generates: the only room that knows vLLM. README.md here says how another engine is added."""
+
+from rayllm_batch.engine.base import EngineKind
+from rayllm_batch.registry import Registry
+
+ENGINES: Registry[EngineKind] = Registry("llm_engine", {
+    "vllm": "rayllm_batch.engine.vllm:VLLM",
+    "echo": "rayllm_batch.engine.echo:Echo",
+})  # fmt: skip

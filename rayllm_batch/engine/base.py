@@ -1,14 +1,31 @@
-"""What the replica asks of an engine."""
+"""What the rest asks of an engine, and of a kind of engine instead of its name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
 
 
-@dataclass
-class Completion:
-    """One generated answer. `finish_reason` is vLLM's: "stop", "length", or "repetition" (by `repetition_detection`)."""
+@dataclass(frozen=True)
+class Request:
+    """What an engine gets for one row.
+
+    prompt_token_ids: the whole prompt; nothing is added to it.
+    settings:         of the task: for `generate`, keyword arguments of vLLM's SamplingParams.
+    model:            the name of a LoRA adapter.
+    cache_salt:       prompts share what is in the prefix cache only with those of the same salt.
+    """
+
+    prompt_token_ids: list[int]
+    settings: dict[str, Any] = field(default_factory=dict)
+    model: Optional[str] = None
+    cache_salt: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What it gives back for one. finish_reason is vLLM's: "stop", "length", or "repetition" (by `repetition_detection`)."""
 
     text: str
     num_generated_tokens: int
@@ -35,15 +52,13 @@ class Engine(Protocol):
     """A started engine. `generate` is called from one event loop, many times at once."""
 
     max_model_len: int
-    vocab_size: Optional[int]  # a token id from here on ends an engine; None where any is taken
 
-    async def generate(
-        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
-    ) -> Completion:
-        """The answer to one prompt. EngineDied means a dead engine; any other error is of this request alone.
+    @property
+    def vocab_size(self) -> Optional[int]:
+        """A token id from here on ends the engine; None where any is taken."""
 
-        cache_salt: prompts share what is in the prefix cache only with those of the same salt.
-        """
+    async def generate(self, request: Request) -> Reply:
+        """The reply to one request. EngineDied means a dead engine; any other error is of this request alone."""
 
     def limits(self) -> dict[str, Any]:
         """What decides how much memory it takes: max_num_seqs, max_num_batched_tokens, gpu_memory_utilization."""
@@ -59,3 +74,43 @@ class Engine(Protocol):
 
     def shutdown(self) -> None:
         """End the engine and every process it started."""
+
+
+class Starter:
+    """Starts the engines of one replica, one after the other where one does not start or its settings must be lowered.
+
+    It is made in the replica's process, with the engine's environment set.
+    """
+
+    def start(self, model: str, engine_kwargs: dict[str, Any], decoder: Callable[[], Any]) -> Engine:
+        """Called inside a running event loop. model: its folder or id. decoder: loads what makes text of token ids.
+
+        Raises EngineDidNotStart where other settings may help, and anything else where they will not.
+        """
+        raise NotImplementedError
+
+    def goes_another_way(self, words: str) -> bool:
+        """Whether the next start will do without what made this one fail with these words."""
+        return False
+
+
+class EngineKind:
+    """Facts about a kind of engine.
+
+    needs_vllm:       it runs vLLM, on each node that has one.
+    needs_model:      it reads a model's config and weights, which are downloaded and checked before; its vocabulary and
+                      context are the model's.
+    needs_gpus:       it takes the GPUs that the config speaks of, and nothing on accelerator_type CPU.
+    rehearses_memory: it acts as if it had a GPU's memory, also where it has none.
+    own_settings:     names of engine_kwargs that it has; None where they are vLLM's and no others.
+    """
+
+    needs_vllm = False
+    needs_model = True
+    needs_gpus = True
+    rehearses_memory = False
+    own_settings: Optional[tuple[str, ...]] = None
+
+    def starter(self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]) -> Starter:
+        """Of one replica. gpus: how many it has. lora_path: the folder or URI with the LoRA adapters."""
+        raise NotImplementedError

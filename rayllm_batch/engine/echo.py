@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
-from rayllm_batch.engine.base import Completion, EngineDidNotStart, EngineDied
+from rayllm_batch.engine.base import EngineDidNotStart, EngineDied, EngineKind, Reply, Request, Starter
 from rayllm_batch.engine_args import UTILIZATION
 
 
@@ -31,21 +32,20 @@ class EchoEngine:
         if self.limits()["max_num_seqs"] > engine_kwargs.get("oom_above", math.inf):
             words = "Model loading took 2.0 GiB\nGPU KV cache size: 10 tokens\nCUDA out of memory occurred with 8 dummy requests"
             raise EngineDidNotStart(words, self.limits())
-        self.max_model_len, self.vocab_size = engine_kwargs.get("max_model_len") or 4096, None
+        self.max_model_len: int = engine_kwargs.get("max_model_len") or 4096
+        self.vocab_size: Optional[int] = None
         self._running, self._generation_tokens, self._dead = 0, 0, False
 
-    async def generate(
-        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
-    ) -> Completion:
+    async def generate(self, request: Request) -> Reply:
         self._running += 1
         try:
-            done = await self._answer(prompt_token_ids, sampling_params)
+            done = await self._answer(request.prompt_token_ids, request.settings)
         finally:
             self._running -= 1
         self._generation_tokens += done.num_generated_tokens
         return done
 
-    async def _answer(self, prompt_token_ids: list[int], sampling_params: dict[str, Any]) -> Completion:
+    async def _answer(self, prompt_token_ids: list[int], sampling_params: dict[str, Any]) -> Reply:
         if self._dead:
             raise EngineDied("the echo engine is dead")
         if self.limits()["gpu_memory_utilization"] > self._kwargs.get("run_oom_above", math.inf):
@@ -66,7 +66,7 @@ class EchoEngine:
             with open(path, "ab") as file:
                 file.write(b".")
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return Completion(text, len(ids), "length" if len(ids) < len(prompt_token_ids) else "stop")
+        return Reply(text, len(ids), "length" if len(ids) < len(prompt_token_ids) else "stop")
 
     def limits(self) -> dict[str, Any]:
         return {
@@ -89,3 +89,23 @@ class EchoEngine:
 
     def shutdown(self) -> None:
         self._dead = True
+
+
+class EchoStarter(Starter):
+    def start(self, model: str, engine_kwargs: dict[str, Any], decoder: Callable[[], Any]) -> EchoEngine:
+        return EchoEngine(engine_kwargs, decoder())
+
+
+class Echo(EngineKind):
+    """A real configuration can be rehearsed on it: vLLM's settings are taken, and those that mean nothing here ignored."""
+
+    needs_model = False
+    needs_gpus = False
+    rehearses_memory = True
+    own_settings = (
+        "max_model_len", "max_num_seqs", "max_num_batched_tokens", "start_seconds", "seconds_per_request",
+        "fail_on", "crash_on", "start_error", "oom_above", "run_oom_above", "calls_file",
+    )  # fmt: skip
+
+    def starter(self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]) -> EchoStarter:
+        return EchoStarter()

@@ -3,8 +3,8 @@
 In a Ray actor vLLM may not fork its engine's process (the actor has threads), so it spawns one, which imports everything
 again after the actor has: 22 to 30 s on a host of an H100 (bench/RESULTS.md). Python's forkserver does these imports in
 a process of its own, beside the actor's, and forks the engine's from there, as Ray's dashboard does with its modules.
-vLLM's server has code for the same, but 0.29 accepts no setting that turns it on. Where Python does not find vLLM without
-this process's sys.path (before 3.12.8), the imports come after the fork: no faster, and no different otherwise.
+vLLM's server has code for the same, but 0.29 and 0.32 accept no setting that turns it on. Where Python does not find vLLM
+without this process's sys.path (before 3.12.8), the imports come after the fork: no faster, and no different otherwise.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+from collections.abc import Mapping
 from multiprocessing import forkserver
 from typing import Any, Optional
 
-from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine.vllm_versions import IMPORTED_BY_ENGINES, starter_of_engines
 
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 DID_NOT_SURVIVE = "in forked subprocess"  # "Cannot re-initialize CUDA ..." (torch): an import has initialized it
 # Not the GPU worker's modules: their import may initialize CUDA, which no fork survives.
-IMPORTED = ["vllm.v1.engine.async_llm", "vllm.v1.engine.core"]
+IMPORTED = list(IMPORTED_BY_ENGINES)
 
 
 class Forkserver:
@@ -33,13 +34,13 @@ class Forkserver:
         forkserver.ensure_running()
 
     @classmethod
-    def start(cls, config: EngineConfig) -> Optional[Forkserver]:
-        """One, in a Ray actor and where it helps and can; None where vLLM starts its engine's process as ever."""
+    def start(cls, kwargs: Mapping[str, Any]) -> Optional[Forkserver]:
+        """One, in a Ray actor, where it can be; None where vLLM starts its engine's process as ever.
+
+        kwargs: the engine's. Not for an engine on a CPU: there vLLM sets what only a spawned process notices.
+        """
         import ray
 
-        if config.llm_engine != "vllm" or not config.gpus_per_replica:  # on a CPU, vLLM sets what only a spawned process notices
-            return None
-        kwargs = config.engine_kwargs
         # numa_bind takes a spawned process; Ray's executor starts more actors from there. NVML does not survive a fork in WSL.
         if METHOD in os.environ or kwargs.get("numa_bind") or kwargs.get("distributed_executor_backend") == "ray" or _in_wsl():
             return None
@@ -52,11 +53,10 @@ class Forkserver:
 
     def serve(self) -> None:
         """From now on vLLM, which this process has imported, starts its engine's process here."""
-        from vllm.v1.engine import utils
-
-        vllms_own = getattr(utils, "get_mp_context", None)
-        if self._environment is not None or vllms_own is None:  # a later vLLM may have it elsewhere, and spawns as ever
+        utils = starter_of_engines()
+        if self._environment is not None or utils is None:  # a later vLLM may have it elsewhere, and spawns as ever
             return
+        vllms_own = utils.get_mp_context
         self._environment = dict(os.environ)  # what vLLM's import changes, it has changed in both processes
         self.serves = True
 

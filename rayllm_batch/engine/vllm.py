@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Optional
 
-from rayllm_batch.engine import lora
-from rayllm_batch.engine.base import BadRequest, Completion, EngineDidNotStart, EngineDied
+from rayllm_batch.engine import lora, vllm_versions
+from rayllm_batch.engine.base import BadRequest, EngineDidNotStart, EngineDied, EngineKind, Reply, Request, Starter
 from rayllm_batch.engine.deaf import Hearing
-from rayllm_batch.engine.forkserver import Forkserver
+from rayllm_batch.engine.forkserver import DID_NOT_SURVIVE, Forkserver
 from rayllm_batch.errors import one_line
 
 ANSWERED = ("stop", "length", "repetition")  # vLLM's reasons that end an answer; "abort" and "error" end a request without one
@@ -25,9 +26,10 @@ class VLLMEngine:
         forkserver: Optional[Forkserver] = None,
     ) -> None:  # fmt: skip
         from vllm import AsyncEngineArgs, AsyncLLMEngine
-        from vllm.platforms import current_platform
-        from vllm.usage.usage_lib import UsageContext
 
+        vllm_versions.require_all()
+        current_platform = vllm_versions.part("current_platform")
+        usage_context = vllm_versions.part("UsageContext").LLM_CLASS
         if current_platform.is_cpu() != (accelerator_type == "CPU"):
             built = "for CPU only" if current_platform.is_cpu() else f"for {current_platform.device_name or 'GPUs'}"
             raise ValueError(
@@ -44,7 +46,7 @@ class VLLMEngine:
         # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
         # quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
         args = AsyncEngineArgs(model=model, **{"max_model_len": -1, "disable_log_stats": True, **engine_kwargs})
-        self._config = args.create_engine_config(UsageContext.LLM_CLASS)
+        self._config = args.create_engine_config(usage_context)
         # As LLM() and the server have it, but only where the config asks: a model's own file is not what a workload says.
         asked = any(engine_kwargs.get(name) is not None for name in ("generation_config", "override_generation_config"))
         self._defaults = self._config.model_config.get_diff_sampling_param() if asked else {}
@@ -52,7 +54,7 @@ class VLLMEngine:
         try:
             # Statistics go to _LoadLogger alone, not to vLLM's own log lines.
             self._engine = AsyncLLMEngine.from_vllm_config(
-                self._config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=args.disable_log_stats,
+                self._config, usage_context=usage_context, disable_log_stats=args.disable_log_stats,
                 stat_loggers=[lambda _config, _index=0: _load_logger(self._load)],
             )  # fmt: skip
         except Exception as error:
@@ -61,22 +63,20 @@ class VLLMEngine:
         self.max_model_len, self.vocab_size = int(model_config.max_model_len), model_config.get_vocab_size()
         self._adapters = lora.Adapters(lora_path, self._add_adapter, getattr(model_config.hf_text_config, "hidden_size", None))
 
-    async def generate(
-        self, prompt_token_ids: list[int], sampling_params: dict[str, Any], lora_name: Optional[str], cache_salt: Optional[str] = None
-    ) -> Completion:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
+    async def generate(self, request: Request) -> Reply:
         request_id = str(next(self._counter))
-        params = self._sampling_params(sampling_params)
-        adapter = await self._adapters.get(lora_name) if lora_name else None
-        prompt = {"prompt_token_ids": prompt_token_ids, **({"cache_salt": cache_salt} if cache_salt else {})}
+        params = self._sampling_params(request.settings)
+        adapter = await self._adapters.get(request.model) if request.model else None
+        prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
+        if request.cache_salt:
+            prompt["cache_salt"] = request.cache_salt
         final = None
         self._requests += 1
         try:
             async with self._turns.turn(adapter is not None) if self._turns else nullcontext():
                 async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter):
                     final = out
-        except EngineDeadError as error:
+        except vllm_versions.part("EngineDeadError") as error:
             raise EngineDied(str(error)) from error
         except Exception:
             if self._engine.errored:
@@ -93,14 +93,12 @@ class VLLMEngine:
                 f"the engine ended the request after {len(answer.token_ids)} token(s) with finish_reason {answer.finish_reason!r}{why}; "
                 "its log says why"
             )
-        return Completion(answer.text, len(answer.token_ids), answer.finish_reason)
+        return Reply(answer.text, len(answer.token_ids), answer.finish_reason)
 
     async def _add_adapter(self, adapter: Any) -> None:
         """Load it, by itself: as a part of a request, one that cannot be loaded would end the engine's process."""
-        from vllm.lora.peft_helper import PEFTHelper
-
         try:  # as the workers will. Of several that refuse, vLLM takes one's answer and leaves the others' for its next question
-            PEFTHelper.from_local_dir(adapter.lora_path, None).validate_legal(self._config.lora_config)
+            vllm_versions.part("PEFTHelper").from_local_dir(adapter.lora_path, None).validate_legal(self._config.lora_config)
         except Exception as error:
             raise BadRequest(f"the LoRA adapter {adapter.lora_name!r} cannot be used: {one_line(error, named=False)}") from None
         loading = asyncio.ensure_future(self._engine.add_lora(adapter))
@@ -109,8 +107,8 @@ class VLLMEngine:
         if self._engine.errored:  # vLLM answers no such call of an engine that has died meanwhile
             loading.cancel()
             raise EngineDied(f"the engine's process died while it loaded the LoRA adapter {adapter.lora_name!r}")
-        if error := loading.exception():
-            raise BadRequest(f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(error, named=False)}")
+        if problem := loading.exception():
+            raise BadRequest(f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(problem, named=False)}")
 
     def limits(self) -> dict[str, Any]:
         """What decides how much memory it takes."""
@@ -176,28 +174,44 @@ class VLLMEngine:
         return SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
+class VLLMStarter(Starter):
+    def __init__(self, accelerator_type: str, lora_path: Optional[str], forkserver: Optional[Forkserver]) -> None:
+        self._accelerator_type, self._lora_path, self._forkserver = accelerator_type, lora_path, forkserver
+
+    def start(self, model: str, engine_kwargs: dict[str, Any], decoder: Callable[[], Any]) -> VLLMEngine:
+        return VLLMEngine(model, engine_kwargs, self._accelerator_type, self._lora_path, self._forkserver)
+
+    def goes_another_way(self, words: str) -> bool:
+        if self._forkserver is None or not self._forkserver.serves or DID_NOT_SURVIVE not in words:
+            return False
+        self._forkserver.serves = False
+        return True
+
+
+class VLLM(EngineKind):
+    needs_vllm = True
+
+    def starter(self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]) -> VLLMStarter:
+        return VLLMStarter(accelerator_type, lora_path, Forkserver.start(engine_kwargs) if gpus else None)
+
+
 def _readable(params: Any) -> Any:
     """The same; raises what would end the thread in which the engine's process reads its requests."""
-    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
-
-    MsgpackDecoder(type(params)).decode(MsgpackEncoder().encode(params))
+    encoder, decoder = vllm_versions.part("MsgpackEncoder"), vllm_versions.part("MsgpackDecoder")
+    decoder(type(params)).decode(encoder().encode(params))
     return params
 
 
 def _check_bad_words(params: Any, tokenizer: Any) -> None:
     """Raises ValueError where they are more tokens than an engine on a GPU has places for: its process would end."""
-    from vllm import envs
-
     params.update_from_tokenizer(tokenizer)
-    most, tokens = envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS, sum(map(len, params.bad_words_token_ids or ()))
-    if tokens > most:
+    most, tokens = vllm_versions.most_bad_words_tokens(), sum(map(len, params.bad_words_token_ids or ()))
+    if most is not None and tokens > most:
         raise ValueError(f"bad_words are {tokens:,} tokens, but must be at most {most:,} (VLLM_MAX_BAD_WORDS_TOTAL_TOKENS). Shorten them.")
 
 
 def _load_logger(load: dict[str, float]) -> Any:
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class LoadLogger(StatLoggerBase):
+    class LoadLogger(vllm_versions.part("StatLoggerBase")):  # type: ignore[misc]
         """Keeps the scheduler's latest figures. vLLM calls these classes unstable, hence the getattr."""
 
         def __init__(self) -> None:

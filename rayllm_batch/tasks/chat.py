@@ -1,79 +1,17 @@
-"""What `parse_row` returns for a row: a chat, or token ids, and the row's own settings. Checked, and read to mean one thing."""
+"""A prompt as `parse_row` returns it, a chat or token ids: checked, and read to mean one thing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from rayllm_batch import sampling
 from rayllm_batch.errors import WorkloadError, did_you_mean, one_line, shown
 
-KEYS = ("messages", "prompt_token_ids", "sampling_params", "model")
 # Of a message: what chat templates read. Others would be dropped without a word.
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
-# What other libraries take beside or in place of a chat.
-NOT_TAKEN = {
-    **dict.fromkeys(("prompt", "text", "input"), 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'),
-    **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), "only text is taken"),
-    **dict.fromkeys(("tools", "tool_choice", "functions"), "tools are not passed on; describe them in a message"),
-    "response_format": 'it is sampling_params["structured_outputs"] here',
-}
-LIKE_SETTINGS = "a setting of the request goes into its sampling_params"
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a row's own settings go over: the workload's, as `sampling.settings` gives them; and what its engine excludes, as `sampling.excluded_by` says."""
-
-    sampling_params: dict[str, Any] = field(default_factory=dict)
-    excluded: dict[str, str] = field(default_factory=dict)
-
-
-DEFAULTS = Defaults()
-
-
-def parse(parse_row: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any], defaults: Defaults = DEFAULTS) -> dict[str, Any]:
-    """`parse_row`'s chat, as the rest of the stage reads it; raises TypeError, showing what came back, when it is not one.
-
-    Each message's content is text, `prompt_token_ids`, if it is there, an array of shape (n,) of int32, and
-    `sampling_params` holds plain Python values.
-    """
-    chat = parse_row(row)
-    if not isinstance(chat, dict) or ("messages" in chat) == ("prompt_token_ids" in chat):
-        unknown = next((_no_effect(key) for key in chat if key not in KEYS), "") if isinstance(chat, dict) else ""
-        raise TypeError(
-            f'parse_row must return {{"messages": [...]}} or {{"prompt_token_ids": [...]}}, but returned {shown(chat)}. {unknown}'.rstrip(". ")
-        )
-    for key in chat:
-        if key not in KEYS:
-            raise TypeError(f"parse_row must return no other keys than {', '.join(KEYS)}. {_no_effect(key)}")
-    if "prompt_token_ids" in chat:
-        chat = {**chat, "prompt_token_ids": _checked_ids(chat["prompt_token_ids"])}
-    else:
-        chat = {**chat, "messages": _checked_messages(chat["messages"])}
-    if (model := chat.get("model")) is not None and not (isinstance(model, str) and model):
-        raise TypeError(f'parse_row\'s "model" must be the name of a LoRA adapter, but is {shown(model)}')
-    if (given := chat.get("sampling_params")) is not None:
-        if not isinstance(given, dict):
-            raise TypeError(f'parse_row\'s "sampling_params" must be a dict, but is {shown(given)}')
-        own = sampling.settings(given, "this row's sampling_params")
-        chat = {**chat, "sampling_params": own}
-        if own:
-            sampling.check(own, "this row's sampling_params", excluded=defaults.excluded, base=defaults.sampling_params)
-    return chat
-
-
-def request(chat: Mapping[str, Any]) -> Optional[str]:
-    """The row's own settings and adapter.
-
-    One JSON string a row: as an Arrow struct, a key that one row sets would appear as null in all others.
-    """
-    own = {key: chat[key] for key in ("sampling_params", "model") if chat.get(key)}
-    return json.dumps(own, sort_keys=True) if own else None
 
 
 def describe_error(error: BaseException, row: Mapping[str, Any]) -> str:
@@ -84,12 +22,7 @@ def describe_error(error: BaseException, row: Mapping[str, Any]) -> str:
     return f"parse_row: {one_line(error)}{hint}"
 
 
-def _no_effect(key: Any) -> str:
-    why = LIKE_SETTINGS if key in sampling.SAMPLING_FIELDS else NOT_TAKEN.get(key, "")
-    return f"{key!r} would have no effect{': ' if why else '.'}{why}{'' if why else did_you_mean(key, KEYS)}"
-
-
-def _checked_messages(messages: Any) -> list[dict[str, Any]]:
+def checked_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, (list, tuple, np.ndarray)) or not len(messages):
         raise TypeError(f'parse_row\'s "messages" must be a list of at least one message, but is {shown(messages)}')
     return [_checked_message(message) for message in messages]
@@ -156,7 +89,7 @@ def _text_of_part(part: Any) -> str:
     return part["text"]
 
 
-def _checked_ids(given: Any) -> np.ndarray:
+def checked_ids(given: Any) -> np.ndarray:
     try:
         ids = np.asarray(given)
     except (ValueError, TypeError):  # lists of different lengths in it

