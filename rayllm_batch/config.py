@@ -34,8 +34,6 @@ class EnvVars(dict):
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{name!r}: '***'" for name in self) + "}"
 
-    __str__ = __repr__
-
 
 _Text = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1)]
 _HEADING = BeforeValidator(lambda value: {} if value is None else value)  # a heading in a YAML without anything under it
@@ -214,23 +212,20 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
-    notes = legacy.translate(raw)
-    if notes:
-        warnings.warn(
-            f"{source} uses settings that today's vLLM does not have:\n" + "\n".join(f"  - {note}" for note in notes),
-            stacklevel=3,
-        )
     for key in raw:
         if key in engine_args.known_fields() and key not in {*_Given.model_fields, *engine_args.OURS}:
             raise ConfigError(f"{key!r} in {source} is a vLLM setting: put it under engine_kwargs.")
     given = checked(_Given, raw, source)
+    engine_kwargs = given.engine_kwargs
+    if notes := legacy.translate(engine_kwargs, given.runtime_env.env_vars):
+        warnings.warn(
+            f"{source} uses settings that today's vLLM does not have:\n" + "\n".join(f"  - {note}" for note in notes),
+            stacklevel=3,
+        )
     llm_engine = ENGINES.check(given.llm_engine, source)
     task = TASKS.check(given.task or "generate", source)
-    engine_kwargs = given.engine_kwargs
     env_vars = EnvVars(
-        (str(name).upper(), _env_text(name, value, source))
-        for name, value in given.runtime_env.env_vars.items()
-        if value is not None
+        (name, _env_text(name, value, source)) for name, value in given.runtime_env.env_vars.items() if value is not None
     )
     token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
