@@ -39,7 +39,8 @@ class FolderLock:
         self._stop = threading.Event()
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "start": time.time()}
         self._thread: Optional[threading.Thread] = None
-        self._signed, self._lost_to = 0.0, {}
+        self._signed = 0.0
+        self._lost_to: dict[str, Any] = {}
 
     def acquire(self) -> None:
         """Raises OutputError when another driver holds it. May wait LEASE_S to see whether that one is alive."""

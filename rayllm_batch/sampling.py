@@ -30,7 +30,7 @@ class Range(NamedTuple):
     most: float = math.inf
     without_least: bool = False
 
-    def __contains__(self, value: object) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return self.least <= value <= self.most and not (self.without_least and value == self.least)
 
     def __str__(self) -> str:
