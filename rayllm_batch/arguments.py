@@ -1,7 +1,7 @@
 """What the command line takes: its options and help, and the nearest name where one is mistyped.
 
-Python's argparse and not click or typer: those write helps and errors of their own, and what is here beside options (the
-nearest name, a command that comes too late, two options that exclude each other) would be as long on either of them.
+Python's argparse and not click or typer: what is here beside options (the nearest name, a command that comes too late,
+options that exclude each other) would be as long on either of them.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from rayllm_batch.shape import checked, kind_of
 from rayllm_batch.tasks import TASKS
 from rayllm_batch.tasks.base import Task
 
+SPLIT = ("tensor_parallel_size", "pipeline_parallel_size")  # one engine over several GPUs
 SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the config does not say each one's share
 
 
@@ -36,7 +38,7 @@ class EnvVars(dict):
 
 
 _Text = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1)]
-_HEADING = BeforeValidator(lambda value: {} if value is None else value)  # a heading in a YAML without anything under it
+_HEADING = BeforeValidator(lambda value: {} if value is None else value)  # a heading without anything under it
 _Names = Annotated[dict[Any, Any], _HEADING, Field(default_factory=dict)]
 _PATH = BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
 
@@ -50,7 +52,7 @@ class _LoraConfig(BaseModel, extra="forbid"):
 
 
 class _Given(BaseModel, extra="forbid"):
-    """What a YAML may hold. Its checks are pydantic's; an EngineConfig is a plain dataclass, which travels to workers."""
+    """What a YAML may hold. pydantic checks that; what travels to workers, an EngineConfig, is a plain dataclass."""
 
     model_id: _Text = Field(description="text", examples=["meta-llama/Llama-3.1-8B-Instruct"])
     llm_engine: _Text = Field(description="text", examples=["vllm"])
@@ -79,9 +81,9 @@ class EngineConfig:
     chat_template:   a Jinja file (its path starts from the YAML's folder) or the template's text, for a model whose
                      tokenizer has none.
     chat_template_kwargs: extra variables of the chat template, such as `enable_thinking: false`.
-    engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side. Each
-                     gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or
-                     what a run with batch_size=None chooses.
+    engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side.
+                     Each gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise.
+                     None: one, or what a run with batch_size=None chooses.
     task:            "generate": what is asked of the model for each row, and which columns come out.
     engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.
     """
@@ -115,11 +117,9 @@ class EngineConfig:
         if self.accelerator_type == "CPU" or not self.engine_kind.needs_gpus:
             return 0
         if self.engines_per_replica > 1:
-            return int(10_000 / self.engines_per_replica) / 10_000  # Ray's precision; rounded up, the last would not fit
+            return int(10_000 / self.engines_per_replica) / 10_000  # Ray's precision; rounded up, the last had no room
         # "or 1": a key without a value in the YAML is None, and stands for vLLM's default
-        return (self.engine_kwargs.get("tensor_parallel_size") or 1) * (
-            self.engine_kwargs.get("pipeline_parallel_size") or 1
-        )
+        return math.prod(self.engine_kwargs.get(key) or 1 for key in SPLIT)
 
     @property
     def memory_share(self) -> float | None:
@@ -162,11 +162,12 @@ def init_engine_from_config(
 
 def _check_depth(*given: Any) -> None:
     if any(map(is_deep, given)):
-        raise ConfigError("The config holds lists or dicts in more than 100 levels, or one that holds itself. Make it flatter.")
+        why = "holds lists or dicts in more than 100 levels, or one that holds itself"
+        raise ConfigError(f"The config {why}. Make it flatter.")
 
 
 def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
-    """Where the configuration comes from, for messages; the folder its paths start from; a deep copy of what it holds."""
+    """Where the configuration comes from, for messages; the folder its paths start from; what it holds."""
     if isinstance(config, Mapping):
         return "the config dict", Path.cwd(), _merged({}, config)
     if not isinstance(config, (str, os.PathLike)):
@@ -179,14 +180,11 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
             f"Config file {str(path)!r} does not exist (looked from {os.getcwd()}). {there}"
             f"{did_you_mean(path.name, beside)}"
         )
+    text = _text_of(path, "Config file")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Config file {str(path)!r} cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"Config file {str(path)!r} is not UTF-8 text (byte {error.start} is not).") from None
+        raw = yaml.safe_load(text)
     except RecursionError:
-        raise ConfigError(f"Config file {str(path)!r} holds lists or mappings in too many levels. Make it flatter.") from None
+        raise ConfigError(f"Config file {str(path)!r} has lists or mappings in too many levels: flatten it.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"Config file {str(path)!r} is not valid YAML{_where_in_yaml(error)}.") from None
     if raw is None:
@@ -198,6 +196,15 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
             f"but its top level is {kind_of(raw)}."
         )
     return f"config file {str(path)!r}", path.parent, raw
+
+
+def _text_of(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{what} {str(path)!r} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{what} {str(path)!r} is not UTF-8 text (byte {error.start} is not).") from None
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,9 +231,8 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         )
     llm_engine = ENGINES.check(given.llm_engine, source)
     task = TASKS.check(given.task or "generate", source)
-    env_vars = EnvVars(
-        (name, _env_text(name, value, source)) for name, value in given.runtime_env.env_vars.items() if value is not None
-    )
+    given_vars = given.runtime_env.env_vars.items()
+    env_vars = EnvVars({name: _env_text(name, value, source) for name, value in given_vars if value is not None})
     token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
         env_vars.setdefault("HF_TOKEN", Secret(token))
@@ -250,7 +256,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
 
 
 def _check_sharing(engines: int, engine_kwargs: Mapping[str, Any], source: str) -> None:
-    split = [key for key in ("tensor_parallel_size", "pipeline_parallel_size") if (engine_kwargs.get(key) or 1) > 1]
+    split = [key for key in SPLIT if (engine_kwargs.get(key) or 1) > 1]
     if engines > 1 and split:
         raise ConfigError(
             f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but "
@@ -265,10 +271,8 @@ def _check_sharing(engines: int, engine_kwargs: Mapping[str, Any], source: str) 
 
 
 def _env_text(name: Any, value: Any, source: str) -> str:
-    if isinstance(value, bool):
-        return Secret(int(value))
     if isinstance(value, (str, int, float)):
-        return Secret(value)
+        return Secret(int(value) if isinstance(value, bool) else value)
     raise ConfigError(f"Environment variable {name!r} in {source} must be text or a number, given {kind_of(value)}.")
 
 
@@ -293,7 +297,7 @@ def _template_text(value: str | None, source: str, folder: Path) -> str | None:
     path = (folder / Path(value).expanduser()).resolve()
     if not path.is_file():
         raise ConfigError(f"chat_template in {source} names the file {value!r}, which does not exist ({path}).")
-    return path.read_text(encoding="utf-8")
+    return _text_of(path, "chat_template")
 
 
 def _where_in_yaml(error: yaml.YAMLError) -> str:

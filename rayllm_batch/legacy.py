@@ -68,7 +68,7 @@ _SPECULATIVE = {
 
 
 def translate(kwargs: Kwargs, env_vars: dict[Any, Any]) -> list[str]:
-    """Bring a 2024 configuration's engine_kwargs and environment up to date, in place; one note a setting that changed."""
+    """Bring engine_kwargs and environment of 2024 up to date, in place; one note for each setting that changed."""
     notes = []
     given = list(env_vars.items())
     env_vars.clear()
@@ -106,10 +106,6 @@ def _speculative(given: Kwargs, kwargs: Kwargs) -> str:
     return f"{names}: now one dict, speculative_config" + (f" ({', '.join(gone)} has no counterpart)" if gone else "")
 
 
-def _truthy(value: Any) -> bool:
-    return str(value).strip().lower() not in ("", "0", "false", "no", "none")
-
-
 def _attention_backend(value: Any, kwargs: Kwargs) -> str:
     if "attention_backend" not in engine_args.known_fields():
         return "dropped: this vLLM chooses the attention backend by itself"
@@ -120,23 +116,15 @@ def _attention_backend(value: Any, kwargs: Kwargs) -> str:
     return f"now the engine setting attention_backend: {kwargs['attention_backend']}"
 
 
-def _prefix_optimizations(value: Any, kwargs: Kwargs) -> str:
-    if not _truthy(value):
-        return "dropped: it belonged to Anyscale's vLLM (see enable_prefix_caching)"
-    kwargs.setdefault("enable_prefix_caching", True)
-    return f"now the engine setting enable_prefix_caching: {kwargs['enable_prefix_caching']}"
-
-
-def _worker_use_ray(value: Any, kwargs: Kwargs) -> str:
-    if not _truthy(value):
-        return "dropped: it was off"
-    kwargs.setdefault("distributed_executor_backend", "ray")
-    return f"now distributed_executor_backend: {kwargs['distributed_executor_backend']}"
+def _switch(setting: str, on: Any, value: Any, kwargs: Kwargs) -> str:
+    if str(value).strip().lower() in ("", "0", "false", "no", "none"):
+        return f"dropped: it was off (see {setting})"
+    kwargs.setdefault(setting, on)
+    return f"now the engine setting {setting}: {kwargs[setting]}"
 
 
 def _guided_backend(value: Any, kwargs: Kwargs) -> str:
-    gone = str(value).split(":")[0] == "lm-format-enforcer"
-    backend = "auto" if gone else str(value).split(":")[0]
+    backend = str(value).split(":")[0].replace("lm-format-enforcer", "auto")  # which is gone
     kwargs.setdefault("structured_outputs_config", {"backend": backend})
     return f"now structured_outputs_config: {{backend: {backend}}}"
 
@@ -150,14 +138,14 @@ def _hf_override(name: str, value: Any, kwargs: Kwargs) -> str:
 
 
 _TRANSLATED: dict[str, Translation] = {
-    "worker_use_ray": _worker_use_ray,
+    "worker_use_ray": functools.partial(_switch, "distributed_executor_backend", "ray"),
     "guided_decoding_backend": _guided_backend,
     "rope_scaling": functools.partial(_hf_override, "rope_scaling"),
     "rope_theta": functools.partial(_hf_override, "rope_theta"),
 }
 _ENV: dict[str, str | Translation] = {
     "VLLM_ATTENTION_BACKEND": _attention_backend,
-    "ENABLE_ANYSCALE_PREFIX_OPTIMIZATIONS": _prefix_optimizations,
+    "ENABLE_ANYSCALE_PREFIX_OPTIMIZATIONS": functools.partial(_switch, "enable_prefix_caching", True),
     "VLLM_USE_RAY_SPMD_WORKER": _RAY_WORKER,
     "VLLM_USE_RAY_COMPILED_DAG": _RAY_WORKER,
     "VLLM_USE_V1": "dropped: the V1 engine is the only one",

@@ -402,6 +402,11 @@ def test_a_lora_folder_is_absolute(tmp_path: Path, yaml_file: Any) -> None:
     assert init_engine_from_config(path).dynamic_lora_loading_path == str(tmp_path / "loras")
 
 
+def test_a_chat_template_in_another_encoding(yaml_file: Any) -> None:
+    yaml_file(b"caf\xe9", "chat.jinja")
+    assert "chat.jinja' is not UTF-8" in refusal(yaml_file(MINIMAL + "chat_template: chat.jinja\n"))
+
+
 def test_chat_template_from_a_file_beside_the_yaml_and_as_text(yaml_file: Any) -> None:
     yaml_file("{{ messages }}\n", "chat.jinja")
     path = yaml_file(MINIMAL + "chat_template: chat.jinja\nchat_template_kwargs: {enable_thinking: false}\n")
