@@ -185,7 +185,7 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
         raw = yaml.safe_load(text)
     except RecursionError:
         raise ConfigError(f"Config file {str(path)!r} has lists or mappings in too many levels: flatten it.") from None
-    except yaml.YAMLError as error:
+    except Exception as error:  # no YAMLError is that of a date such as 2024-99-99
         raise ConfigError(f"Config file {str(path)!r} is not valid YAML{_where_in_yaml(error)}.") from None
     if raw is None:
         needed = ", ".join(name for name, spec in _Given.model_fields.items() if spec.is_required())
@@ -300,7 +300,7 @@ def _template_text(value: str | None, source: str, folder: Path) -> str | None:
     return _text_of(path, "chat_template")
 
 
-def _where_in_yaml(error: yaml.YAMLError) -> str:
+def _where_in_yaml(error: Exception) -> str:
     """` at line 3, column 5: found a tab`; not the line itself, which PyYAML would quote and which may hold a token."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None)
