@@ -1,11 +1,15 @@
-"""What the command line takes: its options and help, and the nearest name where one is mistyped."""
+"""What the command line takes: its options and help, and the nearest name where one is mistyped.
+
+Python's argparse and not click or typer: what is here beside options (the nearest name, a command that comes too late,
+options that exclude each other) would be as long on either of them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
 from rayllm_batch.batch import CHANGED
@@ -36,7 +40,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **given: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **given)
 
-    def parse_known_args(self, args: Optional[Sequence[str]] = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Optional[Iterable[str]] = None, namespace: Any = None) -> Any:
         args = list(sys.argv[1:] if args is None else args)
         self._look_for_typos(args)  # before what is missing is complained about: it may be what was mistyped
         return super().parse_known_args(args, namespace)
@@ -76,7 +80,7 @@ class Parser(argparse.ArgumentParser):
 class _Command(Parser):
     """Of one command, whose rows and prompts are given in one of two ways."""
 
-    def parse_known_args(self, args: Optional[Sequence[str]] = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Optional[Iterable[str]] = None, namespace: Any = None) -> Any:
         found, rest = super().parse_known_args(args, namespace)
         if (found.workload is None) == (found.prompt is None):
             self.error(

@@ -62,7 +62,7 @@ def _exit_code(error: Exception, began: bool) -> int:
     return FAILED if began else WRONG_INPUT
 
 
-def _say(error: Exception, args: argparse.Namespace) -> None:
+def _say(error: BaseException, args: argparse.Namespace) -> None:
     """The last line names the error and the workload; of one with many lines, these come before it."""
     whose = f"(workload {args.workload or '--prompt ' + repr(args.prompt)})"
     if isinstance(error, RayLLMBatchError):

@@ -7,9 +7,12 @@ import functools
 import importlib.util
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt
 
 from rayllm_batch.errors import ConfigError, did_you_mean
+from rayllm_batch.shape import checked
 from rayllm_batch.vllm_fields import ENGINE_FIELDS, RELEASE
 from rayllm_batch.vllm_newest_fields import MORE_ENGINE_FIELDS, NEWEST_RELEASE
 
@@ -18,9 +21,18 @@ OURS = {"model": "model_id at the top level of the config", "enable_log_requests
 
 UTILIZATION = 0.92  # vLLM's own gpu_memory_utilization
 
-_POSITIVE = (
-    "tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
-)
+Size = Annotated[StrictInt | None, Field(ge=1, description="a whole number of at least 1")]
+# vLLM's own spellings: -1 or "auto" fits the length to the memory, "8k" is 8,000.
+_Length = Annotated[Size, BeforeValidator(lambda value: None if value == -1 or isinstance(value, str) else value)]
+
+
+class _Sizes(BaseModel):
+    tensor_parallel_size: Size = None
+    pipeline_parallel_size: Size = None
+    max_model_len: _Length = None
+    max_num_seqs: Size = None
+    max_num_batched_tokens: Size = None
+    gpu_memory_utilization: StrictFloat | None = Field(None, gt=0, le=1, description="a number above 0 and at most 1")
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,12 +104,4 @@ def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None
     for key in ("skip_tokenizer_init", "tokens_only"):
         if engine_kwargs.get(key):
             raise ConfigError(f"{key} in {source} leaves the tokenizer out, and with it the answers' text. Remove it.")
-    share = engine_kwargs.get("gpu_memory_utilization")
-    if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1):
-        raise ConfigError(f"gpu_memory_utilization in {source} must be a number above 0 and at most 1, given {share!r}.")
-    for key in _POSITIVE:
-        value = engine_kwargs.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            if key == "max_model_len" and (value == -1 or isinstance(value, str)):
-                continue  # vLLM's own spellings: -1 or "auto" fits the length to the memory, "8k" is 8,000
-            raise ConfigError(f"{key} in {source} must be a whole number of at least 1, given {value!r}.")
+    checked(_Sizes, engine_kwargs, source)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
+# By hand: the Hub's client does not repeat these questions, and of tenacity the loop alone would be used: when to try
+# again, how long to wait and until when depend on the answer, and its errors keep the client's, which hold the token.
 SERVER_ERROR_RETRIES = 2  # a 502 between two good answers is common, and gone a second later
 log = logging.getLogger("rayllm_batch")
 

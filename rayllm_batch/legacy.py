@@ -1,18 +1,20 @@
 """Settings of 2024's vLLM (0.5-0.6) and of RayLLM configs of that time: what they became.
 
-A setting is looked up here only when today's vLLM does not have it. `translate` works on the raw
-configuration, in place, and returns one sentence for each setting that it touched.
+A setting is looked up here only when today's vLLM does not have it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from rayllm_batch import engine_args
 
 Kwargs = dict[str, Any]
+Translation = Callable[[Any, Kwargs], str]
 
+_RAY_WORKER = "dropped: the Ray executor always works this way now"
 # Dropped: the engine does it by itself now, or no longer does it. Key -> what happened to it.
 DROPPED = {
     "use_v2_block_manager": "dropped: today's vLLM has one block manager only",
@@ -49,6 +51,8 @@ DROPPED = {
     "spec_decoding_acceptance_method": "dropped: rejection sampling is always used",
     "typical_acceptance_sampler_posterior_threshold": "dropped: rejection sampling is always used",
     "typical_acceptance_sampler_posterior_alpha": "dropped: rejection sampling is always used",
+    # An environment variable that people also put here.
+    **dict.fromkeys(("vllm_use_ray_spmd_worker", "VLLM_USE_RAY_SPMD_WORKER"), _RAY_WORKER),
 }
 
 _SPECULATIVE = {
@@ -57,30 +61,14 @@ _SPECULATIVE = {
     "speculative_model_quantization": "quantization",
     "speculative_draft_tensor_parallel_size": "draft_tensor_parallel_size",
     "speculative_max_model_len": "max_model_len",
-    "speculative_disable_by_batch_size": "disable_by_batch_size",
+    "speculative_disable_by_batch_size": None,
     "ngram_prompt_lookup_max": "prompt_lookup_max",
     "ngram_prompt_lookup_min": "prompt_lookup_min",
 }
-# disable_by_batch_size is no longer part of SpeculativeConfig.
-_SPECULATIVE_GONE = ("disable_by_batch_size",)
 
 
-def translate(raw: dict[str, Any]) -> list[str]:
-    """Bring a 2024 configuration up to date, in place; one note a setting that changed."""
-    notes: list[str] = []
-    kwargs = raw.get("engine_kwargs")
-    env_vars = raw.get("runtime_env").get("env_vars") if isinstance(raw.get("runtime_env"), dict) else None
-    if isinstance(env_vars, dict):
-        if not isinstance(kwargs, dict):
-            kwargs = raw["engine_kwargs"] = {} if kwargs is None else kwargs
-        if isinstance(kwargs, dict):
-            notes += _translate_env(env_vars, kwargs)
-    if isinstance(kwargs, dict):
-        notes += _translate_kwargs(kwargs)
-    return notes
-
-
-def _translate_env(env_vars: dict[str, Any], kwargs: Kwargs) -> list[str]:
+def translate(kwargs: Kwargs, env_vars: dict[Any, Any]) -> list[str]:
+    """Bring engine_kwargs and environment of 2024 up to date, in place; one note for each setting that changed."""
     notes = []
     given = list(env_vars.items())
     env_vars.clear()
@@ -91,34 +79,23 @@ def _translate_env(env_vars: dict[str, Any], kwargs: Kwargs) -> list[str]:
         env_vars[upper] = value  # of two spellings the later one counts, which is the override's
     for name in [name for name in env_vars if name in _ENV]:
         if (value := env_vars.pop(name)) is not None:
-            notes.append(f"environment variable {name}: {_ENV[name](value, kwargs)}")
-    return notes
-
-
-def _translate_kwargs(kwargs: Kwargs) -> list[str]:
-    known = set(engine_args.known_fields())
-    notes = []
-    speculative = {key: kwargs.pop(key) for key in list(kwargs) if key in _SPECULATIVE and key not in known}
-    if speculative:
+            notes.append(f"environment variable {name}: {_became(_ENV[name], value, kwargs)}")
+    old = [key for key in kwargs if key not in engine_args.known_fields()]
+    if speculative := {key: kwargs.pop(key) for key in old if key in _SPECULATIVE}:
         notes.append(_speculative(speculative, kwargs))
-    for key in list(kwargs):
-        if key in known:
-            continue
-        if key.lower() == "vllm_use_ray_spmd_worker":  # an environment variable that people also put here
-            notes.append(f"{key}: {_ENV['VLLM_USE_RAY_SPMD_WORKER'](kwargs.pop(key), kwargs)}")
-        elif key in DROPPED:
-            kwargs.pop(key)
-            notes.append(f"{key}: {DROPPED[key]}")
-        elif key in _TRANSLATED:
-            notes.append(f"{key}: {_TRANSLATED[key](kwargs.pop(key), kwargs)}")
+    for key in old:
+        if what := DROPPED.get(key) or _TRANSLATED.get(key):
+            notes.append(f"{key}: {_became(what, kwargs.pop(key), kwargs)}")
     return notes
+
+
+def _became(what: str | Translation, value: Any, kwargs: Kwargs) -> str:
+    return what if isinstance(what, str) else what(value, kwargs)
 
 
 def _speculative(given: Kwargs, kwargs: Kwargs) -> str:
-    wanted = {_SPECULATIVE[key]: value for key, value in given.items() if value is not None}
-    gone = [key for key in given if _SPECULATIVE[key] in _SPECULATIVE_GONE]
-    for key in _SPECULATIVE_GONE:
-        wanted.pop(key, None)
+    wanted = {new: value for old, value in given.items() if (new := _SPECULATIVE[old]) and value is not None}
+    gone = [key for key in given if _SPECULATIVE[key] is None]
     if wanted.get("model") in ("[ngram]", "ngram"):
         wanted.pop("model")
         wanted["method"] = "ngram"
@@ -129,70 +106,49 @@ def _speculative(given: Kwargs, kwargs: Kwargs) -> str:
     return f"{names}: now one dict, speculative_config" + (f" ({', '.join(gone)} has no counterpart)" if gone else "")
 
 
-def _truthy(value: Any) -> bool:
-    return str(value).strip().lower() not in ("", "0", "false", "no", "none")
-
-
 def _attention_backend(value: Any, kwargs: Kwargs) -> str:
     if "attention_backend" not in engine_args.known_fields():
         return "dropped: this vLLM chooses the attention backend by itself"
-    backend = {"XFORMERS": None, "TORCH_SDPA": None, "ROCM_FLASH": None}.get(str(value).upper(), str(value).upper())
-    if backend is None:
+    backend = str(value).upper()
+    if backend in ("XFORMERS", "TORCH_SDPA", "ROCM_FLASH"):
         return f"dropped: the backend {value} is gone, vLLM chooses one"
     kwargs.setdefault("attention_backend", backend)
     return f"now the engine setting attention_backend: {kwargs['attention_backend']}"
 
 
-def _prefix_optimizations(value: Any, kwargs: Kwargs) -> str:
-    if not _truthy(value):
-        return "dropped: it belonged to Anyscale's vLLM (see enable_prefix_caching)"
-    kwargs.setdefault("enable_prefix_caching", True)
-    return f"now the engine setting enable_prefix_caching: {kwargs['enable_prefix_caching']}"
-
-
-def _worker_use_ray(value: Any, kwargs: Kwargs) -> str:
-    if not _truthy(value):
-        return "dropped: it was off"
-    kwargs.setdefault("distributed_executor_backend", "ray")
-    return f"now distributed_executor_backend: {kwargs['distributed_executor_backend']}"
+def _switch(setting: str, on: Any, value: Any, kwargs: Kwargs) -> str:
+    if str(value).strip().lower() in ("", "0", "false", "no", "none"):
+        return f"dropped: it was off (see {setting})"
+    kwargs.setdefault(setting, on)
+    return f"now the engine setting {setting}: {kwargs[setting]}"
 
 
 def _guided_backend(value: Any, kwargs: Kwargs) -> str:
-    gone = str(value).split(":")[0] == "lm-format-enforcer"
-    backend = "auto" if gone else str(value).split(":")[0]
+    backend = str(value).split(":")[0].replace("lm-format-enforcer", "auto")  # which is gone
     kwargs.setdefault("structured_outputs_config", {"backend": backend})
     return f"now structured_outputs_config: {{backend: {backend}}}"
 
 
-def _hf_override(name: str) -> Callable[[Any, Kwargs], str]:
-    def change(value: Any, kwargs: Kwargs) -> str:
-        if value is None:
-            return "dropped: it was not set"
-        overrides = kwargs.setdefault("hf_overrides", {})
-        overrides.setdefault(name, value)
-        return f"now hf_overrides: {{{name}: ...}}"
-
-    return change
+def _hf_override(name: str, value: Any, kwargs: Kwargs) -> str:
+    if value is None:
+        return "dropped: it was not set"
+    if isinstance(overrides := kwargs.get("hf_overrides") or {}, dict):
+        kwargs["hf_overrides"] = {name: value, **overrides}
+    return f"now hf_overrides: {{{name}: ...}}"
 
 
-_TRANSLATED: dict[str, Callable[[Any, Kwargs], str]] = {
-    "worker_use_ray": _worker_use_ray,
+_TRANSLATED: dict[str, Translation] = {
+    "worker_use_ray": functools.partial(_switch, "distributed_executor_backend", "ray"),
     "guided_decoding_backend": _guided_backend,
-    "rope_scaling": _hf_override("rope_scaling"),
-    "rope_theta": _hf_override("rope_theta"),
+    "rope_scaling": functools.partial(_hf_override, "rope_scaling"),
+    "rope_theta": functools.partial(_hf_override, "rope_theta"),
 }
-
-
-def _dropped(why: str) -> Callable[[Any, Kwargs], str]:
-    return lambda _value, _kwargs: f"dropped: {why}"
-
-
-_ENV: dict[str, Callable[[Any, Kwargs], str]] = {
+_ENV: dict[str, str | Translation] = {
     "VLLM_ATTENTION_BACKEND": _attention_backend,
-    "ENABLE_ANYSCALE_PREFIX_OPTIMIZATIONS": _prefix_optimizations,
-    "VLLM_USE_RAY_SPMD_WORKER": _dropped("the Ray executor always works this way now"),
-    "VLLM_USE_RAY_COMPILED_DAG": _dropped("the Ray executor always works this way now"),
-    "VLLM_USE_V1": _dropped("the V1 engine is the only one"),
-    "VLLM_ALLOW_DEPRECATED_BLOCK_MANAGER_V1": _dropped("today's vLLM has one block manager only"),
-    "VLLM_USE_FLASHINFER_REJECTION_SAMPLER": _dropped("it has no counterpart"),
+    "ENABLE_ANYSCALE_PREFIX_OPTIMIZATIONS": functools.partial(_switch, "enable_prefix_caching", True),
+    "VLLM_USE_RAY_SPMD_WORKER": _RAY_WORKER,
+    "VLLM_USE_RAY_COMPILED_DAG": _RAY_WORKER,
+    "VLLM_USE_V1": "dropped: the V1 engine is the only one",
+    "VLLM_ALLOW_DEPRECATED_BLOCK_MANAGER_V1": "dropped: today's vLLM has one block manager only",
+    "VLLM_USE_FLASHINFER_REJECTION_SAMPLER": "dropped: it has no counterpart",
 }

@@ -121,11 +121,12 @@ def _of_file(place: str, spec: str) -> ModuleType:
     _folders.add(str(path.parent) + os.sep)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path.parent), os.environ.get("PYTHONPATH"))))
     loaded = sys.modules.get(path.stem)
-    if getattr(loaded, "__file__", None) == str(path):
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
         return loaded
     # A file json.py must not take the place of what others import by that name.
     name = f"workload_{path.stem}" if loaded or path.stem in sys.stdlib_module_names else path.stem
     described = importlib.util.spec_from_file_location(name, path)
+    assert described is not None and described.loader is not None  # a path that ends in .py has one
     module = sys.modules[name] = importlib.util.module_from_spec(described)
     try:
         described.loader.exec_module(module)

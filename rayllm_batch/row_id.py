@@ -56,6 +56,7 @@ def sorting(ids: np.ndarray) -> np.ndarray:
 class RowCounts:
     """How many rows there are of each id: 24 bytes an id, sorted, so that it can be shared without a copy.
 
+    Not a Counter: it takes 106 bytes an id (measured), in each process that asks.
     ids: shape (n, 2), in any order, with repetitions.
     """
 

@@ -21,7 +21,7 @@ WORDS = (
 ).split()
 
 
-@dataclass(init=False)
+@dataclass(init=False, kw_only=True)
 class SyntheticWithSharedPrefix(ChatWorkloadBase):
     """`num_synthetic_requests` prompts; prompt i starts with prefix i % `num_synthetic_prefixes`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import KW_ONLY, MISSING, Field, InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
@@ -64,7 +65,7 @@ class ChatWorkloadBase:
             if name in inherited and name not in annotations:  # `dataset_file = "..."` without a type hint
                 annotations[name] = Any
             if name in annotations and isinstance(value, (dict, list, set)):  # @dataclass refuses mutable defaults
-                setattr(cls, name, field(default_factory=lambda value=value: copy.deepcopy(value)))
+                setattr(cls, name, field(default_factory=functools.partial(copy.deepcopy, value)))
         for name, kind in annotations.items():
             _let_lack_a_default(cls, name, kind)
         cls.__annotations__ = annotations

@@ -277,6 +277,7 @@ def test_unknown_engine() -> None:
     ("keys", "words"),
     [
         ({"engine_kwargs": ["max_num_seqs"]}, ["engine_kwargs", "mapping", "a list"]),
+        ({"engine_kwargs": {1: 2}}, ["Unknown engine setting 1", "engine_kwargs"]),
         ({"engine_kwargs": "max_num_seqs: 1"}, ["engine_kwargs", "mapping", "text"]),
         ({"runtime_env": TOKEN}, ["runtime_env", "mapping", "text"]),
         ({"runtime_env": {"env_vars": [f"HF_TOKEN={TOKEN}"]}}, ["env_vars", "mapping", "a list"]),
@@ -295,6 +296,12 @@ def test_value_of_another_kind(keys: dict[str, Any], words: list[str]) -> None:
     message = refusal(**keys)
     for word in words:
         assert word in message
+
+
+def test_all_that_is_of_another_kind_is_said_at_once() -> None:
+    message = refusal({"model": "org/model", "llm_engine": "vllm", "accelerator_type": 5, "engine_kwargs": [TOKEN]})
+    assert all(name in message for name in ("'model_id'", "given 5", "'engine_kwargs'", "Unknown key 'model'"))
+    assert len(message.splitlines()) == 4 and "pydantic" not in message
 
 
 def test_the_message_names_the_file(yaml_file: Any) -> None:
@@ -393,6 +400,11 @@ def test_lora_is_enabled_by_its_path(tmp_path: Path) -> None:
 def test_a_lora_folder_is_absolute(tmp_path: Path, yaml_file: Any) -> None:
     path = yaml_file(MINIMAL + "lora_config: {dynamic_lora_loading_path: loras}\n")
     assert init_engine_from_config(path).dynamic_lora_loading_path == str(tmp_path / "loras")
+
+
+def test_a_chat_template_in_another_encoding(yaml_file: Any) -> None:
+    yaml_file(b"caf\xe9", "chat.jinja")
+    assert "chat.jinja' is not UTF-8" in refusal(yaml_file(MINIMAL + "chat_template: chat.jinja\n"))
 
 
 def test_chat_template_from_a_file_beside_the_yaml_and_as_text(yaml_file: Any) -> None:

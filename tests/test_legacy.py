@@ -154,6 +154,7 @@ def test_what_a_setting_became_is_one_that_vllm_has(engine_kwargs: dict[str, Any
         ({"guided_decoding_backend": "lm-format-enforcer"}, {"structured_outputs_config": {"backend": "auto"}}),
         ({"guided_decoding_backend": "xgrammar:x"}, {"structured_outputs_config": {"backend": "xgrammar"}}),
         ({"rope_theta": None}, {}),
+        ({"rope_theta": 2.0, "hf_overrides": None}, {"hf_overrides": {"rope_theta": 2.0}}),
         ({"rope_theta": 2.0, "hf_overrides": {"rope_theta": 1.0}}, {"hf_overrides": {"rope_theta": 1.0}}),
         ({"speculative_model": "ngram", "num_speculative_tokens": 2}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}),
         (
