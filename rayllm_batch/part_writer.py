@@ -47,10 +47,6 @@ class PartWriter:
         """Of the folder, those of earlier runs included."""
         return self._folder.rows
 
-    @property
-    def failed(self) -> int:
-        return self._folder.failed_rows
-
     def __enter__(self) -> PartWriter:
         self._thread.start()
         return self
