@@ -62,7 +62,7 @@ def test_the_fields_are_those_of_the_installed_vllm() -> None:
         assert list(names) == [field.name for field in dataclasses.fields(of) if not field.name.startswith("_")]
 
 
-@pytest.mark.skipif(vllm_version().split("+")[0] not in (RELEASE, NEWEST_RELEASE), reason="the shipped lists are of other versions")
+@pytest.mark.skipif(vllm_version().split("+")[0] not in (RELEASE, NEWEST_RELEASE), reason="shipped are other versions'")
 def test_the_shipped_fields_have_those_of_the_installed_vllm() -> None:
     for shipped, installed in zip(SHIPPED, installed_fields() or (), strict=True):
         assert {name: kind for name, kind in installed.items() if shipped.get(name) != kind} == {}

@@ -98,7 +98,8 @@ class VLLMEngine:
     async def _add_adapter(self, adapter: Any) -> None:
         """Load it, by itself: as a part of a request, one that cannot be loaded would end the engine's process."""
         try:  # as the workers will. Of several that refuse, vLLM takes one's answer and leaves the others' for its next question
-            vllm_versions.part("PEFTHelper").from_local_dir(adapter.lora_path, None).validate_legal(self._config.lora_config)
+            helper = vllm_versions.part("PEFTHelper").from_local_dir(adapter.lora_path, None)
+            helper.validate_legal(self._config.lora_config)
         except Exception as error:
             raise BadRequest(f"the LoRA adapter {adapter.lora_name!r} cannot be used: {one_line(error, named=False)}") from None
         loading = asyncio.ensure_future(self._engine.add_lora(adapter))
