@@ -151,7 +151,7 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
         raise ConfigError(f"Config file {str(path)!r} is not UTF-8 text (byte {error.start} is not).") from None
     except RecursionError:
         raise ConfigError(f"Config file {str(path)!r} holds lists or mappings in too many levels. Make it flatter.") from None
-    except yaml.YAMLError as error:
+    except Exception as error:  # no YAMLError is that of a date such as 2024-99-99
         raise ConfigError(f"Config file {str(path)!r} is not valid YAML{_where_in_yaml(error)}.") from None
     if raw is None:
         raise ConfigError(f"Config file {str(path)!r} is empty. It needs at least {', '.join(REQUIRED_KEYS)}.")
@@ -312,7 +312,7 @@ def _template_text(value: Any, source: str, folder: Path) -> str | None:
     return path.read_text(encoding="utf-8")
 
 
-def _where_in_yaml(error: yaml.YAMLError) -> str:
+def _where_in_yaml(error: Exception) -> str:
     """` at line 3, column 5: found a tab`; not the line itself, which PyYAML would quote and which may hold a token."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None)

@@ -134,6 +134,7 @@ def test_check_preview_and_estimate(
     (["check", *GIVEN, "--prompt", "{a}"], "not both"),
     (["check", "--config", CONFIG, "--prompt", "{a}"], "--prompt needs --input"),
     (["check", *GIVEN, "--input", "a", "-w", "dataset_file=b"], "two names of one thing"),
+    (["check", *GIVEN[:2], "--prompt", "{a}", "--input", "a", "-w", "prompt={b}"], "two names of one thing"),
 ])
 def test_a_mistyped_option_names_the_nearest(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     with pytest.raises(SystemExit) as caught:
