@@ -29,6 +29,7 @@ from rayllm_batch.prometheus import Prometheus
 from rayllm_batch.prompt import PromptJob
 from rayllm_batch.replica import ReplicaJob
 from rayllm_batch.row_id import RowCounts
+from rayllm_batch.rows import Rows
 from rayllm_batch.sampling import excluded_by
 from rayllm_batch.session import Session, explained
 from rayllm_batch.survey import Survey, survey
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import ray.data
 
 CHANGED = ("refuse", "keep", "redo")
+WITNESSES = 64  # of the first rows, which are looked at before a folder is continued
 
 log = logging.getLogger("rayllm_batch")
 
@@ -142,8 +144,9 @@ class RayLLMBatch:
         output_format: "parquet" or "jsonl".
         id_column:     a column whose values are unique, to tell one row from another; else all its content does.
         retry_failed:  with an output_path, run those rows again that have an error, as the workload asks now.
-        changed:       where the workload's code or fields are not those of before, the finished rows are parsed again, without
-                       an engine, and compared. What happens where something else would be asked: "refuse" raises OutputError,
+        changed:       where the workload's code or fields are not those of before, or the first rows are asked something else, or
+                       rows are known by their ids and the data is not that of before, the finished rows are parsed again,
+                       without an engine, and compared. What happens where something else would be asked: "refuse" raises OutputError,
                        "keep" keeps these answers, "redo" computes them again.
 
         Raises ClusterError, DatasetError, WorkloadError, ModelAccessError or OutputError before an engine starts, and
@@ -340,15 +343,15 @@ class RayLLMBatch:
         # Whether anything is left to do, before an engine starts for it, where that is not known.
         redo = b""
         maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
-        if folder.rows and (folder.changed or maybe_done and not retry_failed):
-            found = self._survey(folder, token, rows, changed, **folder_job)
+        if found := self._survey(folder, token, ready.rows, changed, maybe_done and not retry_failed, **folder_job):
             redo = found.changed if changed == "redo" else redo
             if not found.new and not redo and not retry_failed:
+                folder.accept(bool(found.changed) if found.compared else None)
                 self.metrics = RunMetrics()
                 return self._complete(folder, found.order, found.known, folder.rows, id_column)
             total = found.new + folder.rows  # of the whole folder
         folder.run_again(failed=retry_failed, ids=redo)
-        folder.accept()
+        folder.accept(None if found is None or not found.compared else bool(found.changed) and not redo)
         before = FinishedRows(folder.finished())
         already = folder.rows
         order: list[bytes] = []
@@ -388,7 +391,6 @@ class RayLLMBatch:
         try:
             if order:
                 folder.write_order(b"".join(order) + before.missing_ids())
-            folder.accept()
             folder.write_manifest("complete", folder.rows, folder.failed_rows)
         except OSError as error:
             raise OutputError(
@@ -409,31 +411,44 @@ class RayLLMBatch:
         where = {"path": folder.given, "output_format": folder.format, "id_column": id_column}
         print(last_words.of_folder(folder.rows, folder.failed_rows, took, errors, **where))
 
-    def _survey(self, folder: OutputFolder, token: str, rows: ray.data.Dataset, changed: str, **folder_job: Any) -> Survey:
-        """Which rows are new; and, where the workload has changed, what becomes of those that are finished."""
+    def _survey(self, folder: OutputFolder, token: str, rows: Rows, changed: str, all_ids: bool, **folder_job: Any) -> Optional[Survey]:
+        """Which rows are new; and, where other things may be asked now, what becomes of those that are finished.
+
+        None where nothing speaks for either: the code is the same, a few rows are asked the same, and all_ids is not wanted.
+        """
         import ray
 
+        if not folder.rows:
+            return None
+        # Rows that are known by an id may have other values; nor does code show what parse_row reads from a file.
+        by_id = folder_job["id_column"] is not None and not folder.same_rows and not folder.kept
         asked = folder.asked()
         monitor = start_monitor(self._env_vars(token))
+        job = self._prompt_job(monitor, **folder_job)
         try:
-            found = survey(rows, asked, self._prompt_job(monitor, **folder_job), parse=bool(folder.changed), keep_order=self.preserve_order)
+            if not folder.changed and not by_id and not folder.kept and survey(rows.carried(WITNESSES), asked, job, parse=True).changed:
+                folder.changed = ["its code is the same, but not what parse_row makes of the first rows"]
+            if not folder.changed and not by_id and not all_ids:
+                return None
+            found = survey(rows.carried(), asked, job, parse=bool(folder.changed or by_id), keep_order=self.preserve_order)
         except BaseException as error:
             raise explained(error, None, self.workload) from None
         finally:
             ray.kill(monitor)
-        if not folder.changed:
+        if not folder.changed and not found.changed:
             return found
-        answered, why = folder.rows - folder.failed_rows, _in_short(folder.changed)
+        answered, why = folder.rows - folder.failed_rows, _in_short(folder.changed) or "rows with the same ids have other values"
         if asked.unknown > folder.failed_rows:
             print(f"What was asked for {asked.unknown - folder.failed_rows:,} answers is not known, the folder is of an earlier version: they stay.")
         numbers = f"of {answered:,} answered rows {found.compared - found.num_changed:,} are asked the same as before, {found.num_changed:,} something else"
+        what = "workload is" if folder.changed else "data is"
         if found.changed and changed == "refuse":
             raise OutputError(
-                f"The workload is not what it was when the rows in {folder.given!r} were answered ({why}), and {numbers}. Say what happens "
+                f"The {what} not what it was when the rows in {folder.given!r} were answered ({why}), and {numbers}. Say what happens "
                 'to the latter: run(..., changed="keep") (--changed keep) keeps their answers, changed="redo" computes them again. Or give '
                 "another output_path."
             )
-        print(f"The workload is not what it was ({why}): {numbers}{dict(keep=' and keep their answers', redo=' and run again').get(changed, '')}.")
+        print(f"The {what} not what it was ({why}): {numbers}{dict(keep=' and keep their answers', redo=' and run again').get(changed, '')}.")
         return found
 
     def _execute(

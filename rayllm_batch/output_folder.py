@@ -106,7 +106,8 @@ class OutputFolder:
         self.fingerprint = job.fingerprint
         self.changed: list[str] = []  # differences of hints
         self.same_rows = False  # the data is, as far as can be known without reading it, that which was read
-        self._hints = job.hints  # those of the answers in it
+        self.kept = False  # of some answers it is known that something else was asked, and the user keeps them
+        self._hints, self._data = job.hints, job.rows  # those of the answers in it
         self.fs, self.root, self.is_local = _filesystem(os.fspath(output_path))
         self.parts: dict[str, Part] = {}
         self._schema = b""
@@ -179,9 +180,10 @@ class OutputFolder:
         digests = [_digests(known[name], part.failed) for name, part in self.parts.items()]
         return Asked(as_pairs(b"".join(known[name].ids for name in self.parts)), np.concatenate(digests or [np.empty(0, DIGEST)]))
 
-    def accept(self) -> None:
-        """From here on the answers count as those of this job's code too."""
-        self._hints, self.changed = self._job.hints, []
+    def accept(self, kept: Optional[bool] = None) -> None:
+        """From here on the answers count as those of this job's code and data too. kept: None where they were not compared."""
+        self._hints, self._data, self.changed = self._job.hints, self._job.rows, []
+        self.kept = self.kept if kept is None else kept
 
     def run_again(self, failed: bool = False, ids: bytes = b"") -> None:
         """Take rows out, which are then computed again: those with an error, and those with these ids."""
@@ -239,7 +241,7 @@ class OutputFolder:
         manifest = {
             "format": MANIFEST_FORMAT, "version": _version(), "state": state, "rows": rows, "failed": failed,
             "output_format": self.format, "fingerprint": self.fingerprint, "settings": self._job.settings, "hints": self._hints,
-            **({"data": self._job.rows} if state == "complete" else {}), "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+            "data": self._data, "kept": self.kept, "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         }  # fmt: skip
         self._write(self.inside("manifest.json"), json.dumps(manifest, indent=1, ensure_ascii=False).encode())
         self._manifest_at = time.time()
@@ -331,14 +333,11 @@ class OutputFolder:
                 self.set_aside.append(name)
             else:
                 self.fs.delete_file(self.inside("rows", f"{name}.ids"))
-        # Of format 1, whose fingerprints were others, no part has digests.
-        if foreign := [name for name in self.parts if known[name].asked and known[name].job != self.fingerprint]:
-            raise OutputError(
-                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders had been merged: "
-                f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}. Move them away, or give another output_path."
-            )
+        self._refuse_merged(known)
         self.complete = manifest.get("state") == "complete" and manifest.get("rows") == self.rows
-        self.same_rows = bool(self._job.rows) and manifest.get("data") == self._job.rows
+        if self.parts:
+            self.kept, self._data = manifest.get("kept") is True, manifest.get("data")
+        self.same_rows = bool(self._job.rows) and self._data == self._job.rows
         if self.parts:
             self._schema = known[max(self.parts, key=_number)].schema
         if not self.complete:
@@ -375,6 +374,14 @@ class OutputFolder:
             raise self._foreign(names)
         if formats := {PART.fullmatch(name)[3] for name in sizes} - {self.format}:
             raise self._other_format(formats.pop())
+
+    def _refuse_merged(self, known: dict[str, Record]) -> None:
+        # Of format 1, whose fingerprints were others, no part has digests.
+        if foreign := [name for name in self.parts if known[name].asked and known[name].job != self.fingerprint]:
+            raise OutputError(
+                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders had been merged: "
+                f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}. Move them away, or give another output_path."
+            )
 
     def _other_format(self, begun_with: Any) -> OutputError:
         return OutputError(
