@@ -143,9 +143,12 @@ def _of_file(place: str, spec: str) -> ModuleType:
             f"--workload {spec}: there is no file {str(path)!r}.{did_you_mean(path.name, beside) or _has(beside)}"
         )
     # What lies beside it can be imported, here and in the workers of a Ray that this process starts.
-    _look_in(str(path.parent))
     _folders.add(str(path.parent) + os.sep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path.parent), os.environ.get("PYTHONPATH"))))
+    if any(p.stem in sys.stdlib_module_names for p in path.parent.iterdir()):  # email.py: Ray would import it for its own
+        _look_in(str(path.parent), last=True)
+    else:
+        _look_in(str(path.parent))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path.parent), os.environ.get("PYTHONPATH"))))
     loaded = sys.modules.get(path.stem)
     if getattr(loaded, "__file__", None) == str(path):
         return loaded
@@ -175,9 +178,9 @@ def _of_name(place: str, spec: str) -> ModuleType:
         ) from None
 
 
-def _look_in(folder: str) -> None:
+def _look_in(folder: str, last: bool = False) -> None:
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.insert(len(sys.path) if last else 0, folder)
 
 
 def _has(names: Sequence[str]) -> str:

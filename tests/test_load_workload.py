@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,23 @@ def test_a_field_of_text_gets_the_text(folder: Path, text: str, value: Any) -> N
     )
     made = load_workload("texts.py:Texts", [f"version={text}", "many=7"])
     assert made.version == value and made.many == 7
+
+
+@pytest.mark.parametrize(("file", "imported"), [("email.py", "email.errors"), ("queue.py", "queue"), ("jobs.py", "statistics")])
+def test_a_file_beside_that_is_named_as_one_of_the_standard_library_hides_it_from_nobody(folder: Path, file: str, imported: str) -> None:
+    """Here and in the processes that Ray starts; and what lies beside the workload is still found."""
+    jobs = folder / "more"
+    jobs.mkdir()
+    mine = "from words import WORD\nfrom rayllm_batch.workload import ChatWorkloadBase\nclass Mine(ChatWorkloadBase):\n    def parse_row(self, row): ..."
+    for name, text in ((file, mine), ("words.py", "WORD = 1"), ("statistics.py", "")):
+        (jobs / name).write_text(text)
+    same = "import importlib.util as u; m = __import__({0!r}); print(m.__file__)"
+    code = (
+        f"from rayllm_batch.load_workload import load_workload\nload_workload('more/{file}:Mine', [])\nimport subprocess, sys\n"
+        f"code = {same.format(imported.partition('.')[0])!r}\n"
+        f"import {imported}\nexec(code); subprocess.run([sys.executable, '-c', code + '; import {imported}'], check=True)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    assert run.returncode == 0, run.stderr
+    assert len(files := run.stdout.split()) == 2 and not any(file.startswith(str(folder)) for file in files)
