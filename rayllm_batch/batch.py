@@ -408,7 +408,7 @@ class RayLLMBatch:
     @staticmethod
     def _say_last(folder: OutputFolder, took: object, id_column: Optional[str]) -> None:
         errors = last_words.counted(folder.errors())
-        where = {"path": folder.given, "output_format": folder.format, "id_column": id_column}
+        where = {"path": folder.given, "output_format": folder.format, "alike": folder.alike, "id_column": folder.has_as_is(id_column)}
         print(last_words.of_folder(folder.rows, folder.failed_rows, took, errors, **where))
 
     def _survey(self, folder: OutputFolder, token: str, rows: Rows, changed: str, all_ids: bool, **folder_job: Any) -> Optional[Survey]:

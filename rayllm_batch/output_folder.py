@@ -280,6 +280,18 @@ class OutputFolder:
         return sorted({name for part in self.parts.values() for name in part.as_text})
 
     @property
+    def alike(self) -> bool:
+        """Whether all parts have one schema."""
+        return len({part.schema for part in self.parts.values()}) <= 1
+
+    def has_as_is(self, column: Optional[str]) -> Optional[str]:
+        """The column, where its values stand in the files as they came; else None."""
+        if column is None or column in self.as_text or self.schema is None:
+            return None
+        kind = self.schema.field(column).type
+        return column if self.format == "parquet" or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind) else None
+
+    @property
     def has_order(self) -> bool:
         return bool(self._read_order())
 
