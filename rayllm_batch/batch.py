@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import time
 import uuid
@@ -252,6 +253,8 @@ class RayLLMBatch:
         import ray
 
         _check_whole("estimate(sample_rows=...)", sample_rows)
+        if gpu_hour_usd is not None and not 0 <= gpu_hour_usd < math.inf:
+            raise ConfigError(f"estimate(gpu_hour_usd=...) must be a price of at least 0, or None, given {gpu_hour_usd!r}.")
         cluster.connect(self.verbose)
         ready, plan = self._preflight()
         total = ready.rows.exact_total or ready.rows.dataset.count()

@@ -99,6 +99,31 @@ def test_a_report_is_written_of_every_run_that_began(
     assert written == (["mine.html"] if begins else [])
 
 
+@pytest.mark.parametrize(("error", "code"), [(None, cli.ROWS_FAILED), (EngineError("The engine died."), cli.FAILED), (KeyboardInterrupt(), cli.INTERRUPTED)])
+def test_a_report_that_cannot_be_written_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: BaseException | None, code: int
+) -> None:
+    def run(batch: RayLLMBatch, output: str, **_: object) -> None:
+        batch.metrics = RunMetrics(rows=9, failed=2)
+        if error:
+            raise error
+        write_manifest(Path(output), failed=2)
+
+    monkeypatch.setattr(RayLLMBatch, "run", run)
+    (tmp_path / "file").touch()
+    report = str(tmp_path / "file" / "report.html")
+    assert cli.main(["run", *GIVEN, "--output", str(tmp_path / "out"), "--report", report]) == code
+    said = capsys.readouterr().err
+    assert "The report cannot be written to" in said and (not isinstance(error, EngineError) or "The engine died" in said.splitlines()[-1])
+    assert cli.main(["run", *GIVEN, "--output", str(tmp_path / "out"), "--report", str(tmp_path)]) == cli.WRONG_INPUT
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf", "-inf"])
+def test_a_price_that_is_none(capsys: pytest.CaptureFixture[str], price: str) -> None:
+    assert cli.main(["estimate", *GIVEN, f"--gpu-hour-usd={price}"]) == cli.WRONG_INPUT
+    assert "a price of at least 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "called", "printed"), [
     (["check"], {"output": None, "output_format": "parquet", "id_column": None}, ""),
     (["check", "--output", "out", "--id-column", "id"], {"output": "out", "output_format": "parquet", "id_column": "id"}, ""),
