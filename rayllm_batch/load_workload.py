@@ -144,7 +144,7 @@ def _of_file(place: str, spec: str) -> ModuleType:
         )
     # What lies beside it can be imported, here and in the workers of a Ray that this process starts.
     _folders.add(str(path.parent) + os.sep)
-    if any(p.stem in sys.stdlib_module_names for p in path.parent.iterdir()):  # email.py: Ray would import it for its own
+    if any(map(_hides_another, path.parent.iterdir())):  # email.py: Ray would import it for its own
         _look_in(str(path.parent), last=True)
     else:
         _look_in(str(path.parent))
@@ -162,6 +162,19 @@ def _of_file(place: str, spec: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _hides_another(path: Path) -> bool:
+    """Whether a module of the standard library or of an installed package has this name."""
+    if path.suffix != ".py" and not (path / "__init__.py").is_file():
+        return False
+    if path.stem in sys.stdlib_module_names:
+        return True
+    try:
+        spec = importlib.util.find_spec(path.stem)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and is_installed(spec.origin or "")
 
 
 def _of_name(place: str, spec: str) -> ModuleType:

@@ -148,13 +148,13 @@ def test_a_field_of_text_gets_the_text(folder: Path, text: str, value: Any) -> N
     assert made.version == value and made.many == 7
 
 
-@pytest.mark.parametrize(("file", "imported"), [("email.py", "email.errors"), ("queue.py", "queue"), ("jobs.py", "statistics")])
+@pytest.mark.parametrize(("file", "imported"), [("email.py", "email.errors"), ("queue.py", "queue"), ("jobs.py", "statistics"), ("jobs.py", "numpy"), ("yaml.py", "yaml")])
 def test_a_file_beside_that_is_named_as_one_of_the_standard_library_hides_it_from_nobody(folder: Path, file: str, imported: str) -> None:
     """Here and in the processes that Ray starts; and what lies beside the workload is still found."""
     jobs = folder / "more"
     jobs.mkdir()
     mine = "from words import WORD\nfrom rayllm_batch.workload import ChatWorkloadBase\nclass Mine(ChatWorkloadBase):\n    def parse_row(self, row): ..."
-    for name, text in ((file, mine), ("words.py", "WORD = 1"), ("statistics.py", "")):
+    for name, text in ((file, mine), ("words.py", "WORD = 1"), ("statistics.py", ""), ("numpy.py", "")):
         (jobs / name).write_text(text)
     same = "import importlib.util as u; m = __import__({0!r}); print(m.__file__)"
     code = (
