@@ -25,6 +25,13 @@ from typing import Any, Optional
 from rayllm_batch.installed import is_installed
 
 Seen = dict[Any, Any]  # by their ids, what is in the text already; kept, or another could get its id
+HOME = "home"  # in it, the module or the package of the workload's class: the user's, also where it is installed
+
+
+def home_of(workload: Any) -> Seen:
+    module = type(workload).__module__
+    package = module.partition(".")[0]
+    return {HOME: module if package == "rayllm_batch" else package}
 
 
 def code_of_class(cls: type, seen: Seen) -> str:
@@ -48,7 +55,7 @@ def code_of_class(cls: type, seen: Seen) -> str:
 
 
 def _code_of_users_class(cls: type, seen: Seen) -> str:
-    return "".join(code_of_class(base, seen) for base in (*cls.__mro__, *type(cls).__mro__) if _is_users(base))
+    return "".join(code_of_class(base, seen) for base in (*cls.__mro__, *type(cls).__mro__) if _is_users(base, seen))
 
 
 def _functions(value: Any) -> list[types.FunctionType]:
@@ -71,7 +78,7 @@ def _code(function: types.FunctionType, seen: Seen) -> str:
     seen[id(function)] = function
     parts = [_source(function)]
     names = _names(function.__code__)
-    for name, value in sorted(_used(function, names).items()):
+    for name, value in sorted(_used(function, names, seen).items()):
         parts += _named(name, value, names["attributes"], seen)
     parts += [_source_of(name) for name in sorted(names["imports"])]
     return "\n".join(parts)
@@ -80,13 +87,13 @@ def _code(function: types.FunctionType, seen: Seen) -> str:
 def _named(name: str, value: Any, attributes: set[str], seen: Seen) -> list[str]:
     """attributes: of a module of the user's, those that count."""
     if isinstance(value, types.ModuleType):
-        own = sorted(attributes & vars(value).keys()) if _is_users(value) else []
+        own = sorted(attributes & vars(value).keys()) if _is_users(value, seen) else []
         new = [attribute for attribute in own if seen.setdefault((id(value), attribute), value) is value]
         return [part for attribute in new for part in _named(f"{name}.{attribute}", vars(value)[attribute], attributes - {attribute}, seen)]
     if functions := _functions(value):
-        return [f"{name}: {_code(f, seen)}" for f in functions if _is_users(f) or f.__closure__]
+        return [f"{name}: {_code(f, seen)}" for f in functions if _is_users(f, seen) or f.__closure__]
     if isinstance(value, type):
-        return [f"{name}: {_code_of_users_class(value, seen)}"] if _is_users(value) else []
+        return [f"{name}: {_code_of_users_class(value, seen)}"] if _is_users(value, seen) else []
     return [] if value is None else [f"{name} = {as_text(value, seen)}"]
 
 
@@ -103,9 +110,9 @@ def _source(function: types.FunctionType) -> str:
     return _bytecode(function.__code__)
 
 
-def _used(function: types.FunctionType, names: dict[str, set[str]]) -> dict[str, Any]:
+def _used(function: types.FunctionType, names: dict[str, set[str]], seen: Seen) -> dict[str, Any]:
     """What the function sees from outside: globals that it names, variables of a function around it, default values."""
-    space = function.__globals__ if _is_users(function) else {}
+    space = function.__globals__ if _is_users(function, seen) else {}
     used = {name: space[name] for name in names["globals"] if name in space}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -117,9 +124,11 @@ def _used(function: types.FunctionType, names: dict[str, set[str]]) -> dict[str,
     return used
 
 
-def _is_users(thing: Any) -> bool:
+def _is_users(thing: Any, seen: Seen) -> bool:
     """Code beside the workload, not that of an installed package. thing: a function, a class or a module."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None) or "builtins"
+    if f"{name}.".startswith(f"{seen.get(HOME, '__main__')}."):
+        return True
     if name == "__main__" or name not in sys.modules:
         return name.partition(".")[0] not in sys.stdlib_module_names
     file = getattr(sys.modules[name], "__file__", None)
@@ -162,8 +171,8 @@ def canonical(value: Any, seen: Seen) -> Any:  # noqa: PLR0911, PLR0912 (a line 
     if functions := _functions(value):
         return [f"code {digest(_code(f, seen))}" for f in functions]
     if isinstance(value, type):
-        return [value.__qualname__, digest(_code_of_users_class(value, seen))] if _is_users(value) else value.__qualname__
-    if _is_users(type(value)):
+        return [value.__qualname__, digest(_code_of_users_class(value, seen))] if _is_users(value, seen) else value.__qualname__
+    if _is_users(type(value), seen):
         return _kept(value, seen)
     if isinstance(value, float) and value.is_integer():  # 64 in a notebook is 64.0 from a command line
         return int(value)
@@ -195,9 +204,9 @@ def _kept(value: Any, seen: Seen) -> str:
     if id(value) in seen:
         return opaque(value)
     seen[id(value)] = value
-    its_code = _code_of_users_class(type(value), seen) if _is_users(type(value)) else ""
+    its_code = _code_of_users_class(type(value), seen) if _is_users(type(value), seen) else ""
     try:
-        if is_of_a_package(value):
+        if is_of_a_package(value, seen):
             return f"{opaque(value)} {hashlib.sha256(pickle.dumps(value, protocol=4)).hexdigest()[:12]}"
         reduced = value.__reduce_ex__(4)
     except Exception:  # it cannot be pickled
@@ -210,9 +219,9 @@ def _kept(value: Any, seen: Seen) -> str:
     return f"{opaque(value)} {digest(its_code + as_text(parts, seen))[:12]}" if its_code or any(parts) else opaque(value)
 
 
-def is_of_a_package(value: Any) -> bool:
+def is_of_a_package(value: Any, seen: Seen) -> bool:
     name = type(value).__module__
-    return name != "numpy" and name.partition(".")[0] not in sys.stdlib_module_names and not _is_users(type(value))
+    return name != "numpy" and name.partition(".")[0] not in sys.stdlib_module_names and not _is_users(type(value), seen)
 
 
 def opaque(value: Any) -> str:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from rayllm_batch.code_text import as_text, code_of_class, digest, is_of_a_package, opaque
+from rayllm_batch.code_text import as_text, code_of_class, digest, home_of, is_of_a_package, opaque
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.dataset_file import find_files
 
@@ -117,7 +117,7 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
     for cls in type(workload).__mro__:
         if cls.__module__ != "rayllm_batch.workload" and cls.__module__ not in sys.stdlib_module_names:
             key = f"code of {cls.__qualname__}"  # a subclass may have its base's name
-            hints[key] = digest(hints.get(key, "") + code_of_class(cls, {}))
+            hints[key] = digest(hints.get(key, "") + code_of_class(cls, home_of(workload)))
     if dataset_file := getattr(workload, "dataset_file", None):
         rows[FILES] = _files(dataset_file)
     loads = getattr(type(workload), "load_dataset", None)
@@ -138,7 +138,7 @@ def _fields(workload: Any) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(workload)} - HOW_READ if dataclasses.is_dataclass(workload) else set()
     values = {name: getattr(workload, name) for name in {*fields, *getattr(workload, "__dict__", {})} - HOW_READ if hasattr(workload, name)}
     # What has no state, or is a package's, and is no field: something kept from an earlier run, such as a Dataset.
-    return {name: value for name, value in values.items() if name in fields or not is_of_a_package(value) and as_text(value) != as_text(opaque(value))}
+    return {name: value for name, value in values.items() if name in fields or not is_of_a_package(value, home_of(workload)) and as_text(value) != as_text(opaque(value))}
 
 
 def _model(model_id: str) -> str:

@@ -306,6 +306,24 @@ def test_what_a_module_has_besides_does_not_count(hints_of: Any) -> None:
     assert hints_of(code, BESIDE) == hints_of(code, BESIDE + "OTHER = 1\n") != hints_of(code, BESIDE.replace("'OLD'\ndef", "'NEW'\ndef"))
 
 
+@pytest.mark.parametrize("what", ["SYSTEM", "build()", "helper()", "sub.build()"])
+def test_a_workload_of_an_installed_package_is_the_user_s_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str) -> None:
+    monkeypatch.setattr("rayllm_batch.code_text.is_installed", lambda file: True)
+    before = "from installed_jobs import sub\nfrom installed_jobs.sub import build, SYSTEM\ndef helper(): return 'OLD'"
+    hints = []
+    for number, word in enumerate(("OLD", "OLD", "NEW")):
+        folder = tmp_path / str(number) / "installed_jobs"
+        folder.mkdir(parents=True)
+        for file, text in (("__init__.py", ""), ("sub.py", BESIDE), ("jobs.py", mine(before, what))):
+            (folder / file).write_text(text.replace("OLD", word))
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(folder.parent)
+            hints.append(describe_job(engine(), importlib.import_module("installed_jobs.jobs").Mine(), None).hints)
+        for name in [name for name in sys.modules if name.startswith("installed_jobs")]:
+            del sys.modules[name]
+    assert hints[0] == hints[1] != hints[2]
+
+
 def test_the_state_of_an_object_is_not_written_down() -> None:
     class Client:
         def __init__(self, key: str) -> None:
