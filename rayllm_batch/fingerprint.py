@@ -138,7 +138,13 @@ def _fields(workload: Any) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(workload)} - HOW_READ if dataclasses.is_dataclass(workload) else set()
     values = {name: getattr(workload, name) for name in {*fields, *getattr(workload, "__dict__", {})} - HOW_READ if hasattr(workload, name)}
     # What has no state, or is a package's, and is no field: something kept from an earlier run, such as a Dataset.
-    return {name: value for name, value in values.items() if name in fields or not is_of_a_package(value, home_of(workload)) and as_text(value) != as_text(opaque(value))}
+    home = home_of(workload)
+    left = {
+        name
+        for name, value in values.items()
+        if is_of_a_package(value, home) or as_text(value) == as_text(opaque(value))
+    }
+    return {name: value for name, value in values.items() if name in fields or name not in left}
 
 
 def _model(model_id: str) -> str:

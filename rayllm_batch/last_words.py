@@ -55,7 +55,8 @@ def of_memory(rows: int, failed: int, took: object, errors: Mapping[str, tuple[i
 
 
 def of_folder(
-    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *, path: str, output_format: str, alike: bool, id_column: Optional[str]
+    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *,
+    path: str, output_format: str, alike: bool, id_column: Optional[str],
 ) -> str:
     """alike: all parts have one schema. id_column: whose values stand in the files as they were."""
     lines = [_first(rows, failed, took), *most_frequent(errors)]

@@ -289,7 +289,8 @@ class OutputFolder:
         if column is None or column in self.as_text or self.schema is None:
             return None
         kind = self.schema.field(column).type
-        return column if self.format == "parquet" or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind) else None
+        of_json = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+        return column if self.format == "parquet" or any(test(kind) for test in of_json) else None
 
     @property
     def has_order(self) -> bool:
