@@ -426,6 +426,11 @@ class RayLLMBatch:
         # Rows that are known by an id may have other values; nor does code show what parse_row reads from a file.
         by_id = folder_job["id_column"] is not None and not folder.same_rows and not folder.kept
         asked = folder.asked()
+        if folder_job["id_column"] is not None and (twice := int((asked.rows.counts > 1).sum())):
+            raise OutputError(
+                f"The output folder {folder.given!r} holds {twice:,} ids of {folder_job['id_column']!r} more than once, as if "
+                "folders had been merged. Move the files of one of them away, or give another output_path."
+            )
         monitor = start_monitor(self._env_vars(token))
         job = self._prompt_job(monitor, **folder_job)
         try:

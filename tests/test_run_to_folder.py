@@ -238,6 +238,17 @@ def test_a_prompt_that_comes_from_a_file_was_changed(ray_cluster, tmp_path, caps
     assert {c: text for c, text in answers(folder).items() if c != "g"} == second and len(rows_in(folder)) == 7
 
 
+def test_a_folder_with_two_answers_of_one_id_is_refused(ray_cluster, tmp_path):
+    """cp -r of a folder of the same job, which has some of the rows."""
+    folder, other = tmp_path / "out", tmp_path / "other"
+    for place, text in ((folder, "abcd"), (other, "bcx")):
+        workload = Letters(dataset_file=letters(tmp_path / f"{place.name}.jsonl", text), mended=True)
+        RayLLMBatch(echo(), workload).run(place, id_column="letter")
+    shutil.copytree(other, folder, dirs_exist_ok=True)
+    with pytest.raises(OutputError, match="holds 2 ids of 'letter' more than once"):
+        RayLLMBatch(echo(**NO_ENGINE), workload).run(folder, id_column="letter")
+
+
 @pytest.mark.parametrize("state", ["complete", "unfinished"])
 def test_rows_that_are_known_by_an_id_have_other_values(ray_cluster, tmp_path, capsys, state):
     file, folder = tmp_path / "rows.jsonl", tmp_path / "out"
