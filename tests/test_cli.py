@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -201,3 +202,17 @@ def test_help_has_the_exit_codes_and_an_example() -> None:
     assert run.returncode == 0
     for words in ("exit codes:", "130", "143", "examples:", "--prompt", "--input", "--retry-failed", "--report", "--verbose", "MODULE:CLASS", "KEY=VALUE"):
         assert words in run.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_is_closed(tmp_path: Path, closed: str) -> None:
+    """As some schedulers leave it: whatever prints, or asks whether it is a terminal, goes on."""
+    code = (
+        "import sys; from rayllm_batch import RayLLMBatch, cli, status_view\n"
+        "def check(*_, **__): print('x'); print('x', file=sys.stderr); sys.stdout.isatty(), sys.stderr.isatty()\n"
+        f"RayLLMBatch.check = check\nsys.exit(cli.main(['check', *{GIVEN!r}]))"
+    )
+    (tmp_path / "closed.py").write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run(f"{sys.executable} {tmp_path}/closed.py {closed}", shell=True, env=env, check=False)  # noqa: S602 (this is the shell's)
+    assert run.returncode == cli.DONE
