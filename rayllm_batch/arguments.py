@@ -93,6 +93,8 @@ class _Command(Parser):
             and not any(text.startswith("dataset_file=") for text in found.w)
         ):
             self.error("--prompt needs --input, the table whose columns it names, such as --input rows.jsonl")
+        if found.prompt is not None and any(text.startswith("prompt=") for text in found.w):
+            self.error("--prompt and -w prompt=... are two names of one thing: give one of them")
         if found.input is not None and any(text.startswith("dataset_file=") for text in found.w):
             self.error("--input and -w dataset_file=... are two names of one thing: give one of them")
         return found, rest

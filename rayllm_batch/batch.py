@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -120,8 +121,9 @@ class RayLLMBatch:
         output_format: "parquet" or "jsonl".
         id_column:     a column whose values are unique, to tell one row from another; else all its content does.
         retry_failed:  with an output_path, run those rows again that have an error, as the workload asks now.
-        changed:       where the workload's code or fields are not those of before, the finished rows are parsed again, without
-                       an engine, and compared. What happens where something else would be asked: "refuse" raises OutputError,
+        changed:       where the workload's code or fields are not those of before, or the first rows are asked something
+                       else, or rows are known by their ids and the data is not that of before, the finished rows are parsed
+                       again, without an engine, and compared. What happens where something else would be asked: "refuse" raises OutputError,
                        "keep" keeps these answers, "redo" computes them again.
 
         Raises ClusterError, DatasetError, WorkloadError, ModelAccessError or OutputError before an engine starts, and
@@ -222,6 +224,10 @@ class RayLLMBatch:
         import ray
 
         check_whole("estimate(sample_rows=...)", sample_rows)
+        if gpu_hour_usd is not None and not 0 <= gpu_hour_usd < math.inf:
+            raise ConfigError(
+                f"estimate(gpu_hour_usd=...) must be a price of at least 0, or None, given {gpu_hour_usd!r}."
+            )
         connect(self.options.verbose)
         ready, plan = self._execution.preflight()
         total = ready.rows.exact_total or ready.rows.dataset.count()

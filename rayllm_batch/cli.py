@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -93,14 +94,24 @@ def _workload(args: argparse.Namespace) -> Any:
 
 
 def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
+    if args.report and os.path.isdir(args.report):  # known now, and not after hours
+        raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
     try:
         batch.run(
             args.output, output_format=args.output_format, id_column=args.id_column, retry_failed=args.retry_failed, changed=args.changed,
         )  # fmt: skip
     finally:  # of a run that failed or was interrupted too, unless it never began
         if args.report and batch.metrics is not None:
-            batch.report(args.report)
+            _report(batch, args.report)
     return ROWS_FAILED if failed_rows(args.output) else DONE
+
+
+def _report(batch: RayLLMBatch, path: str) -> None:
+    """The answers are as good without it: that it cannot be written is said, and changes neither what ended the run nor the exit code."""
+    try:
+        batch.report(path)
+    except RayLLMBatchError as error:
+        print(error, file=sys.stderr)
 
 
 def _check(batch: RayLLMBatch, args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from rayllm_batch.code_text import as_text, canonical, code_of_class, digest, opaque
+from rayllm_batch.code_text import as_text, code_of_class, digest, home_of, is_of_a_package, opaque
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.dataset_file import find_files
 
@@ -125,7 +125,7 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
     for cls in type(workload).__mro__:
         if cls.__module__ != "rayllm_batch.workload" and cls.__module__ not in sys.stdlib_module_names:
             key = f"code of {cls.__qualname__}"  # a subclass may have its base's name
-            hints[key] = digest(hints.get(key, "") + code_of_class(cls, set()))
+            hints[key] = digest(hints.get(key, "") + code_of_class(cls, home_of(workload)))
     dataset_file, loads = getattr(workload, "dataset_file", None), getattr(type(workload), "load_dataset", None)
     if not dataset_file or not getattr(loads, "__module__", "").startswith("rayllm_batch."):
         return Job(settings, hints)
@@ -145,8 +145,13 @@ def _fields(workload: Any) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(workload)} if dataclasses.is_dataclass(workload) else set()
     names = {*fields, *getattr(workload, "__dict__", {})} - HOW_READ
     values = {name: getattr(workload, name) for name in names if hasattr(workload, name)}
-    # What cannot be told from others of its kind and is no field: something kept from an earlier run, as a Dataset is.
-    return {name: value for name, value in values.items() if name in fields or canonical(value, set()) != opaque(value)}
+    # What has no state, or is a package's, and is no field: something kept from an earlier run, such as a Dataset.
+    home = home_of(workload)
+
+    def is_kept(value: Any) -> bool:
+        return is_of_a_package(value, home) or as_text(value) == as_text(opaque(value))
+
+    return {name: value for name, value in values.items() if name in fields or not is_kept(value)}
 
 
 def _model(model_id: str) -> str:

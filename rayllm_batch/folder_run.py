@@ -14,11 +14,14 @@ from rayllm_batch.metrics import RunMetrics
 from rayllm_batch.monitor import start_monitor
 from rayllm_batch.output_folder import OutputFolder
 from rayllm_batch.part_writer import PartWriter
+from rayllm_batch.rows import Rows
 from rayllm_batch.session import explained
 from rayllm_batch.survey import Survey, survey
 
 if TYPE_CHECKING:
     import ray.data
+
+WITNESSES = 64  # of the first rows, which are looked at before a folder is continued
 
 log = logging.getLogger("rayllm_batch")
 
@@ -80,15 +83,15 @@ class FolderRun:
         # Whether anything is left to do, before an engine starts for it, where that is not known.
         redo = b""
         maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
-        if folder.rows and (folder.changed or maybe_done and not self._retry_failed):
-            found = self._survey(token, rows, **folder_job)
+        if found := self._survey(token, ready.rows, maybe_done and not self._retry_failed, **folder_job):
             redo = found.changed if self._changed == "redo" else redo
             if not found.new and not redo and not self._retry_failed:
+                folder.accept(bool(found.changed) if found.compared else None)
                 execution.metrics = RunMetrics()
                 return self._complete(found.order, found.known, folder.rows)
             total = found.new + folder.rows  # of the whole folder
         folder.run_again(failed=self._retry_failed, ids=redo)
-        folder.accept()
+        folder.accept(None if found is None or not found.compared else bool(found.changed) and not redo)
         before = FinishedRows(folder.finished())
         already = folder.rows
         order: list[bytes] = []
@@ -131,7 +134,6 @@ class FolderRun:
         try:
             if order:
                 folder.write_order(b"".join(order) + before.missing_ids())
-            folder.accept()
             folder.write_manifest("complete")
         except OSError as error:
             raise OutputError(
@@ -150,27 +152,47 @@ class FolderRun:
         folder = self._folder
         print(last_words.of_folder(
             folder.rows, folder.failed_rows, took, failures.counted(folder.errors()), path=folder.given,
-            output_format=folder.format, id_column=self._id_column,
+            output_format=folder.format, alike=folder.alike, id_column=folder.has_as_is(self._id_column),
             answer_column=self._execution.config.task_kind.answer_column,
         ))  # fmt: skip
 
-    def _survey(self, token: str, rows: ray.data.Dataset, **folder_job: Any) -> Survey:
-        """Which rows are new; and, where the workload has changed, what becomes of those that are finished."""
+    def _survey(self, token: str, rows: Rows, all_ids: bool, **folder_job: Any) -> Optional[Survey]:
+        """Which rows are new; and, where other things may be asked now, what becomes of those that are finished.
+
+        None where nothing speaks for either: the code is the same, the first rows are asked the same, and all_ids, to
+        know which rows are new, is not wanted.
+        """
         import ray
 
         execution, folder = self._execution, self._folder
+        if not folder.rows:
+            return None
+        # Rows that are known by an id may have other values; nor does code show what parse_row reads from a file.
+        by_id = self._id_column is not None and not folder.same_rows and not folder.kept
         asked = folder.asked()
+        if self._id_column is not None and (twice := int((asked.rows.counts > 1).sum())):
+            raise OutputError(
+                f"The output folder {folder.given!r} holds {twice:,} ids of {self._id_column!r} more than once, as if "
+                "folders had been merged. Move the files of one of them away, or give another output_path."
+            )
         monitor = start_monitor(execution.env_vars(token))
+        job = execution.prompt_job(monitor, **folder_job)
         try:
-            job = execution.prompt_job(monitor, **folder_job)
-            found = survey(rows, asked, job, parse=bool(folder.changed), keep_order=self._keep_order)
+            look = not (folder.changed or by_id or folder.kept)
+            if look and survey(rows.carried(WITNESSES), asked, job, parse=True).changed:
+                folder.changed = ["its code is the same, but not what parse_row makes of the first rows"]
+            if not folder.changed and not by_id and not all_ids:
+                return None
+            parse = bool(folder.changed or by_id)
+            found = survey(rows.carried(), asked, job, parse=parse, keep_order=self._keep_order)
         except BaseException as error:
             raise explained(error, None) from None
         finally:
             ray.kill(monitor)
-        if not folder.changed:
+        if not folder.changed and not found.changed:
             return found
-        answered, why = folder.rows - folder.failed_rows, in_short(folder.changed)
+        answered, what = folder.rows - folder.failed_rows, "workload is" if folder.changed else "data is"
+        why = in_short(folder.changed) or "rows with the same ids have other values"
         if asked.unknown > folder.failed_rows:
             print(
                 f"What was asked for {asked.unknown - folder.failed_rows:,} answers is not known, the folder is of an earlier "
@@ -182,12 +204,12 @@ class FolderRun:
         )
         if found.changed and self._changed == "refuse":
             raise OutputError(
-                f"The workload is not what it was when the rows in {folder.given!r} were answered ({why}), and {numbers}. Say "
+                f"The {what} not what it was when the rows in {folder.given!r} were answered ({why}), and {numbers}. Say "
                 'what happens to the latter: run(..., changed="keep") (--changed keep) keeps their answers, changed="redo" '
                 "computes them again. Or give another output_path."
             )
         then = {"keep": " and keep their answers", "redo": " and run again"}.get(self._changed, "")
-        print(f"The workload is not what it was ({why}): {numbers}{then}.")
+        print(f"The {what} not what it was ({why}): {numbers}{then}.")
         return found
 
 

@@ -28,21 +28,35 @@ def of_memory(rows: int, failed: int, took: object, errors: Mapping[str, tuple[i
 
 
 def of_folder(
-    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]],
-    *, path: str, output_format: str, id_column: Optional[str], answer_column: str = "generated_text",
-) -> str:  # fmt: skip
+    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *,
+    path: str, output_format: str, alike: bool, id_column: Optional[str], answer_column: str = "generated_text",
+) -> str:
+    """alike: all parts have one schema. id_column: whose values stand in the files as they were."""
     lines = [_first(rows, failed, took), *most_frequent(errors)]
-    read = f'ray.data.read_json("{path}", file_extensions=["jsonl"]).to_pandas()'
-    if output_format == "parquet":
-        read = f'pd.read_parquet("{path}")'
-    lines.append(f"The answers are in {path}, each beside the columns of its row: {read}.")
-    if id_column:
-        answers = f'{read}[["{id_column}", "{answer_column}", "error"]]'
-        lines.append(f'  With your table: table.merge({answers}, on="{id_column}", how="left")')
+    read = _read(path, output_format, alike)
+    lines.append(f"The answers are in {path}, each beside the columns of its row: {read or 'the Dataset that run() returns has them'}.")
+    if id_column and read:
+        columns = [id_column, answer_column, "error"]
+        lines.append(f"  With your table: table.merge({read}[{columns!r}], on={id_column!r}, how='left')")
     if failed:
         how = "with the same call and retry_failed=True (--retry-failed)"
         lines.append(f"  Failed rows run again, also after a fix, {how}.")
     return "\n".join(lines)
+
+
+def _read(path: str, output_format: str, alike: bool) -> str:
+    """Python that reads it; "" where none is short. Of parts that differ, pandas would give the first one's columns and types.
+
+    Nor is it for what guesses types: the text 2024-01-02 would be a time, and no join would find it.
+    """
+    if output_format == "parquet" and alike:
+        return f"pd.read_parquet({path!r})"
+    if "://" in path:
+        return ""
+    files = f"glob.glob({f'{path}/*.{output_format}'!r})"
+    if output_format == "parquet":
+        return f"pd.concat(map(pd.read_parquet, {files}))"
+    return f"pd.DataFrame(json.loads(line) for file in {files} for line in open(file, encoding='utf-8'))"
 
 
 def _first(rows: int, failed: int, took: object) -> str:

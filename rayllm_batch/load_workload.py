@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +21,20 @@ from rayllm_batch.installed import is_installed
 FORMS = "FILE.py:CLASS or MODULE:CLASS, such as jobs/tickets.py:Triage or rayllm_batch:CNNDailySummary"
 _folders: set[str] = set()  # of the files that were loaded by their path
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class _Values(yaml.SafeLoader):
+    """YAML 1.2's values: in 1.1's, `no` is false, 010 is 8, 12:30 is 750, and 2024-01-01 is no text."""
+
+
+_Values.yaml_implicit_resolvers = {}
+for _kind, _pattern, _first in (
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+):
+    _Values.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 def load_workload(spec: str, fields: Sequence[str], **given: Any) -> Any:
@@ -46,7 +61,8 @@ def load_workload(spec: str, fields: Sequence[str], **given: Any) -> Any:
         raise WorkloadError(
             f"--workload {spec}: {place} has no class {name!r}.{did_you_mean(name, classes) or _has(classes)}"
         )
-    return made(cls, {**pairs(fields, "-w"), **given})
+    texts = [name for base in cls.__mro__ for name, kind in vars(base).get("__annotations__", {}).items() if kind in (str, "str")]
+    return made(cls, {**pairs(fields, "-w", texts), **given})
 
 
 def made(cls: type, given: dict[str, Any]) -> Any:
@@ -65,18 +81,28 @@ def made(cls: type, given: dict[str, Any]) -> Any:
         ) from None
 
 
-def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
-    """Of KEY=VALUE, whose values are YAML. Raises WorkloadError."""
+def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[str, Any]:
+    """Of KEY=VALUE, whose values are YAML; kept: keys of text, of which 1.10 and true are text as well. Raises WorkloadError."""
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             example = "dataset_file=rows.jsonl" if option == "-w" else "max_tokens=100"
             raise WorkloadError(f"{option} must be KEY=VALUE, such as {option} {example}, given {text!r}.")
+        if key in found:
+            raise WorkloadError(f"{option} {key}=... is given twice. Give one of them.")
         try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise WorkloadError(f"{option} {key}: the value is not valid YAML: {value!r}.") from None
+            found[key] = yaml.load(value, _Values)
+            empty = found[key] is None and yaml.compose(value, _Values) is None
+        except Exception:  # not all are YAMLError: `!!timestamp x`
+            raise WorkloadError(f"{option} {key}: the value is not valid YAML: {value!r}. Text can stand in quotes: '{key}=\"...\"'.") from None
+        if key in kept and isinstance(found[key], (bool, int, float)):
+            found[key] = value.strip()
+        if empty:
+            raise WorkloadError(
+                f"{option} {key}= has no value (a variable of the shell that is empty, perhaps), given {value!r}. "
+                f"Write {key}=null for none, '{key}=\"\"' for empty text, '{key}=\"\\n\"' for a new line."
+            )
     return found
 
 
@@ -117,9 +143,12 @@ def _of_file(place: str, spec: str) -> ModuleType:
             f"--workload {spec}: there is no file {str(path)!r}.{did_you_mean(path.name, beside) or _has(beside)}"
         )
     # What lies beside it can be imported, here and in the workers of a Ray that this process starts.
-    _look_in(str(path.parent))
     _folders.add(str(path.parent) + os.sep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path.parent), os.environ.get("PYTHONPATH"))))
+    if any(map(_hides_another, path.parent.iterdir())):  # email.py: Ray would import it for its own
+        _look_in(str(path.parent), last=True)
+    else:
+        _look_in(str(path.parent))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path.parent), os.environ.get("PYTHONPATH"))))
     loaded = sys.modules.get(path.stem)
     if loaded is not None and getattr(loaded, "__file__", None) == str(path):
         return loaded
@@ -136,6 +165,19 @@ def _of_file(place: str, spec: str) -> ModuleType:
     return module
 
 
+def _hides_another(path: Path) -> bool:
+    """Whether a module of the standard library or of an installed package has this name."""
+    if path.suffix != ".py" and not (path / "__init__.py").is_file():
+        return False
+    if path.stem in sys.stdlib_module_names:
+        return True
+    try:
+        spec = importlib.util.find_spec(path.stem)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and is_installed(spec.origin or "")
+
+
 def _of_name(place: str, spec: str) -> ModuleType:
     _look_in(os.getcwd())
     try:
@@ -150,9 +192,9 @@ def _of_name(place: str, spec: str) -> ModuleType:
         ) from None
 
 
-def _look_in(folder: str) -> None:
+def _look_in(folder: str, last: bool = False) -> None:
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.insert(len(sys.path) if last else 0, folder)
 
 
 def _has(names: Sequence[str]) -> str:

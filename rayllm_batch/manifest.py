@@ -18,7 +18,7 @@ FORMAT = 2  # 1 had the whole job in one, and no digests of what was asked
 
 @dataclass(frozen=True)
 class Manifest:
-    """job: of the answers; its `rows` are those of a complete folder alone. state: "unfinished" or "complete".
+    """job: of the answers. state: "unfinished" or "complete". kept: see OutputFolder.
 
     format, version: the number of the manifest's format, and which release wrote it.
     """
@@ -30,6 +30,7 @@ class Manifest:
     failed: Any = 0
     format: Any = FORMAT
     version: Any = __version__
+    kept: Any = False
 
     @classmethod
     def read(cls, place: OutputPlace) -> Optional[Manifest]:
@@ -47,7 +48,7 @@ class Manifest:
             )
         if "fingerprint" not in found:
             return None
-        known = {name: found.get(name) for name in ("output_format", "state", "rows", "version")}
+        known = {name: found.get(name) for name in ("output_format", "state", "rows", "version", "kept")}
         return cls(_job_of(found), format=found.get("format", 1), **known)
 
     def write(self, place: OutputPlace) -> None:
@@ -55,7 +56,7 @@ class Manifest:
             "format": self.format, "version": self.version, "state": self.state, "rows": self.rows,
             "failed": self.failed, "output_format": self.output_format, "fingerprint": self.job.fingerprint,
             "settings": self.job.settings, "hints": self.job.hints,
-            **({"data": self.job.rows} if self.state == "complete" else {}),
+            "data": self.job.rows, "kept": self.kept,
             "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         }  # fmt: skip
         place.write(place.inside("manifest.json"), json.dumps(content, indent=1, ensure_ascii=False).encode())

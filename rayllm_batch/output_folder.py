@@ -65,7 +65,8 @@ class OutputFolder:
         self.format, self._job, self._fingerprint = output_format, job, job.fingerprint
         self.changed: list[str] = []  # differences of hints
         self.same_rows = False  # the data is, as far as can be known without reading it, that which was read
-        self._answered = job  # with the hints of the answers in it
+        self.kept = False  # of some answers it is known that something else was asked, and the user keeps them
+        self._answered = job  # with the hints and the rows of the answers in it
         self.parts: dict[str, PartRecord] = {}
         self._schema = b""
         self.complete = False
@@ -134,9 +135,10 @@ class OutputFolder:
         digests = [part.digests for part in self.parts.values()]
         return Asked(_ids_of(self.parts.values()), np.concatenate(digests or [np.empty(0, DIGEST)]))
 
-    def accept(self) -> None:
-        """From here on the answers count as those of this job's code too."""
+    def accept(self, kept: Optional[bool] = None) -> None:
+        """From here on the answers count as those of this job's code and data too. kept: None where they were not compared."""
         self._answered, self.changed = self._job, []
+        self.kept = self.kept if kept is None else kept
 
     def run_again(self, failed: bool = False, ids: bytes = b"") -> None:
         """Take rows out, which are then computed again: those with an error, and those with these ids."""
@@ -188,7 +190,7 @@ class OutputFolder:
         """state: "unfinished" or "complete". Nothing is written within `every_s` seconds of the last time."""
         if time.time() - self._manifest_at < every_s:
             return
-        Manifest(self._answered, self.format, state, self.rows, self.failed_rows).write(self.place)
+        Manifest(self._answered, self.format, state, self.rows, self.failed_rows, kept=self.kept).write(self.place)
         self._manifest_at = time.time()
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
@@ -220,6 +222,19 @@ class OutputFolder:
     def as_text(self) -> list[str]:
         """The columns that are JSON text in the files."""
         return sorted({name for part in self.parts.values() for name in part.as_text})
+
+    @property
+    def alike(self) -> bool:
+        """Whether all parts have one schema."""
+        return len({part.schema for part in self.parts.values()}) <= 1
+
+    def has_as_is(self, column: Optional[str]) -> Optional[str]:
+        """The column, where its values stand in the files as they came; else None."""
+        if column is None or column in self.as_text or self.schema is None:
+            return None
+        kind = self.schema.field(column).type
+        of_json = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+        return column if self.format == "parquet" or any(test(kind) for test in of_json) else None
 
     @property
     def has_order(self) -> bool:
@@ -256,7 +271,7 @@ class OutputFolder:
             manifest = None  # a job that wrote nothing, refused by a check perhaps, has no claim on the folder
         if manifest:
             manifest.check(self._job, self.format, self.given)
-            self._answered = replace(self._job, hints=manifest.job.hints)
+            self._answered = replace(self._job, hints=manifest.job.hints, rows=manifest.job.rows)
         else:
             self._compare_parts(sizes, known, [info.base_name for info in listing])
         self.changed = differences(self._answered.hints, self._job.hints)
@@ -277,12 +292,19 @@ class OutputFolder:
                 self.place.fs.delete_file(self._ids_path(name))
         self._refuse_other_jobs()
         if manifest:
-            self.complete = manifest.state == "complete" and manifest.rows == self.rows
-            self.same_rows = bool(self._job.rows) and manifest.job.rows == self._job.rows
+            self._go_on(manifest)
         if self.parts:
             self._schema = known[max(self.parts, key=number_of)].schema
         if not self.complete:
             self.write_manifest("unfinished")
+
+    def _go_on(self, manifest: Manifest) -> None:
+        """From where it says that the folder was."""
+        self.complete = manifest.state == "complete" and manifest.rows == self.rows
+        self.kept = bool(self.parts) and manifest.kept is True
+        if not self.parts:
+            self._answered = self._job
+        self.same_rows = bool(self._job.rows) and self._answered.rows == self._job.rows
 
     def _refuse_other_jobs(self) -> None:
         # Of format 1, whose fingerprints were others, no part has digests.

@@ -132,7 +132,7 @@ def make_plan(
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
     least, most = (number * config.engines_per_replica for number in num_replicas)
-    return Plan(config, (least, most), batch_size, tuple(why), lengths and lengths.input)
+    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None)
 
 
 def limits(accelerator_type: str) -> dict[str, int]:

@@ -129,12 +129,12 @@ def fill(
         if its is None:
             continue
         try:
-            texts[i] = render(tokenizer, its, job)
+            text = render(tokenizer, its, job)
         except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
-        if (half := half_of_a_pair(texts[i])) is not None:
-            texts[i], errors[i] = None, f"tokenize: {half}"
+        half = half_of_a_pair(text)
+        texts[i], errors[i] = (text, errors[i]) if half is None else (None, f"tokenize: {half}")
     for i, ids in enumerate(tokenize(tokenizer, texts, errors)):
         if ids is not None:
             token_ids[i] = ids
@@ -197,18 +197,18 @@ def tokenize(tokenizer: Any, texts: list[Optional[str]], errors: list[Optional[s
     The template has written the special tokens already, so none is added here: adding them is how other
     pipelines come to two BOS tokens. Where some texts fail together, they are tried one by one.
     """
-    present = [i for i, text in enumerate(texts) if text is not None]
+    present = [(i, text) for i, text in enumerate(texts) if text is not None]
     ids: list[Optional[np.ndarray]] = [None] * len(texts)
     for first in range(0, len(present), ENCODED_AT_ONCE):
         some = present[first : first + ENCODED_AT_ONCE]
         try:
-            for i, encoded in zip(some, _encode(tokenizer, [texts[i] for i in some]), strict=True):
+            for (i, _), encoded in zip(some, _encode(tokenizer, [text for _, text in some]), strict=True):
                 ids[i] = encoded
         except BaseException as together:  # a panic in Rust is no Exception
             _unless_interrupted(together)
-            for i in some:
+            for i, text in some:
                 try:
-                    ids[i] = _encode(tokenizer, [texts[i]])[0]
+                    ids[i] = _encode(tokenizer, [text])[0]
                 except BaseException as problem:
                     _unless_interrupted(problem)
                     errors[i] = f"tokenize: {one_line(problem)}"

@@ -9,6 +9,7 @@ from string import Formatter
 from typing import Any
 
 from rayllm_batch.errors import WorkloadError, did_you_mean
+from rayllm_batch.row_id import TEXT_IS_STABLE
 from rayllm_batch.workload import ChatWorkloadBase
 
 
@@ -69,6 +70,20 @@ def _text(row: dict[str, Any], column: str) -> str:
     value = row[column]
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(f"the column {column!r} is null in this row, so there is nothing to ask about")
-    if isinstance(value, bytes):
-        raise ValueError(f"the column {column!r} holds bytes; the prompt takes text, numbers, lists and dicts")
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
+    if isinstance(value, (str, int, float, *TEXT_IS_STABLE)):
+        return str(value)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    except TypeError as error:
+        raise ValueError(f"the column {column!r} holds {error}; the prompt takes text, numbers, dates, lists and dicts") from None
+
+
+def _plain(value: Any) -> Any:
+    """Of what JSON does not know. Not bytes or an object, of which a model would be shown the name and the address."""
+    if isinstance(value, TEXT_IS_STABLE):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if hasattr(value, "tolist") and not isinstance(value, memoryview):  # NumPy's; its text leaves out the middle
+        return value.tolist()
+    raise TypeError(f"a value of type {type(value).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,31 @@ def test_a_report_is_written_of_every_run_that_began(
     assert written == (["mine.html"] if begins else [])
 
 
+@pytest.mark.parametrize(("error", "code"), [(None, cli.ROWS_FAILED), (EngineError("The engine died."), cli.FAILED), (KeyboardInterrupt(), cli.INTERRUPTED)])
+def test_a_report_that_cannot_be_written_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: BaseException | None, code: int
+) -> None:
+    def run(batch: RayLLMBatch, output: str, **_: object) -> None:
+        batch.metrics = RunMetrics(rows=9, failed=2)
+        if error:
+            raise error
+        write_manifest(Path(output), failed=2)
+
+    monkeypatch.setattr(RayLLMBatch, "run", run)
+    (tmp_path / "file").touch()
+    report = str(tmp_path / "file" / "report.html")
+    assert cli.main(["run", *GIVEN, "--output", str(tmp_path / "out"), "--report", report]) == code
+    said = capsys.readouterr().err
+    assert "The report cannot be written to" in said and (not isinstance(error, EngineError) or "The engine died" in said.splitlines()[-1])
+    assert cli.main(["run", *GIVEN, "--output", str(tmp_path / "out"), "--report", str(tmp_path)]) == cli.WRONG_INPUT
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf", "-inf"])
+def test_a_price_that_is_none(capsys: pytest.CaptureFixture[str], price: str) -> None:
+    assert cli.main(["estimate", *GIVEN, f"--gpu-hour-usd={price}"]) == cli.WRONG_INPUT
+    assert "a price of at least 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "called", "printed"), [
     (["check"], {"output": None, "output_format": "parquet", "id_column": None}, ""),
     (["check", "--output", "out", "--id-column", "id"], {"output": "out", "output_format": "parquet", "id_column": "id"}, ""),
@@ -134,6 +160,7 @@ def test_check_preview_and_estimate(
     (["check", *GIVEN, "--prompt", "{a}"], "not both"),
     (["check", "--config", CONFIG, "--prompt", "{a}"], "--prompt needs --input"),
     (["check", *GIVEN, "--input", "a", "-w", "dataset_file=b"], "two names of one thing"),
+    (["check", *GIVEN[:2], "--prompt", "{a}", "--input", "a", "-w", "prompt={b}"], "two names of one thing"),
 ])
 def test_a_mistyped_option_names_the_nearest(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -175,3 +202,17 @@ def test_help_has_the_exit_codes_and_an_example() -> None:
     assert run.returncode == 0
     for words in ("exit codes:", "130", "143", "examples:", "--prompt", "--input", "--retry-failed", "--report", "--verbose", "MODULE:CLASS", "KEY=VALUE"):
         assert words in run.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_is_closed(tmp_path: Path, closed: str) -> None:
+    """As some schedulers leave it: whatever prints, or asks whether it is a terminal, goes on."""
+    code = (
+        "import sys; from rayllm_batch import RayLLMBatch, cli, status_view\n"
+        "def check(*_, **__): print('x'); print('x', file=sys.stderr); sys.stdout.isatty(), sys.stderr.isatty()\n"
+        f"RayLLMBatch.check = check\nsys.exit(cli.main(['check', *{GIVEN!r}]))"
+    )
+    (tmp_path / "closed.py").write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run(f"{sys.executable} {tmp_path}/closed.py {closed}", shell=True, env=env, check=False)  # noqa: S602 (this is the shell's)
+    assert run.returncode == cli.DONE

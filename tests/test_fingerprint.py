@@ -8,6 +8,7 @@ import json
 import linecache
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayllm_batch.code_text import digest
+from rayllm_batch.code_text import as_text, digest
 from rayllm_batch.config import init_engine_from_config
 from rayllm_batch.engine_args import installed_fields
 from rayllm_batch.fingerprint import HOW_FAST, Job, describe_job, differences
@@ -186,7 +187,7 @@ def test_a_notebook_a_script_and_a_module_are_one_job_in_any_process(tmp_path: P
 
 
 def test_code_without_source_is_told_by_its_bytecode_in_any_process(tmp_path: Path) -> None:
-    program = "from rayllm_batch.code_text import code_of_class\nexec({code!r})\nprint(code_of_class(Mine, set()))"
+    program = "from rayllm_batch.code_text import code_of_class\nexec({code!r})\nprint(code_of_class(Mine, {{}}))"
     printed = []
     for seed, code in (("1", CODE), ("2", CODE), ("3", CODE.replace("text[:100]", "text[:200]"))):
         env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
@@ -218,6 +219,137 @@ def test_a_decorator_s_code_counts() -> None:
     decorator = "import functools\ndef loud(f):\n    @functools.wraps(f)\n    def g(*a):\n        return f(*a) + '!'\n    return g\n@loud\n"
     code = CODE.replace("def longer", decorator + "def longer")
     assert job_of_code(code) == job_of_code(code.replace("+ '!'", "+  '!'")) != job_of_code(code.replace("+ '!'", "+ '?'"))
+
+
+BESIDE = """\
+SYSTEM = 'OLD'
+def build(): return SYSTEM
+class Builder:
+    def __init__(self): self.text = 'OLD'
+    def go(self): return self.text
+    __call__ = go
+BUILDER = Builder()
+"""
+# What comes before a class, and what its parse_row puts into the prompt; prompts.py and pack/sub.py beside it are BESIDE.
+HIDDEN = {
+    "a module's constant": ("import prompts", "prompts.SYSTEM"),
+    "a module's function": ("import prompts as p", "p.build()"),
+    "a package's": ("import pack.sub", "pack.sub.SYSTEM"),
+    "a module of a package": ("from pack import sub", "sub.build()"),
+    "an object of a module": ("from prompts import BUILDER", "BUILDER.go()"),
+    "an object that is called": ("from prompts import BUILDER", "BUILDER()"),
+    "a template": ("import string\nT = string.Template('OLD $x')", "T.substitute(x=1)"),
+    "a template of a package's": ("import jinja2\nT = jinja2.Template('OLD {{x}}')", "T.render(x=1)"),
+    "a namespace": ("import types\nT = types.SimpleNamespace(x='OLD')", "T.x"),
+    "a read-only dict": ("import types\nT = types.MappingProxyType({'x': 'OLD'})", "T['x']"),
+    "a deque": ("import collections\nT = collections.deque(['OLD'])", "T[0]"),
+    "a DataFrame": ("import pandas\nT = pandas.DataFrame({'x': ['OLD']})", "T['x'][0]"),
+    "a bytearray": ("T = bytearray(b'OLD')", "T.decode()"),
+    "a getter": ("import operator\nT = operator.itemgetter('OLD')", "T(row)"),
+    "an object's state": ("class C:\n    def __init__(self, x): self.x = x\nT = C('OLD')", "T.x"),
+    "an object with slots": ("class C:\n    __slots__ = 'x'\n    def __init__(self, x): self.x = x\nT = C('OLD')", "T.x"),
+    "an object with a lock": ("import threading\nclass C:\n    def __init__(self, x): self.x, self.y = x, threading.Lock()\nT = C('OLD')", "T.x"),
+    "an object's code": ("class C:\n    def go(self): return 'OLD'\nT = C()", "T.go()"),
+    "a bound method": ("class C:\n    def go(self): return 'OLD'\nT = C().go", "T()"),
+    "a member of an enum": ("import enum\nclass E(enum.Enum):\n    A = 'OLD'\nT = E.A", "T.value"),
+    "a method of an enum": ("import enum\nclass E(enum.Enum):\n    A = 1\n    def text(self): return 'OLD'\nT = E.A", "T.text()"),
+    "a dataclass's method": ("import dataclasses\n@dataclasses.dataclass\nclass D:\n    x: int = 1\n    def t(self): return 'OLD'\nT = D()", "T.t()"),
+    "a dict that makes values": ("class D(dict):\n    def __missing__(self, key): return 'OLD'\nT = D()", "T['x']"),
+    "a method that Python calls": ("class C:\n    def __str__(self): return 'OLD'", "str(C())"),
+    "a base's attribute": ("class A:\n    x = 'OLD'\nclass B(A): pass", "B.x"),
+    "a metaclass's attribute": ("class M(type):\n    x = 'OLD'\nclass B(metaclass=M): pass", "B.x"),
+    "a dispatching function": ("import functools\n@functools.singledispatch\ndef g(x): return ''\n@g.register\ndef _(x: str): return 'OLD'", "g('')"),
+}
+
+
+@pytest.fixture
+def hints_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], dict[str, str]]:
+    """Of the code of a class Mine, with the modules beside it. As another process would have them."""
+
+    def described(code: str, beside: str) -> dict[str, str]:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        (folder / "pack").mkdir()
+        for file, text in (("prompts.py", beside), ("pack/__init__.py", ""), ("pack/sub.py", beside), ("mine.py", code)):
+            (folder / file).write_text(text)
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(folder)
+            for name in ("prompts", "pack", "pack.sub", "mine"):
+                patched.delitem(sys.modules, name, raising=False)
+            hints = describe_job(engine(), importlib.import_module("mine").Mine(), None).hints
+            for name in ("prompts", "pack", "pack.sub", "mine"):
+                patched.delitem(sys.modules, name, raising=False)
+        return hints
+
+    return described
+
+
+def mine(before: str, prompt: str) -> str:
+    asked = f"return {{'messages': [{{'role': 'user', 'content': {prompt} + row['a']}}]}}"
+    base = "from rayllm_batch.workload import ChatWorkloadBase"
+    return f"{before}\n{base}\nclass Mine(ChatWorkloadBase):\n    def parse_row(self, row):\n        {asked}\n"
+
+
+@pytest.mark.parametrize(("before", "prompt"), HIDDEN.values(), ids=HIDDEN)
+def test_whatever_changes_a_prompt_is_a_hint(hints_of: Any, before: str, prompt: str) -> None:
+    code = mine(before, prompt)
+    first = hints_of(code, BESIDE)
+    assert hints_of(code, BESIDE) == first != hints_of(code.replace("OLD", "NEW"), BESIDE.replace("OLD", "NEW"))
+
+
+@pytest.mark.parametrize("imports", ["import prompts", "import prompts as p, json", "from prompts import SYSTEM", "import pack.sub"])
+def test_a_module_that_parse_row_imports_itself_counts(hints_of: Any, imports: str) -> None:
+    code = mine("", "''").replace("return {", f"{imports}\n        return {{")
+    first = hints_of(code, BESIDE)
+    assert hints_of(code, BESIDE) == first == hints_of(code, "# a comment\n" + BESIDE) != hints_of(code, BESIDE.replace("OLD", "NEW"))
+
+
+def test_what_a_module_has_besides_does_not_count(hints_of: Any) -> None:
+    code = mine("import prompts", "prompts.SYSTEM")
+    assert hints_of(code, BESIDE) == hints_of(code, BESIDE + "OTHER = 1\n") != hints_of(code, BESIDE.replace("'OLD'\ndef", "'NEW'\ndef"))
+
+
+@pytest.mark.parametrize("what", ["SYSTEM", "build()", "helper()", "sub.build()"])
+def test_a_workload_of_an_installed_package_is_the_user_s_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str) -> None:
+    monkeypatch.setattr("rayllm_batch.code_text.is_installed", lambda file: True)
+    before = "from installed_jobs import sub\nfrom installed_jobs.sub import build, SYSTEM\ndef helper(): return 'OLD'"
+    hints = []
+    for number, word in enumerate(("OLD", "OLD", "NEW")):
+        folder = tmp_path / str(number) / "installed_jobs"
+        folder.mkdir(parents=True)
+        for file, text in (("__init__.py", ""), ("sub.py", BESIDE), ("jobs.py", mine(before, what))):
+            (folder / file).write_text(text.replace("OLD", word))
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(folder.parent)
+            hints.append(describe_job(engine(), importlib.import_module("installed_jobs.jobs").Mine(), None).hints)
+        for name in [name for name in sys.modules if name.startswith("installed_jobs")]:
+            del sys.modules[name]
+    assert hints[0] == hints[1] != hints[2]
+
+
+def test_the_state_of_an_object_is_not_written_down() -> None:
+    class Client:
+        def __init__(self, key: str) -> None:
+            self.key = key
+
+    texts = [json.dumps(job_of(in_a_cell(CODE)["Mine"](tag=Client(key)))) for key in ("k-12345678", "k-87654321")]
+    assert texts[0] != texts[1] and "12345678" not in texts[0]
+
+
+class Raises:
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def holding_itself() -> list[Any]:
+    one: list[Any] = []
+    one.append(one)
+    return one
+
+
+@pytest.mark.parametrize("made", [Raises, holding_itself, type("Odd", (), {"__reduce_ex__": lambda *_: (1,)})])
+def test_a_value_that_cannot_be_described_is_known_by_its_kind(made: Callable[[], Any]) -> None:
+    value = made()
+    assert as_text(value) == json.dumps(f"a {type(value).__name__}")
 
 
 FAST = {

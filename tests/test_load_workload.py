@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rayllm_batch.errors import WorkloadError
-from rayllm_batch.load_workload import load_workload
+from rayllm_batch.load_workload import load_workload, pairs
 
 
 @pytest.fixture
@@ -63,6 +65,13 @@ def test_a_workload_of_this_folder_with_its_fields(folder: Path) -> None:
         ("mine:Mine", ["question"], "must be KEY=VALUE"),
         ("mine:Mine", ["question={"], "not valid YAML"),
         ("mine:Mine", ["questoin=x"], "Did you mean 'question'"),
+        ("mine:Mine", ["question=a", "question=b"], "-w question=... is given twice"),
+        ("mine:Mine", ["question="], "-w question= has no value"),
+        ("mine:Mine", ["question=\n"], "question=null for none"),
+        ("mine:Mine", ["question=!!timestamp 2024-99-99"], "not valid YAML"),
+        ("mine:Mine", ["question=!!int x"], "not valid YAML"),
+        ("mine:Mine", ["question=" + "[" * 3000], "not valid YAML"),
+        ("mine:Mine", ["dataset_fraction=" + "9" * 5000], "not valid YAML"),
     ],
 )
 def test_what_is_wrong_with_a_workload_is_said(folder: Path, spec: str, fields: list[str], said: str) -> None:
@@ -114,3 +123,46 @@ open("sent", "wb").write(cloudpickle.dumps(made.parse_row))
     there = "import pickle; print(pickle.load(open('sent', 'rb'))({'text': 'x'}))"
     ran = subprocess.run([sys.executable, "-c", there], cwd=folder, env={}, capture_output=True, text=True, check=False)
     assert ran.stdout == "about x\n", ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"), ("on", "on"), ("Yes", "Yes"), ("010", "010"), ("0x10", "0x10"), ("12:30", "12:30"), ("2024-01-01", "2024-01-01"),
+        ("2024-99-01", "2024-99-01"), ("0x_", "0x_"), ("1_000", "1_000"), ("=", "="), ("[no, 2024-01-01]", ["no", "2024-01-01"]),
+        ("1e3", 1000.0), ("-1", -1), (".5", 0.5), ("true", True), ("null", None), ("~", None), ('""', ""), ('"\\n"', "\n"), ("{a: [1]}", {"a": [1]}),
+    ],
+)  # fmt: skip
+def test_values_are_what_they_look_like(text: str, value: Any) -> None:
+    """Not `no` false, 010 eight, 12:30 750 and 2024-01-01 a date, as in YAML 1.1."""
+    assert pairs([f"key={text}"], "-s") == {"key": value} and type(pairs([f"key={text}"], "-s")["key"]) is type(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1.10", "1.10"), ("true", "true"), ("2024", "2024"), ("1e3", "1e3"), ("'a'", "a"), ("null", None)])
+def test_a_field_of_text_gets_the_text(folder: Path, text: str, value: Any) -> None:
+    (folder / "texts.py").write_text(
+        "from rayllm_batch.workload import ChatWorkloadBase\n"
+        "class Texts(ChatWorkloadBase):\n    version: str = ''\n    many: int = 1\n    def parse_row(self, row): return {}\n"
+    )
+    made = load_workload("texts.py:Texts", [f"version={text}", "many=7"])
+    assert made.version == value and made.many == 7
+
+
+@pytest.mark.parametrize(("file", "imported"), [("email.py", "email.errors"), ("queue.py", "queue"), ("jobs.py", "statistics"), ("jobs.py", "numpy"), ("yaml.py", "yaml")])
+def test_a_file_beside_that_is_named_as_one_of_the_standard_library_hides_it_from_nobody(folder: Path, file: str, imported: str) -> None:
+    """Here and in the processes that Ray starts; and what lies beside the workload is still found."""
+    jobs = folder / "more"
+    jobs.mkdir()
+    mine = "from words import WORD\nfrom rayllm_batch.workload import ChatWorkloadBase\nclass Mine(ChatWorkloadBase):\n    def parse_row(self, row): ..."
+    for name, text in ((file, mine), ("words.py", "WORD = 1"), ("statistics.py", ""), ("numpy.py", "")):
+        (jobs / name).write_text(text)
+    same = "import importlib.util as u; m = __import__({0!r}); print(m.__file__)"
+    code = (
+        f"from rayllm_batch.load_workload import load_workload\nload_workload('more/{file}:Mine', [])\nimport subprocess, sys\n"
+        f"code = {same.format(imported.partition('.')[0])!r}\n"
+        f"import {imported}\nexec(code); subprocess.run([sys.executable, '-c', code + '; import {imported}'], check=True)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    assert run.returncode == 0, run.stderr
+    assert len(files := run.stdout.split()) == 2 and not any(file.startswith(str(folder)) for file in files)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rayllm_batch.errors import WorkloadError
@@ -22,6 +26,11 @@ def test_columns_are_put_in() -> None:
     assert asked("{a b}: {ü}", **{"a b": [1, {"é": "x"}], "ü": {"k": None}}) == '[1, {"é": "x"}]: {"k": null}'
     assert asked("{a.b}", **{"a.b": "a column of that name"}) == "a column of that name"
     assert asked("-{a}-", a="") == "--"
+    assert asked("{a}", a=np.arange(2000)) == json.dumps(list(range(2000))), "NumPy's own text leaves out the middle"
+    assert asked("{a} {b} {c}", a=(1, 2), b=[{"x": np.int64(3)}, {4}], c=[Decimal("1.10"), date(2024, 1, 2)]) == (
+        '[1, 2] [{"x": 3}, [4]] ["1.10", "2024-01-02"]'
+    )
+    assert asked("{a} {b}", a=Decimal("1.10"), b=date(2024, 1, 2)) == "1.10 2024-01-02"
 
 
 @pytest.mark.parametrize(
@@ -47,17 +56,20 @@ def test_a_prompt_that_cannot_be(prompt: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ("{bdoy}", "columns are body, n, raw. Did you mean 'body'"),
+        ("{bdoy}", "columns are body, n, raw, deep, view, thing. Did you mean 'body'"),
         ("{body.__class__}", "plain column names: {body}"),
         ("{body[0]}", "plain column names: {body}"),
         ("{0}", "the columns are body"),
         ("{n}", "'n' is null in this row"),
-        ("{raw}", "holds bytes"),
+        ("{raw}", "'raw' holds a value of type bytes"),
+        ("{deep}", "'deep' holds a value of type bytes"),
+        ("{view}", "'view' holds a value of type memoryview"),
+        ("{thing}", "'thing' holds a value of type object"),
     ],
 )
 def test_a_row_that_cannot_be_asked(prompt: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
-        asked(prompt, body="x", n=None, raw=b"x")
+        asked(prompt, body="x", n=None, raw=b"x", deep={"a": [{"b": b"x"}]}, view=memoryview(b"x"), thing=[object()])
     assert said in str(caught.value)
     with pytest.raises(ValueError, match="null"):
         asked("{n}", n=float("nan"))

@@ -211,6 +211,64 @@ def test_a_workload_that_was_changed_keeps_what_is_asked_the_same(ray_cluster, t
         RayLLMBatch(echo(), changed).run(folder, changed="yes")
 
 
+class FromFile(Letters):
+    """What it asks does not stand in its code."""
+
+    def parse_row(self, row):
+        return {"messages": [{"role": "user", "content": f"{Path(self.style).read_text()} {row['letter']}"}]}
+
+
+def test_a_prompt_that_comes_from_a_file_was_changed(ray_cluster, tmp_path, capsys):
+    """The code is the same; the first rows say that other things are asked. What is kept once is not asked about again."""
+    file, folder, prompt = tmp_path / "rows.jsonl", tmp_path / "out", tmp_path / "prompt.txt"
+    prompt.write_text("the letter")
+    workload = FromFile(dataset_file=letters(file, "abcd"), style=str(prompt))
+    RayLLMBatch(echo(), workload).run(folder)
+    first = answers(folder)
+    prompt.write_text("another letter")
+    letters(file, "abcdef")
+    with pytest.raises(OutputError, match=r"its code is the same, but not what parse_row makes of.*of 4 answered rows 0 are asked the same as before, 4"):
+        RayLLMBatch(echo(**NO_ENGINE), workload).run(folder)
+    assert answers(folder) == first
+    RayLLMBatch(echo(), workload).run(folder, changed="keep")
+    second = answers(folder)
+    assert {c: second[c] for c in "abcd"} == first and second["e"].startswith("another")
+    letters(file, "abcdefg")
+    RayLLMBatch(echo(), workload).run(folder)
+    assert {c: text for c, text in answers(folder).items() if c != "g"} == second and len(rows_in(folder)) == 7
+
+
+def test_a_folder_with_two_answers_of_one_id_is_refused(ray_cluster, tmp_path):
+    """cp -r of a folder of the same job, which has some of the rows."""
+    folder, other = tmp_path / "out", tmp_path / "other"
+    for place, text in ((folder, "abcd"), (other, "bcx")):
+        workload = Letters(dataset_file=letters(tmp_path / f"{place.name}.jsonl", text), mended=True)
+        RayLLMBatch(echo(), workload).run(place, id_column="letter")
+    shutil.copytree(other, folder, dirs_exist_ok=True)
+    with pytest.raises(OutputError, match="holds 2 ids of 'letter' more than once"):
+        RayLLMBatch(echo(**NO_ENGINE), workload).run(folder, id_column="letter")
+
+
+@pytest.mark.parametrize("state", ["complete", "unfinished"])
+def test_rows_that_are_known_by_an_id_have_other_values(ray_cluster, tmp_path, capsys, state):
+    file, folder = tmp_path / "rows.jsonl", tmp_path / "out"
+    workload = Letters(dataset_file=letters(file, "abcd"), mended=True)
+    RayLLMBatch(echo(), workload).run(folder, id_column="letter")
+    first = answers(folder)
+    manifest = folder / "_rayllm_batch" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("complete", state))
+    letters(file, "bacde")  # a and b another number of times, e is new
+    with pytest.raises(OutputError, match=r"The data is not what it was .*\(rows with the same ids.*of 4 answered rows 2 are asked the same as before, 2"):
+        RayLLMBatch(echo(**NO_ENGINE), workload).run(folder, id_column="letter")
+    RayLLMBatch(echo(), workload).run(folder, id_column="letter", changed="redo")
+    assert answers(folder).keys() == set("abcde") and len(rows_in(folder)) == 5
+    assert "b for 0" in answers(folder)["b"] and {c: answers(folder)[c] for c in "cd"} == {c: first[c] for c in "cd"}
+    capsys.readouterr()
+    letters(file, "bacdef")
+    RayLLMBatch(echo(), workload).run(folder, id_column="letter")
+    assert "is not what it was" not in capsys.readouterr().out and len(rows_in(folder)) == 6
+
+
 def test_further_rows_are_the_same_call(ray_cluster, tmp_path, capsys):
     folder = tmp_path / "out"
     (tmp_path / "days").mkdir()
