@@ -12,8 +12,10 @@ export:        ## write main.py and README.md from README.ipynb
 check-export:  ## fail, changing nothing, unless main.py and README.md are what README.ipynb gives
 	$(PYTHON) scripts/export.py --check
 
-lint:
+lint:          ## style, types, and the direction of imports between rooms
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(dir $(PYTHON))lint-imports --cache-dir .import_linter_cache
 
 lock: lock-newest   ## resolve requirements/*.in anew
 	$(LOCK) --override requirements/override.txt requirements/cpu.in -o requirements/cpu.txt

@@ -117,7 +117,7 @@ class Ours:
     name = "RayLLMBatch"
 
     def __init__(self, job: Job) -> None:
-        from rayllm_batch import cluster_connect
+        from rayllm_batch.cluster import connect as cluster_connect
 
         cluster_connect.connect()
         self._job = job
@@ -125,9 +125,10 @@ class Ours:
     def run(self, requested_at: float) -> dict[str, Any]:
         import ray
 
-        from rayllm_batch import RayLLMBatch, init_engine_from_config, warm
-        from rayllm_batch.session import Session
-        from rayllm_batch.snapshot import Snapshot
+        from rayllm_batch import RayLLMBatch, init_engine_from_config
+        from rayllm_batch.measures.snapshot import Snapshot
+        from rayllm_batch.run import warm
+        from rayllm_batch.run.session import Session
 
         job = self._job
         config = init_engine_from_config({
@@ -272,7 +273,7 @@ def accelerator(job: Job) -> str:
 def _ready(monitor: Any) -> int:
     import ray
 
-    from rayllm_batch.snapshot import Snapshot
+    from rayllm_batch.measures.snapshot import Snapshot
 
     return len(Snapshot.of(ray.get(monitor.snapshot.remote())).ready)
 

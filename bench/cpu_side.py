@@ -70,7 +70,7 @@ def make_rows(count: int, path: Path, column: pa.Field, value: Callable[[int], A
 def tokenizer_alone(path: str, out: str, cores: int) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    from rayllm_batch.prompt import PromptJob, render
+    from rayllm_batch.workers.prompts import PromptJob, render
 
     tokenizer = AutoTokenizer.from_pretrained(str(DEMO_MODEL))
     job = PromptJob(parse_row=_parse_row(), tokenizer=str(DEMO_MODEL))

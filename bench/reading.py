@@ -61,10 +61,10 @@ def before_in_memory(path: Path) -> int:
 
 
 def now_in_memory(path: Path) -> int:
-    from rayllm_batch import dataset_file
-    from rayllm_batch.data_files import find_files
-    from rayllm_batch.file_part import Reader
-    from rayllm_batch.read_options import ReadOptions
+    from rayllm_batch.data import dataset_file
+    from rayllm_batch.data.data_files import find_files
+    from rayllm_batch.data.file_part import Reader
+    from rayllm_batch.data.read_options import ReadOptions
 
     files = find_files(path)
     return dataset_file._read_local(files, Reader(files.fs, files.format, ReadOptions()), [path.stat().st_size]).num_rows
@@ -77,7 +77,7 @@ def before_in_tasks(path: Path) -> int:
 
 
 def now_in_tasks(path: Path) -> int:
-    from rayllm_batch.dataset_file import read_dataset_file
+    from rayllm_batch.data.dataset_file import read_dataset_file
 
     return read_dataset_file(path).materialize().count()
 

@@ -10,18 +10,21 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from rayllm_batch import cluster_resources, pipeline, preview, report, warm
-from rayllm_batch.cluster_connect import connect
+from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster.connect import connect
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import show
 from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError
-from rayllm_batch.estimate import Estimate, estimate
-from rayllm_batch.execution import Execution
-from rayllm_batch.fingerprint import describe_job
-from rayllm_batch.folder_run import FolderRun, in_short, run_in_memory, say
-from rayllm_batch.metrics import RunMetrics
-from rayllm_batch.options import RunOptions, check_whole
-from rayllm_batch.output_folder import OutputFolder
+from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.output.fingerprint import describe_job
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.report import save as report
+from rayllm_batch.report.estimate import Estimate, estimate
+from rayllm_batch.run import pipeline, warm
+from rayllm_batch.run.execution import Execution
+from rayllm_batch.run.folder_run import FolderRun, in_short, run_in_memory, say
+from rayllm_batch.run.options import RunOptions, check_whole
+from rayllm_batch.show import preview
 from rayllm_batch.termination import heeding
 from rayllm_batch.workload import ChatWorkloadBase, check_workload
 

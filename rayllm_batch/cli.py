@@ -16,9 +16,9 @@ from rayllm_batch.config import init_engine_from_config
 from rayllm_batch.display import let_all_print
 from rayllm_batch.errors import EngineError, HubUnavailableError, RayLLMBatchError, WorkloadError, causes, one_line
 from rayllm_batch.load_workload import load_workload, made, pairs, raised_at
-from rayllm_batch.manifest import failed_rows
-from rayllm_batch.prompt_template import PromptTemplate
+from rayllm_batch.output.manifest import failed_rows
 from rayllm_batch.termination import SAID, TERMINATED, Terminated, heeded
+from rayllm_batch.workload.prompt_template import PromptTemplate
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -1,7 +1,7 @@
 """Write which settings the installed vLLM has, when the version that is pinned changes.
 
-python scripts/update_vllm_fields.py                             rayllm_batch/vllm_fields.py
-.venv.newest/bin/python scripts/update_vllm_fields.py --newest   rayllm_batch/vllm_newest_fields.py: what it has more
+python scripts/update_vllm_fields.py                             rayllm_batch/engine/vllm_fields.py
+.venv.newest/bin/python scripts/update_vllm_fields.py --newest   rayllm_batch/engine/vllm_newest_fields.py: what it has more
 """
 
 import sys
@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from rayllm_batch import engine_args, sampling_fields
+from rayllm_batch.engine import engine_args, sampling_fields
 from rayllm_batch.engine.vllm_versions import vllm_version
 
 ROOM = Path(__file__).parent.parent / "rayllm_batch"
@@ -21,7 +21,7 @@ def main() -> None:
         raise SystemExit("vLLM is not installed here, or its arg_utils.py or sampling_params.py has changed shape.")
     newest, release = "--newest" in sys.argv[1:], vllm_version().split("+")[0]
     if newest:
-        from rayllm_batch import vllm_fields as tested
+        from rayllm_batch.engine import vllm_fields as tested
 
         engine = tuple(name for name in engine if name not in tested.ENGINE_FIELDS)
         of_tested = (tested.SAMPLING_FIELDS, tested.REPETITION_FIELDS, tested.STRUCTURED_FIELDS)

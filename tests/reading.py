@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import dataset_file, file_part
+from rayllm_batch.data import dataset_file, file_part
+from rayllm_batch.data.file_part import Reader
+from rayllm_batch.data.read_options import ReadOptions
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.file_part import Reader
-from rayllm_batch.read_options import ReadOptions
 
 
 def read(given: Any, **options: Any) -> list[dict[str, Any]]:

@@ -9,12 +9,12 @@ from unittest import mock
 
 from answers import a_failure, an_answer
 
-from rayllm_batch import history
-from rayllm_batch.history import History
-from rayllm_batch.metrics import RunMetrics, row_stats
-from rayllm_batch.report_page import Report
-from rayllm_batch.row_stats import Counts, RowStats
-from rayllm_batch.snapshot import ReplicaState, Snapshot
+from rayllm_batch.measures import history
+from rayllm_batch.measures.history import History
+from rayllm_batch.measures.metrics import RunMetrics, row_stats
+from rayllm_batch.measures.row_stats import Counts, RowStats
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
+from rayllm_batch.report.page import Report
 
 NASTY = "<script>alert('x')</script><img src=https://example.org/x.png onerror=\"alert(1)\"> & </style> &amp;"
 START_S = 40

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch.back_off import Step, does_not_fit, is_about_memory, next_step
+from rayllm_batch.engine.back_off import Step, does_not_fit, is_about_memory, next_step
 
 OWN = {"max_num_seqs": 1024, "max_num_batched_tokens": 16_384, "gpu_memory_utilization": 0.92}
 LOADED = "INFO 11-25 [gpu_model_runner.py:5348] Model loading took 14.99 GiB memory and 3.1 seconds\n"

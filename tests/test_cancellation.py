@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import cancellation
+from rayllm_batch.workers import cancellation
 
 CANCELLED = """
 import _thread, signal, socket, threading, time
-from rayllm_batch import cancellation
+from rayllm_batch.workers import cancellation
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def stubborn():
     while True:

@@ -13,9 +13,9 @@ import pytest
 
 from rayllm_batch import CNNDailySummary, RayLLMBatch, cli
 from rayllm_batch.errors import EngineError, HubUnavailableError, OutputError, PreflightError, WorkloadError
-from rayllm_batch.metrics import RunMetrics
-from rayllm_batch.prompt_template import PromptTemplate
+from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.termination import Terminated
+from rayllm_batch.workload.prompt_template import PromptTemplate
 
 CONFIG = "configs/demo-cpu.yaml"
 GIVEN = ["--config", CONFIG, "--workload", "rayllm_batch:CNNDailySummary"]

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import ray
 
-from rayllm_batch import cluster_resources, init_engine_from_config
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.cluster import resources as cluster_resources
 from rayllm_batch.errors import ClusterError
 
 

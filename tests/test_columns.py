@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 from column_samples import ENCODED, PLAIN, rays
 
-from rayllm_batch import columns
-from rayllm_batch.column_types import is_objects, is_sure, is_tensor, plain_type, widest
-from rayllm_batch.column_values import together
-from rayllm_batch.columns import carried, merged, name_of, rows
-from rayllm_batch.csv_rows import check_names
+from rayllm_batch.data import columns
+from rayllm_batch.data.column_types import is_objects, is_sure, is_tensor, plain_type, widest
+from rayllm_batch.data.column_values import together
+from rayllm_batch.data.columns import carried, merged, name_of, rows
+from rayllm_batch.data.csv_rows import check_names
+from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.read_options import BAD_LINE
 
 NAMES = [*PLAIN, *ENCODED, "tensors", "tensors of fractions", "tensors of other shapes", "Arrow's tensors", "objects"]
 

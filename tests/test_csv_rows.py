@@ -14,10 +14,10 @@ import pyarrow.fs
 import pytest
 from reading import read, refusal
 
-from rayllm_batch import csv_rows
+from rayllm_batch.data import csv_rows
+from rayllm_batch.data.file_text import FileText
+from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.file_text import FileText
-from rayllm_batch.read_options import BAD_LINE
 
 CELLS = [
     "", "NA", "N/A", "NaN", "nan", "None", "null", "NULL", "true", "False", "007", "+4930123", "1e5", "-0", "1,5", "3.10", "2024-03-01",

@@ -19,8 +19,8 @@ import pyarrow.parquet
 import pytest
 from reading import read, refusal
 
-from rayllm_batch import dataset_file, file_part
-from rayllm_batch.read_options import ReadOptions
+from rayllm_batch.data import dataset_file, file_part
+from rayllm_batch.data.read_options import ReadOptions
 
 ROWS = [{"id": 1, "article": "One, \"two\"\nand three."}, {"id": 2, "article": "Größe, 図書館, 🙂"}]
 JSONL = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in ROWS)
@@ -394,7 +394,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> Any:
         dataset.reader, dataset.tasks = reader, tasks
         return dataset
 
-    monkeypatch.setattr("rayllm_batch.file_datasource.dataset_of", made)
+    monkeypatch.setattr("rayllm_batch.data.file_datasource.dataset_of", made)
     monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)
     return dataset_file.read_dataset_file
 
@@ -509,9 +509,9 @@ def test_the_first_rows_of_a_large_file_take_little_memory(tmp_path: Path) -> No
     code = f"""
 import re
 from pathlib import Path
-from rayllm_batch.dataset_file import _first_of_file, find_files
-from rayllm_batch.file_part import Reader
-from rayllm_batch.read_options import ReadOptions
+from rayllm_batch.data.dataset_file import _first_of_file, find_files
+from rayllm_batch.data.file_part import Reader
+from rayllm_batch.data.read_options import ReadOptions
 import pyarrow.parquet
 
 def most_so_far():  # in KiB; getrusage has what the parent had too
@@ -537,9 +537,9 @@ def test_what_is_much_larger_than_its_file_is_not_read_into_the_drivers_memory(e
     code = f"""
 import re
 from pathlib import Path
-from rayllm_batch import dataset_file
-from rayllm_batch.file_part import Reader, whole
-from rayllm_batch.read_options import ReadOptions
+from rayllm_batch.data import dataset_file
+from rayllm_batch.data.file_part import Reader, whole
+from rayllm_batch.data.read_options import ReadOptions
 import pyarrow.parquet
 
 def most_so_far():

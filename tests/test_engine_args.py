@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import engine_args, init_engine_from_config, vllm_fields, vllm_newest_fields
-from rayllm_batch.engine import ENGINES
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.engine import ENGINES, engine_args, vllm_fields, vllm_newest_fields
 from rayllm_batch.errors import ConfigError
 
 SHIPPED = {

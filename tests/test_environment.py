@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rayllm_batch.versions import TESTED
-from rayllm_batch.vllm_fields import RELEASE
-from rayllm_batch.vllm_newest_fields import NEWEST_RELEASE
+from rayllm_batch.cluster.versions import TESTED
+from rayllm_batch.engine.vllm_fields import RELEASE
+from rayllm_batch.engine.vllm_newest_fields import NEWEST_RELEASE
 
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")

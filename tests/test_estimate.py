@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from rayllm_batch.estimate import PIPELINE_S, Estimate, Sample, Spread, copies, estimate
-from rayllm_batch.status import duration
-from rayllm_batch.trial import Trial
+from rayllm_batch.report.estimate import PIPELINE_S, Estimate, Sample, Spread, copies, estimate
+from rayllm_batch.show.status import duration
+from rayllm_batch.workers.trial import Trial
 
 
 @dataclass(frozen=True)

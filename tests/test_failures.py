@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayllm_batch.failures import MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted
+from rayllm_batch.measures.failures import MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted
 
 ERRORS = [f"tokenize: the prompt has {n} tokens" for n in range(1000, 1007)]
 ERRORS += [*["parse_row: KeyError: 'a'"] * 3, "engine: x"]

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayllm_batch.code_text import as_text, digest
 from rayllm_batch.config import init_engine_from_config
-from rayllm_batch.engine_args import installed_fields
-from rayllm_batch.fingerprint import HOW_FAST, Job, describe_job, differences
-from rayllm_batch.vllm_fields import ENGINE_FIELDS
-from rayllm_batch.vllm_newest_fields import MORE_ENGINE_FIELDS
+from rayllm_batch.engine.engine_args import installed_fields
+from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS
+from rayllm_batch.engine.vllm_newest_fields import MORE_ENGINE_FIELDS
+from rayllm_batch.output.code_text import as_text, digest
+from rayllm_batch.output.fingerprint import HOW_FAST, Job, describe_job, differences
 
 CODE = '''\
 import re
@@ -166,7 +166,7 @@ def test_a_notebook_a_script_and_a_module_are_one_job_in_any_process(tmp_path: P
     """Each in a process of its own, where text hashes, and so sets, have another order."""
     show = "print(json.dumps(describe_job(engine, Mine(), None).hints))\n"
     setup = (
-        "import json\nfrom rayllm_batch.config import init_engine_from_config\nfrom rayllm_batch.fingerprint import describe_job\n"
+        "import json\nfrom rayllm_batch.config import init_engine_from_config\nfrom rayllm_batch.output.fingerprint import describe_job\n"
         "engine = init_engine_from_config({'model_id': 'org/model', 'llm_engine': 'vllm', 'accelerator_type': 'CPU'})\n"
     )
     (tmp_path / "mine.py").write_text(CODE)
@@ -187,7 +187,7 @@ def test_a_notebook_a_script_and_a_module_are_one_job_in_any_process(tmp_path: P
 
 
 def test_code_without_source_is_told_by_its_bytecode_in_any_process(tmp_path: Path) -> None:
-    program = "from rayllm_batch.code_text import code_of_class\nexec({code!r})\nprint(code_of_class(Mine, {{}}))"
+    program = "from rayllm_batch.output.code_text import code_of_class\nexec({code!r})\nprint(code_of_class(Mine, {{}}))"
     printed = []
     for seed, code in (("1", CODE), ("2", CODE), ("3", CODE.replace("text[:100]", "text[:200]"))):
         env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
@@ -310,7 +310,7 @@ def test_what_a_module_has_besides_does_not_count(hints_of: Any) -> None:
 
 @pytest.mark.parametrize("what", ["SYSTEM", "build()", "helper()", "sub.build()"])
 def test_a_workload_of_an_installed_package_is_the_user_s_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str) -> None:
-    monkeypatch.setattr("rayllm_batch.code_text.is_installed", lambda file: True)
+    monkeypatch.setattr("rayllm_batch.output.code_text.is_installed", lambda file: True)
     before = "from installed_jobs import sub\nfrom installed_jobs.sub import build, SYSTEM\ndef helper(): return 'OLD'"
     hints = []
     for number, word in enumerate(("OLD", "OLD", "NEW")):

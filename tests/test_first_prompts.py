@@ -9,9 +9,9 @@ import pytest
 
 from rayllm_batch import init_engine_from_config
 from rayllm_batch.errors import ConfigError, RayLLMBatchError
-from rayllm_batch.first_prompts import check_first_prompts
-from rayllm_batch.model_check import ModelFacts
-from rayllm_batch.rows import Rows
+from rayllm_batch.run.first_prompts import check_first_prompts
+from rayllm_batch.run.model_check import ModelFacts
+from rayllm_batch.run.rows import Rows
 
 MODEL = Path("assets/demo-model")
 NO_TOOLS = (

@@ -18,14 +18,14 @@ import fsspec
 import pyarrow.fs
 import pytest
 
-from rayllm_batch import folder_lock
 from rayllm_batch.errors import OutputError
-from rayllm_batch.folder_lock import FolderLock
+from rayllm_batch.output import lock as folder_lock
+from rayllm_batch.output.lock import FolderLock
 
 ROOT = str(Path(__file__).parents[1])
 HOLD = """
 import os, sys, time, pyarrow.fs
-from rayllm_batch.folder_lock import FolderLock
+from rayllm_batch.output.lock import FolderLock
 lock = FolderLock(pyarrow.fs.LocalFileSystem(), sys.argv[1], True, "out")
 lock.acquire()
 reading, writing = os.pipe()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rayllm_batch import gpu
+from rayllm_batch.workers import gpu
 
 UUIDS = ["GPU-8932f937", "GPU-1111aaaa", "GPU-2222bbbb"]
 BUSY = [100, 50, 0]  # per cent

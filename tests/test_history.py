@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import history
-from rayllm_batch.history import MOST_POINTS, History
-from rayllm_batch.snapshot import ReplicaState, Snapshot
+from rayllm_batch.measures import history
+from rayllm_batch.measures.history import MOST_POINTS, History
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
 
 STARTING = ReplicaState()
 READY = ReplicaState(state="ready", settings={"max_num_seqs": 100})

@@ -42,7 +42,7 @@ def imported(path: Path) -> list[tuple[str, bool]]:
 
 
 def test_importing_the_package_is_light() -> None:
-    loaded = loaded_by("import rayllm_batch, rayllm_batch.workload, rayllm_batch.prompt, rayllm_batch.replica")
+    loaded = loaded_by("import rayllm_batch, rayllm_batch.workload, rayllm_batch.workers.prompts, rayllm_batch.workers.replica")
     assert "rayllm_batch" in loaded
     assert not loaded & {*HEAVY, "util"}
 

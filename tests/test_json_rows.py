@@ -15,12 +15,12 @@ import pyarrow.fs
 import pytest
 from reading import read, refusal
 
-from rayllm_batch import json_rows
-from rayllm_batch.column_values import steady, together
-from rayllm_batch.file_part import FilePart, Reader
-from rayllm_batch.file_text import FileText
-from rayllm_batch.part_file import decoded, encoded
-from rayllm_batch.read_options import BAD_LINE, ReadOptions
+from rayllm_batch.data import json_rows
+from rayllm_batch.data.column_values import steady, together
+from rayllm_batch.data.file_part import FilePart, Reader
+from rayllm_batch.data.file_text import FileText
+from rayllm_batch.data.read_options import BAD_LINE, ReadOptions
+from rayllm_batch.output.part_file import decoded, encoded
 
 
 def lines(*rows: Any, **kwargs: Any) -> bytes:
@@ -284,8 +284,8 @@ def test_an_array_is_read_as_a_stream(tmp_path: Path) -> None:
 import re
 from pathlib import Path
 import pyarrow.fs
-from rayllm_batch.file_part import FilePart, Reader
-from rayllm_batch.read_options import ReadOptions
+from rayllm_batch.data.file_part import FilePart, Reader
+from rayllm_batch.data.read_options import ReadOptions
 
 def most_so_far():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -12,11 +12,11 @@ import pandas
 import pyarrow as pa
 import pytest
 
-from rayllm_batch import last_words
-from rayllm_batch.failures import counted
-from rayllm_batch.fingerprint import Job
-from rayllm_batch.output_folder import OutputFolder
-from rayllm_batch.part_file import encoded
+from rayllm_batch.measures.failures import counted
+from rayllm_batch.output.fingerprint import Job
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.part_file import encoded
+from rayllm_batch.show import last_words
 
 ERRORS = [
     *(f"tokenize: the prompt has {n} tokens" for n in range(1000, 1007)), *["parse_row: KeyError: 'a'"] * 3, "engine: x", "engine: x", "b", "c",

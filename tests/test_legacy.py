@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import engine_args, init_engine_from_config, legacy
-from rayllm_batch.config import EngineConfig
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.config import EngineConfig, legacy
+from rayllm_batch.engine import engine_args
+from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS
 from rayllm_batch.errors import ConfigError
-from rayllm_batch.vllm_fields import ENGINE_FIELDS
 
 CONFIG_OF_2024 = """
 model_id: meta-llama/Meta-Llama-3.1-8B-Instruct

@@ -112,7 +112,7 @@ def test_its_code_travels_with_what_lies_beside_it(folder: Path) -> None:
     code = """
 import sys
 from ray import cloudpickle
-from rayllm_batch import pipeline
+from rayllm_batch.run import pipeline
 from rayllm_batch.load_workload import load_workload
 made = load_workload("jobs/triage.py:Triage", [])
 pipeline.ship_by_value(made)

@@ -10,11 +10,11 @@ from unittest import mock
 import pytest
 from answers import a_failure, an_answer
 
-from rayllm_batch import history
-from rayllm_batch.history import History
-from rayllm_batch.metrics import ReplicaMetrics, RunMetrics
-from rayllm_batch.row_stats import Counts, RowStats
-from rayllm_batch.snapshot import ReplicaState, Snapshot
+from rayllm_batch.measures import history
+from rayllm_batch.measures.history import History
+from rayllm_batch.measures.metrics import ReplicaMetrics, RunMetrics
+from rayllm_batch.measures.row_stats import Counts, RowStats
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
 from rayllm_batch.tasks.base import Answer
 
 

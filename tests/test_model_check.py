@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import init_engine_from_config, model_check
+from rayllm_batch import init_engine_from_config
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ClusterError, ConfigError, ModelNotFoundError
-from rayllm_batch.model_check import (
+from rayllm_batch.run import model_check
+from rayllm_batch.run.model_check import (
     GIB,
     ModelFacts,
     check_chat_template,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rayllm_batch.errors import ConfigError
-from rayllm_batch.model_folder import INDEX, INDEX_OF_BIN, check_folder
+from rayllm_batch.model.folder import INDEX, INDEX_OF_BIN, check_folder
 
 DEMO = Path("assets/demo-model")
 WEIGHTS = "model.safetensors"

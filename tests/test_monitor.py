@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from answers import a_failure, an_answer
 
-from rayllm_batch import delivered
-from rayllm_batch.metrics import RunMetrics
-from rayllm_batch.monitor import (
+from rayllm_batch.measures import delivered
+from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.measures.row_stats import Counts, RowStats
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
+from rayllm_batch.run.monitor import (
     MAX_BACK_OFFS_WITHOUT_AN_ANSWER,
     MAX_DEATHS_WITHOUT_AN_ANSWER,
     MAX_GUILTY_ROWS,
     MAX_STALLS_WITHOUT_AN_ANSWER,
     RunMonitor,
 )
-from rayllm_batch.row_stats import Counts, RowStats
-from rayllm_batch.snapshot import ReplicaState, Snapshot
 
 
 class Run:

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from rayllm_batch import output, prompt
+from rayllm_batch.data.row_id import ID_BYTES, ID_TYPE, RowCounts, as_pairs, row_id
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.finished_rows import FinishedRows
-from rayllm_batch.row_id import ID_BYTES, ID_TYPE, RowCounts, as_pairs, row_id
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.output.finished_rows import FinishedRows
 from rayllm_batch.tasks.generate import Generate
+from rayllm_batch.workers import prompts as prompt
 
 COLUMNS = {
     "text": pa.array(["a", None]), "long": pa.array(["a", "b"], pa.large_string()), "number": pa.array([1, 2]),

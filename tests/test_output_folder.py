@@ -21,14 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from rayllm_batch.asked import DIGEST
+from rayllm_batch.data.row_id import RowCounts, as_pairs, row_id
 from rayllm_batch.errors import OutputError
-from rayllm_batch.fingerprint import Job
-from rayllm_batch.finished_rows import FinishedRows
-from rayllm_batch.manifest import failed_rows
-from rayllm_batch.output_folder import OutputFolder
-from rayllm_batch.part_file import decoded, encoded
-from rayllm_batch.row_id import RowCounts, as_pairs, row_id
+from rayllm_batch.output.asked import DIGEST
+from rayllm_batch.output.fingerprint import Job
+from rayllm_batch.output.finished_rows import FinishedRows
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.manifest import failed_rows
+from rayllm_batch.output.part_file import decoded, encoded
 
 JOB = Job({"model_id": "org/model"}, {"workload": "Mine"}, {"files of dataset_file": "1 file(s)"})
 ROOT = str(Path(__file__).parents[1])
@@ -424,9 +424,9 @@ def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> Non
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A storage without locks or renames: what s3:// is."""
     for name, value in {"HEARTBEAT_S": 0.1, "LEASE_S": 0.4, "LOOK_EVERY_S": 0.05, "SETTLE_S": 0.05}.items():
-        monkeypatch.setattr(f"rayllm_batch.folder_lock.{name}", value)
+        monkeypatch.setattr(f"rayllm_batch.output.lock.{name}", value)
     fs = pa.fs.SubTreeFileSystem(str(tmp_path), pa.fs.LocalFileSystem())
-    monkeypatch.setattr("rayllm_batch.output_place._filesystem", lambda given: (fs, "bucket/out", False))
+    monkeypatch.setattr("rayllm_batch.output.place._filesystem", lambda given: (fs, "bucket/out", False))
     return tmp_path / "bucket/out"
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayllm_batch import output_room
 from rayllm_batch.errors import OutputError
-from rayllm_batch.fingerprint import Job
-from rayllm_batch.output_folder import OutputFolder
-from rayllm_batch.output_room import check_output_room
-from rayllm_batch.part_file import encoded
-from rayllm_batch.rows import SAMPLE_ROWS, Rows
+from rayllm_batch.output.fingerprint import Job
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.part_file import encoded
+from rayllm_batch.run import output_room
+from rayllm_batch.run.output_room import check_output_room
+from rayllm_batch.run.rows import SAMPLE_ROWS, Rows
 
 WORDS = [f"{a}{b}" for a in ("re", "con", "mar", "tel", "os", "quin", "vor") for b in ("tion", "ped", "al", "ist", "um", "ering")]
 WORKLOAD = SimpleNamespace(sampling_params={"max_tokens": 100})

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from column_samples import PLAIN, rays
 
-from rayllm_batch import part_reader
-from rayllm_batch.columns import merged
-from rayllm_batch.fingerprint import Job
-from rayllm_batch.output_folder import OutputFolder
-from rayllm_batch.part_file import decoded, encoded
-from rayllm_batch.part_reader import common_schema
-from rayllm_batch.row_id import row_id
+from rayllm_batch.data.columns import merged
+from rayllm_batch.data.row_id import row_id
+from rayllm_batch.output import part_reader
+from rayllm_batch.output.fingerprint import Job
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.part_file import decoded, encoded
+from rayllm_batch.output.part_reader import common_schema
 
 
 def opened(path: Path, output_format: str = "parquet") -> OutputFolder:

@@ -18,14 +18,16 @@ import pytest
 from answers import a_failure, an_answer
 from column_samples import PLAIN, rays
 
-from rayllm_batch import columns, output, part_writer
-from rayllm_batch.columns import carried, merged
+from rayllm_batch.data import columns
+from rayllm_batch.data.columns import carried, merged
+from rayllm_batch.data.row_id import as_pairs, row_id
 from rayllm_batch.errors import DatasetError, OutputError
-from rayllm_batch.fingerprint import Job
-from rayllm_batch.output_folder import OutputFolder
-from rayllm_batch.part_reader import common_schema
-from rayllm_batch.part_writer import PartWriter
-from rayllm_batch.row_id import as_pairs, row_id
+from rayllm_batch.output import part_writer
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.output.fingerprint import Job
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.part_reader import common_schema
+from rayllm_batch.output.part_writer import PartWriter
 from rayllm_batch.tasks.generate import Generate
 
 ROOT = str(Path(__file__).parents[1])
@@ -338,11 +340,12 @@ def test_an_id_column_with_repeated_values_is_refused(tmp_path: Path) -> None:
 MANY = """
 import json, resource, sys
 import pyarrow as pa
-from rayllm_batch import columns, output, part_writer
-from rayllm_batch.columns import carried, merged
-from rayllm_batch.fingerprint import Job
-from rayllm_batch.output_folder import OutputFolder
-from rayllm_batch.part_writer import PartWriter
+from rayllm_batch.data import columns
+from rayllm_batch.output import part_writer, run_columns as output
+from rayllm_batch.data.columns import carried, merged
+from rayllm_batch.output.fingerprint import Job
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.part_writer import PartWriter
 from rayllm_batch.engine.base import Reply
 from rayllm_batch.tasks.base import Answer
 from rayllm_batch.tasks.generate import Generate

@@ -9,8 +9,8 @@ from typing import Any, Optional
 import pytest
 
 from rayllm_batch import init_engine_from_config
-from rayllm_batch.model_check import ModelFacts
-from rayllm_batch.plan import Lengths, Plan, lengths_of, limits, make_plan
+from rayllm_batch.run.model_check import ModelFacts
+from rayllm_batch.run.plan import Lengths, Plan, lengths_of, limits, make_plan
 from rayllm_batch.tasks.generate import Generate
 
 GENERATE = Generate()

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import ray
 
-from rayllm_batch import cluster_resources, init_engine_from_config, preflight, versions
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import versions
 from rayllm_batch.errors import (
     ClusterError,
     ConfigError,
@@ -19,8 +21,9 @@ from rayllm_batch.errors import (
     RayLLMBatchError,
     WorkloadError,
 )
-from rayllm_batch.model_check import ModelFacts
-from rayllm_batch.rows import Rows
+from rayllm_batch.run import preflight
+from rayllm_batch.run.model_check import ModelFacts
+from rayllm_batch.run.rows import Rows
 from rayllm_batch.tasks.base import DEFAULTS
 from rayllm_batch.tasks.generate import Generate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayllm_batch.preview import PROMPT_CHARACTERS, as_html, as_text
+from rayllm_batch.show.preview import PROMPT_CHARACTERS, as_html, as_text
 
 PROMPT = "<|begin|><|user|>Summarise:\n\n<b>x</b> & y<|end|><|assistant|>"
 

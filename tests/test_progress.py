@@ -8,10 +8,10 @@ from typing import Any, Optional
 
 import pytest
 
-from rayllm_batch import progress as progress_module
-from rayllm_batch.progress import Progress
-from rayllm_batch.snapshot import ReplicaState, Snapshot
-from rayllm_batch.status import Status
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
+from rayllm_batch.show import progress as progress_module
+from rayllm_batch.show.progress import Progress
+from rayllm_batch.show.status import Status
 
 STARTING = ReplicaState(node="10.0.0.1", pid=1, state="starting", log="/tmp/ray/session_1/logs/rayllm_batch-aaaa-k1.log")
 READY = replace(STARTING, state="ready", start_s=41.6, settings={"max_num_seqs": 128, "max_model_len": 8192}, rows=0)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray.util.metrics
 
-from rayllm_batch.prometheus import Prometheus
-from rayllm_batch.snapshot import ReplicaState, Snapshot
+from rayllm_batch.measures.prometheus import Prometheus
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
 
 
 class Metric:

@@ -18,9 +18,11 @@ import pytest
 import tokenizer_builders
 from answers import a_failure, an_answer
 
-from rayllm_batch import output, prompt, tokenizer
 from rayllm_batch.errors import ConfigError, DatasetError, EngineError
+from rayllm_batch.output import run_columns as output
 from rayllm_batch.tasks.generate import Generate
+from rayllm_batch.workers import prompts as prompt
+from rayllm_batch.workers import tokenizer
 
 CHATS = [
     [{"role": "user", "content": "The council opened a new library."}],
@@ -325,7 +327,7 @@ def test_a_plain_tokenizer_is_loaded_without_torch_and_is_what_auto_tokenizer_gi
         assert prompt.render(mine, chat, given) == prompt.render(auto, chat, given)
     (tmp_path / "job").write_bytes(pickle.dumps(dataclasses.replace(given, parse_row=None)))
     code = (
-        "import pickle, sys; from rayllm_batch.tokenizer import load_tokenizer; load_tokenizer(pickle.load(open(sys.argv[1], 'rb')));"
+        "import pickle, sys; from rayllm_batch.workers.tokenizer import load_tokenizer; load_tokenizer(pickle.load(open(sys.argv[1], 'rb')));"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "job"], check=True)

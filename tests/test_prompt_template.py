@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rayllm_batch.errors import WorkloadError
-from rayllm_batch.prompt_template import PromptTemplate
+from rayllm_batch.workload.prompt_template import PromptTemplate
 
 
 def asked(prompt: str, **row: Any) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rayllm_batch.rates import ETA_S, NOW_S, Rates
-from rayllm_batch.row_stats import Counts
+from rayllm_batch.measures.rates import ETA_S, NOW_S, Rates
+from rayllm_batch.measures.row_stats import Counts
 
 
 def rates_of(*samples: tuple[float, int]) -> Rates:

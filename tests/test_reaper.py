@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from rayllm_batch.session import _is_there, _wait_gone
+from rayllm_batch.run.session import _is_there, _wait_gone
 
 # An engine's process, of which a forkserver is the parent, with one that it started. None of them looks after its parent.
 ENGINE = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('started', flush=True); time.sleep(600)"

@@ -11,17 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayllm_batch import init_engine_from_config, output
+from rayllm_batch import init_engine_from_config
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.base import BadRequest, EngineDidNotStart, EngineDied, EngineKind, Reply, Request, Starter
 from rayllm_batch.errors import EngineError
-from rayllm_batch.monitor_client import Told
-from rayllm_batch.prompt import PromptJob
-from rayllm_batch.replica import Replica, ReplicaJob
-from rayllm_batch.replica_log import ReplicaLog
-from rayllm_batch.row_stats import Counts
-from rayllm_batch.snapshot import ReplicaState
-from rayllm_batch.suspects import prompt_key
+from rayllm_batch.measures.row_stats import Counts
+from rayllm_batch.measures.snapshot import ReplicaState
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.workers.monitor_client import Told
+from rayllm_batch.workers.prompts import PromptJob
+from rayllm_batch.workers.replica import Replica, ReplicaJob
+from rayllm_batch.workers.replica_log import ReplicaLog
+from rayllm_batch.workers.suspects import prompt_key
 
 TOLD = Told()  # nothing to be careful with
 LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.9}
@@ -260,7 +261,7 @@ def test_it_takes_part_in_the_next_run_with_its_engine() -> None:
 
 
 def test_it_reports_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayllm_batch.replica.REPORT_EVERY_S", 0.02)
+    monkeypatch.setattr("rayllm_batch.workers.replica.REPORT_EVERY_S", 0.02)
     made = Made()
     deadline = time.monotonic() + 5
     while not made.monitor.latest.running and time.monotonic() < deadline:

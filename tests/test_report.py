@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 from run_samples import NASTY, SampleRun
 
-from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config, plots
+from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config
 from rayllm_batch.errors import RayLLMBatchError
-from rayllm_batch.history import History
-from rayllm_batch.metrics import RunMetrics
-from rayllm_batch.report import shown
-from rayllm_batch.report_page import page
-from rayllm_batch.row_stats import RowStats, bin_of
-from rayllm_batch.snapshot import ReplicaState
-from rayllm_batch.verdict import Verdict, verdict
+from rayllm_batch.measures.history import History
+from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.measures.row_stats import RowStats, bin_of
+from rayllm_batch.measures.snapshot import ReplicaState
+from rayllm_batch.report import plots
+from rayllm_batch.report.page import page
+from rayllm_batch.report.save import shown
+from rayllm_batch.report.verdict import Verdict, verdict
 
 TOKEN = "hf_" + "s3cr3t" * 5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-from rayllm_batch.output import tell_failed
+from rayllm_batch.output.run_columns import tell_failed
 from util import results
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rayllm_batch.data.row_id import ID_BYTES, RowCounts, UniqueIds, as_pairs, row_id
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.row_id import ID_BYTES, RowCounts, UniqueIds, as_pairs, row_id
 
 DIFFERENT = [
     {"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": "x"}, {"a": "x "}, {"a": ""}, {}, {"a": [1]}, {"a": [[1]]}, {"a": []},
@@ -87,7 +87,7 @@ def test_python_objects_have_ids_that_do_not_depend_on_where_they_lie_in_memory(
 def test_ids_are_the_same_in_every_process() -> None:
     """Sets, and the hashes of text, differ between processes."""
     row = "{'a': {'x', 'y', 'z', 'w'}, 'b': frozenset('abcdef'), 'c': b'x', 'd': 0.1, 'e': [1, None, 'ä']}"
-    code = f"from rayllm_batch.row_id import row_id; print(row_id({row}).hex())"
+    code = f"from rayllm_batch.data.row_id import row_id; print(row_id({row}).hex())"
     printed = {
         subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
         for seed in "123"

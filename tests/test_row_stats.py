@@ -9,8 +9,8 @@ import random
 import pytest
 from answers import a_failure, an_answer
 
-from rayllm_batch.failures import MAX_STAGES
-from rayllm_batch.row_stats import EXAMPLE_CHARACTERS, MAX_EXAMPLES, SLOWEST, RowStats, bin_of, bin_range
+from rayllm_batch.measures.failures import MAX_STAGES
+from rayllm_batch.measures.row_stats import EXAMPLE_CHARACTERS, MAX_EXAMPLES, SLOWEST, RowStats, bin_of, bin_range
 from rayllm_batch.tasks.base import Answer
 
 

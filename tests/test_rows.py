@@ -12,9 +12,11 @@ import pytest
 import ray.data
 from ray.data.dataset import MaterializedDataset
 
-from rayllm_batch import cluster_resources, columns, rows
+from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.data import columns
 from rayllm_batch.errors import DatasetError, WorkloadError
-from rayllm_batch.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
+from rayllm_batch.run import rows
+from rayllm_batch.run.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
 from rayllm_batch.workload import ChatWorkloadBase
 
 

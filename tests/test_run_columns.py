@@ -118,7 +118,7 @@ def lose(folder, output_format):
 
 @pytest.mark.parametrize(("output_format", "twice"), [("parquet", True), ("jsonl", False)])
 def test_the_order_of_reading_outlives_failures_a_kill_and_retries(ray_cluster, tmp_path, monkeypatch, output_format, twice):
-    monkeypatch.setattr("rayllm_batch.part_writer.PART_BYTES", 3000)  # some parts
+    monkeypatch.setattr("rayllm_batch.output.part_writer.PART_BYTES", 3000)  # some parts
     folder, broken = tmp_path / "out", tmp_path / "broken"
     broken.touch()
     workload = Some(broken=str(broken), twice=twice)
@@ -209,7 +209,7 @@ class FromFile(Some):
 
 @pytest.mark.parametrize("place", ["memory", "jsonl"])
 def test_a_late_column_with_a_name_of_the_output_is_an_error_of_its_rows(ray_cluster, tmp_path, monkeypatch, place):
-    monkeypatch.setattr("rayllm_batch.dataset_file.IN_MEMORY_BYTES", 0)  # as a file too large for the driver to read
+    monkeypatch.setattr("rayllm_batch.data.dataset_file.IN_MEMORY_BYTES", 0)  # as a file too large for the driver to read
     late = {3500: {"error": "mine"}, 3501: {"generated_text": {"a": 1}}, 3502: {"error": None}, 3503: {"_rayllm_bad_line": 5}}
     # Further down than what is looked at before a run.
     lines = [json.dumps({"n": n, "text": "x" * 500, **late.get(n, {})}) for n in range(3510)]

@@ -15,12 +15,11 @@ from rayllm_batch import (
     CNNDailySummary,
     RayLLMBatch,
     SyntheticWithSharedPrefix,
-    dataset_file,
-    file_part,
     init_engine_from_config,
-    warm,
 )
+from rayllm_batch.data import dataset_file, file_part
 from rayllm_batch.errors import ClusterError, ConfigError, DatasetError, EngineError, PreflightError, WorkloadError
+from rayllm_batch.run import warm
 
 pytestmark = pytest.mark.ray
 ARTICLES = "assets/sample_articles.jsonl"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayllm_batch import sampling
+from rayllm_batch.engine import sampling
 from rayllm_batch.errors import WorkloadError
 
 NAN, INF = float("nan"), float("inf")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from test_sampling import BAD
 
-from rayllm_batch import sampling
+from rayllm_batch.engine import sampling
+from rayllm_batch.engine.sampling_fields import SHIPPED, installed_fields, known_fields
+from rayllm_batch.engine.vllm_fields import RELEASE
+from rayllm_batch.engine.vllm_newest_fields import NEWEST_RELEASE
 from rayllm_batch.engine.vllm_versions import vllm_version
 from rayllm_batch.errors import WorkloadError
-from rayllm_batch.sampling_fields import SHIPPED, installed_fields, known_fields
-from rayllm_batch.vllm_fields import RELEASE
-from rayllm_batch.vllm_newest_fields import NEWEST_RELEASE
 
 pytestmark = pytest.mark.vllm
 VALUES: list[Any] = [

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import pytest
 
-from rayllm_batch import sampling, sampling_fields
+from rayllm_batch.engine import sampling, sampling_fields
 from rayllm_batch.errors import WorkloadError
 
 SOURCE = '''

@@ -6,8 +6,8 @@ import pytest
 import ray.exceptions
 
 from rayllm_batch.errors import DatasetError, EngineError, OutputError, RayLLMBatchError
-from rayllm_batch.session import explained
-from rayllm_batch.snapshot import Snapshot
+from rayllm_batch.measures.snapshot import Snapshot
+from rayllm_batch.run.session import explained
 
 DIED = "The engine died. Its last words:\nXid 79"
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import ChatWorkloadBase, CNNDailySummary, init_engine_from_config, pipeline
-from rayllm_batch.asked import Asked
+from rayllm_batch import ChatWorkloadBase, CNNDailySummary, init_engine_from_config
 from rayllm_batch.config import EnvVars
-from rayllm_batch.monitor import RunMonitor
-from rayllm_batch.pipeline import keep_rows
-from rayllm_batch.prompt import PromptJob, build_prompts
-from rayllm_batch.replica import Replica, ReplicaJob
-from rayllm_batch.row_id import RowCounts
-from rayllm_batch.survey import look
-from rayllm_batch.warm import Host, Relay
+from rayllm_batch.data.row_id import RowCounts
+from rayllm_batch.output.asked import Asked
+from rayllm_batch.run import pipeline
+from rayllm_batch.run.monitor import RunMonitor
+from rayllm_batch.run.pipeline import keep_rows
+from rayllm_batch.run.survey import look
+from rayllm_batch.run.warm import Host, Relay
+from rayllm_batch.workers.prompts import PromptJob, build_prompts
+from rayllm_batch.workers.replica import Replica, ReplicaJob
 
 
 class Mine(ChatWorkloadBase):

@@ -10,10 +10,11 @@ from typing import Any
 
 from answers import a_failure, an_answer
 
-from rayllm_batch import ChatWorkloadBase, pipeline
-from rayllm_batch.monitor import RunMonitor
-from rayllm_batch.row_stats import Counts, RowStats
-from rayllm_batch.snapshot import ReplicaState, Snapshot, by_actor
+from rayllm_batch import ChatWorkloadBase
+from rayllm_batch.measures.row_stats import Counts, RowStats
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot, by_actor
+from rayllm_batch.run import pipeline
+from rayllm_batch.run.monitor import RunMonitor
 
 THERE = """
 import pickle, sys

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from rayllm_batch.rates import Rates
-from rayllm_batch.row_stats import Counts
-from rayllm_batch.snapshot import ReplicaState, Snapshot
-from rayllm_batch.status import Status, duration, final_status, status
+from rayllm_batch.measures.rates import Rates
+from rayllm_batch.measures.row_stats import Counts
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
+from rayllm_batch.show.status import Status, duration, final_status, status
 
 READY = ReplicaState(
     state="ready", start_s=41.6, rows=1200, input_tokens=400_000, output_tokens=30_000, busy_s=20.0, running=48.0,

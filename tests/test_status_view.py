@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import status_view
-from rayllm_batch.status import Status
-from rayllm_batch.status_view import Lines, Notebook, Terminal, choose_view
+from rayllm_batch.show import status_view
+from rayllm_batch.show.status import Status
+from rayllm_batch.show.status_view import Lines, Notebook, Terminal, choose_view
 
 
 def at(rows: int, total: int | None = 200) -> Status:

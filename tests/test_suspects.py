@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayllm_batch import init_engine_from_config, output
-from rayllm_batch.answering import Answering
+from rayllm_batch import init_engine_from_config
 from rayllm_batch.engine.base import EngineDied, Reply, Request
-from rayllm_batch.monitor import RunMonitor
-from rayllm_batch.suspects import AT_ONCE, Gate, Suspects, guilty_error, prompt_key
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.run.monitor import RunMonitor
+from rayllm_batch.workers.answering import Answering
+from rayllm_batch.workers.suspects import AT_ONCE, Gate, Suspects, guilty_error, prompt_key
 
 # Of a poison row: a death among all that run, one among at most AT_ONCE, one alone.
 DEATHS_EACH = 3

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 import ray.data
 
-from rayllm_batch import columns, tables
+from rayllm_batch.data import columns, tables
+from rayllm_batch.data.tables import as_dataset
 from rayllm_batch.errors import DatasetError, WorkloadError
-from rayllm_batch.tables import as_dataset
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from rayllm_batch.engine.base import EngineDied, Reply, Request
 from rayllm_batch.tasks.generate import Generate
-from rayllm_batch.trial import run_trial
+from rayllm_batch.workers.trial import run_trial
 
 
 class Engine:

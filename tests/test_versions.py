@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import ray
 
-from rayllm_batch import init_engine_from_config, versions
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.cluster import versions
+from rayllm_batch.cluster.versions import TESTED, check_versions, runs_here, vllm_version
 from rayllm_batch.errors import ClusterError
-from rayllm_batch.versions import TESTED, check_versions, runs_here, vllm_version
 
 RAY, VLLM = "2.60.0", "0.29.0"
 HERE = "a" * 56

@@ -13,8 +13,7 @@ from types import ModuleType
 import pytest
 from ray import cloudpickle
 
-from rayllm_batch import back_off
-from rayllm_batch.engine import vllm_versions
+from rayllm_batch.engine import back_off, vllm_versions
 from rayllm_batch.engine.vllm_versions import OtherVLLM, part, require_all
 
 ROOT = Path(__file__).parents[1]

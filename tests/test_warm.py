@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import init_engine_from_config, warm
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.run import warm
 
 CONFIG = init_engine_from_config("configs/demo-cpu.yaml")
 OTHER = init_engine_from_config("configs/demo-cpu.yaml", override={"engine_kwargs": {"max_num_seqs": 4}})

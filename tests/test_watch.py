@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import ray
 
-from rayllm_batch import watch
-from rayllm_batch.snapshot import Snapshot
-from rayllm_batch.watch import Watch
+from rayllm_batch.measures.snapshot import Snapshot
+from rayllm_batch.run import watch
+from rayllm_batch.run.watch import Watch
 
 WAIT_S = 30.0
 

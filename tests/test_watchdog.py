@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import cluster_resources, watchdog
+from rayllm_batch.cluster import resources as cluster_resources
 from rayllm_batch.errors import EngineError
-from rayllm_batch.snapshot import ReplicaState, Snapshot
-from rayllm_batch.watchdog import WARN_AFTER_S, Watchdog
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
+from rayllm_batch.run import watchdog
+from rayllm_batch.run.watchdog import WARN_AFTER_S, Watchdog
 
 TIMEOUT_S = 100.0
 STARTING = ReplicaState(state="starting", node="10.0.0.1", log="/tmp/the.log", log_bytes=5)

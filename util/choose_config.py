@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rayllm_batch import cluster_connect
-from rayllm_batch.cluster_resources import accelerators
+from rayllm_batch.cluster import connect as cluster_connect
+from rayllm_batch.cluster.resources import accelerators
 from rayllm_batch.errors import ConfigError
 
 DEMO = "configs/demo-cpu.yaml"

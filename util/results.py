@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rayllm_batch.display import show
-from rayllm_batch.output import failed_of
-from rayllm_batch.row_table import TEXT_WIDTH, answer, counts, html_answer, html_table, shortened, wrapped
+from rayllm_batch.output.run_columns import failed_of
+from rayllm_batch.show.row_table import TEXT_WIDTH, answer, counts, html_answer, html_table, shortened, wrapped
 
 if TYPE_CHECKING:
     import ray.data

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from rayllm_batch.engine.base import EngineDidNotStart, EngineDied, EngineKind, Reply, Request, Starter
-from rayllm_batch.engine_args import UTILIZATION
+from rayllm_batch.engine.engine_args import UTILIZATION
 
 
 class EchoEngine:

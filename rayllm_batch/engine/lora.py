@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Optional
 
-from rayllm_batch.model_folder import safetensors_header, small_problem, weights_problem
+from rayllm_batch.model.folder import safetensors_header, small_problem, weights_problem
 from rayllm_batch.uri import filesystem_of, without_credentials
 
 WEIGHTS = "adapter_model.safetensors"

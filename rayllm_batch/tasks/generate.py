@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch import sampling
+from rayllm_batch.engine import sampling
 from rayllm_batch.engine.base import Reply, Request
 from rayllm_batch.errors import WorkloadError, did_you_mean, shown
 from rayllm_batch.tasks.base import Answer, Defaults, Task

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from rayllm_batch.sampling import CONSTRAINTS
+from rayllm_batch.engine.sampling import CONSTRAINTS
 
 
 def cut_short(asked: Optional[Mapping[str, Any]], text: str) -> Optional[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from run_samples import SampleRun
 
-from rayllm_batch.report_page import page
+from rayllm_batch.report.page import page
 
 PICTURES = Path(__file__).parents[2] / "test-results"
 # Lightness as WCAG 2 defines it, of each text on the page's background, and of what the plots draw.

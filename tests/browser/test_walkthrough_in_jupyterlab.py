@@ -127,7 +127,7 @@ LOOKED_AT = {
     "the job's page": "MapBatches",
     "the kernel: print(engine": "HF_TOKEN",
     "the kernel: init_engine_from_config": "no_such_key",
-    "the kernel: from rayllm_batch.hub": "There is no model example/missing",
+    "the kernel: from rayllm_batch.model.hub": "There is no model example/missing",
 }
 
 # What people look at when something goes wrong. Verbose tracebacks show the variables of every frame.
@@ -137,8 +137,8 @@ SHOWN = [
     "engine.env_vars, engine.hf_token, vars(batch), dict(engine.env_vars)",
     "%xmode Verbose",
     "init_engine_from_config(config, override={'runtime_env': {'env_vars': {'HF_TOKEN': token}}, 'no_such_key': 1})",
-    "from rayllm_batch.hub import check_model_access; check_model_access('example/missing', token)",
-    "from rayllm_batch.model_files import download_model; download_model('example/missing', token)",
+    "from rayllm_batch.model.hub import check_model_access; check_model_access('example/missing', token)",
+    "from rayllm_batch.model.files import download_model; download_model('example/missing', token)",
 ]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 
-from rayllm_batch import cnn_dailymail
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.workload import cnn_dailymail
 
 ROOT = Path(__file__).parents[2]
 CARD = """---

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rayllm_batch import model_files
 from rayllm_batch.errors import HubUnavailableError, InvalidTokenError, ModelNotFoundError, TokenRequiredError
-from rayllm_batch.model_files import download_model, files_to_skip
+from rayllm_batch.model import files as model_files
+from rayllm_batch.model.files import download_model, files_to_skip
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ["config.json", "tokenizer.json", "chat_template.jinja", "tokenizer.model", "merges.txt"]
@@ -73,7 +73,7 @@ def test_rate_limits_are_waited_out(hub):
 
 def test_several_processes_fetch_each_file_once(hub, hub_env):
     hub.add("models", "org/big", {"config.json": b"{}", "model.safetensors": os.urandom(20_000_000)})
-    code = "from rayllm_batch.model_files import download_model; print(download_model('org/big'))"
+    code = "from rayllm_batch.model.files import download_model; print(download_model('org/big'))"
     children = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=hub_env, stdout=subprocess.PIPE) for _ in range(3)
     ]

@@ -9,7 +9,6 @@ import traceback
 
 import pytest
 
-from rayllm_batch import hub as access
 from rayllm_batch.errors import (
     GatedModelError,
     HubUnavailableError,
@@ -18,6 +17,7 @@ from rayllm_batch.errors import (
     ModelNotFoundError,
     TokenRequiredError,
 )
+from rayllm_batch.model import hub as access
 from rayllm_batch.secret import Secret
 
 pytestmark = pytest.mark.usefixtures("isolated")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import init_engine_from_config, model_check, preflight
+from rayllm_batch import init_engine_from_config
 from rayllm_batch.errors import HubUnavailableError
-from rayllm_batch.model_check import ModelFacts, look_at
-from rayllm_batch.model_files import download_model
+from rayllm_batch.model.files import download_model
+from rayllm_batch.run import model_check, preflight
+from rayllm_batch.run.model_check import ModelFacts, look_at
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -84,16 +85,16 @@ def test_a_model_that_is_not_there_is_the_workers_to_find() -> None:
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_hub_that_hangs_costs_seconds(cached: bool, hub, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     """The limit is 15 s a question; here it is shorter. What the cache has is used."""
-    import rayllm_batch.hub
-    import rayllm_batch.model_files
+    import rayllm_batch.model.files
+    import rayllm_batch.model.hub
 
     hub.add("models", "org/model", FILES)
     if cached:
         download_model("org/model")
-    for module in (model_check, rayllm_batch.hub, rayllm_batch.model_files):
+    for module in (model_check, rayllm_batch.model.hub, rayllm_batch.model.files):
         monkeypatch.setattr(module, "CHECK_SECONDS", 0.3)
-    monkeypatch.setattr(rayllm_batch.hub.check_model_access, "__kwdefaults__", {
-        **rayllm_batch.hub.check_model_access.__kwdefaults__, "timeout": 0.3,
+    monkeypatch.setattr(rayllm_batch.model.hub.check_model_access, "__kwdefaults__", {
+        **rayllm_batch.model.hub.check_model_access.__kwdefaults__, "timeout": 0.3,
     })
     hub.fail("/", 0)
     assert preflight.hub_token(config("org/model")) == ""
@@ -114,7 +115,7 @@ def test_a_hub_that_stops_answering_half_way(hub, monkeypatch: pytest.MonkeyPatc
         return folder
 
     monkeypatch.setattr(model_check, "download_model", then_fails)
-    monkeypatch.setattr("rayllm_batch.hub_client.SERVER_ERROR_RETRIES", 0)
+    monkeypatch.setattr("rayllm_batch.model.hub_client.SERVER_ERROR_RETRIES", 0)
     assert look_at(config("org/model"), "") == ModelFacts(CONFIG, None, True)
 
 
@@ -135,5 +136,5 @@ def test_a_token_without_access_is_an_error_and_a_silent_hub_is_not(hub, monkeyp
         preflight.hub_token(config("org/gated-model"))
     assert "hf_bob" not in str(caught.value) and not isinstance(caught.value, HubUnavailableError)
     hub.fail("auth-check", 503)
-    monkeypatch.setattr("rayllm_batch.hub_client.SERVER_ERROR_RETRIES", 0)
+    monkeypatch.setattr("rayllm_batch.model.hub_client.SERVER_ERROR_RETRIES", 0)
     assert preflight.hub_token(config("org/gated-model")) == ""

@@ -114,7 +114,7 @@ def test_missing_or_private(person, monkeypatch, capsys):
 
 def test_hub_down_asks_nobody(person, hub, monkeypatch):
     hub.fail("auth-check", 503)
-    monkeypatch.setattr("rayllm_batch.hub_client.SERVER_ERROR_RETRIES", 0)
+    monkeypatch.setattr("rayllm_batch.model.hub_client.SERVER_ERROR_RETRIES", 0)
     with pytest.raises(HubUnavailableError, match="503"):
         prompt_for_hugging_face_token("org/gated")
 

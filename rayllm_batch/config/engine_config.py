@@ -1,0 +1,307 @@
+"""The engine configuration: which model, on which accelerator, with which vLLM settings."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, StrictStr, StringConstraints
+
+from rayllm_batch.config import legacy
+from rayllm_batch.engine import ENGINES, engine_args
+from rayllm_batch.engine.base import EngineKind
+from rayllm_batch.errors import ConfigError, did_you_mean, is_deep
+from rayllm_batch.secret import Secret
+from rayllm_batch.shape import checked, kind_of
+from rayllm_batch.tasks import TASKS
+from rayllm_batch.tasks.base import Task
+
+SPLIT = ("tensor_parallel_size", "pipeline_parallel_size")  # one engine over several GPUs
+SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the config does not say each one's share
+
+
+class EnvVars(dict):
+    """Environment variables for the engine's processes. Printing them shows the names only: some are secrets.
+
+    The values are Secrets, so that a plain copy (`dict(env_vars)`, `{**env_vars}`) in a traceback hides them too.
+    """
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{name!r}: '***'" for name in self) + "}"
+
+
+_Text = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1)]
+_HEADING = BeforeValidator(lambda value: {} if value is None else value)  # a heading without anything under it
+_Names = Annotated[dict[Any, Any], _HEADING, Field(default_factory=dict)]
+_PATH = BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+class _RuntimeEnv(BaseModel, extra="forbid"):
+    env_vars: _Names
+
+
+class _LoraConfig(BaseModel, extra="forbid"):
+    dynamic_lora_loading_path: Annotated[StrictStr | None, _PATH] = Field(None, description="a folder or a URI")
+
+
+class _Given(BaseModel, extra="forbid"):
+    """What a YAML may hold. pydantic checks that; what travels to workers, an EngineConfig, is a plain dataclass."""
+
+    model_id: _Text = Field(description="text", examples=["meta-llama/Llama-3.1-8B-Instruct"])
+    llm_engine: _Text = Field(description="text", examples=["vllm"])
+    accelerator_type: _Text = Field(description="text", examples=["A10G (or L4, L40S, A100, H100, H200, CPU)"])
+    engine_kwargs: _Names
+    runtime_env: Annotated[_RuntimeEnv, _HEADING, Field(default_factory=_RuntimeEnv)]
+    lora_config: Annotated[_LoraConfig, _HEADING, Field(default_factory=_LoraConfig)]
+    chat_template: StrictStr | None = Field(None, description="a Jinja file's path or its text")
+    chat_template_kwargs: _Names
+    engines_per_gpu: engine_args.Size = None
+    task: StrictStr | None = Field(None, description="text", examples=["generate"])
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """A checked configuration. Build it with `init_engine_from_config`.
+
+    model_id:        a Hugging Face repository, or a local folder ("./x" and "../x" start from the YAML's folder).
+    llm_engine:      "vllm", or "echo" (no model at all: it repeats the prompt; for tests of scale and faults).
+    accelerator_type: Ray's name of the GPU ("A10G", "L4", "L40S", "A100", "H100", "H200", ...), "GPU" for one of any
+                     kind, or "CPU".
+    engine_kwargs:   keyword arguments of vLLM's `AsyncEngineArgs`.
+    env_vars:        environment of the engine's processes, names in upper case, values strings.
+    dynamic_lora_loading_path: folder (a path that starts from the YAML's folder) or URI that holds one LoRA adapter a
+                     sub-folder; None without LoRA.
+    chat_template:   a Jinja file (its path starts from the YAML's folder) or the template's text, for a model whose
+                     tokenizer has none.
+    chat_template_kwargs: extra variables of the chat template, such as `enable_thinking: false`.
+    engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side.
+                     Each gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise.
+                     None: one, or what a run with batch_size=None chooses.
+    task:            "generate": what is asked of the model for each row, and which columns come out.
+    engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.
+    """
+
+    model_id: str
+    llm_engine: str
+    accelerator_type: str
+    engine_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_vars: EnvVars = field(default_factory=EnvVars)
+    dynamic_lora_loading_path: str | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    engines_per_gpu: int | None = None
+    task: str = "generate"
+    engine_kind: EngineKind = field(init=False, repr=False, compare=False)
+    task_kind: Task = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "engine_kind", ENGINES.get(self.llm_engine))
+        object.__setattr__(self, "task_kind", TASKS.get(self.task))
+
+    @property
+    def engines_per_replica(self) -> int:
+        """How many engines one of num_replicas is: one, or engines_per_gpu."""
+        return self.engines_per_gpu or 1
+
+    @property
+    def gpus_per_replica(self) -> float:
+        """GPUs that one engine takes: tensor_parallel_size x pipeline_parallel_size, a part of one where engines share
+        it, and 0 on CPU."""
+        if self.accelerator_type == "CPU" or not self.engine_kind.needs_gpus:
+            return 0
+        if self.engines_per_replica > 1:
+            return int(10_000 / self.engines_per_replica) / 10_000  # Ray's precision; rounded up, the last had no room
+        # "or 1": a key without a value in the YAML is None, and stands for vLLM's default
+        return math.prod(self.engine_kwargs.get(key) or 1 for key in SPLIT)
+
+    @property
+    def memory_share(self) -> float | None:
+        """Of its GPU's memory, what one engine may use: gpu_memory_utilization; None leaves it to vLLM."""
+        given = self.engine_kwargs.get("gpu_memory_utilization")
+        if given is None and self.engines_per_replica > 1:
+            return round(SHARED_MEMORY / self.engines_per_replica, 3)
+        return given
+
+    @property
+    def hf_token(self) -> str | None:
+        """The Hugging Face token that the configuration carries, if any."""
+        return self.env_vars.get("HF_TOKEN") or None
+
+
+def init_engine_from_config(
+    config: str | os.PathLike | Mapping[str, Any] | EngineConfig, override: Mapping[str, Any] | None = None
+) -> EngineConfig:
+    """Read, merge and check an engine configuration; nothing is started and no model is loaded.
+
+    config:   a YAML file's path, or the same as a dict. It is never changed.
+    override: merged deeply over it: dicts key by key, everything else replaced.
+
+    Raises ConfigError for a file that is missing or not a mapping, for an unknown key (it names the nearest
+    known one) and for a value of the wrong kind. Settings of 2024's vLLM are translated or dropped, with one
+    warning that names each.
+    """
+    if isinstance(config, EngineConfig):
+        if override:
+            raise ConfigError("override= goes with a YAML path or a dict; config= is an EngineConfig already.")
+        return config
+    _check_depth(config, override)
+    source, folder, raw = _read(config)
+    _check_depth(raw)  # YAML can name what holds itself, too
+    if override is not None and not isinstance(override, Mapping):
+        raise ConfigError(f"override must be a dict such as {{'engine_kwargs': {{...}}}}, given {kind_of(override)}.")
+    raw = _merged(raw, override or {})
+    return _build(raw, source, folder)
+
+
+def _check_depth(*given: Any) -> None:
+    if any(map(is_deep, given)):
+        why = "holds lists or dicts in more than 100 levels, or one that holds itself"
+        raise ConfigError(f"The config {why}. Make it flatter.")
+
+
+def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
+    """Where the configuration comes from, for messages; the folder its paths start from; what it holds."""
+    if isinstance(config, Mapping):
+        return "the config dict", Path.cwd(), _merged({}, config)
+    if not isinstance(config, (str, os.PathLike)):
+        raise ConfigError(f"config must be the path of a YAML file or a dict, given {kind_of(config)}.")
+    path = Path(config).expanduser()
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        there = f"{path.parent}/ has: {', '.join(beside)}." if beside else f"{path.parent}/ has no YAML file."
+        raise ConfigError(
+            f"Config file {str(path)!r} does not exist (looked from {os.getcwd()}). {there}"
+            f"{did_you_mean(path.name, beside)}"
+        )
+    text = _text_of(path, "Config file")
+    try:
+        raw = yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(f"Config file {str(path)!r} has lists or mappings in too many levels: flatten it.") from None
+    except Exception as error:  # no YAMLError is that of a date such as 2024-99-99
+        raise ConfigError(f"Config file {str(path)!r} is not valid YAML{_where_in_yaml(error)}.") from None
+    if raw is None:
+        needed = ", ".join(name for name, spec in _Given.model_fields.items() if spec.is_required())
+        raise ConfigError(f"Config file {str(path)!r} is empty. It needs at least {needed}.")
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"Config file {str(path)!r} must hold a mapping of keys to values (model_id: ...), "
+            f"but its top level is {kind_of(raw)}."
+        )
+    return f"config file {str(path)!r}", path.parent, raw
+
+
+def _text_of(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{what} {str(path)!r} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{what} {str(path)!r} is not UTF-8 text (byte {error.start} is not).") from None
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
+    for key in raw:
+        if key in engine_args.known_fields() and key not in {*_Given.model_fields, *engine_args.OURS}:
+            raise ConfigError(f"{key!r} in {source} is a vLLM setting: put it under engine_kwargs.")
+    given = checked(_Given, raw, source)
+    engine_kwargs = given.engine_kwargs
+    if notes := legacy.translate(engine_kwargs, given.runtime_env.env_vars):
+        warnings.warn(
+            f"{source} uses settings that today's vLLM does not have:\n" + "\n".join(f"  - {note}" for note in notes),
+            stacklevel=3,
+        )
+    llm_engine = ENGINES.check(given.llm_engine, source)
+    task = TASKS.check(given.task or "generate", source)
+    given_vars = given.runtime_env.env_vars.items()
+    env_vars = EnvVars({name: _env_text(name, value, source) for name, value in given_vars if value is not None})
+    token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
+    if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
+        env_vars.setdefault("HF_TOKEN", Secret(token))
+    engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, source)
+    _check_sharing(given.engines_per_gpu or 1, engine_kwargs, source)
+    lora_path = _lora_path(given.lora_config.dynamic_lora_loading_path, folder)
+    if lora_path is not None:
+        engine_kwargs.setdefault("enable_lora", True)
+    return EngineConfig(
+        model_id=_model(given.model_id, source, folder),
+        llm_engine=llm_engine,
+        accelerator_type=given.accelerator_type.upper(),
+        engine_kwargs=engine_kwargs,
+        env_vars=env_vars,
+        dynamic_lora_loading_path=lora_path,
+        chat_template=_template_text(given.chat_template, source, folder),
+        chat_template_kwargs=given.chat_template_kwargs,
+        engines_per_gpu=given.engines_per_gpu,
+        task=task,
+    )
+
+
+def _check_sharing(engines: int, engine_kwargs: Mapping[str, Any], source: str) -> None:
+    split = [key for key in SPLIT if (engine_kwargs.get(key) or 1) > 1]
+    if engines > 1 and split:
+        raise ConfigError(
+            f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but "
+            f"{split[0]}={engine_kwargs[split[0]]} splits one engine over several. Use one or the other."
+        )
+    share = engine_kwargs.get("gpu_memory_utilization")
+    if engines > 1 and isinstance(share, (int, float)) and share * engines > 1:
+        raise ConfigError(
+            f"engines_per_gpu={engines} in {source} times gpu_memory_utilization={share:g} is more than one GPU has. "
+            f"Set gpu_memory_utilization to {SHARED_MEMORY / engines:.2f}, or leave it out."
+        )
+
+
+def _env_text(name: Any, value: Any, source: str) -> str:
+    if isinstance(value, (str, int, float)):
+        return Secret(int(value) if isinstance(value, bool) else value)
+    raise ConfigError(f"Environment variable {name!r} in {source} must be text or a number, given {kind_of(value)}.")
+
+
+def _model(model_id: str, source: str, folder: Path) -> str:
+    """A folder as an absolute path (workers have another working directory), a Hub id as it is."""
+    if model_id.startswith(("./", "../", "/", "~")):
+        path = (folder / Path(model_id).expanduser()).resolve()
+        if not path.is_dir():
+            raise ConfigError(f"model_id in {source} is the folder {model_id!r}, which does not exist ({path}).")
+        return str(path)
+    return str(Path(model_id).resolve()) if Path(model_id).is_dir() else model_id
+
+
+def _lora_path(value: str | None, folder: Path) -> str | None:
+    """A folder as an absolute path (workers have another working directory), a URI as it is."""
+    return value if value is None or "://" in value else str((folder / Path(value).expanduser()).resolve())
+
+
+def _template_text(value: str | None, source: str, folder: Path) -> str | None:
+    if value is None or "{" in value or "\n" in value:
+        return value
+    path = (folder / Path(value).expanduser()).resolve()
+    if not path.is_file():
+        raise ConfigError(f"chat_template in {source} names the file {value!r}, which does not exist ({path}).")
+    return _text_of(path, "chat_template")
+
+
+def _where_in_yaml(error: Exception) -> str:
+    """` at line 3, column 5: found a tab`; not the line itself, which PyYAML would quote and which may hold a token."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    return (f" at line {mark.line + 1}, column {mark.column + 1}" if mark else "") + (f": {problem}" if problem else "")

@@ -1,0 +1,310 @@
+"""A column of any Arrow type as JSON values, and back: with its type, every value is again what it was.
+
+NaN and the infinities are text ("NaN", "Infinity", "-Infinity"), bytes base64, times, decimals and durations text
+(those beyond what text can say are their number), maps lists of [key, value]. Python objects are what JSON calls them;
+where it has no such thing, an object with KIND tells what it was: {"__type__": "bytes", "value": "aGk="}.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import math
+import re
+import uuid
+import zoneinfo
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Optional
+
+import numpy as np
+import pyarrow as pa
+
+from rayllm_batch.data.column_types import is_bytes, is_list, is_objects, is_tensor, is_text
+from rayllm_batch.data.column_values import lists, objects
+
+KIND = "__type__"
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+DURATION = re.compile(r"(?:(-?\d+) days?, )?(\d+):(\d\d):(\d\d)(?:\.(\d+))?")
+
+types = pa.types
+
+
+def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a kind)
+    """Null is None."""
+    kind = array.type
+    if is_objects(kind) or types.is_union(kind):
+        return [_object_json(value) for value in array.to_pylist()]
+    if is_text(kind):
+        return _texts(array)
+    if types.is_floating(kind):
+        return [_number_json(value) for value in array.to_pylist()]
+    if is_bytes(kind):
+        return _each(array.to_pylist(), lambda value: base64.b64encode(value).decode())
+    if types.is_duration(kind):
+        unit = PER_SECOND[kind.unit]
+        return _each(array.cast(pa.int64()).to_pylist(), lambda value: _duration_text(value, unit))
+    if types.is_interval(kind):
+        return _each(array.to_pylist(), list)
+    if types.is_temporal(kind):
+        return _time_json(array)
+    if types.is_decimal(kind):
+        return _each(array.to_pylist(), str)
+    if types.is_dictionary(kind):
+        return to_json(array.dictionary_decode())
+    if types.is_struct(kind):
+        names = [field.name for field in kind]
+        children = [to_json(array.field(i)) for i in range(len(names))]
+        values = zip(*children, strict=True) if children else ((),) * len(array)
+        return [dict(zip(names, value, strict=True)) if ok else None for ok, value in zip(_valid(array), values, strict=True)]
+    if is_list(kind):
+        items, ends = to_json(array.flatten()), _ends(pa.compute.list_value_length(array))
+        return [items[a:b] if ok else None for ok, (a, b) in zip(_valid(array), pairwise(ends), strict=True)]
+    if types.is_map(kind):
+        first, *ends = array.offsets.to_pylist()
+        pairs = list(map(list, zip(to_json(array.keys), to_json(array.items), strict=True)))
+        return [pairs[a:b] if ok else None for ok, (a, b) in zip(_valid(array), pairwise([first, *ends]), strict=True)]
+    if isinstance(kind, pa.BaseExtensionType):
+        if shape := _shape(kind):  # a tensor as nested lists
+            return _each(to_json(array.storage), lambda value: np.reshape(np.array(value, dtype=object), shape).tolist())
+        if kind.extension_name == "arrow.uuid":
+            return _each(array.storage.to_pylist(), lambda value: str(uuid.UUID(bytes=value)))
+        return to_json(array.storage)
+    return array.to_pylist()
+
+
+def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR0911, PLR0912 (a line a kind)
+    """The column that `to_json` had. Raises ValueError, TypeError or ArrowException for values of another."""
+    if is_objects(kind) or types.is_union(kind):
+        return objects(_object(value) for value in values)
+    if is_text(kind):
+        return _text_array(values, kind)
+    if types.is_floating(kind):
+        return pa.array([NOT_FINITE[value] if isinstance(value, str) else value for value in values], type=kind)
+    if is_bytes(kind):
+        return pa.array(_each(values, lambda value: base64.b64decode(value, validate=True)), type=kind)
+    if types.is_duration(kind):
+        unit = PER_SECOND[kind.unit]
+        return pa.array(_each(values, lambda value: _duration(value, unit)), type=pa.int64()).cast(kind)
+    if types.is_interval(kind):
+        return pa.array(_each(values, tuple), type=kind)
+    if types.is_temporal(kind):
+        return _time_array(values, kind)
+    if types.is_decimal(kind):
+        return pa.array(_each(values, decimal.Decimal), type=kind)
+    if types.is_dictionary(kind):
+        return from_json(values, kind.value_type).dictionary_encode().cast(kind)
+    if types.is_struct(kind) and kind.num_fields:
+        children = [from_json([None if value is None else value.get(f.name) for value in values], f.type) for f in kind]
+        return pa.StructArray.from_arrays(children, fields=list(kind), mask=pa.array([value is None for value in values], pa.bool_()))
+    if is_list(kind):
+        items = from_json([item for value in values for item in value or ()], kind.value_type)
+        made = lists(items, pa.array([None if value is None else [None] * len(value) for value in values], pa.list_(pa.null())))
+        return made if made.type == kind else made.cast(kind)
+    if types.is_map(kind):
+        pairs = [pair for value in values for pair in value or ()]
+        keys, items = from_json([pair[0] for pair in pairs], kind.key_type), from_json([pair[1] for pair in pairs], kind.item_type)
+        offsets = _ends(pa.array([None if value is None else len(value) for value in values], pa.int64()))
+        starts = [None if value is None else start for value, start in zip(values, offsets, strict=False)]
+        return pa.MapArray.from_arrays(pa.array([*starts, offsets[-1]], pa.int32()), keys, items).cast(kind)
+    if isinstance(kind, pa.BaseExtensionType):
+        if _shape(kind):
+            values = _each(values, lambda value: np.array(value, dtype=object).ravel().tolist())
+        if kind.extension_name == "arrow.uuid":
+            return pa.ExtensionArray.from_storage(kind, pa.array(_each(values, lambda text: uuid.UUID(text).bytes), kind.storage_type))
+        return pa.ExtensionArray.from_storage(kind, from_json(values, kind.storage_type))
+    return pa.array(values, type=kind)
+
+
+def foreign(value: Any) -> Optional[type]:
+    """The type of what is in a Python object that JSON cannot hold; None where there is none."""
+    try:
+        _object_json(value, refuse=True)
+    except _Foreign as found:
+        return found.args[0]
+    return None
+
+
+class _Foreign(Exception):
+    pass
+
+
+# Python objects: kind, how it is written, how it is read. A kind is that of its class, not of derived ones.
+_KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    bytes: ("bytes", lambda v: base64.b64encode(v).decode(), base64.b64decode),
+    datetime.datetime: ("datetime", lambda v: [v.isoformat(), getattr(v.tzinfo, "key", None)], lambda v: _zoned(*v)),
+    datetime.date: ("date", lambda v: v.isoformat(), datetime.date.fromisoformat),
+    datetime.time: ("time", lambda v: v.isoformat(), datetime.time.fromisoformat),
+    datetime.timedelta: ("timedelta", lambda v: [v.days, v.seconds, v.microseconds], lambda v: datetime.timedelta(*v)),
+    decimal.Decimal: ("decimal", str, decimal.Decimal),
+    uuid.UUID: ("uuid", str, uuid.UUID),
+    complex: ("complex", lambda v: [_number_json(v.real), _number_json(v.imag)], lambda v: complex(*map(_number, v))),
+    tuple: ("tuple", lambda v: [_object_json(item) for item in v], lambda v: tuple(map(_object, v))),
+    set: ("set", lambda v: [_object_json(item) for item in v], lambda v: set(map(_object, v))),
+    frozenset: ("frozenset", lambda v: [_object_json(item) for item in v], lambda v: frozenset(map(_object, v))),
+}
+_READ = {name: read for name, _, read in _KINDS.values()}
+
+
+def _object_json(value: Any, refuse: bool = False) -> Any:  # noqa: PLR0911, PLR0912 (a line a kind)
+    """refuse: raise _Foreign for what becomes mere text."""
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {KIND: "float", "value": _number_json(value)}
+    if isinstance(value, list):
+        return [_object_json(item, refuse) for item in value]
+    if isinstance(value, dict):
+        if all(type(key) is str for key in value) and KIND not in value:
+            return {key: _object_json(item, refuse) for key, item in value.items()}
+        return {KIND: "dict", "value": [[_object_json(k, refuse), _object_json(item, refuse)] for k, item in value.items()]}
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return _object_json(value.item(), refuse)
+    if isinstance(value, (np.ndarray, np.generic)):
+        content: Any = [_object_json(item, refuse) for item in value.ravel().tolist()]
+        if value.dtype.kind in "biufcmMSU":
+            content = base64.b64encode(value.tobytes()).decode()
+        kind = "ndarray" if isinstance(value, np.ndarray) else "scalar"
+        return {KIND: kind, "dtype": value.dtype.str, "shape": list(value.shape), "value": content}
+    if type(value).__module__.split(".")[0] == "pandas" and hasattr(value, "isoformat"):  # with nanoseconds, which Python's have not
+        zone = getattr(getattr(value, "tzinfo", None), "key", None)
+        return {KIND: "Timedelta" if isinstance(value, datetime.timedelta) else "Timestamp", "value": [value.isoformat(), zone]}
+    for base in type(value).__mro__:
+        if base in _KINDS:
+            name, write, _ = _KINDS[base]
+            if refuse and base in (tuple, set, frozenset):
+                _object_json(list(value), refuse)
+            return {KIND: name, "value": write(value)}
+    if refuse:
+        raise _Foreign(type(value))
+    return str(value)
+
+
+def _object(value: Any) -> Any:  # noqa: PLR0911 (a line a kind)
+    if isinstance(value, list):
+        return [_object(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get(KIND)
+    if kind is None:
+        return {key: _object(item) for key, item in value.items()}
+    if kind == "dict":
+        return {_object(key): _object(item) for key, item in value["value"]}
+    if kind == "float":
+        return NOT_FINITE[value["value"]]
+    if kind in ("ndarray", "scalar"):
+        array = np.empty(value["shape"], dtype=np.dtype(value["dtype"]))
+        if array.dtype.kind == "O":
+            array.ravel()[:] = list(map(_object, value["value"]))
+        else:
+            array = np.frombuffer(base64.b64decode(value["value"]), dtype=array.dtype).reshape(array.shape).copy()
+        return array[()] if kind == "scalar" else array
+    if kind in ("Timestamp", "Timedelta"):
+        import pandas
+
+        text, zone = value["value"]
+        read = getattr(pandas, kind)(text)
+        return read.tz_convert(zone) if zone else read
+    return _READ[kind](value["value"])
+
+
+def _zoned(text: str, zone: Optional[str]) -> datetime.datetime:
+    """In a zone of a name, which its offset alone does not tell."""
+    read = datetime.datetime.fromisoformat(text)
+    return read.astimezone(zoneinfo.ZoneInfo(zone)) if zone else read
+
+
+def _each(values: list[Any], convert: Callable[[Any], Any]) -> list[Any]:
+    return [None if value is None else convert(value) for value in values]
+
+
+def _valid(array: pa.Array) -> list[bool]:
+    return array.is_valid().to_pylist()
+
+
+def _ends(lengths: pa.Array) -> list[int]:
+    return [0, *np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64).tolist()]
+
+
+def _number_json(value: Optional[float]) -> Any:
+    if value is None or math.isfinite(value):
+        return value if value is None else float(value)
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _number(value: Any) -> Any:
+    return NOT_FINITE[value] if isinstance(value, str) else value
+
+
+def _texts(array: pa.Array) -> list[Optional[str]]:
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:  # bytes that are no UTF-8 become lone surrogates, which JSON can write
+        return _each(array.cast(pa.large_binary()).to_pylist(), lambda value: value.decode("utf-8", "surrogateescape"))
+
+
+def _text_array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, type=kind)
+    except UnicodeEncodeError:
+        stored = pa.array(_each(values, lambda value: value.encode("utf-8", "surrogateescape")))
+        return stored.cast(pa.large_binary() if types.is_large_string(kind) else pa.binary()).view(kind)
+
+
+def _duration_text(value: int, unit: int) -> str:
+    """As Python writes a timedelta, with as many digits as there are."""
+    seconds, part = divmod(value, unit)
+    days, seconds = divmod(seconds, 86400)
+    text = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    if part:
+        text += f".{part:0{len(str(unit)) - 1}}"
+    return f"{days} day{'' if abs(days) == 1 else 's'}, {text}" if days else text
+
+
+def _duration(text: str, unit: int) -> int:
+    if not (found := DURATION.fullmatch(text)):
+        raise ValueError(f"{text!r} is not a duration")
+    days, hours, minutes, seconds = (int(number or 0) for number in found.groups()[:4])
+    part = round(int(found[5]) * unit / 10 ** len(found[5])) if found[5] else 0
+    return (days * 86400 + hours * 3600 + minutes * 60 + seconds) * unit + part
+
+
+def _time_json(array: pa.Array) -> list[Any]:
+    """Text, or of what has none, such as a year above 9999, the number."""
+    kind = array.type
+    shown = array.cast(pa.timestamp(kind.unit, "UTC")) if types.is_timestamp(kind) and kind.tz else array
+    texts = shown.cast(pa.string()).to_pylist()
+    try:
+        if _time_array(texts, kind).equals(array):
+            return texts
+    except (pa.ArrowException, ValueError):
+        pass
+    return array.cast(_number_type(kind)).to_pylist()
+
+
+def _time_array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if any(isinstance(value, int) for value in values):
+        numbers = [value if value is None or isinstance(value, int) else _time_number(value, kind) for value in values]
+        return pa.array(numbers, type=_number_type(kind)).cast(kind)
+    if types.is_time(kind):
+        numbers = _each(values, lambda text: _duration(text, PER_SECOND[kind.unit]))
+        return pa.array(numbers).cast(_number_type(kind)).cast(kind)
+    texts = pa.array(values, type=pa.string())
+    if types.is_timestamp(kind) and kind.tz:
+        return texts.cast(pa.timestamp(kind.unit, "UTC")).cast(kind)
+    return texts.cast(kind)
+
+
+def _time_number(text: str, kind: pa.DataType) -> int:
+    return _time_array([text], kind).cast(_number_type(kind))[0].as_py()
+
+
+def _number_type(kind: pa.DataType) -> pa.DataType:
+    return pa.int32() if types.is_time32(kind) or types.is_date32(kind) else pa.int64()
+
+
+def _shape(kind: pa.DataType) -> Optional[tuple[int, ...]]:
+    """Of a tensor column whose rows have one shape."""
+    return tuple(kind.shape) if is_tensor(kind) and "variable" not in kind.extension_name else None

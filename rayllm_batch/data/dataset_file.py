@@ -1,0 +1,190 @@
+"""`dataset_file`: one file, a folder or a glob of jsonl, json, csv or parquet, local or remote, as a Ray Dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Optional
+
+from rayllm_batch.data import columns
+from rayllm_batch.data.column_values import together
+from rayllm_batch.data.data_files import DatasetFiles, find_files
+from rayllm_batch.data.file_part import Reader, is_packed, tasks_of, whole
+from rayllm_batch.data.read_options import RAISE, ReadOptions
+from rayllm_batch.errors import DatasetError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray.data
+
+__all__ = ["find_files", "first_rows", "in_blocks", "known_rows", "read_dataset_file"]
+IN_MEMORY_BYTES = 64 << 20  # local files up to this size together are read by the driver
+UNPACKED = 4  # how much larger a compressed file is, as a rule
+THREADS = 4
+HEAD_ROWS = 1000  # are looked at before the run; a bad line further on is named when the read meets it
+HEAD_BYTES = 1 << 20
+ROWS_A_BLOCK = 128
+OPENED_FILES = 8  # for the first rows, one after the other; where they have not enough, Ray reads side by side
+COUNTED_FILES = 200  # parquet files whose footers are read for the number of rows: seconds on object storage
+_FILES = "_rayllm_batch_files"  # an attribute of a Dataset: its DatasetFiles and Reader
+
+
+def read_dataset_file(
+    dataset_file: str | os.PathLike, *, bad_lines: str = RAISE, encoding: Optional[str] = None,
+    column_types: Optional[Mapping[str, Any]] = None,
+) -> ray.data.Dataset:
+    """The rows of `dataset_file`, the same wherever it is, whatever its size, compressed or not.
+
+    json:    each value is what Python's json gives: text is text, 1 is not 1.0, whole numbers keep every digit. Columns
+             that a row lacks are null; of a key that comes twice the last counts. A column with values of several
+             kinds, or with objects of other keys, is one of Python objects.
+    csv:     all cells are text as it stands there, an empty one is "". The separator is a comma, or the tab, semicolon
+             or `|` that divides the header.
+    parquet: the types of the file.
+
+    Names of folders such as lang=de become columns of text. A large job reads best from parquet or from JSON lines,
+    which many tasks share; a CSV, a compressed file or one JSON array is read by one task, as a stream.
+
+    bad_lines:    "raise", or "keep": a line of JSON or CSV that cannot be read is a failed row of the output, whose
+                  `error` names file and line. In the Dataset it has nulls, and the reason in the column
+                  `_rayllm_bad_line`.
+    encoding:     of JSON and CSV; else UTF-8, or what a byte order mark says (UTF-16, UTF-32).
+    column_types: of CSV columns that are not text, {"age": "int64"}: Arrow types or their names. An empty cell is
+                  then null.
+
+    Raises DatasetError when nothing is there, when it is empty, or when its first lines are not what its name says; a
+    bad line further on is a DatasetError of the task that reads it, with file and line.
+    """
+    options = ReadOptions(bad_lines, encoding, column_types or {})
+    files = find_files(dataset_file)
+    _check_options(files, options)
+    reader = Reader(files.fs, files.format, options)
+    sizes = [info.size or 0 for info in _infos(files)]
+    if not any(sizes):
+        raise DatasetError(f"dataset_file {files.given!r} is empty (0 bytes).")
+    unpacked = sum(size * (UNPACKED if is_packed(path) else 1) for path, size in zip(files.paths, sizes, strict=True))
+    is_small = files.filesystem is None and unpacked <= IN_MEMORY_BYTES
+    if is_small and (table := _read_local(files, reader, sizes)) is not None:
+        return in_blocks(table)
+    from rayllm_batch.data.file_datasource import dataset_of
+
+    first = next(path for path, size in zip(files.paths, sizes, strict=True) if size)
+    head = _first_of_file(files, reader, first, HEAD_ROWS)
+    if (head is None or not head.num_rows) and sum(size > 0 for size in sizes) == 1:
+        raise DatasetError(f"dataset_file {files.given!r} has no rows.")
+    reader = dataclasses.replace(reader, names=tuple(head.column_names) if head else ())
+    dataset = dataset_of(reader, tasks_of(files, sizes, options), sum(sizes))
+    setattr(dataset, _FILES, (files, reader))  # whatever is made of it is another Dataset, and does not have this
+    return dataset
+
+
+def known_rows(dataset: ray.data.Dataset) -> Optional[int]:
+    """The number of rows of a Dataset that read_dataset_file has made, where it costs no reading of them; None else.
+
+    From the footers of parquet files, if these are not many.
+    """
+    found = _read_from(dataset)
+    return _footers(found[0]) if found and len(found[0].paths) <= COUNTED_FILES else None
+
+
+def count_rows(dataset: ray.data.Dataset) -> int:
+    """The number of rows, if they must all be read for it."""
+    found = _read_from(dataset)
+    counted = _footers(found[0]) if found else None
+    return dataset.count() if counted is None else counted
+
+
+def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, Any]]]:
+    """Of the same Datasets, without Ray, whose tasks would cost seconds; None where that is not possible."""
+    if (found := _read_from(dataset)) is None:
+        return None
+    files, reader = found
+    tables, taken = [], 0
+    for path in files.paths[:OPENED_FILES]:
+        if (table := _first_of_file(files, reader, path, most - taken)) is not None:
+            tables.append(table)
+            taken += table.num_rows
+        if taken == most:
+            break
+    return columns.rows(together(tables)) if taken == most or len(files.paths) <= OPENED_FILES else None
+
+
+def _read_from(dataset: ray.data.Dataset) -> Optional[tuple[DatasetFiles, Reader]]:
+    return getattr(dataset, _FILES, None)
+
+
+def _first_of_file(files: DatasetFiles, reader: Reader, path: str, most: int) -> Optional[pa.Table]:
+    tables, found = [], 0
+    for table in reader.tables(whole(files, path), HEAD_BYTES):
+        tables.append(table.slice(0, most - found))
+        found += tables[-1].num_rows
+        if found == most:
+            break
+    return together(tables) if tables else None
+
+
+def in_blocks(table: pa.Table) -> ray.data.Dataset:
+    """A table as a Dataset of several blocks, so that the tasks before the engine share the work."""
+    import ray.data
+
+    return ray.data.from_arrow(table, override_num_blocks=max(1, min(200, table.num_rows // ROWS_A_BLOCK)))
+
+
+def _read_local(files: DatasetFiles, reader: Reader, sizes: Sequence[int]) -> Optional[pa.Table]:
+    """None where there is much more in the files than their size says: of highly compressed ones, or of few values."""
+    # A small local file needs no read tasks, which cost seconds of worker start-up and another look for the row count;
+    # and it is then readable wherever the tasks run, on whichever node.
+    tables, taken = [], 0
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+
+        def each(parse: Callable, blocks: Iterable) -> Iterator:
+            """As threads.map, which would have read all blocks before it gives the first."""
+            waiting: deque[Future] = deque()
+            for block in blocks:
+                waiting.append(threads.submit(parse, block))
+                if len(waiting) > 2 * THREADS:
+                    yield waiting.popleft().result()
+            yield from (done.result() for done in waiting)
+
+        for path, size in zip(files.paths, sizes, strict=True):
+            for table in reader.tables(whole(files, path), each=each) if size else ():
+                tables.append(table)
+                taken += table.nbytes
+                if taken > UNPACKED * IN_MEMORY_BYTES:
+                    return None
+    table = together(tables) if tables else None
+    if table is None or not table.num_rows:
+        raise DatasetError(f"dataset_file {files.given!r} has no rows.")
+    return table
+
+
+def _infos(files: DatasetFiles) -> list[Any]:
+    try:
+        return files.fs.get_file_info(files.paths)
+    except OSError as error:
+        raise DatasetError(f"dataset_file {files.given!r} cannot be read: {error}") from None
+
+
+def _check_options(files: DatasetFiles, options: ReadOptions) -> None:
+    if options.column_types and files.format != "csv":
+        raise DatasetError(
+            f"column_types is for CSV, whose cells are text, but dataset_file {files.given!r} is {files.format}."
+        )
+    if options.encoding and files.format == "parquet":
+        raise DatasetError(
+            f"dataset_encoding is for CSV and JSON, but dataset_file {files.given!r} is parquet. Leave it out."
+        )
+
+
+def _footers(files: DatasetFiles) -> Optional[int]:
+    if files.format != "parquet":
+        return None
+    import pyarrow.dataset
+
+    try:
+        return pyarrow.dataset.dataset(files.paths, filesystem=files.filesystem, format="parquet").count_rows()
+    except Exception:  # the read itself will say what is wrong
+        return None

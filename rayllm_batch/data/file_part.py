@@ -1,0 +1,140 @@
+"""Parts of data files: what one task reads, and the tables of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
+
+import pyarrow as pa
+
+from rayllm_batch.data.column_values import steady
+from rayllm_batch.data.csv_rows import check_names, csv_tables
+from rayllm_batch.data.data_files import DatasetFiles
+from rayllm_batch.data.file_text import BLOCK_BYTES, FileText
+from rayllm_batch.data.json_rows import json_tables
+from rayllm_batch.data.read_options import ReadOptions
+from rayllm_batch.errors import DatasetError
+from rayllm_batch.file_kind import COMPRESSED, HEAD_BYTES, check_kind
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+TASK_BYTES = 16 << 20  # of files; some 4,000 articles of 4 KB: what one task reads, and then makes prompts of
+MOST_TASKS = 2000
+READ_BYTES = 1 << 20
+BATCH_ROWS = 512  # a row of a dictionary may be much larger than what the file has of it
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """Bytes start to stop of a JSON file, the row groups of one of `of` equal parts of a parquet file, or a file."""
+
+    path: str
+    partition: tuple[tuple[str, Optional[str]], ...] = ()
+    start: int = 0
+    stop: Optional[int] = None
+    number: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How parts are read; it travels to the tasks. names: columns that all tables have."""
+
+    fs: pyarrow.fs.FileSystem
+    format: str
+    options: ReadOptions
+    names: tuple[str, ...] = ()
+
+    def tables(self, part: FilePart, size: int = BLOCK_BYTES, each: Callable = map) -> Iterator[pa.Table]:
+        """Of about `size` bytes each. Raises DatasetError with the file, and the line where it has lines."""
+        for table in self._tables(part, size, each):
+            own = set(table.column_names)
+            whole_table = table
+            for name, value in part.partition:
+                if name not in own:
+                    whole_table = whole_table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+            yield whole_table
+
+    def __call__(self, parts: Sequence[FilePart]) -> Iterator[pa.Table]:
+        """Of all parts, one after the other; of each column the types go together."""
+        tables = steady((table for part in parts for table in self.tables(part)), self.names)
+        # Where there is nothing to read, Ray Data would make a block without columns.
+        yield next(tables, pa.table({name: pa.nulls(0) for name in self.names}))
+        yield from tables
+
+    def _tables(self, part: FilePart, size: int, each: Callable) -> Iterator[pa.Table]:
+        if self.format == "parquet":
+            return _parquet_tables(part, self.fs, size)
+        text = FileText(part.path, self.fs, self.format, self.options, part.start, part.stop)
+        return json_tables(text, size, each) if self.format == "json" else csv_tables(text, size)
+
+
+def whole(files: DatasetFiles, path: str) -> FilePart:
+    return FilePart(path, tuple(files.partition(path).items()))
+
+
+def tasks_of(files: DatasetFiles, sizes: Sequence[int], options: ReadOptions) -> list[list[FilePart]]:
+    """What each task reads, in the order of the rows. A file whose bad lines are kept, and numbered, is read by one."""
+    most = max(TASK_BYTES, sum(sizes) // MOST_TASKS)
+    tasks: list[list[FilePart]] = [[]]
+    taken = 0
+    for path, size in zip(files.paths, sizes, strict=True):
+        if not size:
+            continue  # writers leave empty parts
+        columns = tuple(files.partition(path).items())
+        lines = files.format == "json" and not is_packed(path) and options.encoding is None and not options.keeps
+        lines = lines and (size <= most or _can_be_divided(files, path, options))  # others would read nothing
+        of = -(-size // most) if lines or files.format == "parquet" else 1
+        for number in range(of):
+            start, stop = (size * number // of, size * (number + 1) // of if number + 1 < of else None) if lines else (0, None)
+            if taken and taken + size // of > most:
+                tasks.append([])
+                taken = 0
+            tasks[-1].append(FilePart(path, columns, start, stop, *((number, of) if not lines else ())))
+            taken += size // of
+    return tasks
+
+
+def _can_be_divided(files: DatasetFiles, path: str, options: ReadOptions) -> bool:
+    text = FileText(path, files.fs, files.format, options)
+    with text.opened():
+        return text.can_be_divided
+
+
+def is_packed(path: str) -> bool:
+    return path.lower().rpartition(".")[2] in COMPRESSED
+
+
+def _parquet_tables(part: FilePart, fs: pyarrow.fs.FileSystem, size: int) -> Iterator[pa.Table]:
+    import pyarrow.parquet as pq
+
+    try:
+        with fs.open_input_file(part.path) as raw:
+            check_kind(part.path, raw.read(HEAD_BYTES), "parquet")
+        # Microseconds: in Spark's and Impala's INT96, years such as 9999 would overflow nanoseconds without a word.
+        # Buffered: else a whole row group comes into memory. Of four files with one of 400 MB each, a pyarrow Dataset's
+        # head() took 3.2 GB, this takes 46 MB.
+        with pq.ParquetFile(
+            part.path, filesystem=fs, pre_buffer=False, buffer_size=READ_BYTES, coerce_int96_timestamp_unit="us"
+        ) as file:
+            check_names(file.schema_arrow.names, part.path)
+            facts = file.metadata
+            groups = list(range(facts.num_row_groups * part.number // part.of, facts.num_row_groups * (part.number + 1) // part.of))
+            bytes_ = sum(facts.row_group(group).total_byte_size for group in groups)
+            rows = sum(facts.row_group(group).num_rows for group in groups)
+            at_once = min(BATCH_ROWS, max(1, size * rows // max(1, bytes_)))
+            batches, taken = [], 0
+            for batch in file.iter_batches(batch_size=at_once, row_groups=groups) if rows else ():
+                batches.append(batch)
+                taken += batch.nbytes
+                if taken >= size:
+                    yield pa.Table.from_batches(batches).combine_chunks()
+                    batches, taken = [], 0
+            if batches:
+                yield pa.Table.from_batches(batches).combine_chunks()
+            if not rows and not part.number:
+                yield file.schema_arrow.empty_table()
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"dataset_file {part.path!r} cannot be read as parquet: {error}") from None

@@ -1,0 +1,98 @@
+"""What `load_dataset` may return: a Ray Dataset, or a table of another library, which becomes one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from rayllm_batch.data import columns
+from rayllm_batch.data.column_values import objects
+from rayllm_batch.data.dataset_file import in_blocks
+from rayllm_batch.errors import WorkloadError
+
+if TYPE_CHECKING:
+    import ray.data
+
+# How a Dataset is made of what is not in this process's memory, or no table.
+MADE_BY = {
+    **{name: f"ray.data.from_{name}(...) makes one." for name in ("dask", "modin", "daft", "numpy", "torch")},
+    "pyspark": "ray.data.from_spark(...) makes one.", "tensorflow": "ray.data.from_tf(...) makes one.",
+    "duckdb": "Its df() is a table that is taken.", "polars": "Its collect() is a table that is taken.",
+    "pyarrow": "A table of it is taken: its to_table() or read_all().",
+}  # fmt: skip
+
+
+def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
+    """A table in memory becomes a Dataset. whose: method, for the error. Raises WorkloadError for anything else,
+    DatasetError for columns that cannot be told apart."""
+    import ray.data
+
+    kind, library = type(given).__name__, type(given).__module__.partition(".")[0]
+    if isinstance(given, ray.data.Dataset):
+        return given
+    if library == "pandas" and kind == "DataFrame":
+        given = _of_pandas(given)
+    elif library == "polars" and kind == "DataFrame":
+        given = given.to_arrow()
+    elif library == "datasets" and kind == "Dataset":
+        given = given.with_format("arrow")[:]
+    elif isinstance(given, pa.RecordBatch):
+        given = pa.Table.from_batches([given])
+    if isinstance(given, pa.Table):
+        columns.check_names(given.column_names)
+        return in_blocks(given)
+    if isinstance(given, (list, tuple)) and given and all(isinstance(row, dict) for row in given):
+        return ray.data.from_items(list(given))
+    raise WorkloadError(f"{whose} must return a ray.data.Dataset, but returned {_described(given, kind, library)}")
+
+
+def _of_pandas(frame: Any) -> pa.Table:
+    """An index that has a name is data, and becomes a column; one that has none only numbers the rows."""
+    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    frame = frame.reset_index(level=named) if named else frame
+    names = [str(name) for name in frame.columns]
+    columns.check_names(names)
+    return pa.table({name: _column(frame.iloc[:, i]) for i, name in enumerate(names)})
+
+
+def _column(series: Any) -> pa.Array:
+    try:
+        column = pa.array(series, from_pandas=True)
+        if not pa.types.is_binary(column.type) or not any(isinstance(value, str) for value in series):  # text would become bytes
+            return column
+    except Exception:  # values of several kinds, or of a kind that Arrow has no type for
+        pass
+    from pandas import isna
+    from pandas.api.types import is_scalar
+
+    return objects(None if is_scalar(value) and isna(value) else value for value in series)
+
+
+def _described(given: Any, kind: str, library: str) -> str:  # noqa: PLR0911 (a line a kind)
+    """What it is, and how a Dataset is made of it."""
+    if given is None:
+        return "None. Does it end without a return?"
+    if library == "datasets" and kind.endswith("Dict"):
+        first = next(iter(given), "train")
+        splits = ", ".join(map(str, given))
+        one = f"return one of them, such as given[{first!r}]."
+        return f"a {kind}. It is a datasets.{kind} of several splits ({splits}): {one}"
+    if library == "datasets":
+        return (
+            f"a {kind}. It is a datasets.{kind}, which is streamed: ray.data.from_huggingface(...) takes it, or load "
+            "it without streaming=True."
+        )
+    if isinstance(given, (str, os.PathLike)):
+        return f"a {kind}. Where it is the path of a file, set dataset_file to it, and leave load_dataset out."
+    if isinstance(given, dict):
+        return f"a {kind}. Return one table of it; pyarrow.table(...) makes one of lists by column."
+    if isinstance(given, (list, tuple)):
+        what = f"whose first element is a {type(given[0]).__name__}" if given else "without any row"
+        return f"a {kind} {what}. A list of dicts, one a row, is taken."
+    if library in MADE_BY:
+        return f"a {library} {kind}. {MADE_BY[library]}"
+    if hasattr(given, "__next__"):
+        return f"a {kind}. list(...) makes a list of it, which is taken where its elements are dicts, one a row."
+    return f"a {kind}. ray.data.from_items, from_pandas, from_arrow and from_huggingface make one."

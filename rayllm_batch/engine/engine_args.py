@@ -1,0 +1,107 @@
+"""Which engine settings exist: vLLM's `AsyncEngineArgs`, read without importing vLLM (which takes 10 s and torch)."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt
+
+from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS, RELEASE
+from rayllm_batch.engine.vllm_newest_fields import MORE_ENGINE_FIELDS, NEWEST_RELEASE
+from rayllm_batch.errors import ConfigError, did_you_mean
+from rayllm_batch.shape import checked
+
+# The runner sets these itself: the model comes from model_id, and statistics feed the progress line.
+OURS = {"model": "model_id at the top level of the config", "enable_log_requests": "nothing: requests are not logged"}
+
+UTILIZATION = 0.92  # vLLM's own gpu_memory_utilization
+
+Size = Annotated[StrictInt | None, Field(ge=1, description="a whole number of at least 1")]
+# vLLM's own spellings: -1 or "auto" fits the length to the memory, "8k" is 8,000.
+_Length = Annotated[Size, BeforeValidator(lambda value: None if value == -1 or isinstance(value, str) else value)]
+
+
+class _Sizes(BaseModel):
+    tensor_parallel_size: Size = None
+    pipeline_parallel_size: Size = None
+    max_model_len: _Length = None
+    max_num_seqs: Size = None
+    max_num_batched_tokens: Size = None
+    gpu_memory_utilization: StrictFloat | None = Field(None, gt=0, le=1, description="a number above 0 and at most 1")
+
+
+@functools.lru_cache(maxsize=1)
+def installed_fields() -> tuple[str, ...] | None:
+    """The fields of the installed vLLM's AsyncEngineArgs, from its source file; None where vLLM is not installed."""
+    source = vllm_source("engine/arg_utils.py")
+    return None if source is None else fields_in(source)
+
+
+def vllm_source(path: str) -> Path | None:
+    """A file of the installed vLLM, which may lack it; None where vLLM is not installed."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(list(spec.submodule_search_locations)[0]) / path
+
+
+def fields_in(arg_utils: Path) -> tuple[str, ...] | None:
+    """The dataclass fields of EngineArgs and AsyncEngineArgs in vLLM's `arg_utils.py`; None if it has changed shape."""
+    if not arg_utils.is_file():
+        return None
+    tree = ast.parse(arg_utils.read_text(encoding="utf-8"))
+    names = [
+        statement.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name in ("EngineArgs", "AsyncEngineArgs")
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    ]
+    return tuple(name for name in names if not name.startswith("_")) or None
+
+
+def known_fields() -> tuple[str, ...]:
+    """The engine's settings: the installed vLLM's, else those of all versions that were tried."""
+    return installed_fields() or (*ENGINE_FIELDS, *MORE_ENGINE_FIELDS)
+
+
+def of_another_vllm(key: str, tested: Collection[str], newer: Collection[str]) -> str:
+    """A sentence for a setting that the installed vLLM lacks, and another one that was tried has; else "".
+
+    tested, newer: what there is in vLLM RELEASE, and what NEWEST_RELEASE has beside.
+    """
+    release = RELEASE if key in tested else NEWEST_RELEASE if key in newer else None
+    return f" vLLM {release} has it, and the installed vLLM does not." if release else ""
+
+
+def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None, source: str) -> None:
+    """Raise ConfigError for a setting that the engine does not have, or a size that cannot be.
+
+    own_settings: those of an engine that is not vLLM; vLLM's it ignores, so that a real configuration can be rehearsed.
+    """
+    known = known_fields() if own_settings is None else own_settings
+    for key in engine_kwargs:
+        if key in OURS:
+            raise ConfigError(f"{key!r} does not go under engine_kwargs in {source}; set {OURS[key]}.")
+        if own_settings is not None and key in known_fields():
+            continue
+        if key not in known:
+            raise ConfigError(
+                f"Unknown engine setting {key!r} under engine_kwargs in {source}."
+                f"{of_another_vllm(key, ENGINE_FIELDS, MORE_ENGINE_FIELDS) or did_you_mean(key, known)} "
+                f"The settings are those of vLLM's AsyncEngineArgs."
+            )
+    if engine_kwargs.get("data_parallel_size") not in (None, 1):
+        raise ConfigError(
+            f"data_parallel_size in {source} is for serving. For several copies of the model, give RayLLMBatch "
+            f"num_replicas={engine_kwargs['data_parallel_size']}: each takes rows as it has room."
+        )
+    for key in ("skip_tokenizer_init", "tokens_only"):
+        if engine_kwargs.get(key):
+            raise ConfigError(f"{key} in {source} leaves the tokenizer out, and with it the answers' text. Remove it.")
+    checked(_Sizes, engine_kwargs, source)

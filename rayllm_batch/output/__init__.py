@@ -1,0 +1,1 @@
+"""The answers on disk: whose they are, in which parts, read back as they came."""

@@ -1,0 +1,370 @@
+"""`run(output_path=...)`: a folder of part files, a manifest that says which job it is, and the ids of finished rows.
+
+    output_path/part-000001-1f3a9c20.parquet      answered rows
+    output_path/failed-000002-1f3a9c20.parquet    rows with an error, apart, so that they can be run again
+    output_path/_rayllm_batch/manifest.json       the job, its state and its progress
+    output_path/_rayllm_batch/metrics.json        what the last run did, in numbers
+    output_path/_rayllm_batch/rows/NAME.ids       for each part: its size, its schema, the id of each of its rows, and a
+                                                  digest of what was asked for it
+    output_path/_rayllm_batch/order.ids           of a run that keeps the order: all ids in the order of reading
+    output_path/_rayllm_batch/set_aside/          what was cut short, and rows that were run again
+
+A part counts when its ids are there and its size is what they say. Ids are written first, so whatever is killed at
+whatever moment leaves a part that counts or one that does not, and rows that do not count are computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+
+from rayllm_batch.data.row_id import ID_BYTES, RowCounts, as_pairs
+from rayllm_batch.errors import OutputError, one_line
+from rayllm_batch.output.asked import DIGEST, Asked
+from rayllm_batch.output.fingerprint import Job, differences
+from rayllm_batch.output.lock import FolderLock
+from rayllm_batch.output.manifest import Manifest, other_format
+from rayllm_batch.output.part_file import some_rows, texts_of
+from rayllm_batch.output.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
+from rayllm_batch.output.part_record import NAME, PartRecord, number_of
+from rayllm_batch.output.place import INSIDE, UNFINISHED, OutputPlace
+
+if TYPE_CHECKING:
+    import ray.data
+
+FORMATS = ("parquet", "jsonl")
+
+log = logging.getLogger("rayllm_batch")
+
+
+class OutputFolder:
+    """The folder of one job, locked for one driver while it is open (`with OutputFolder(...) as folder`).
+
+    output_path: a local folder, or a URI that pyarrow knows (s3://, gs://, hdfs://); made if it is not there.
+    job:         what `fingerprint.describe_job` gives. A folder of other settings is refused; where hints differ,
+                 `changed` has them, until `accept` is called.
+
+    Raises OutputError on entry.
+    """
+
+    def __init__(self, output_path: str | os.PathLike[str], job: Job, output_format: str) -> None:
+        if output_format not in FORMATS:
+            raise OutputError(f"output_format must be one of {', '.join(FORMATS)}, given {output_format!r}.")
+        self.place = OutputPlace(output_path)
+        self.given = self.place.given
+        self.format, self._job, self._fingerprint = output_format, job, job.fingerprint
+        self.changed: list[str] = []  # differences of hints
+        self.same_rows = False  # the data is, as far as can be known without reading it, that which was read
+        self.kept = False  # of some answers it is known that something else was asked, and the user keeps them
+        self._answered = job  # with the hints and the rows of the answers in it
+        self.parts: dict[str, PartRecord] = {}
+        self._schema = b""
+        self.complete = False
+        self.set_aside: list[str] = []
+        self._lock = FolderLock(self.place.fs, self.place.inside("lock"), self.place.is_local, self.given)
+        self._manifest_at = 0.0
+
+    def __enter__(self) -> OutputFolder:
+        try:
+            self._refuse_foreign()
+            for name in ("rows", "set_aside"):
+                self.place.fs.create_dir(self.place.inside(name), recursive=True)
+            self._lock.acquire()
+        except OSError as error:
+            self._lock.release()
+            raise OutputError(
+                f"The output folder {self.given!r} cannot be written: {error}. Choose another output_path."
+            ) from None
+        try:
+            self._open()
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, OSError):
+                raise OutputError(
+                    f"The output folder {self.given!r} cannot be used: {error}. Make room, or mend the folder, and run "
+                    "the same again."
+                ) from None
+            raise
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.release()
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts.values())
+
+    @property
+    def failed_rows(self) -> int:
+        return sum(part.rows for part in self.parts.values() if part.failed)
+
+    @property
+    def schema(self) -> Optional[pa.Schema]:
+        """Of the newest part, without the row ids. It only grows from part to part, also when a run is continued."""
+        return schema_of(self._schema) if self._schema else None
+
+    def finished(self) -> RowCounts:
+        """The rows that need not be computed again."""
+        return RowCounts(_ids_of(self.parts.values()))
+
+    def errors(self) -> Iterator[str]:
+        """Of each failed row."""
+        for name, part in self.parts.items():
+            if part.failed:
+                content = self.place.read(self._path(name))
+                try:
+                    yield from texts_of(content, self.format, "error")
+                except (pa.ArrowException, ValueError, LookupError) as error:
+                    raise OutputError(
+                        f"{name} in the output folder {self.given!r} cannot be read: {one_line(error)}. It was changed after "
+                        "it was written. Delete it, and run the same again: it continues, and its rows are run again."
+                    ) from None
+
+    def asked(self) -> Asked:
+        """What was asked for each finished row."""
+        digests = [part.digests for part in self.parts.values()]
+        return Asked(_ids_of(self.parts.values()), np.concatenate(digests or [np.empty(0, DIGEST)]))
+
+    def accept(self, kept: Optional[bool] = None) -> None:
+        """From here on the answers count as those of this job's code and data too. kept: None where they were not compared."""
+        self._answered, self.changed = self._job, []
+        self.kept = self.kept if kept is None else kept
+
+    def run_again(self, failed: bool = False, ids: bytes = b"") -> None:
+        """Take rows out, which are then computed again: those with an error, and those with these ids."""
+        out = {name for name, part in self.parts.items() if failed and part.failed}
+        if out or ids:
+            self.complete = False
+            self.write_manifest("unfinished")
+        wanted = RowCounts(as_pairs(ids))
+        for part in [part for part in self.parts.values() if ids and not part.failed]:
+            stay = wanted.find(as_pairs(part.ids)) < 0
+            if not stay.all():
+                if stay.any():
+                    self._store_some(part, stay)
+                out.add(part.name)
+        for name in sorted(out):
+            self._put_aside(name)
+            del self.parts[name]
+
+    def _store_some(self, part: PartRecord, stay: np.ndarray) -> None:
+        """A part of the same number with some of its rows; once it is there, the other does not count any more."""
+        content = some_rows(self.place.read(self._path(part.name)), self.format, stay)
+        newer = f"{part.name[: part.name.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
+        self._store(content, part.some(stay, newer, len(content), self._fingerprint))
+
+    def next_number(self) -> int:
+        return 1 + max(map(number_of, self.parts), default=0)
+
+    def store(
+        self,
+        name: str,
+        content: bytes | memoryview,
+        ids: bytes,
+        schema: pa.Schema,
+        *,
+        as_text: tuple[str, ...] = (),
+        asked: bytes = b"",
+    ) -> None:
+        """Add one part, all of it or nothing. Raises OSError, and OutputError where another driver took the folder."""
+        self._schema = schema.remove_metadata().serialize().to_pybytes()
+        self._store(content, PartRecord(name, ids, len(content), self._fingerprint, self._schema, as_text, asked))
+
+    def _store(self, content: bytes | memoryview, part: PartRecord) -> None:
+        self._lock.check()
+        self.place.write(self._ids_path(part.name), part.content())
+        self.place.write(self._path(part.name), content)
+        self.parts[part.name] = part
+
+    def write_manifest(self, state: str, every_s: float = 0.0) -> None:
+        """state: "unfinished" or "complete". Nothing is written within `every_s` seconds of the last time."""
+        if time.time() - self._manifest_at < every_s:
+            return
+        Manifest(self._answered, self.format, state, self.rows, self.failed_rows, kept=self.kept).write(self.place)
+        self._manifest_at = time.time()
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Of the last run that computed rows, in place of earlier ones. The answers are good without: it only warns."""
+        path = self.place.inside("metrics.json")
+        try:
+            self._lock.check()
+            self.place.write(path, json.dumps(metrics, indent=1, ensure_ascii=False).encode())
+        except Exception as error:
+            log.warning("The run's metrics cannot be written to %s: %s.", path, error)
+
+    def write_order(self, ids: bytes) -> None:
+        """The ids of all rows in the order in which they were read, which `dataset` then keeps."""
+        self.place.write(self.place.inside("order.ids"), ids)
+
+    def pieces(self) -> list[list[Piece]]:
+        """What there is to read, a list a task: in the order of reading if that is known, else answered rows first."""
+        parts = sorted(self.parts.values(), key=lambda part: (part.failed, part.name))
+        pieces = [Piece(self._path(part.name), part.schema, part.as_text, part.rows, part.size) for part in parts]
+        order = self._read_order()
+        in_its_order = in_order(pieces, _ids_of(parts), as_pairs(order)) if order else None
+        return one_after_the_other(pieces) if in_its_order is None else in_its_order
+
+    def dataset(self) -> ray.data.Dataset:
+        """All rows of the folder, each as it came: a column whose values are of several kinds has Python objects."""
+        return read_pieces(self.pieces(), self.place.fs, self.format)
+
+    @property
+    def as_text(self) -> list[str]:
+        """The columns that are JSON text in the files."""
+        return sorted({name for part in self.parts.values() for name in part.as_text})
+
+    @property
+    def alike(self) -> bool:
+        """Whether all parts have one schema."""
+        return len({part.schema for part in self.parts.values()}) <= 1
+
+    def has_as_is(self, column: Optional[str]) -> Optional[str]:
+        """The column, where its values stand in the files as they came; else None."""
+        if column is None or column in self.as_text or self.schema is None:
+            return None
+        kind = self.schema.field(column).type
+        of_json = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+        return column if self.format == "parquet" or any(test(kind) for test in of_json) else None
+
+    @property
+    def has_order(self) -> bool:
+        return bool(self._read_order())
+
+    def _read_order(self) -> bytes:
+        try:
+            order = self.place.read(self.place.inside("order.ids"))
+        except FileNotFoundError:
+            return b""
+        return order if len(order) == self.rows * ID_BYTES else b""
+
+    def _refuse_foreign(self) -> None:
+        """Before anything is made in a folder that is somebody else's."""
+        if self.place.fs.get_file_info(self.place.root).type == pyarrow.fs.FileType.File:
+            raise OutputError(f"output_path {self.given!r} is a file. Give the path of a folder, new or empty.")
+        names = [info.base_name for info in self.place.listed(self.place.root)]
+        if INSIDE not in names and any(not _is_ignored(name) for name in names):
+            raise self._foreign(names)
+
+    def _foreign(self, names: list[str]) -> OutputError:
+        shown = [name for name in sorted(names) if name != INSIDE and not _is_ignored(name)]
+        return OutputError(
+            f"The output folder {self.given!r} holds files that are not of a run of this library "
+            f"({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}). Give an empty or a new folder."
+        )
+
+    def _open(self) -> None:
+        manifest = Manifest.read(self.place)
+        listing = self.place.listed(self.place.root)
+        sizes = {info.base_name: info.size for info in listing if info.is_file and NAME.fullmatch(info.base_name)}
+        known = self._read_records()
+        if not sizes and not known:
+            manifest = None  # a job that wrote nothing, refused by a check perhaps, has no claim on the folder
+        if manifest:
+            manifest.check(self._job, self.format, self.given)
+            self._answered = replace(self._job, hints=manifest.job.hints, rows=manifest.job.rows)
+        else:
+            self._compare_parts(sizes, known, [info.base_name for info in listing])
+        self.changed = differences(self._answered.hints, self._job.hints)
+        self._remove_unfinished()
+        for newer, part in list(known.items()):
+            older = part.replaces
+            if older and older in sizes and sizes.get(newer) == part.size:  # a driver was killed between the two steps
+                self._put_aside(older)
+                del sizes[older]
+                known.pop(older, None)
+        for name in sorted({*sizes, *known}, key=number_of):
+            if name in known and sizes.get(name) == known[name].size:
+                self.parts[name] = known[name]
+            elif name in sizes:
+                self._put_aside(name)
+                self.set_aside.append(name)
+            else:
+                self.place.fs.delete_file(self._ids_path(name))
+        self._refuse_other_jobs()
+        if manifest:
+            self._go_on(manifest)
+        if self.parts:
+            self._schema = known[max(self.parts, key=number_of)].schema
+        if not self.complete:
+            self.write_manifest("unfinished")
+
+    def _go_on(self, manifest: Manifest) -> None:
+        """From where it says that the folder was."""
+        self.complete = manifest.state == "complete" and manifest.rows == self.rows
+        self.kept = bool(self.parts) and manifest.kept is True
+        if not self.parts:
+            self._answered = self._job
+        self.same_rows = bool(self._job.rows) and self._answered.rows == self._job.rows
+
+    def _refuse_other_jobs(self) -> None:
+        # Of format 1, whose fingerprints were others, no part has digests.
+        if foreign := [name for name, part in self.parts.items() if part.asked and part.job != self._fingerprint]:
+            raise OutputError(
+                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders had been "
+                f"merged: {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}. Move them away, or give another "
+                "output_path."
+            )
+
+    def _compare_parts(self, sizes: dict[str, int], known: dict[str, PartRecord], names: list[str]) -> None:
+        """Without a manifest, the parts say whose they are."""
+        if known and {part.job for part in known.values()} != {self._fingerprint}:
+            raise OutputError(
+                f"The manifest of the output folder {self.given!r} cannot be read, and its rows are of another job. "
+                "Give this run another output_path."
+            )
+        if known:  # what asked for them is not
+            self._answered = replace(self._job, hints={})
+        if sizes and not known or any(name not in (INSIDE, *sizes) and not _is_ignored(name) for name in names):
+            raise self._foreign(names)
+        if formats := {name.rpartition(".")[2] for name in sizes} - {self.format}:
+            raise other_format(self.given, formats.pop(), self.format)
+
+    def _remove_unfinished(self) -> None:
+        """What a killed driver was writing: up to the size of a part each."""
+        root, inside = self.place.root, self.place.inside
+        for folder in (root, inside(), inside("rows")) if self.place.is_local else ():
+            for info in self.place.listed(folder):
+                if info.base_name.endswith(UNFINISHED) and (folder != root or _is_ignored(info.base_name)):
+                    self.place.fs.delete_file(info.path)
+
+    def _put_aside(self, name: str) -> None:
+        # The rows first: ids without rows count for nothing.
+        self.place.fs.move(self._path(name), self.place.inside("set_aside", name))
+        ids = self._ids_path(name)
+        if self.place.fs.get_file_info(ids).is_file:
+            self.place.fs.delete_file(ids)
+
+    def _read_records(self) -> dict[str, PartRecord]:
+        """Those that can be read."""
+        found = {}
+        for info in self.place.listed(self.place.inside("rows")):
+            name = info.base_name.removesuffix(".ids")
+            if info.is_file and NAME.fullmatch(name) and (part := PartRecord.of(name, self.place.read(info.path))):
+                found[name] = part
+        return found
+
+    def _path(self, name: str) -> str:
+        return f"{self.place.root}/{name}"
+
+    def _ids_path(self, name: str) -> str:
+        return self.place.inside("rows", f"{name}.ids")
+
+
+def _ids_of(parts: Iterable[PartRecord]) -> np.ndarray:
+    return as_pairs(b"".join(part.ids for part in parts))
+
+
+def _is_ignored(name: str) -> bool:
+    """.DS_Store, .ipynb_checkpoints and the like; and what a killed driver was writing."""
+    unfinished = name.endswith(UNFINISHED) and NAME.fullmatch(name.removesuffix(UNFINISHED)) is not None
+    return name.startswith(".") or unfinished

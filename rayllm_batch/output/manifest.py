@@ -1,0 +1,96 @@
+"""The manifest of an output folder: whose answers are in it, and how far it is. All formats that were written are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from rayllm_batch._version import __version__
+from rayllm_batch.errors import OutputError
+from rayllm_batch.output.fingerprint import Job, differences
+from rayllm_batch.output.place import OutputPlace
+
+FORMAT = 2  # 1 had the whole job in one, and no digests of what was asked
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """job: of the answers. state: "unfinished" or "complete". kept: see OutputFolder.
+
+    format, version: the number of the manifest's format, and which release wrote it.
+    """
+
+    job: Job
+    output_format: Any
+    state: Any
+    rows: Any
+    failed: Any = 0
+    format: Any = FORMAT
+    version: Any = __version__
+    kept: Any = False
+
+    @classmethod
+    def read(cls, place: OutputPlace) -> Optional[Manifest]:
+        """None where there is none, or not one that can be read. Raises OutputError for one of an unknown format."""
+        try:
+            found = json.loads(place.read(place.inside("manifest.json")))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+        if not isinstance(found, dict):
+            return None
+        if (number := found.get("format", 1)) not in range(1, FORMAT + 1):
+            raise OutputError(
+                f"The output folder {place.given!r} was written by rayllm_batch {found.get('version')}, in a format (number "
+                f"{number}) that this one, {__version__}, does not know. Install that version, or give another output_path."
+            )
+        if "fingerprint" not in found:
+            return None
+        known = {name: found.get(name) for name in ("output_format", "state", "rows", "version", "kept")}
+        return cls(_job_of(found), format=found.get("format", 1), **known)
+
+    def write(self, place: OutputPlace) -> None:
+        content = {
+            "format": self.format, "version": self.version, "state": self.state, "rows": self.rows,
+            "failed": self.failed, "output_format": self.output_format, "fingerprint": self.job.fingerprint,
+            "settings": self.job.settings, "hints": self.job.hints,
+            "data": self.job.rows, "kept": self.kept,
+            "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        }  # fmt: skip
+        place.write(place.inside("manifest.json"), json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+    def check(self, job: Job, output_format: str, given: str) -> None:
+        """Raise OutputError where the folder `given` cannot be continued as this job."""
+        if differing := differences(self.job.settings, job.settings):
+            raise OutputError(
+                f"The output folder {given!r} holds another job: {'; '.join(differing)}. "
+                "Run it as it was to continue it, or give this job another output_path."
+            )
+        if self.output_format != output_format:
+            raise other_format(given, self.output_format, output_format)
+
+
+def other_format(given: str, begun_with: Any, output_format: str) -> OutputError:
+    return OutputError(
+        f"The output folder {given!r} was begun with output_format={begun_with!r}, not {output_format!r}. Keep the "
+        "format, or give another output_path."
+    )
+
+
+def failed_rows(output_path: str | os.PathLike[str]) -> int:
+    """The rows with an error in a complete folder, those of earlier runs included. Raises OutputError."""
+    place = OutputPlace(output_path)
+    try:
+        return int(json.loads(place.read(place.inside("manifest.json")))["failed"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise OutputError(
+            f"The manifest of the output folder {os.fspath(output_path)!r} cannot be read: {error}"
+        ) from None
+
+
+def _job_of(found: dict[str, Any]) -> Job:
+    names = ["job"] if found.get("format", 1) == 1 else ["settings", "hints", "data"]
+    parts = [part if isinstance(part := found.get(name), dict) else {} for name in names]
+    return Job.of_format_1(*parts) if len(parts) == 1 else Job(*parts)

@@ -1,0 +1,116 @@
+"""The columns of a run's output, and those that travel between its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+import pyarrow as pa
+
+from rayllm_batch.data.read_options import BAD_LINE, RESERVED
+from rayllm_batch.data.row_id import ID_TYPE
+from rayllm_batch.errors import DatasetError
+from rayllm_batch.tasks.base import Answer, Task
+
+if TYPE_CHECKING:
+    import ray.data
+
+# Between the CPU stage and the engine stage; they never reach the output.
+TOKEN_IDS = "_rayllm_prompt_token_ids"
+REQUEST = "_rayllm_request"
+STAGE_ERROR = "_rayllm_error"
+# Of a run with an output folder: each row's id, a digest of what is asked for it (see asked.py), and, in a row without
+# content, the ids of rows that were finished before.
+ROW_ID = "_rayllm_row_id"
+ASKED = "_rayllm_asked"
+FINISHED_IDS = "_rayllm_finished_ids"
+# Of one that keeps the order: in such a row of each batch, the ids of all its rows in their order.
+ORDER = "_rayllm_order"
+FOLDER_SCHEMA = pa.schema([(ROW_ID, ID_TYPE), (ASKED, pa.uint64()), (FINISHED_IDS, pa.binary())])
+RUN_COLUMNS = {*FOLDER_SCHEMA.names, ORDER}
+STAGE_SCHEMA = pa.schema([(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string())])
+
+_FAILED = "_rayllm_batch_failed"  # an attribute of a run's result
+
+
+def check_input_columns(columns: list[str], task: Task) -> None:
+    """Raise DatasetError when an input column has the name of an output column and would be lost."""
+    taken = [name for name in dict.fromkeys(columns) if name in task.schema.names or name.startswith(RESERVED)]
+    if taken:
+        raise DatasetError(
+            f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds or a run uses. Rename "
+            f"or drop them in load_dataset: ds.rename_columns({{{taken[0]!r}: 'previous{'_' * (taken[0][0] != '_')}{taken[0]}'}})."
+        )
+
+
+def with_stage_columns(table: pa.Table, token_ids: list, requests: list, errors: list) -> pa.Table:
+    """The input rows with what the engine needs: token ids, the request's own settings as JSON, an error so far."""
+    table = table.drop_columns([BAD_LINE] if BAD_LINE in table.column_names else [])
+    for field, values in zip(STAGE_SCHEMA, (token_ids, requests, errors), strict=True):
+        table = table.append_column(field, pa.array(values, type=field.type))
+    return table
+
+
+def stage_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """What travelled between the stages, row by row; token ids as arrays (int32) that are not copied, or None."""
+    rows = table.select([REQUEST, STAGE_ERROR]).to_pylist()
+    for row, ids in zip(rows, _arrays(table.column(TOKEN_IDS)), strict=True):
+        row[TOKEN_IDS] = ids
+    return rows
+
+
+def _arrays(column: pa.ChunkedArray) -> Iterator[Optional[np.ndarray]]:
+    for chunk in column.chunks:
+        offsets, values = chunk.offsets.to_pylist(), chunk.values.to_numpy()
+        for i, valid in enumerate(chunk.is_valid().to_pylist()):
+            yield values[offsets[i] : offsets[i + 1]] if valid else None
+
+
+def with_row_ids(table: pa.Table, ids: list[bytes], with_order: bool = False) -> pa.Table:
+    """The rows with their ids, for a run with an output folder. with_order: and a place for the order of them all."""
+    table = table.append_column(FOLDER_SCHEMA.field(ROW_ID), pa.array(ids, type=ID_TYPE))
+    table = table.append_column(FOLDER_SCHEMA.field(ASKED), pa.nulls(len(ids), pa.uint64()))
+    for name in (FINISHED_IDS, ORDER) if with_order else (FINISHED_IDS,):
+        table = table.append_column(name, pa.nulls(len(ids), pa.binary()))
+    return table
+
+
+def finished_marker(schema: pa.Schema, finished_ids: list[bytes], order: Optional[list[bytes]] = None) -> pa.Table:
+    """One row that stands for rows which were finished before, so that whoever counts the output still sees them.
+
+    order: the ids of all rows of the batch, for a schema that has a column for them.
+    """
+    columns = {field.name: pa.nulls(1, field.type) for field in schema}
+    columns[FINISHED_IDS] = pa.array([b"".join(finished_ids)], type=pa.binary())
+    if order is not None:
+        columns[ORDER] = pa.array([b"".join(order)], type=pa.binary())
+    return pa.table(columns, schema=schema.remove_metadata())
+
+
+def without_markers(table: pa.Table) -> pa.Table:
+    """The answered rows alone, with their ids."""
+    rows = table.filter(table.column(FINISHED_IDS).is_null())
+    return rows.drop_columns([name for name in (FINISHED_IDS, ORDER) if name in rows.column_names])
+
+
+def with_answers(table: pa.Table, answers: list[Answer], task: Task) -> pa.Table:
+    """The input columns and the answers, without what travelled between the stages."""
+    table = table.drop_columns([name for name in STAGE_SCHEMA.names if name in table.column_names])
+    rows = [
+        {"num_input_tokens": answer.num_input_tokens, "error": answer.error, **task.columns(answer)} for answer in answers
+    ]
+    for field in task.schema:
+        table = table.append_column(field, pa.array([row[field.name] for row in rows], type=field.type))
+    return table
+
+
+def tell_failed(dataset: ray.data.Dataset, failed: int) -> ray.data.Dataset:
+    """The dataset, which from now on knows how many of its rows failed. What is made of it is another, and does not."""
+    setattr(dataset, _FAILED, failed)
+    return dataset
+
+
+def failed_of(dataset: ray.data.Dataset) -> Optional[int]:
+    """How many rows of a run's result failed; None where that would have to be counted."""
+    return getattr(dataset, _FAILED, None)

@@ -1,0 +1,197 @@
+"""What a job will cost, from a trial with some of its rows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Optional
+
+from rayllm_batch.show.status import duration
+from rayllm_batch.workers.trial import Trial
+
+# Of the rows' time, beside what the sample's own spread says: how far one run of the same rows differs from the next.
+# bench/estimate.py measures both this and whether the interval held.
+NOISE = 0.15
+PIPELINE_S = 15.0  # Ray Data's workers starting and the last block leaving, measured on two cores
+FULL = 0.9  # of the most requests that ran at once: from there on the engine empties
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Tokens a row: the mean, and the values that 5% of the rows are below and above."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[int]) -> Spread:
+        if not values:
+            return cls(0.0, 0.0, 0.0)
+        ordered = sorted(values)
+        return cls(statistics.fmean(values), ordered[int(0.05 * (len(ordered) - 1))], ordered[math.ceil(0.95 * (len(ordered) - 1))])
+
+    def __str__(self) -> str:
+        return f"{self.mean:,.0f} a row (nine in ten from {self.low:,.0f} to {self.high:,.0f})"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was tried: input tokens of each row; how long one CPU takes to make one prompt; the two trials.
+
+    prefill: with one token an answer. whole: with whole answers; both of all rows, each as often as `copies` says.
+    """
+
+    input_tokens: list[int]
+    failed: list[str]
+    prepare_s: float
+    prefill: Trial
+    whole: Trial
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a whole job. Times in seconds; `run_s` is without starting up, from `low_s` to `high_s` in nineteen of twenty cases.
+
+    prefill_share:  of the engine's time, what reading prompts takes; the rest is generating.
+    cpu_headroom:   how many times the engine's need the CPU stage can give; below 1 it is what the job waits for.
+    bound_by:       "prefill", "decode", "start-up" or "CPU side".
+    gpus:           over all replicas; 0 on a CPU. gpu_hours and cost_usd are with starting up.
+    """
+
+    rows: int
+    num_replicas: int
+    gpus: float
+    accelerator_type: str
+    sample_rows: int
+    failed: list[str]
+    input_tokens_per_row: Spread
+    output_tokens_per_row: Spread
+    start_s: float
+    run_s: float
+    low_s: float
+    high_s: float
+    prefill_share: float
+    cpu_headroom: float
+    bound_by: str
+    gpu_hour_usd: Optional[float] = None
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.gpus * (self.start_s + self.run_s) / 3600
+
+    @property
+    def cost_usd(self) -> Optional[float]:
+        """None without a price."""
+        return None if self.gpu_hour_usd is None else self.gpu_hours * self.gpu_hour_usd
+
+    @property
+    def input_tokens(self) -> float:
+        return self.rows * self.input_tokens_per_row.mean
+
+    @property
+    def output_tokens(self) -> float:
+        return self.rows * self.output_tokens_per_row.mean
+
+    def beside(self, took_s: float, start_s: float) -> str:
+        """What was said beside what it took. took_s: seconds of the run, start-up included. start_s: of these, the start-up."""
+        run_s = max(took_s - start_s, 0.0)
+        within = "within" if self.low_s <= run_s <= self.high_s else "outside"
+        warm = f"starting up took {duration(start_s)}, said were {duration(self.start_s)}" if start_s else "the engines were kept warm"
+        return (
+            f"estimate() said about {duration(self.run_s)} ({duration(self.low_s)} to {duration(self.high_s)}) beside start-up: it took "
+            f"{duration(run_s)}, {within} that; {warm}."
+        )
+
+    def __str__(self) -> str:
+        where = f"{self.num_replicas} replica{'s' if self.num_replicas > 1 else ''}"
+        where += f" ({self.gpus} x {self.accelerator_type})" if self.gpus else f" ({self.accelerator_type})"
+        lines = [
+            f"{self.rows:,} rows on {where}: about {duration(self.run_s)}, {duration(self.low_s)} to {duration(self.high_s)}",
+            f"  input    {self.input_tokens:,.0f} tokens, {self.input_tokens_per_row}",
+            f"  output   {self.output_tokens:,.0f} tokens, {self.output_tokens_per_row}",
+            f"  start-up {duration(self.start_s)}; a run() in this process within ten minutes does not pay it again",
+        ]
+        if self.gpus:
+            hours = [self.gpus * (self.start_s + seconds) / 3600 for seconds in (self.low_s, self.high_s)]
+            cost = "" if self.cost_usd is None else f", ${self.cost_usd:,.2f} at ${self.gpu_hour_usd:,.2f} a GPU-hour"
+            lines.append(f"  GPU time {self.gpu_hours:,.2f} GPU-hours, {hours[0]:,.2f} to {hours[1]:,.2f}{cost}")
+        lines.append(
+            f"  bound by {self.bound_by}; of the engine's time {self.prefill_share:.0%} is prefill, {1 - self.prefill_share:.0%} decode; "
+            f"the CPU side can give {self.cpu_headroom:,.1f} times what the engine takes"
+        )
+        lines.append(f"  from {self.sample_rows:,} rows, of which {len(self.failed):,} failed{': ' + self.failed[0] if self.failed else ''}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def estimate(
+    sample: Sample, *, rows: int, num_replicas: int, gpus_per_replica: float, accelerator_type: str, max_num_seqs: int,
+    cpus: float, start_s: float, gpu_hour_usd: Optional[float] = None,
+) -> Estimate:  # fmt: skip
+    """The job of `rows` rows, from a sample of it.
+
+    max_num_seqs: the engine's limit. cpus: those left for the CPU stage. start_s: seconds that the engines took to start.
+
+    A row costs the engine `prefill_s` for its prompt, whatever else runs, and `decode_s` for each token of its answer while
+    the engine is full. The first comes from the trial with answers of one token, the second from the other one as long
+    as it kept the engine full; what its emptying cost beyond that comes once a job. Where the trial was too small to fill
+    the engine, decode_s is known between two bounds: a token as dear as in the trial, or as many more at the price of one
+    as the job has more requests at once. The estimate is between them, and the interval spans both.
+    """
+    rows_each = rows / num_replicas
+    outputs = [count for count in sample.whole.output_tokens if count is not None]
+    tried = len(outputs)
+    generated = sum(outputs)
+    whole_s, prefill_s = sample.whole.seconds, sample.prefill.seconds / max(len(sample.prefill.output_tokens), 1)
+    most = max((running for _, running, _ in sample.whole.load), default=0) or min(tried, max_num_seqs) or 1
+    emptying_at, by_then = max(
+        ((seconds, done) for seconds, running, done in sample.whole.load if running >= FULL * most), default=(whole_s, generated)
+    )
+    candidates = [(whole_s - prefill_s * tried, generated), (emptying_at - prefill_s * tried, by_then)]
+    decode_s = max(0.0, min((seconds / count for seconds, count in candidates if count > 0), default=0.0))
+    emptying_s = max(0.0, (whole_s - emptying_at) - decode_s * max(0, generated - by_then))
+    at_once = most if tried > most else min(max_num_seqs, rows_each)
+    cheapest_decode_s = decode_s * min(1.0, most / max(at_once, 1))
+    output_mean = statistics.fmean(outputs) if outputs else 0.0
+
+    def seconds(decode: float) -> float:
+        engine = rows_each * (prefill_s + decode * output_mean) + emptying_s
+        return max(engine, rows * sample.prepare_s / cpus) + PIPELINE_S
+
+    run_s = seconds(math.sqrt(decode_s * cheapest_decode_s))
+    unsure = math.hypot(_spread_of_the_mean(sample, prefill_s, decode_s), NOISE)
+    decode_each = math.sqrt(decode_s * cheapest_decode_s) * output_mean
+    engine_rate = num_replicas / max(prefill_s + decode_each, 1e-9)
+    headroom = cpus / max(sample.prepare_s, 1e-9) / engine_rate
+    share = prefill_s / max(prefill_s + decode_each, 1e-9)
+    bound_by = "CPU side" if headroom < 1 else "prefill" if share > 0.5 else "decode"
+    return Estimate(
+        rows=rows, num_replicas=num_replicas, gpus=gpus_per_replica * num_replicas, accelerator_type=accelerator_type,
+        sample_rows=len(sample.input_tokens) + len(sample.failed), failed=sample.failed,
+        input_tokens_per_row=Spread.of(sample.input_tokens), output_tokens_per_row=Spread.of(outputs),
+        start_s=start_s, run_s=run_s, low_s=seconds(cheapest_decode_s) * (1 - unsure), high_s=seconds(decode_s) * (1 + unsure),
+        prefill_share=share, cpu_headroom=headroom, bound_by="start-up" if start_s > run_s else bound_by,
+        gpu_hour_usd=gpu_hour_usd,
+    )  # fmt: skip
+
+
+def copies(sample_rows: int, rows_each: float, max_num_seqs: int) -> int:
+    """How often to try each row: twice an engine full, but not more than a quarter of the job."""
+    return max(1, math.ceil(min(2 * max_num_seqs, rows_each / 4) / sample_rows))
+
+
+def _spread_of_the_mean(sample: Sample, prefill_s: float, decode_s: float) -> float:
+    """Half of the 95% interval of a row's mean cost, as a share of it: what another sample could have shown."""
+    count = len(sample.input_tokens)
+    mean_input = statistics.fmean(sample.input_tokens) if count else 0.0
+    costs = [
+        prefill_s * (tokens / mean_input if mean_input else 1.0) + decode_s * output
+        for tokens, output in zip(sample.input_tokens, sample.whole.output_tokens, strict=False)
+        if output is not None
+    ]
+    if len(costs) < 2 or not sum(costs):
+        return 1.0
+    return 1.96 * statistics.stdev(costs) / math.sqrt(len(costs)) / statistics.fmean(costs)

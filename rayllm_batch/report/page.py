@@ -1,0 +1,57 @@
+"""The report as one HTML page: no script, nothing from the network, light or dark as the browser is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayllm_batch.measures.history import History
+from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.measures.row_stats import RowStats
+from rayllm_batch.report import plots
+from rayllm_batch.report.verdict import verdict
+
+Table = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows. settings: tables by their headings; engines: "GPUs", or "engines" without one."""
+
+    title: str
+    metrics: RunMetrics
+    history: History
+    stats: RowStats
+    settings: dict[str, Table]
+    engines: str = "engines"
+
+
+def page(report: Report) -> str:
+    """From the template beside this file."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(n="{:,.0f}".format, seconds="{:,.1f} s".format, percent=_percent, duration=_duration)
+    metrics, stats = report.metrics, report.stats
+    return environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).render(
+        vars(report),
+        began=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(report.history.began)),
+        verdict=verdict(metrics, report.history, report.engines),
+        failed=", ".join(f"{rows:,} {stage}" for stage, rows in metrics.failed_by_kind.items()),
+        timeline=plots.timeline(report.history),
+        lengths=plots.lengths(stats.input_lengths, stats.output_lengths),
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,208 @@
+"""The report's plots, as SVG that stands in the page and takes its colours from it."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from rayllm_batch.measures.history import History, Point
+from rayllm_batch.measures.row_stats import bin_range
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Drawn in colours that nothing else has, which become the page's own: light or dark is the browser's to choose.
+COLOURS = {
+    "--fg": "#010203", "--muted": "#020304", "--grid": "#030405",
+    "--one": "#040506", "--two": "#050607", "--three": "#060708",
+}  # fmt: skip
+FG, MUTED, GRID, ONE, TWO, THREE = COLOURS.values()
+WIDTH_IN = 9.0
+MOST_SAMPLES = 240  # a line of more cannot be told from it at this width
+BARS = 32
+STYLE = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5,
+    "axes.edgecolor": MUTED, "axes.labelcolor": FG, "text.color": FG,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": FG, "ytick.labelcolor": FG,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID,
+    "axes.axisbelow": True, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "axes.titlecolor": FG, "legend.frameon": False, "lines.linewidth": 1.6,
+    "axes.prop_cycle": f"cycler('color', ['{ONE}', '{TWO}', '{THREE}'])",
+}  # fmt: skip
+
+
+def timeline(history: History) -> str:
+    """Tokens a second, requests, KV cache and GPU use over the time of the run; "" where there is nothing to draw."""
+    points = _thinned(history.points)
+    if len(points) < 3:
+        return ""
+    with_use = any(p.kv_cache_usage is not None or p.gpu_utilization is not None for p in points)
+    height_in = 7.4 if with_use else 5.8
+    return _drawn("timeline", lambda figure: _draw_timeline(figure, points, history.phases, with_use), height_in)
+
+
+def lengths(input_lengths: dict[int, int], output_lengths: dict[int, int]) -> str:
+    """How long prompts and answers were, as two histograms; "" without rows."""
+    if not input_lengths and not output_lengths:
+        return ""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        _draw_lengths(left, input_lengths, "Prompt length", ONE)
+        _draw_lengths(right, output_lengths, "Answer length", TWO)
+        left.set_ylabel("rows")
+
+    return _drawn("lengths", draw, height_in=2.6)
+
+
+def _draw_timeline(figure: Figure, points: list[Point], phases: dict[str, float], with_use: bool) -> None:
+    axes = figure.subplots(4 if with_use else 3, 1, sharex=True)
+    times = [point.time_s for point in points]
+    middles = [(a + b) / 2 for a, b in zip(times, times[1:], strict=False)]
+    for axis, name, title, colour in (
+        (axes[0], "output_tokens", "Output tokens/s", TWO),
+        (axes[1], "input_tokens", "Input tokens/s (of rows that are done)", ONE),
+    ):
+        axis.plot(middles, _rates(points, name), color=colour)
+        axis.set_title(title)
+    requests = axes[2]
+    requests.plot(times, [point.running for point in points], label="running")
+    requests.plot(times, [point.waiting for point in points], label="waiting in the engines' queues")
+    if any(point.slots for point in points):
+        slots = [point.slots or None for point in points]
+        requests.plot(times, slots, label="most that can run (max_num_seqs)", color=MUTED, linestyle="--", linewidth=1)
+    requests.set_title("Requests")
+    _legend(requests)
+    if with_use:
+        use = axes[3]
+        for name, label, colour in (("kv_cache_usage", "KV cache", ONE), ("gpu_utilization", "GPU", THREE)):
+            values = [getattr(point, name) for point in points]
+            if any(value is not None for value in values):
+                use.plot(times, [None if value is None else 100 * value for value in values], label=label, color=colour)
+        use.set_ylim(0, 105)
+        use.set_title("In use, %")
+        _legend(use)
+    for axis in axes:
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else f"{value:,.4g}")
+    axes[-1].set_xlabel("seconds since the run started")
+    axes[-1].set_xlim(0, max(times[-1], 1.0))
+    _mark_phases(axes, phases, times[-1])
+
+
+def _mark_phases(axes: Any, phases: dict[str, float], end_s: float) -> None:
+    """A line through all plots at each, its name above the first; names of phases that are close share a place."""
+    if phases.get("all engines ready") == phases.get("first engine ready"):
+        named = {"first engine ready": "engine ready"}
+        phases = {named.get(phase, phase): at for phase, at in phases.items() if phase != "all engines ready"}
+    places: list[tuple[float, list[str]]] = []
+    for phase, at in sorted(phases.items(), key=lambda item: item[1]):
+        for axis in axes:
+            axis.axvline(at, color=MUTED, linestyle=":", linewidth=1)
+        if places and at - places[-1][0] < 0.14 * end_s:
+            places[-1][1].append(phase)
+        else:
+            places.append((at, [phase]))
+    for at, names in places:
+        side = "right" if at > 0.8 * end_s else "left"
+        axes[0].annotate(
+            "\n".join(names), (at, 1), xycoords=("data", "axes fraction"), xytext=(-3 if side == "right" else 3, 3),
+            textcoords="offset points", ha=side, va="bottom", color=MUTED, fontsize=8.5,
+        )  # fmt: skip
+    axes[0].set_title(axes[0].get_title("left"), pad=10 + 11 * max((len(names) for _, names in places), default=0))
+
+
+def _legend(axis: Axes) -> None:
+    if axis.get_lines():
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1, handlelength=1.6)
+
+
+def _draw_lengths(axis: Axes, counts: dict[int, int], title: str, colour: str) -> None:
+    axis.set_title(title)
+    axis.set_xlabel("tokens")
+    if not counts:
+        axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color=MUTED)
+        return
+    edges, heights = bars(counts)
+    widths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    axis.bar(edges[:-1], heights, width=widths, align="edge", color=colour)
+    if _spans_octaves(edges[0], edges[-1]):
+        axis.set_xscale("log")
+        axis.minorticks_off()
+        ticks = [10**e * m for e in range(7) for m in (1, 2, 5) if edges[0] <= 10**e * m <= edges[-1]]
+        axis.set_xticks(ticks if len(ticks) <= 8 else [tick for tick in ticks if str(tick)[0] == "1"])
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.locator_params(axis="y", integer=True)
+
+
+def bars(counts: dict[int, int]) -> tuple[list[float], list[float]]:
+    """Edges and heights of a histogram's bars. The bins' rows are shared out among the bars that they overlap.
+
+    The bars are equally wide; on a logarithmic axis where the longest is many times the shortest.
+    """
+    first, last = bin_range(min(counts))[0], bin_range(max(counts))[1]
+    if _spans_octaves(first, last):
+        first = max(first, 1)
+        edges = [first * (last / first) ** (i / BARS) for i in range(BARS + 1)]
+    else:
+        number = min(BARS, last - first)
+        width = -(-(last - first) // number)  # whole tokens, or bars would hold unequally many lengths
+        edges = [float(first + i * width) for i in range(-(-(last - first) // width) + 1)]
+    heights = [0.0] * (len(edges) - 1)
+    for number, rows in counts.items():
+        low, high = bin_range(number)
+        if high <= first:  # answers of no tokens, which a logarithmic axis has no place for
+            low, high = first, edges[1]
+        for i in range(len(heights)):
+            overlap = min(high, edges[i + 1]) - max(low, edges[i])
+            if overlap > 0:
+                heights[i] += rows * overlap / (high - low)
+    return edges, heights
+
+
+def _spans_octaves(first: float, last: float) -> bool:
+    return last > 24 * max(first, 1) and last > 100
+
+
+def _thinned(points: list[Point]) -> list[Point]:
+    """Evenly chosen, the last one included."""
+    step = -(-len(points) // MOST_SAMPLES)
+    return points[::-1][::step][::-1]
+
+
+def _rates(points: list[Point], name: str) -> list[float]:
+    return [
+        (getattr(b, name) - getattr(a, name)) / (b.time_s - a.time_s) if b.time_s > a.time_s else 0.0
+        for a, b in zip(points, points[1:], strict=False)
+    ]
+
+
+def _drawn(name: str, draw: Any, height_in: float) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot, whose state is the notebook's
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own style would bring colours that the page does not know
+        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        draw(figure)
+        content = io.StringIO()
+        figure.savefig(content, format="svg", transparent=True)
+    return _for_the_page(content.getvalue(), name)
+
+
+def _for_the_page(svg: str, name: str) -> str:
+    """Without what only a file of its own needs, scaling with the page, with the page's colours and font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    head = rf'<svg viewBox="\1" role="img" aria-label="{name}">'
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', head, svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)  # two plots in one page must not share ids
+    svg = svg.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
+    svg = re.sub(r"(font(?:-family)?: [^;\"']*)'[^;\"]*sans-serif", r"\1system-ui, sans-serif", svg)
+    for variable, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg

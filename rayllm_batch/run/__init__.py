@@ -1,0 +1,1 @@
+"""One call of run(), preview(), estimate() or check(): checked, planned, watched."""

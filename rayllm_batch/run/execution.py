@@ -1,0 +1,170 @@
+"""The engines of one workload, running: what run, preview and estimate have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Optional
+
+from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.config import EngineConfig, EnvVars
+from rayllm_batch.data.row_id import RowCounts
+from rayllm_batch.measures.history import History
+from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.measures.prometheus import Prometheus
+from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.run import pipeline, warm
+from rayllm_batch.run.monitor import start_monitor
+from rayllm_batch.run.options import RunOptions
+from rayllm_batch.run.plan import Plan, lengths_of, make_plan
+from rayllm_batch.run.preflight import Ready, preflight
+from rayllm_batch.run.session import Session, explained
+from rayllm_batch.run.warm import WarmEngines
+from rayllm_batch.tasks.base import Defaults
+from rayllm_batch.workers.prompts import PromptJob
+from rayllm_batch.workers.replica import ReplicaJob
+
+if TYPE_CHECKING:
+    import ray.data
+
+
+class Execution:
+    """metrics: of the last run; None before any. history, replicas: of the last run over time, and of its replicas."""
+
+    def __init__(self, config: EngineConfig, workload: Any, options: RunOptions) -> None:
+        self.config, self.workload, self.options = config, workload, options
+        self.metrics: Optional[RunMetrics] = None
+        self.history = History()
+        self.replicas: dict[str, ReplicaState] = {}
+        self.defaults()
+
+    def defaults(self) -> Defaults:
+        """What every row's request begins with, as the workload has it now; raises WorkloadError."""
+        return self.config.task_kind.defaults(self.workload, self.config.engine_kwargs)
+
+    def begin(self, began: float, engines: int) -> None:
+        """Nothing of an earlier run is left in what this one is measured by."""
+        self.replicas, self.history = {}, History(engines, began)
+
+    def measure(self) -> RunMetrics:
+        """What the run did so far, also one that failed."""
+        self.metrics = RunMetrics.of(self.replicas, time.time() - self.history.began, self.history)
+        return self.metrics
+
+    def preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
+        pipeline.ship_by_value(self.workload, self.config.engine_kind, self.config.task_kind)  # before a task is sent: to look at the rows may take some
+        config, options = self.config, self.options
+        engines = options.replica_range[0] * config.engines_per_replica
+        defaults = self.defaults()
+        ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, defaults=defaults)
+        rows = ready.rows
+        lengths = lengths_of(rows.chats, config.task_kind, defaults.settings, ready.facts.tokenizer_file)
+        plan = make_plan(
+            config, ready.facts, options.replica_range, batch_size=options.batch_size, total=rows.total, lengths=lengths
+        )
+        if plan.engines[0] != engines:
+            cluster_resources.check(plan.config, plan.engines[0])
+        return ready, plan
+
+    def execute(
+        self, plan: Plan, rows: ray.data.Dataset, total: Optional[int], token: str,
+        consume: Callable[[ray.data.Dataset], Any], **prompt_job: Any,
+    ) -> Any:  # fmt: skip
+        """Run the pipeline for as long as `consume` reads its answers; every engine has ended when this returns."""
+        engines = _kept_engines(plan, total)
+        session = self._session(plan, self._job(plan, token, engines, **prompt_job), engines)
+        job = session.job
+        try:
+            answers = pipeline.answers(rows, job, plan, total, warm=engines is not None)
+            with (
+                Prometheus(job.run_id, self.config.model_id) as prometheus,
+                session.watched(total, self.history.observe, prometheus.observe),
+            ):
+                result = consume(answers)
+        except BaseException as error:
+            failure = explained(error, self._saw(session.end()))
+            self.history.end(failure)
+            raise failure from None
+        self._saw(session.end())
+        return result
+
+    @contextmanager
+    def engines(self, ready: Ready, plan: Plan, total: Optional[int]) -> Iterator[tuple[WarmEngines, str]]:
+        """Running engines and the id of a run with them, for something small before the run that uses them next."""
+        least, most = plan.engines
+        engines = _kept_engines(plan, ready.rows.total)
+        job = self._job(plan, ready.token, engines)
+        if engines is None:
+            engines = warm.start(plan.config, job, least if least == most else 1, plan.blocks_in_flight(ready.rows.total))
+        session = self._session(plan, job, engines)
+        try:
+            with session.watched(total):
+                yield engines, job.run_id
+        except BaseException as error:
+            raise explained(error, session.end()) from None
+        if least == most:
+            warm.keep(engines)
+        else:  # a range of replicas is Ray Data's to start and to end
+            session.end()
+
+    def _session(self, plan: Plan, job: ReplicaJob, engines: Optional[WarmEngines]) -> Session:
+        return Session(job, engines, plan.engines[0], self.options.stall_timeout_s, self.options.verbose)
+
+    def _job(
+        self, plan: Plan, token: str, engines: Optional[WarmEngines], finished: Optional[RowCounts] = None, **folder_job: Any
+    ) -> ReplicaJob:
+        import ray
+
+        monitor = engines.monitor if engines else start_monitor(self.env_vars(token))
+        job = ReplicaJob(
+            run_id=uuid.uuid4().hex[:8],
+            config=dataclasses.replace(plan.config, env_vars=EnvVars()),
+            settings=self.defaults().settings,
+            # put after _preflight's ship_by_value: workers lack its class
+            prompt=self.prompt_job(monitor, finished=None if finished is None else ray.put(finished), **folder_job),
+            monitor=monitor,
+            deduplicate=self.options.deduplicate,
+            pinned=frozenset(name for name, value in self.config.engine_kwargs.items() if value is not None),
+        )
+        if engines:
+            engines.begin(job)
+        return job
+
+    def env_vars(self, token: str) -> dict[str, str]:
+        return {**self.config.env_vars, **({"HF_TOKEN": token} if token else {})}
+
+    def prompt_job(self, monitor: Any, **folder_job: Any) -> PromptJob:
+        config = self.config
+        kwargs = config.engine_kwargs
+        tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
+        if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
+            tokenizer_kwargs["revision"] = revision
+        return PromptJob(
+            parse_row=self.workload.parse_row,
+            tokenizer=kwargs.get("tokenizer") or config.model_id,
+            tokenizer_kwargs=tokenizer_kwargs,
+            monitor=monitor,
+            chat_template=config.chat_template,
+            chat_template_kwargs=config.chat_template_kwargs,
+            task=config.task_kind,
+            defaults=self.defaults(),
+            sort=self.options.reorder and not self.options.preserve_order,
+            **folder_job,
+        )
+
+    def _saw(self, snapshot: Optional[Snapshot]) -> Optional[Snapshot]:
+        """The run's last second."""
+        if snapshot:
+            self.replicas.update(snapshot.replicas)
+            self.history.observe(snapshot)
+        return snapshot
+
+
+def _kept_engines(plan: Plan, total: Optional[int]) -> Optional[WarmEngines]:
+    """Engines that preview() or estimate() left running, if they suit; others are ended, since they have the GPUs."""
+    least, most = plan.engines
+    return warm.take(plan.config, least if least == most else 0, plan.blocks_in_flight(total))

@@ -1,0 +1,228 @@
+"""A run: every row is answered once, in memory or into a folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Optional
+
+from rayllm_batch.data import columns
+from rayllm_batch.errors import DatasetError, OutputError
+from rayllm_batch.measures import failures
+from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.output.finished_rows import FinishedRows
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.part_writer import PartWriter
+from rayllm_batch.run import pipeline
+from rayllm_batch.run.execution import Execution
+from rayllm_batch.run.monitor import start_monitor
+from rayllm_batch.run.rows import Rows
+from rayllm_batch.run.session import explained
+from rayllm_batch.run.survey import Survey, survey
+from rayllm_batch.show import last_words
+
+if TYPE_CHECKING:
+    import ray.data
+
+WITNESSES = 64  # of the first rows, which are looked at before a folder is continued
+
+log = logging.getLogger("rayllm_batch")
+
+
+def run_in_memory(execution: Execution) -> ray.data.Dataset:
+    began = time.time()
+    ready, plan = execution.preflight()
+    rows = ready.rows
+    execution.begin(began, plan.engines[0])
+    say(plan.chosen(rows.total))
+    try:
+        result = execution.execute(plan, rows.carried(), rows.exact_total, ready.token, lambda answers: answers.materialize())
+    finally:
+        metrics = execution.measure()
+    result, mixed = columns.settled(result)
+    if mixed:
+        print(f"The values of {', '.join(mixed)} are of several kinds: the Dataset has them as Python objects.")
+    print(last_words.of_memory(result.count(), metrics.failed, metrics, metrics.errors))
+    return output.tell_failed(result, metrics.failed)
+
+
+class FolderRun:
+    """A run into a folder, which may have some of the answers.
+
+    retry_failed, changed: see RayLLMBatch.run.
+    """
+
+    def __init__(
+        self, execution: Execution, folder: OutputFolder, id_column: Optional[str], retry_failed: bool, changed: str
+    ) -> None:
+        self._execution, self._folder, self._id_column = execution, folder, id_column
+        self._retry_failed, self._changed = retry_failed and bool(folder.failed_rows), changed
+        self._keep_order = execution.options.preserve_order
+
+    def run(self) -> ray.data.Dataset:
+        folder = self._folder
+        if folder.complete and folder.same_rows and not folder.changed and not self._retry_failed:
+            self._execution.begin(time.time(), self._execution.options.replica_range[0])
+            self._execution.metrics = RunMetrics()
+            self._say_last("all were there, and nothing was to run.")
+            if self._keep_order and not folder.has_order:
+                print("It was completed without preserve_order, so its rows are not in the order in which they were read.")
+        else:
+            self._answer()
+        if folder.as_text:
+            print(
+                f"Parquet has no type for the values of {', '.join(folder.as_text)}: the files have them as JSON text, the "
+                "Dataset as they are."
+            )
+        return output.tell_failed(folder.dataset(), folder.failed_rows)
+
+    def _answer(self) -> None:
+        execution, folder = self._execution, self._folder
+        began = time.time()
+        ready, plan = execution.preflight(self._id_column, folder)
+        token, rows, total = ready.token, ready.rows.carried(), ready.rows.exact_total
+        folder_job = {"with_row_ids": True, "id_column": self._id_column}
+        execution.begin(began, plan.engines[0])
+        # Whether anything is left to do, before an engine starts for it, where that is not known.
+        redo = b""
+        maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
+        if found := self._survey(token, ready.rows, maybe_done and not self._retry_failed, **folder_job):
+            redo = found.changed if self._changed == "redo" else redo
+            if not found.new and not redo and not self._retry_failed:
+                folder.accept(bool(found.changed) if found.compared else None)
+                execution.metrics = RunMetrics()
+                return self._complete(found.order, found.known, folder.rows)
+            total = found.new + folder.rows  # of the whole folder
+        folder.run_again(failed=self._retry_failed, ids=redo)
+        folder.accept(None if found is None or not found.compared else bool(found.changed) and not redo)
+        before = FinishedRows(folder.finished())
+        already = folder.rows
+        order: list[bytes] = []
+        if already:
+            print(f"{already:,} rows are in {folder.given} already: continuing with the rest.")
+            total = None if total is None else max(total - already, 0)
+        say(plan.chosen(total))
+        writer = PartWriter(folder, self._id_column)
+        try:
+            with writer:
+
+                def write(answers: ray.data.Dataset) -> None:
+                    for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+                        finished = table.column(output.FINISHED_IDS)
+                        before.saw(b"".join(finished.drop_null().to_pylist()))
+                        if output.ORDER in table.column_names:
+                            order.extend(table.column(output.ORDER).drop_null().to_pylist())
+                        writer.add(output.without_markers(table))
+
+                finished = before.counts if folder.rows else None
+                execution.execute(
+                    plan, rows, total, token, write, finished=finished, keep_order=self._keep_order, **folder_job
+                )
+                if owed := before.owed():
+                    if self._id_column is not None:
+                        raise DatasetError(
+                            f"id_column={self._id_column!r} is not unique: {len(owed):,} values come more than once."
+                        )
+                    execution.execute(plan, pipeline.pick(rows, owed), sum(owed.values()), token, write, **folder_job)
+        except BaseException:
+            print(f"{writer.rows:,} rows are in {folder.given}. Run the same again to continue from there.", flush=True)
+            raise
+        finally:
+            folder.write_metrics(execution.measure().to_dict())
+        self._complete(order, before, already)
+
+    def _complete(self, order: list[bytes], before: FinishedRows, already: int) -> None:
+        """Every row of the data is in the folder. order: their ids, if they are to keep it."""
+        folder = self._folder
+        try:
+            if order:
+                folder.write_order(b"".join(order) + before.missing_ids())
+            folder.write_manifest("complete")
+        except OSError as error:
+            raise OutputError(
+                f"All {folder.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make room, "
+                "and run the same again."
+            ) from None
+        if already:
+            gone = before.missing()
+            print(
+                f"{folder.rows - already:,} rows are new, {already - gone:,} were known, {gone:,} are gone"
+                + (" from the data and keep their answers (or does load_dataset read other rows each time?)." if gone else ".")
+            )
+        self._say_last(self._execution.metrics if folder.rows > already else "there was nothing to run.")
+
+    def _say_last(self, took: object) -> None:
+        folder = self._folder
+        print(last_words.of_folder(
+            folder.rows, folder.failed_rows, took, failures.counted(folder.errors()), path=folder.given,
+            output_format=folder.format, alike=folder.alike, id_column=folder.has_as_is(self._id_column),
+            answer_column=self._execution.config.task_kind.answer_column,
+        ))  # fmt: skip
+
+    def _survey(self, token: str, rows: Rows, all_ids: bool, **folder_job: Any) -> Optional[Survey]:
+        """Which rows are new; and, where other things may be asked now, what becomes of those that are finished.
+
+        None where nothing speaks for either: the code is the same, the first rows are asked the same, and all_ids, to
+        know which rows are new, is not wanted.
+        """
+        import ray
+
+        execution, folder = self._execution, self._folder
+        if not folder.rows:
+            return None
+        # Rows that are known by an id may have other values; nor does code show what parse_row reads from a file.
+        by_id = self._id_column is not None and not folder.same_rows and not folder.kept
+        asked = folder.asked()
+        if self._id_column is not None and (twice := int((asked.rows.counts > 1).sum())):
+            raise OutputError(
+                f"The output folder {folder.given!r} holds {twice:,} ids of {self._id_column!r} more than once, as if "
+                "folders had been merged. Move the files of one of them away, or give another output_path."
+            )
+        monitor = start_monitor(execution.env_vars(token))
+        job = execution.prompt_job(monitor, **folder_job)
+        try:
+            look = not (folder.changed or by_id or folder.kept)
+            if look and survey(rows.carried(WITNESSES), asked, job, parse=True).changed:
+                folder.changed = ["its code is the same, but not what parse_row makes of the first rows"]
+            if not folder.changed and not by_id and not all_ids:
+                return None
+            parse = bool(folder.changed or by_id)
+            found = survey(rows.carried(), asked, job, parse=parse, keep_order=self._keep_order)
+        except BaseException as error:
+            raise explained(error, None) from None
+        finally:
+            ray.kill(monitor)
+        if not folder.changed and not found.changed:
+            return found
+        answered, what = folder.rows - folder.failed_rows, "workload is" if folder.changed else "data is"
+        why = in_short(folder.changed) or "rows with the same ids have other values"
+        if asked.unknown > folder.failed_rows:
+            print(
+                f"What was asked for {asked.unknown - folder.failed_rows:,} answers is not known, the folder is of an earlier "
+                "version: they stay."
+            )
+        numbers = (
+            f"of {answered:,} answered rows {found.compared - found.num_changed:,} are asked the same as before, "
+            f"{found.num_changed:,} something else"
+        )
+        if found.changed and self._changed == "refuse":
+            raise OutputError(
+                f"The {what} not what it was when the rows in {folder.given!r} were answered ({why}), and {numbers}. Say "
+                'what happens to the latter: run(..., changed="keep") (--changed keep) keeps their answers, changed="redo" '
+                "computes them again. Or give another output_path."
+            )
+        then = {"keep": " and keep their answers", "redo": " and run again"}.get(self._changed, "")
+        print(f"The {what} not what it was ({why}): {numbers}{then}.")
+        return found
+
+
+def in_short(differing: list[str]) -> str:
+    """Of differences, the first; of code, that it differs."""
+    said = [text if not text.startswith("code of") else text.partition(" was ")[0] for text in differing]
+    return "; ".join(said[:3]) + ("; ..." if len(said) > 3 else "")
+
+
+def say(text: str) -> None:
+    if text:
+        print(text, flush=True)

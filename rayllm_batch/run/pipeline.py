@@ -1,0 +1,119 @@
+"""The Ray Data pipeline of a run: rows, prompts, answers."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import sys
+from typing import TYPE_CHECKING, Any, Optional
+
+import pyarrow as pa
+
+from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.data import columns
+from rayllm_batch.data.row_id import row_id
+from rayllm_batch.installed import is_installed
+from rayllm_batch.load_workload import beside
+from rayllm_batch.run.plan import Plan
+from rayllm_batch.run.warm import Relay
+from rayllm_batch.workers.prompts import build_prompts
+from rayllm_batch.workers.replica import Replica, ReplicaJob
+
+if TYPE_CHECKING:
+    import ray.data
+
+WINDOW_ROWS = 4096
+SPREAD_OVER = 20_000  # rows that an estimate's sample comes from: some 100 MB to read
+QUEUED_BLOCKS = 6
+RELAY_CPUS = 0.001  # it only waits; the engine's actor has the CPUs. Not 0, and not the stage's before: those would be fused
+
+
+def answers(rows: ray.data.Dataset, job: ReplicaJob, plan: Plan, total: Optional[int], *, warm: bool) -> ray.data.Dataset:
+    """The rows with their answers, lazily: nothing runs before the result is read.
+
+    total: the number of rows where it is known. warm: whether the engines run already, in actors of their own.
+    """
+    batch_size = plan.rows_a_block(total)
+    # Rows that begin alike come together within one batch of this stage, so a long job gets large ones.
+    window = max(batch_size, WINDOW_ROWS if job.prompt.sort and (total is None or total >= 8 * WINDOW_ROWS) else 128)
+    # One fused CPU stage: read, prompts, and a repartition that bounds the blocks.
+    prompts = rows.map_batches(
+        build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
+    ).repartition(target_num_rows_per_block=batch_size)
+    resources = {"num_cpus": RELAY_CPUS} if warm else cluster_resources.replica_resources(job.config, plan.engines[1])
+    return prompts.map_batches(
+        Relay if warm else Replica,
+        fn_constructor_kwargs={"job": job},
+        batch_format="pyarrow",
+        batch_size=batch_size,
+        **_pool(plan.engines, plan.blocks_in_flight(total), resources),
+    )
+
+
+def pick(rows: ray.data.Dataset, wanted: dict[bytes, int]) -> ray.data.Dataset:
+    """Of each row whose id is in `wanted`, so many as it says; rows with one id are equal, so it matters not which."""
+    import ray.data
+
+    left, tables = dict(wanted), []
+    found = rows.map_batches(keep_rows, fn_kwargs={"ids": set(wanted)}, batch_format="pyarrow")
+    for table in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+        mask = []
+        for row in columns.rows(table):
+            key = row_id(row)
+            mask.append(left.get(key, 0) > 0)
+            left[key] = left.get(key, 0) - 1
+        tables.append(table.filter(pa.array(mask, type=pa.bool_())))
+    return ray.data.from_arrow([table for table in tables if table.num_rows])
+
+
+def sample(rows: ray.data.Dataset, total: int, wanted: int) -> pa.Table:
+    """Up to `wanted` rows, from all over the first SPREAD_OVER of them: a dataset is often sorted by something."""
+    within = min(total, SPREAD_OVER)
+    if within > wanted:
+        rows = rows.limit(within).random_sample(min(1.0, (1.3 * wanted + 10) / within), seed=0)
+    table = rows.take_batch(2 * wanted, batch_format="pyarrow")
+    chosen = sorted(random.Random(0).sample(range(table.num_rows), min(wanted, table.num_rows)))
+    return table.take(pa.array(chosen, type=pa.int64()))
+
+
+def keep_rows(table: pa.Table, ids: set[bytes]) -> pa.Table:
+    return table.filter(pa.array([row_id(row) in ids for row in columns.rows(table)], type=pa.bool_()))
+
+
+def ship_by_value(*users: Any) -> None:
+    """Send this package's code, and that of the users' objects, along with the job: worker nodes need Ray and vLLM, no more.
+
+    users: a workload, and what else may be of the user's own making: an engine, a task.
+
+    Classes of a notebook or script travel by value anyway; those of a module beside it would be imported by name, which
+    a worker elsewhere cannot. What is installed (site-packages) is taken to be installed on the workers too.
+    """
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
+    for cls in {cls for user in users for cls in type(user).__mro__}:
+        module = sys.modules.get(cls.__module__)
+        file = getattr(module, "__file__", None)
+        if file and cls.__module__ != "__main__" and not is_installed(file):
+            cloudpickle.register_pickle_by_value(module)
+    for module in beside():
+        cloudpickle.register_pickle_by_value(module)
+
+
+def _pool(engines: tuple[int, int], in_flight: int, resources: dict[str, Any]) -> dict[str, Any]:
+    """What map_batches needs to give every engine its resources and its concurrent blocks."""
+    import ray.data
+
+    least, most = engines
+    pool: dict[str, Any] = {
+        # A fixed size: its actors start together. A range grows one after the other, from the least.
+        **({"size": most} if least == most else {"min_size": least, "max_size": most}),
+        # some more wait in the actor's queue, so that a finished block's place is taken at once
+        "max_tasks_in_flight_per_actor": in_flight + min(QUEUED_BLOCKS, (in_flight + 1) // 2),
+        "enable_true_multi_threading": True,
+    }
+    if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy.__init__).parameters:
+        pool["max_concurrent_calls_per_actor"] = in_flight
+    else:  # before Ray 2.60
+        resources = {**resources, "max_concurrency": in_flight}
+    return {"compute": ray.data.ActorPoolStrategy(**pool), **resources}

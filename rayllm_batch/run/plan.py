@@ -1,0 +1,209 @@
+"""How a run is laid out: how many engines, with which of vLLM's limits, and how many rows on their way to each.
+
+What the user has set stays as it is. The rest is chosen here, where batch_size is None, and said in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine.engine_args import UTILIZATION
+from rayllm_batch.errors import ConfigError
+from rayllm_batch.run.model_check import (
+    BESIDE_GIB,
+    GIB,
+    GPU_MEMORY_GIB,
+    ModelFacts,
+    check_memory,
+    kv_bytes_per_token,
+    weights_gib,
+)
+from rayllm_batch.tasks.base import Task
+
+# A block costs the driver and Ray some work, whatever its size, and some 5 KB that Ray keeps in the driver until the
+# run ends: 300,000 short rows went through the echo engine at 850 rows/s in blocks of 64, the driver growing by 22 MiB,
+# and at 1,770 in blocks of 256 without growth (2 cores, one run each). So a long job's blocks are larger, but at most a
+# sixth of what is in flight, so that they flow; and each engine gets enough of them to share the work evenly.
+BLOCK_ROWS, MOST_BLOCK_ROWS = 64, 512
+FEWEST_BLOCKS, FEWEST_LARGE_BLOCKS, FEWEST_IN_FLIGHT = 8, 32, 6  # an engine; the last where blocks are larger than 64
+# Rows on their way in each engine, over max_num_seqs. A block keeps its place until its slowest row is done, so where
+# some answers are ten times as long as the mean, 3 leave the engine half empty (0.3 to 0.6 of it in use in a
+# simulation, 1.0 with 12; of evenly spread lengths 1.0 with 3). But what one engine has taken no other can take, so it
+# is at most a quarter of an engine's share of the job, and no more memory than this.
+FEWEST_IN_FLIGHT_RATIO, UNKNOWN_IN_FLIGHT_RATIO, IN_FLIGHT_RATIO = 3, 6, 16
+IN_FLIGHT_BYTES, BYTES_PER_TOKEN = 1 << 30, 8  # in Ray's object store: of a token, its id and its text
+MOST_BLOCKS = 64  # in each engine, of those beyond the fewest: each is a thread of its actor
+LARGE_GPU_GIB = 70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
+# On H100s with 2.3 GiB of weights, two engines gave 1.6 to 2.2 times what one gives, and three 1.05 to 1.3 times what
+# two give (bench/RESULTS.md). Each starts after the one before, which takes 30 to 80 s: not worth it for a job that is
+# over by then.
+SMALL_WEIGHTS_GIB = 3.0
+ROWS_FOR_ENGINES = {3: 60_000, 2: 20_000}  # on a GPU
+# Of max_num_seqs, where more fit: 2,048 gave 1.15 times what 1,024 gives for 1B on an H100 (bench/RESULTS.md); 4,096
+# gave no more. Half of that on smaller GPUs, since the engine keeps memory free for so many rows of logits.
+MOST_SEQS = 2048
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean tokens of a sample's rows. output: how many they may have, from max_tokens."""
+
+    input: float
+    output: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """config: with what was chosen. engines: how many at least and at most. why: what was chosen, in words.
+
+    batch_size: the user's, or None. input_tokens: of a row, where known.
+    """
+
+    config: EngineConfig
+    engines: tuple[int, int]
+    batch_size: Optional[int] = None
+    why: tuple[str, ...] = ()
+    input_tokens: Optional[float] = None
+
+    def rows_a_block(self, total: Optional[int]) -> int:
+        """Small jobs get small blocks, so that every engine has several. total: the number of rows, where known."""
+        if self.batch_size is not None:
+            return self.batch_size
+        large = min(MOST_BLOCK_ROWS, FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs // FEWEST_IN_FLIGHT)
+        if total is None:  # it may be small, and then several engines should share it
+            return max(BLOCK_ROWS, large // 2) if self.engines[1] == 1 else BLOCK_ROWS
+        share = total // self.engines[1]
+        return max(1, min(BLOCK_ROWS, share // FEWEST_BLOCKS), min(large, share // FEWEST_LARGE_BLOCKS))
+
+    def blocks_in_flight(self, total: Optional[int]) -> int:
+        """Blocks that an engine takes at once: enough to keep it full, and of a small job no more than its share.
+
+        Where the number of rows is not known, the engine that is ready first takes all of a small job.
+        """
+        block = self.rows_a_block(total)
+        needed = math.ceil(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs / block)
+        enough = max(2, needed, min(MOST_BLOCKS, math.ceil(self._rows_in_flight(total) / block)))
+        return enough if total is None else min(enough, max(2, math.ceil(total / block / self.engines[1])))
+
+    def _rows_in_flight(self, total: Optional[int]) -> int:
+        """For each engine, of a job that has enough."""
+        most = IN_FLIGHT_RATIO * self._max_num_seqs
+        if self.input_tokens:
+            most = min(most, int(IN_FLIGHT_BYTES / BYTES_PER_TOKEN / self.input_tokens))
+        if self.engines[1] > 1:
+            others_too = UNKNOWN_IN_FLIGHT_RATIO * self._max_num_seqs if total is None else total // self.engines[1] // 4
+            most = min(most, others_too)
+        return max(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs, most)
+
+    @property
+    def _max_num_seqs(self) -> int:
+        return self.config.engine_kwargs.get("max_num_seqs") or limits(self.config.accelerator_type)["max_num_seqs"]
+
+    def chosen(self, total: Optional[int]) -> str:
+        """The line that says it; "" where the user has left nothing to choose."""
+        if self.batch_size is not None:
+            return ""
+        block, blocks = self.rows_a_block(total), self.blocks_in_flight(total)
+        rows = block * blocks if total is None else min(total, block * blocks)
+        return "; ".join([f"Chosen: blocks of {block} row(s), up to {rows:,} rows on their way to each engine", *self.why]) + "."
+
+
+def make_plan(
+    config: EngineConfig, facts: ModelFacts, num_replicas: tuple[int, int], *, batch_size: Optional[int], total: Optional[int],
+    lengths: Optional[Lengths],
+) -> Plan:
+    """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
+    why = []
+    if batch_size is None and config.gpus_per_replica:
+        if sharing := _engines_that_gain(config, facts, total, num_replicas[1]):
+            config = dataclasses.replace(config, engines_per_gpu=sharing)
+            why.append(
+                f"{sharing} engines on each GPU, since one leaves an {config.accelerator_type} idle half of the time "
+                f"with a model of {weights_gib(config, facts):.1f} GiB (engines_per_gpu: 1 in the config for one)"
+            )
+        elif seqs := _more_seqs(config, facts, total, lengths):
+            own = limits(config.accelerator_type)["max_num_seqs"]
+            config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
+            why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
+    least, most = (number * config.engines_per_replica for number in num_replicas)
+    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None)
+
+
+def limits(accelerator_type: str) -> dict[str, int]:
+    """vLLM's own, for LLM() on that GPU; of one whose memory is not known, the larger."""
+    small = accelerator_type == "CPU" or accelerator_type.startswith("A100") or GPU_MEMORY_GIB.get(accelerator_type, LARGE_GPU_GIB) < LARGE_GPU_GIB
+    return {"max_num_seqs": 256, "max_num_batched_tokens": 8192} if small else {"max_num_seqs": 1024, "max_num_batched_tokens": 16_384}
+
+
+def lengths_of(
+    chats: Sequence[dict[str, Any]], task: Task, settings: Mapping[str, Any], tokenizer_file: Optional[Path]
+) -> Optional[Lengths]:
+    """Of some rows' chats, nearly: the chat template's own tokens are not counted. None where it cannot be known.
+
+    Without transformers, whose import takes seconds that every start would pay.
+    """
+    most = (task.most_generated_tokens({**settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
+    outputs: list[int] = [tokens for tokens in most if tokens is not None]
+    if tokenizer_file is None or not outputs or len(outputs) < len(chats):
+        return None
+    try:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        texts = ["\n".join(message["content"] for message in chat["messages"]) for chat in chats if "messages" in chat]
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is that row's error
+        inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    except Exception:  # it is not installed here, or of another kind, or a text is nothing for it
+        return None
+    inputs += [len(chat["prompt_token_ids"]) for chat in chats if "prompt_token_ids" in chat]
+    return Lengths(sum(inputs) / len(inputs), sum(outputs) / len(outputs))
+
+
+def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[int], gpus: int) -> Optional[int]:
+    """How many on a GPU were measured to give more than one, where each has room for the longest request; None else."""
+    if config.engines_per_gpu is not None or config.gpus_per_replica != 1 or "gpu_memory_utilization" in config.engine_kwargs:
+        return None
+    if config.accelerator_type not in GPU_MEMORY_GIB or limits(config.accelerator_type)["max_num_seqs"] < 1024:
+        return None
+    weights = weights_gib(config, facts)
+    if not weights or weights > SMALL_WEIGHTS_GIB or not kv_bytes_per_token(config, facts):
+        return None
+    rows = min(ROWS_FOR_ENGINES.values()) if total is None else total // gpus
+    longest = config.engine_kwargs.get("max_model_len") or facts.config.get("max_position_embeddings")
+    for engines, needed in ROWS_FOR_ENGINES.items():
+        shared = dataclasses.replace(config, engines_per_gpu=engines, engine_kwargs={**config.engine_kwargs, "max_model_len": longest})
+        if rows >= needed and _fits(shared, facts):
+            return engines
+    return None
+
+
+def _fits(config: EngineConfig, facts: ModelFacts) -> bool:
+    try:
+        check_memory(config, facts)
+    except ConfigError:
+        return False
+    return True
+
+
+def _more_seqs(config: EngineConfig, facts: ModelFacts, total: Optional[int], lengths: Optional[Lengths]) -> Optional[int]:
+    """A max_num_seqs above vLLM's own, where the KV cache holds so many of these rows; None else."""
+    weights, per_token = weights_gib(config, facts), kv_bytes_per_token(config, facts)
+    memory = GPU_MEMORY_GIB.get(config.accelerator_type)
+    if "max_num_seqs" in config.engine_kwargs or not (weights and per_token and memory and lengths):
+        return None
+    room = (memory * (config.memory_share or UTILIZATION) - BESIDE_GIB) * GIB - weights * GIB
+    # Not where engines share a GPU: 1,024 each is what was measured.
+    fit = room / per_token / (lengths.input + lengths.output / 2) if config.gpus_per_replica >= 1 else 0
+    own = limits(config.accelerator_type)["max_num_seqs"]
+    # vLLM refuses a step that has fewer tokens than sequences.
+    tokens = config.engine_kwargs.get("max_num_batched_tokens") or MOST_SEQS
+    seqs, most = own, min(MOST_SEQS if memory >= LARGE_GPU_GIB else MOST_SEQS // 2, tokens)
+    while 2 * seqs <= min(fit, most) and (total is None or total > seqs):
+        seqs *= 2
+    return seqs if seqs > own else None

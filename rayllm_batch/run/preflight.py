@@ -1,0 +1,105 @@
+"""Everything that can be known to be wrong before an engine starts, in one list."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Optional, TypeVar
+
+from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster.versions import check_versions, runs_here
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.errors import HubUnavailableError, PreflightError
+from rayllm_batch.model.hub import check_model_access, find_token
+from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.run.first_prompts import check_first_prompts
+from rayllm_batch.run.model_check import ModelFacts, check_chat_template, check_disk, check_files, check_memory, look_at
+from rayllm_batch.run.output_room import check_output_room
+from rayllm_batch.run.rows import Rows, read_rows
+from rayllm_batch.tasks.base import DEFAULTS, Defaults
+
+T = TypeVar("T")
+log = logging.getLogger("rayllm_batch")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the checks found out and the run needs. token: "" where the model needs none.
+
+    unanswered: the errors of those of the first rows that cannot be answered.
+    """
+
+    token: str
+    rows: Rows
+    facts: ModelFacts = ModelFacts()
+    unanswered: tuple[str, ...] = ()
+
+
+def preflight(
+    config: EngineConfig,
+    workload: Any,
+    num_replicas: int,
+    preserve_order: bool = False,
+    id_column: Optional[str] = None,
+    *,
+    folder: Optional[OutputFolder] = None,
+    defaults: Defaults = DEFAULTS,
+) -> Ready:
+    """Raises the error that was found, or PreflightError with all of them. folder: where the answers go, if to one."""
+    found: list[Exception] = []
+
+    def attempt(check: Callable[[], T]) -> Optional[T]:
+        try:
+            return check()
+        except Exception as error:  # load_dataset is the user's code: what it raises must not hide the rest
+            found.append(error)
+            return None
+
+    def passes(check: Callable[[], Any]) -> bool:
+        before = len(found)
+        attempt(check)
+        return len(found) == before
+
+    attempt(lambda: cluster_resources.check(config, num_replicas))
+    attempt(lambda: check_versions(config))
+    token, facts = attempt(lambda: hub_token(config)), None
+    if token is not None:
+        facts = attempt(lambda: look_at(config, token))
+    sound = facts is not None and passes(lambda: check_files(config, facts))
+    if facts is not None and config.engine_kind.needs_model:
+        attempt(lambda: check_memory(config, facts))
+        if attempt(lambda: runs_here(config)):  # else the download goes to other disks
+            attempt(lambda: check_disk(config, facts))
+    rows = None
+    if cluster_resources.can_read():  # else `check` has said so, and to read would be to wait for ever
+        rows = attempt(lambda: read_rows(workload, preserve_order, id_column, defaults, config.task_kind))
+    if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
+        sound &= passes(lambda: check_chat_template(config, facts))
+    unanswered: Optional[list[str]] = None
+    if sound and facts is not None and rows is not None:
+        unanswered = attempt(lambda: check_first_prompts(config, facts, rows))
+    if folder is not None and rows is not None:
+        attempt(lambda: check_output_room(folder, rows, workload))
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise PreflightError(found)
+    assert token is not None and rows is not None and facts is not None  # what failed is in `found`
+    return Ready(token, rows, facts, tuple(unanswered or ()))
+
+
+def hub_token(config: EngineConfig) -> str:
+    """The token that opens the model, "" when none is needed; ModelAccessError before anything waits for a GPU.
+
+    The config's own token comes first, then HF_TOKEN and huggingface_hub's store.
+    """
+    try:
+        if config.hf_token:
+            check_model_access(config.model_id, config.hf_token, source="the HF_TOKEN of the config")
+            return config.hf_token
+        return find_token(config.model_id)
+    except HubUnavailableError as error:
+        # The workers may have the model in their cache. Where they do not, they raise the same.
+        log.warning("%s", error)
+        return config.hf_token or ""

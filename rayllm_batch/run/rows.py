@@ -1,0 +1,247 @@
+"""The rows of a workload: read, limited, and tried on the driver before any engine starts."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
+
+import pyarrow as pa
+
+from rayllm_batch.cluster import connect as cluster_connect
+from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.data import columns
+from rayllm_batch.data.dataset_file import count_rows, first_rows, known_rows
+from rayllm_batch.data.read_options import BAD_LINE
+from rayllm_batch.data.row_id import row_id
+from rayllm_batch.data.tables import as_dataset
+from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.tasks.base import DEFAULTS, Defaults, Task
+from rayllm_batch.tasks.chat import describe_error
+from rayllm_batch.tasks.generate import Generate
+
+if TYPE_CHECKING:
+    import ray.data
+
+# Rows read on the driver before any engine starts: parse_row is tried on the first PARSED_ROWS of them, and a job
+# that ends within them is a small one, whose size is then known.
+SAMPLE_ROWS = 256
+PARSED_ROWS = 8
+COUNTED_ROWS = 10_000  # of a lazy dataset, where dataset_fraction may be far above what there is: a second or two
+NOTICE_S = 60.0
+BLOCK_BYTES = 16 << 20  # some 4,000 articles of 4 KB, or half as many with their token ids
+
+T = TypeVar("T")
+log = logging.getLogger("rayllm_batch")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
+
+    chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
+    known: the types that the first rows' columns have. others: chats and errors of as many rows, spread over the
+    sample.
+    total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
+    """
+
+    dataset: ray.data.Dataset
+    sample: list[dict[str, Any]]
+    total: Optional[int]
+    total_is_a_limit: bool = False
+    chats: tuple[dict[str, Any], ...] = ()
+    failed: tuple[str, ...] = ()
+    known: pa.Schema = pa.schema([])
+    others: Callable[[], tuple[list[dict[str, Any]], list[str]]] = lambda: ([], [])
+    task: Task = Generate()
+
+    @property
+    def exact_total(self) -> Optional[int]:
+        return None if self.total_is_a_limit else self.total
+
+    def __str__(self) -> str:
+        """`2,000 rows`, `at most 2,000 rows`, `more than 256 rows`: what is known of their number, and no more."""
+        if self.total is None:
+            return f"more than {len(self.sample):,} rows"
+        return f"{'at most ' if self.total_is_a_limit else ''}{self.total:,} rows"
+
+    def carried(self, most: Optional[int] = None) -> ray.data.Dataset:
+        """The dataset, or its first `most` rows, as they travel: see columns.py."""
+        rows = self.dataset if most is None else self.dataset.limit(most)
+        return columns.carry(rows, self.known, self.task.schema.names)
+
+
+def read_rows(
+    workload: Any,
+    preserve_order: bool = False,
+    id_column: Optional[str] = None,
+    defaults: Defaults = DEFAULTS,
+    task: Optional[Task] = None,
+) -> Rows:
+    """Raises DatasetError or WorkloadError. task: None for `generate`."""
+    import ray.data
+
+    name, task = type(workload).__name__, task or Generate()
+    parse = partial(_parsed, workload, task, defaults)
+    rows = as_dataset(_read(workload.load_dataset, name), f"{name}.load_dataset")
+    whole = rows
+    cluster_connect.set_output(rows.context)
+    _let_it_flow(rows.context)
+    counted = known_rows(whole)
+    fraction, limit = getattr(workload, "dataset_fraction", 1.0), None
+    if fraction > 1:
+        limit = int(fraction)
+    elif fraction < 1:
+        # rounded first: 0.07 of 100 rows are 7, but 0.07 * 100 is a little more
+        of = _read(lambda: count_rows(whole), name) if counted is None else counted
+        limit = max(1, math.ceil(round(fraction * of, 6)))
+    if limit is not None:
+        rows.context.execution_options.preserve_order = True  # else "the first rows" are whichever come first
+        rows = rows.limit(limit)
+    if preserve_order:
+        rows.context.execution_options.preserve_order = True
+    most = min(SAMPLE_ROWS, limit or SAMPLE_ROWS)
+    sample = _read(lambda: first_rows(whole, most) or _in_memory(whole, most) or rows.take(SAMPLE_ROWS), name)
+    if not sample:
+        raise DatasetError(f"The dataset of {name} has no rows.")
+    found, why = len(sample), sample[0].get(BAD_LINE)
+    sample = [row for row in sample if row.pop(BAD_LINE, None) is None]
+    if not sample:
+        raise DatasetError(f"None of the first {found} line(s) of the dataset can be read. The first: {why}")
+    known = columns.reference(whole, sample)
+    output.check_input_columns([*known.names, *(column for row in sample for column in row)], task)
+    _check_sample(sample, name, id_column)
+    chats, failed = _try_parse_row(name, sample[:PARSED_ROWS], parse)
+    total, is_a_limit = limit, fraction > 1
+    if counted is None and isinstance(whole, ray.data.dataset.MaterializedDataset):
+        counted = whole.count()
+    if found < SAMPLE_ROWS:
+        total, is_a_limit = found, False
+    elif counted is not None:
+        total, is_a_limit = min(counted, limit or counted), False
+    if is_a_limit and (counted := _read(rows.limit(COUNTED_ROWS).count, name)) < COUNTED_ROWS:
+        total, is_a_limit = counted, False
+    spread = sample[PARSED_ROWS :: max(1, (len(sample) - PARSED_ROWS) // PARSED_ROWS)][:PARSED_ROWS]
+    others = partial(parse, spread)
+    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others, task)
+
+
+def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:
+    """The first rows of a dataset in memory, without Ray Data, whose executor takes seconds to start; else none."""
+    import ray.data
+    from ray.data.block import BlockAccessor
+
+    rows: list[dict[str, Any]] = []
+    for ref in dataset.get_internal_block_refs() if isinstance(dataset, ray.data.dataset.MaterializedDataset) else ():
+        rows += columns.rows(BlockAccessor.for_block(ray.get(ref)).to_arrow().slice(0, most - len(rows)))
+        if len(rows) == most:
+            break
+    return rows
+
+
+def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[str]) -> None:
+    """Of the first rows. Raises DatasetError."""
+    if not sample[0]:
+        raise DatasetError(f"The rows of {name} have no columns.")
+    if id_column is None:
+        return
+    if id_column not in sample[0]:
+        near = did_you_mean(id_column, sample[0])
+        raise DatasetError(
+            f"id_column={id_column!r} is not a column of the dataset, which has: {', '.join(sample[0])}.{near}"
+        )
+    seen: set[bytes] = set()
+    for number, row in enumerate(sample, start=1):
+        if (value := row.get(id_column)) is None or isinstance(value, float) and math.isnan(value):
+            raise DatasetError(
+                f"id_column={id_column!r} is null in row {number:,}, so it does not tell rows apart. Name a column "
+                "without gaps."
+            )
+        if (key := row_id(row, id_column)) in seen:
+            raise DatasetError(
+                f"id_column={id_column!r} is not unique: {value!r} comes more than once in the first {number:,} rows. "
+                "Name a column whose values are, or leave id_column out: then a row's content tells it from others."
+            )
+        seen.add(key)
+
+
+def _let_it_flow(context: ray.data.DataContext) -> None:
+    """Ray Data's own blocks of 128 MiB would keep the engine waiting for 15,000 articles, and be one task's work."""
+    from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
+
+    if context.target_max_block_size == DEFAULT_TARGET_MAX_BLOCK_SIZE:  # else the user has chosen
+        context.target_max_block_size = BLOCK_BYTES
+
+
+def _read(question: Callable[[], T], name: str) -> T:
+    """What is asked of the dataset; an error of it explained, and a long wait not silent. name: the workload's."""
+
+    def say() -> None:
+        free = cluster_resources.free()
+        log.warning("Reading the first rows of %s takes more than %.0f s. %s", name, NOTICE_S, free)
+
+    notice = threading.Timer(NOTICE_S, say)
+    notice.daemon = True
+    notice.start()
+    try:
+        return question()
+    except Exception as error:
+        raise explain_read(error) from None
+    finally:
+        notice.cancel()
+
+
+def explain_read(error: BaseException) -> BaseException:
+    """One of our own errors inside one of Ray's, such as that of a bad line, or the error as it is."""
+    for cause in causes(error):
+        if isinstance(cause, RayLLMBatchError):
+            return cause
+    if twice := re.search(r'Field "(.*)" exists \d+ times in schema', str(error)):
+        return DatasetError(
+            f"The dataset has more than one column named {twice[1]!r}. Rename one in load_dataset, or in the file."
+        )
+    return error
+
+
+def _copied(row: dict[str, Any]) -> dict[str, Any]:
+    """What parse_row does to its row stays there; of an object that cannot be copied, it does not."""
+    try:
+        return copy.deepcopy(row)
+    except Exception:
+        return dict(row)
+
+
+def _try_parse_row(
+    name: str, sample: list[dict[str, Any]], parse: Callable[[list[dict[str, Any]]], tuple[list[dict[str, Any]], list[str]]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """As `_parsed`. Not of more rows than that: parse_row is the user's code, and may be slow."""
+    chats, problems = parse(sample)
+    if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
+        raise WorkloadError(
+            f"{name}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
+        )
+    return chats, problems
+
+
+def _parsed(
+    workload: Any, task: Task, defaults: Defaults, sample: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The chats, and the errors of the others."""
+    problems, chats = [], []
+    for row in sample:
+        try:
+            if isinstance(row, columns.UnreadableRow):
+                raise row.error
+            chats.append(task.parse(workload.parse_row, _copied(row), defaults))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            problems.append(describe_error(error, row))
+    return chats, problems

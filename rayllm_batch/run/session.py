@@ -1,0 +1,117 @@
+"""The engines of one call, run or preview: watched while they work, ended afterwards, their failure explained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from rayllm_batch import errors
+from rayllm_batch.cluster import connect as cluster_connect
+from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
+from rayllm_batch.measures.snapshot import Snapshot
+from rayllm_batch.run.rows import explain_read
+from rayllm_batch.run.warm import WarmEngines
+from rayllm_batch.run.watch import Watch
+from rayllm_batch.run.watchdog import Watchdog
+from rayllm_batch.show.progress import Progress
+from rayllm_batch.workers.replica import ReplicaJob
+
+
+@dataclass(frozen=True)
+class Session:
+    """engines: those that were running before, or that outlive the call; None where Ray Data starts and ends them.
+
+    stall_timeout_s: see RayLLMBatch. verbose: the engines' logs come to the screen.
+    """
+
+    job: ReplicaJob
+    engines: Optional[WarmEngines]
+    num_replicas: int
+    stall_timeout_s: Optional[float]
+    verbose: bool
+
+    @contextmanager
+    def watched(self, total: Optional[int], *observers: Callable[[Snapshot], None]) -> Iterator[None]:
+        """Shows the progress towards `total` rows, looks for stalls, and passes each of the monitor's snapshots on."""
+        with (
+            Progress(self.num_replicas, total, self.job.prompt.with_row_ids, self.verbose) as progress,
+            self._watchdog(progress) as watchdog,
+            Watch(
+                self.job.monitor,
+                [progress.observe, *observers, *([watchdog.observe] if self.stall_timeout_s else [])],
+            ),
+        ):
+            yield
+
+    def end(self) -> Optional[Snapshot]:
+        """End every replica and its engine's processes; returns the monitor's last snapshot, if there is one."""
+        import ray
+
+        try:
+            snapshot = Snapshot.of(ray.get(self.job.monitor.snapshot.remote(), timeout=10))
+            actors = ray.get(self.job.monitor.actors.remote(), timeout=10)
+        except Exception:  # Ray is gone, or the monitor's node
+            snapshot, actors = None, {}
+            if cluster_connect.is_gone():  # and its actors with it
+                return None
+        # Some of the hosts wait for a GPU, and are not registered.
+        for actor in (*actors.values(), *(self.engines.hosts if self.engines else ())):
+            try:
+                ray.kill(actor)
+            except Exception:
+                pass
+        if snapshot:
+            here = ray.util.get_node_ip_address()
+            _wait_gone([replica.reaper_pid for replica in snapshot.replicas.values() if replica.node == here])
+            ray.kill(self.job.monitor)
+        return snapshot
+
+    def _watchdog(self, progress: Progress) -> Watchdog:
+        import ray
+
+        def call(method: str, *arguments: Any) -> Any:
+            return ray.get(getattr(self.job.monitor, method).remote(*arguments), timeout=10)
+
+        def restart(key: str) -> None:
+            ray.kill(call("actors")[key], no_restart=False)
+
+        return Watchdog(self.stall_timeout_s or 0.0, call, restart, progress.say)
+
+
+def explained(error: BaseException, snapshot: Optional[Snapshot]) -> BaseException:
+    """The error that the user should see in place of one from Ray's inside. snapshot: the monitor's last.
+
+    Each failure by its own cause: one of our errors, in whatever it came wrapped; then what a replica or a task said of
+    the failure that ends the run; and an engine's last death, from which a run mostly recovers, only for a lost actor.
+    """
+    import ray
+
+    if not isinstance(error, Exception) or isinstance(error, RayLLMBatchError):
+        return error
+    snapshot = snapshot or Snapshot()
+    if isinstance(explanation := explain_read(error), RayLLMBatchError):
+        return explanation
+    if snapshot.failure:
+        kind, message = snapshot.failure
+        return getattr(errors, kind)(message)
+    lost = any(isinstance(cause, ray.exceptions.RayActorError) for cause in causes(error))
+    return EngineError(snapshot.last_death) if lost and snapshot.last_death else error
+
+
+def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:
+    """Wait until the reapers on this node are gone: each ends after the last engine process of its replica."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(_is_there, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _is_there(pid: int) -> bool:
+    import psutil
+
+    try:  # in a container without an init process, what has ended stays as a zombie
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

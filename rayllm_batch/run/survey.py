@@ -1,0 +1,83 @@
+"""The dataset beside a folder of answers, without an engine: which rows are new, and of which something else is asked now."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rayllm_batch.data.row_id import ID_BYTES, as_pairs, row_ids
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.output.asked import UNKNOWN, Asked, digest
+from rayllm_batch.output.finished_rows import FinishedRows
+from rayllm_batch.workers.prompts import PromptJob, build_prompts
+
+if TYPE_CHECKING:
+    import ray.data
+
+SAY_EVERY_S = 10.0
+BATCH_ROWS = 4096
+FOUND_SCHEMA = pa.schema([("known", pa.binary()), ("changed", pa.binary()), ("compared", pa.int64()), ("new", pa.int64())])
+
+
+@dataclass
+class Survey:
+    """known: the finished rows, and which of them were read. order: their ids as they were read, if asked for.
+
+    changed: the ids of those that are asked something else now, of the `compared`. new: rows that are not finished, also
+    those that are there more often than they are finished.
+    """
+
+    known: FinishedRows
+    order: list[bytes]
+    changed: bytes = b""
+    compared: int = 0
+    new: int = 0
+
+    @property
+    def num_changed(self) -> int:
+        return len(self.changed) // ID_BYTES
+
+
+def survey(rows: ray.data.Dataset, asked: Asked, job: PromptJob, *, parse: bool, keep_order: bool = False) -> Survey:
+    """Reads every row once, in Ray tasks on CPUs; with `parse`, finds out what is asked for the finished ones too."""
+    import ray
+
+    began = said = time.monotonic()
+    found, changed, read = Survey(FinishedRows(asked.rows), []), [], 0
+    arguments = {"job": job, "asked": ray.put(asked), "parse": parse}
+    for row in rows.map_batches(look, fn_kwargs=arguments, batch_format="pyarrow", batch_size=BATCH_ROWS).iter_rows():
+        found.known.saw(row["known"])
+        read += len(row["known"]) // ID_BYTES + row["new"]
+        if keep_order:
+            found.order.append(row["known"])
+        changed.append(row["changed"])
+        found.compared += row["compared"]
+        found.new += row["new"]
+        if time.monotonic() - said >= SAY_EVERY_S:
+            said = time.monotonic()
+            print(f"comparing the data with the folder ... {read:,} rows, {said - began:.0f} s", flush=True)
+    found.changed = b"".join(changed)
+    found.new += sum(found.known.owed().values())
+    return found
+
+
+def look(table: pa.Table, job: PromptJob, asked: Any, parse: bool) -> pa.Table:
+    """One row, of FOUND_SCHEMA, for a batch. asked: an object of the Ray store, Asked."""
+    import ray
+
+    before: Asked = ray.get(asked)
+    ids = row_ids(table, job.id_column)
+    places = before.rows.find(as_pairs(b"".join(ids)))
+    known = np.flatnonzero(places >= 0)
+    changed: list[bytes] = []
+    witnessed = known[before.digests[places[known]] != UNKNOWN] if parse else known[:0]
+    if len(witnessed):
+        now = build_prompts(table.take(pa.array(witnessed)), replace(job, with_row_ids=False, sort=False))
+        digests = [digest(row[output.TOKEN_IDS], row[output.REQUEST]) for row in output.stage_rows(now)]
+        changed = [ids[i] for i, its in zip(witnessed, digests, strict=True) if its != before.digests[places[i]]]
+    row = (b"".join(ids[i] for i in known), b"".join(changed), len(witnessed), len(ids) - len(known))
+    return pa.table([[value] for value in row], schema=FOUND_SCHEMA)

@@ -1,0 +1,198 @@
+"""Engines that outlive the call that started them: preview() and estimate() start them, the run that follows uses them.
+
+Ray Data ends its actors with each execution. So these engines live in actors of their own, one a replica, and the run's
+Ray Data actors only pass blocks on to them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import pyarrow as pa
+
+from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.report.estimate import Sample, copies
+from rayllm_batch.workers.prompts import build_prompts
+from rayllm_batch.workers.replica import BlockNames, Replica, ReplicaJob
+from rayllm_batch.workers.tokenizer import decode
+
+KEEP_S = 600.0  # a GPU that waits for its owner's next step, but not overnight
+RETRY_S = 1.0
+CONTROL_THREADS = 2  # beside the blocks: adopt, and a preview
+
+_kept: Optional[WarmEngines] = None
+_timer: Optional[threading.Timer] = None
+_lock = threading.Lock()
+
+
+class Host:
+    """A Ray actor with one replica in it, which takes part in one run after the other.
+
+    It has a Replica rather than being one: Ray makes an asynchronous actor of any class with a coroutine, and runs its
+    other methods one after the other.
+    """
+
+    def __init__(self, job: ReplicaJob) -> None:
+        self._adopting = threading.Lock()
+        self._replica = Replica(job)
+
+    def adopt(self, run_id: str) -> None:
+        """Take part in that run, which the monitor knows."""
+        with self._adopting:
+            self._replica.adopt(run_id)
+
+    def answer(self, run_id: str, table: pa.Table, block: str) -> pa.Table:
+        self.adopt(run_id)
+        return self._replica(table, block)
+
+    def preview(self, run_id: str, table: pa.Table) -> list[dict[str, Any]]:
+        """The answers, without the rows' own columns, and `prompt`: all that the model sees, as text."""
+        self.adopt(run_id)
+        job = self._replica.prompt_job
+        prompts = build_prompts(table, job)
+        rows = self._replica(prompts).select(job.task.schema.names).to_pylist()
+        for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
+            ids = prompt[output.TOKEN_IDS]
+            row["prompt"] = "" if ids is None else decode(ids.tolist(), job)
+        return rows
+
+    def sample(self, run_id: str, table: pa.Table, rows_each: float) -> tuple[Sample, int, float]:
+        """The rows tried for an estimate of a job of `rows_each` rows a replica; max_num_seqs; seconds the engine's start took."""
+        self.adopt(run_id)
+        job = self._replica.prompt_job
+        build_prompts(table.slice(0, 1), job)  # loads the tokenizer, which a job does once
+        began, cpu_began = time.perf_counter(), time.process_time()
+        prompts = build_prompts(table, job)
+        # What a core is needed for: the tokenizer may use several at once, and a parse_row may wait for something.
+        prepare_s = max(time.perf_counter() - began, time.process_time() - cpu_began) / table.num_rows
+        requests, failed = self._replica.requests(prompts)
+        settings = self._replica.settings
+        many = copies(len(requests) or 1, rows_each, settings["max_num_seqs"])
+        prefill = self._replica.try_out(requests, many, reading_only=True)
+        whole = self._replica.try_out(requests, many)
+        sample = Sample([len(request.prompt_token_ids) for request in requests], failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
+        return sample, settings["max_num_seqs"], self._replica.start_s
+
+
+class Relay:
+    """Ray Data's actor of a replica whose engine is running already: it passes blocks on to that."""
+
+    def __init__(self, job: ReplicaJob) -> None:
+        import ray
+
+        self._run_id, self._blocks = job.run_id, BlockNames()
+        self._host = ray.get(job.monitor.host.remote(ray.get_runtime_context().get_actor_id()))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return ask(self._host, "answer", self._run_id, table, self._blocks.next())
+
+
+def ask(host: Any, method: str, *arguments: Any) -> Any:
+    """What the method of a Host returns, also where its process dies meanwhile, whose rows are then run again."""
+    import ray
+
+    while True:
+        try:
+            return ray.get(getattr(host, method).remote(*arguments))
+        except ray.exceptions.ActorUnavailableError:  # it died, and Ray is starting it again
+            time.sleep(RETRY_S)
+
+
+@dataclass(frozen=True)
+class WarmEngines:
+    """Running, or on their way. blocks_in_flight: how many blocks each takes at once. ray_job: the connection to Ray.
+
+    first_job: the object that they were started with; Ray starts one again with it, and lets go of what nobody refers to.
+    """
+
+    config: EngineConfig
+    blocks_in_flight: int
+    monitor: Any
+    hosts: list[Any]
+    ray_job: str
+    first_job: Any = None
+
+    def fit(self, config: EngineConfig, num_replicas: int, blocks_in_flight: int) -> bool:
+        """Whether a run with these settings can use them."""
+        import ray
+
+        if self.config != config or len(self.hosts) != num_replicas or self.blocks_in_flight < blocks_in_flight:
+            return False
+        try:
+            return self.ray_job == _ray_job() and bool(ray.get(self.monitor.snapshot.remote(), timeout=10))
+        except Exception:  # its node is gone
+            return False
+
+    def begin(self, job: ReplicaJob) -> None:
+        """Their next run. They answer no block of it before they know it."""
+        import ray
+
+        ray.get(self.monitor.begin.remote([ray.put(job)], self.hosts))
+        for host in self.hosts:
+            host.adopt.remote(job.run_id)
+
+    def end(self) -> None:
+        import ray
+
+        for actor in (*self.hosts, self.monitor):
+            try:
+                ray.kill(actor)
+            except Exception:  # of a Ray that is gone
+                pass
+
+
+def start(config: EngineConfig, job: ReplicaJob, num_replicas: int, blocks_in_flight: int) -> WarmEngines:
+    """Starts them, and does not wait until they are ready."""
+    import ray
+
+    host = ray.remote(Host).options(
+        max_restarts=-1, max_concurrency=blocks_in_flight + CONTROL_THREADS, **cluster_resources.replica_resources(config, num_replicas)
+    )
+    first_job = ray.put(job)
+    hosts = [host.remote(first_job) for _ in range(num_replicas)]
+    return WarmEngines(config, blocks_in_flight, job.monitor, hosts, _ray_job(), first_job)
+
+
+def keep(engines: WarmEngines) -> None:
+    """For the next call, or for KEEP_S seconds."""
+    global _kept, _timer  # noqa: PLW0603 (a process has one set of GPUs, whatever number of RayLLMBatch objects)
+    with _lock:
+        _kept, _timer = engines, threading.Timer(KEEP_S, release)
+        _timer.daemon = True
+        _timer.start()
+
+
+def take(config: EngineConfig, num_replicas: int, blocks_in_flight: int) -> Optional[WarmEngines]:
+    """Those that were kept, now the caller's. If they do not fit they are ended: the GPUs are needed for those that do."""
+    engines = _let_go()
+    if engines is None or engines.fit(config, num_replicas, blocks_in_flight):
+        return engines
+    engines.end()
+    return None
+
+
+def release() -> None:
+    """End the engines that are kept, if there are any."""
+    if engines := _let_go():
+        engines.end()
+
+
+def _let_go() -> Optional[WarmEngines]:
+    global _kept, _timer  # noqa: PLW0603
+    with _lock:
+        engines, _kept = _kept, None
+        if _timer is not None:
+            _timer.cancel()
+            _timer = None
+    return engines
+
+
+def _ray_job() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_job_id() if ray.is_initialized() else ""

@@ -1,0 +1,1 @@
+"""What a person sees: progress meanwhile, a preview before, the last words after."""

@@ -1,0 +1,63 @@
+"""What a run says when it is over: rows answered, rows failed and why, where the answers are, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+from rayllm_batch.measures.failures import CHARACTERS, OTHERS
+from rayllm_batch.show.row_table import shortened
+
+MOST_FREQUENT = 3
+
+
+def most_frequent(counts: Mapping[str, tuple[int, str]]) -> list[str]:
+    """A line each, the most frequent first, and one for the rest."""
+    ordered = sorted(counts.values(), key=lambda item: (item[1].endswith(OTHERS), -item[0]))
+    lines = [f"  {rows:,} x {shortened(example, CHARACTERS)}" for rows, example in ordered[:MOST_FREQUENT]]
+    if rest := sum(rows for rows, _ in ordered[MOST_FREQUENT:]):
+        lines.append(f"  {rest:,} x other errors")
+    return lines
+
+
+def of_memory(rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]]) -> str:
+    lines = [_first(rows, failed, took), *most_frequent(errors)]
+    where = "in memory only, in the Dataset that run() returns: run(output_path) writes them as they come."
+    lines.append(f"The answers are {where}")
+    return "\n".join(lines)
+
+
+def of_folder(
+    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *,
+    path: str, output_format: str, alike: bool, id_column: Optional[str], answer_column: str = "generated_text",
+) -> str:
+    """alike: all parts have one schema. id_column: whose values stand in the files as they were."""
+    lines = [_first(rows, failed, took), *most_frequent(errors)]
+    read = _read(path, output_format, alike)
+    lines.append(f"The answers are in {path}, each beside the columns of its row: {read or 'the Dataset that run() returns has them'}.")
+    if id_column and read:
+        columns = [id_column, answer_column, "error"]
+        lines.append(f"  With your table: table.merge({read}[{columns!r}], on={id_column!r}, how='left')")
+    if failed:
+        how = "with the same call and retry_failed=True (--retry-failed)"
+        lines.append(f"  Failed rows run again, also after a fix, {how}.")
+    return "\n".join(lines)
+
+
+def _read(path: str, output_format: str, alike: bool) -> str:
+    """Python that reads it; "" where none is short. Of parts that differ, pandas would give the first one's columns and types.
+
+    Nor is it for what guesses types: the text 2024-01-02 would be a time, and no join would find it.
+    """
+    if output_format == "parquet" and alike:
+        return f"pd.read_parquet({path!r})"
+    if "://" in path:
+        return ""
+    files = f"glob.glob({f'{path}/*.{output_format}'!r})"
+    if output_format == "parquet":
+        return f"pd.concat(map(pd.read_parquet, {files}))"
+    return f"pd.DataFrame(json.loads(line) for file in {files} for line in open(file, encoding='utf-8'))"
+
+
+def _first(rows: int, failed: int, took: object) -> str:
+    return f"{rows:,} rows, {failed:,} failed, {rows - failed:,} answered; {took}"

@@ -1,0 +1,298 @@
+"""The engine stage: one Ray Data actor a replica, many blocks in flight at once through one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Optional
+
+import pyarrow as pa
+
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine import back_off
+from rayllm_batch.engine.base import Engine, EngineDied, Request
+from rayllm_batch.engine.reaper import Reaper
+from rayllm_batch.errors import EngineError, RayLLMBatchError
+from rayllm_batch.measures.row_stats import RowStats, counts_of
+from rayllm_batch.measures.snapshot import ReplicaState
+from rayllm_batch.output import run_columns as output
+from rayllm_batch.tasks.base import Answer
+from rayllm_batch.workers import gpu
+from rayllm_batch.workers.answering import Answering, BadRow
+from rayllm_batch.workers.engine_start import EngineStart
+from rayllm_batch.workers.monitor_client import MonitorClient
+from rayllm_batch.workers.prompts import PromptJob
+from rayllm_batch.workers.replica_log import ReplicaLog
+from rayllm_batch.workers.tokenizer import load_decoder
+from rayllm_batch.workers.trial import Trial, run_trial
+
+REPORT_EVERY_S = 1.0
+REQUESTS_RATIO = 2  # requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place
+DEAF = "the engine's process lives, but does not read its requests any more: one of them has ended the thread that does"
+
+
+@dataclass(frozen=True)
+class ReplicaJob:
+    """What every replica gets.
+
+    config:          without its environment, which may hold secrets: the monitor has it.
+    settings:        the workload's, of the task; a row's own go over them.
+    prompt:          the CPU stage's job (the echo engine needs its tokenizer).
+    monitor:         the RunMonitor's handle.
+    deduplicate:     equal prompts with equal settings are computed once, where the answer is the same each time.
+    pinned:          engine settings that the user has set; the config may have others, which were chosen.
+    """
+
+    run_id: str
+    config: EngineConfig
+    settings: dict[str, Any]
+    prompt: PromptJob
+    monitor: Any
+    deduplicate: bool = True
+    pinned: frozenset[str] = frozenset()
+
+
+class BlockNames:
+    """Names of the blocks that Ray's tasks bring: the same one when Ray runs the task again, be it in another process."""
+
+    def __init__(self) -> None:
+        self._latest = threading.local()  # Ray gives each of the tasks that run at once a thread
+
+    def next(self) -> str:
+        """A task may bring several, one after the other."""
+        import ray
+
+        task, latest = ray.get_runtime_context().get_task_id(), self._latest
+        latest.number = latest.number + 1 if getattr(latest, "task", None) == task else 0
+        latest.task = task
+        return f"{task}-{latest.number}"
+
+
+class ReplicaProcess:
+    """What a replica has of the process that it is in: a name, a log, what ends the engine's processes after it, its place."""
+
+    def __init__(self, run_id: str) -> None:
+        self.key = uuid.uuid4().hex[:8]
+        self.log = ReplicaLog.begin(run_id, self.key)
+        self.reaper: Any = Reaper()
+        self.blocks = BlockNames()
+
+    def monitor(self, handle: Any) -> MonitorClient:
+        return MonitorClient(handle, self.key)
+
+    def state(self, kept: bool) -> ReplicaState:
+        """As it begins. kept: its engine is running already."""
+        import ray
+
+        return ReplicaState(
+            actor_id=ray.get_runtime_context().get_actor_id(),
+            node=ray.util.get_node_ip_address(),
+            pid=os.getpid(),
+            reaper_pid=self.reaper.pid,
+            log=self.log.path,
+            kept=kept,
+        )
+
+    def end(self) -> None:
+        """A dead engine in a living actor would get the retries too. Without this process, Ray starts a new one."""
+        os._exit(1)
+
+
+class Replica:
+    """Ray Data builds one in each actor of the pool and calls it with blocks, from several threads at once."""
+
+    def __init__(self, job: ReplicaJob, process: Optional[ReplicaProcess] = None) -> None:
+        self._process = process or ReplicaProcess(job.run_id)
+        self._log, self._reporting = self._process.log, threading.Lock()
+        self._engine: Optional[Engine] = None
+        self._answering: Optional[Answering] = None
+        self._join(job)
+        config = self._job.config
+        _set_environment(self._monitor.environment(), config)
+        self._starting = EngineStart(
+            config, self._job.pinned, log=self._log, reaper=self._process.reaper, lowered=self._monitor.lowered,
+            says=self._monitor.backs_off, decoder=partial(load_decoder, self._job.prompt),
+        )  # fmt: skip
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
+        began = time.time()
+        threading.Thread(target=self._keep_reporting, name="report", daemon=True).start()
+        try:
+            self._engine = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        except BaseException as error:
+            kind, message = "EngineError", self._log.with_last_words(f"The engine did not start: {error}")
+            if isinstance(error, RayLLMBatchError):  # it says all there is to say
+                kind, message = type(error).__name__, str(error)
+            self._monitor.failed(kind, message)
+            raise EngineError(message) from None
+        self.start_s = time.time() - began
+        self._answering = self._answers()
+        # Further rows stay what they are in their block, 4 bytes a token: as a request of the engine they take ten times that.
+        self._room = asyncio.Semaphore(REQUESTS_RATIO * self.settings["max_num_seqs"])
+        self._report_ready(self.start_s)
+
+    def _join(self, job: ReplicaJob, kept: bool = False) -> None:
+        """Take part in a run. Everything here belongs to the run; the engine and its log belong to this process.
+
+        kept: the engine is running already.
+        """
+        self._monitor = self._process.monitor(job.monitor)
+        self._state = self._process.state(kept)
+        self._told = self._monitor.register(self._state)
+        if self._told.stop:
+            raise EngineError(self._told.stop)
+        # A later run may have taken over the actor that this process was started again for.
+        self._job: ReplicaJob = self._told.job or job
+        if self._engine is not None:
+            self._answering = self._answers()
+
+    def _answers(self) -> Answering:
+        job, told = self._job, self._told
+        return Answering(
+            self.engine, job.config, job.settings, deduplicate=job.deduplicate, guilty=told.guilty, suspects=told.suspects,
+            on_death=self._die,
+        )  # fmt: skip
+
+    def adopt(self, run_id: str) -> None:
+        """Take part in that run, which the monitor has begun, with the engine as it is."""
+        if self._job.run_id != run_id:
+            self._join(self._job, kept=True)
+            self._report_ready(0.0)
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "it has started"
+        return self._engine
+
+    @property
+    def answering(self) -> Answering:
+        assert self._answering is not None, "the engine has started"
+        return self._answering
+
+    @property
+    def prompt_job(self) -> PromptJob:
+        return self._job.prompt
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.engine.settings()
+
+    def try_out(self, requests: list[Request], copies: int, *, reading_only: bool = False) -> Trial:
+        """Time these requests, and nothing beside them. reading_only: with as little asked for each as can be."""
+        if reading_only:
+            requests = [self._job.config.task_kind.reading_only(request) for request in requests]
+        try:
+            return asyncio.run_coroutine_threadsafe(run_trial(self.engine, requests, copies), self._loop).result()
+        except EngineDied as error:
+            message = self._log.with_last_words(f"The engine died. Its last words:\n{error}")
+            if back_off.OUT_OF_MEMORY.search(message):
+                self._die(str(error))  # to be started again with less
+            raise EngineError(message) from None
+
+    def requests(self, prompts: pa.Table) -> tuple[list[Request], list[str]]:
+        """Of the CPU stage's rows, those that reach the engine, and the errors of the others."""
+        requests, failed = [], []
+        for row in output.stage_rows(prompts):
+            try:
+                requests.append(self.answering.request(row))
+            except BadRow as error:
+                failed.append(str(error))
+        return requests, failed
+
+    async def _start(self) -> Engine:
+        model = ""
+        if self._job.config.engine_kind.needs_model:
+            self._state.state = "downloading"
+            self._report()
+            model = await self._starting.download()
+            self._state.state = "starting"
+            self._report()
+        return await self._starting.start(model)
+
+    def __call__(self, table: pa.Table, block: Optional[str] = None) -> pa.Table:
+        """The answers of one block, in the block's order (a retry must give the same rows in the same places).
+
+        block: names it, in place of the Ray task that brings it.
+        """
+        block = block or self._process.blocks.next()
+        rows = output.stage_rows(table)
+        if output.FINISHED_IDS in table.column_names:
+            for row, finished in zip(rows, table.column(output.FINISHED_IDS).is_valid(), strict=True):
+                row["finished"] = finished.as_py()
+        done = asyncio.run_coroutine_threadsafe(self._answer_all(rows), self._loop).result()
+        self._deliver(block, done)
+        return output.with_answers(table, [answer for answer, _ in done], self._job.config.task_kind)
+
+    def _deliver(self, block: str, done: list[tuple[Answer, Optional[float]]]) -> None:
+        """The block is handed on next. The monitor knows first, so that it has every row when the driver sees the last one."""
+        stats = RowStats()
+        for answer, seconds in done:
+            if seconds is not None:
+                stats.add(answer, seconds)
+        self._report()
+        self._monitor.delivers(block, stats)
+
+    async def _answer_all(self, rows: list[dict[str, Any]]) -> list[tuple[Answer, Optional[float]]]:
+        return list(await asyncio.gather(*(self._counted(row) for row in rows)))
+
+    async def _counted(self, row: dict[str, Any]) -> tuple[Answer, Optional[float]]:
+        """The answer, and the seconds that it took; None for what is no row but the marker of some that need no answer."""
+        if row.get("finished"):
+            return Answer(), None
+        async with self._room:
+            began = time.monotonic()
+            answer = await self.answering.answer(row)
+        self._state.add(counts_of(answer))
+        return answer, time.monotonic() - began
+
+    def _die(self, reason: str) -> None:
+        try:
+            message = self._log.with_last_words(reason)
+            if (
+                back_off.OUT_OF_MEMORY.search(message)
+                and self._monitor.may_back_off(self._state, message)
+                and self._starting.lower(message, self.engine.limits(), was_running=True)
+            ):
+                return
+            most = self.settings.get("max_num_seqs") or self.answering.in_flight
+            self._monitor.died(self._state, self.answering.computing(most), message)
+        finally:
+            self._process.end()
+
+    def _report_ready(self, start_s: float) -> None:
+        self._state.settings, self._state.start_s, self._state.state = self.settings, start_s, "ready"
+        self._report()
+
+    def _report(self) -> None:
+        with self._reporting:  # several threads report: what was counted later is told later
+            self._state.busy_s = self._answering.busy_s if self._answering else 0.0
+            self._monitor.update(self._state)
+
+    def _keep_reporting(self) -> None:
+        while True:
+            time.sleep(REPORT_EVERY_S)
+            state, engine = self._state, self._engine
+            load = engine.load() if engine is not None else {}
+            state.running, state.waiting = load.get("running", 0.0), load.get("waiting", 0.0)
+            state.steps, state.kv_cache_usage = load.get("steps", 0), load.get("kv_cache_usage")
+            state.gpu_utilization = gpu.utilization() if self._job.config.gpus_per_replica else None
+            state.in_flight, state.log_bytes = self._answering.in_flight if self._answering else 0, self._log.size
+            self._report()
+            if engine is not None and engine.is_deaf():
+                self._loop.call_soon_threadsafe(self._die, DEAF)
+
+
+def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:
+    """The engine's environment, before vLLM is imported. Ray's own OMP_NUM_THREADS follows the CPUs asked for, which
+    here is no measure of the work, so it is taken out unless the config sets it."""
+    if "OMP_NUM_THREADS" not in env_vars:
+        os.environ.pop("OMP_NUM_THREADS", None)
+    os.environ.update(env_vars)
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if config.accelerator_type == "CPU":
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; unset, vLLM reserves a share of the whole host
