@@ -105,7 +105,7 @@ def test_a_report_that_cannot_be_written_hides_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: BaseException | None, code: int
 ) -> None:
     def run(batch: RayLLMBatch, output: str, **_: object) -> None:
-        batch.metrics = RunMetrics(rows=9, failed=2)
+        batch._execution.metrics = RunMetrics(rows=9, failed=2)
         if error:
             raise error
         write_manifest(Path(output), failed=2)
@@ -208,7 +208,7 @@ def test_help_has_the_exit_codes_and_an_example() -> None:
 def test_output_that_is_closed(tmp_path: Path, closed: str) -> None:
     """As some schedulers leave it: whatever prints, or asks whether it is a terminal, goes on."""
     code = (
-        "import sys; from rayllm_batch import RayLLMBatch, cli, status_view\n"
+        "import sys; from rayllm_batch import RayLLMBatch, cli\nfrom rayllm_batch.show import status_view\n"
         "def check(*_, **__): print('x'); print('x', file=sys.stderr); sys.stdout.isatty(), sys.stderr.isatty()\n"
         f"RayLLMBatch.check = check\nsys.exit(cli.main(['check', *{GIVEN!r}]))"
     )

@@ -614,7 +614,7 @@ def test_parts_that_were_copied_from_another_job_s_folder_are_refused(tmp_path: 
     for name, job, values in (("mine", JOB, [1, 2]), ("other", Job({"model_id": "org/other"}), [2, 3])):
         with opened(tmp_path / name, job=job) as folder:
             store(folder, f"part-000001-{name.encode().hex()[:8]}.parquet", values, np.array([7, 8]))
-            folder.write_manifest(state, folder.rows, 0)
+            folder.write_manifest(state)
     mine, other = tmp_path / "mine", tmp_path / "other"
     shutil.copytree(other, mine, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
     with pytest.raises(OutputError, match="some parts are of another one.*: part-000001-6f746865"), opened(mine):

@@ -104,7 +104,9 @@ class FakeMonitor:
         return self.backing_off
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *about: self.notes.append((name, about))
+        """The state as it was: what is sent to the real one is a copy too."""
+        copied = lambda value: replace(value) if isinstance(value, ReplicaState) else value  # noqa: E731
+        return lambda *about: self.notes.append((name, tuple(map(copied, about))))
 
     def of(self, name: str) -> list[tuple]:
         return [about for noted, about in self.notes if noted == name]

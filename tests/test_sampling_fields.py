@@ -101,6 +101,6 @@ def test_a_source_that_has_changed_shape_counts_as_none(source: str, tmp_path: P
 
 
 def test_to_read_them_vllm_is_not_imported() -> None:
-    code = "import sys; from rayllm_batch import sampling_fields as f; f.known_fields(); print('torch' in sys.modules)"
+    code = "import sys; from rayllm_batch.engine import sampling_fields as f; f.known_fields(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -13,6 +13,7 @@ import pytest
 
 from rayllm_batch import init_engine_from_config
 from rayllm_batch.engine.base import EngineDied, Reply, Request
+from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output import run_columns as output
 from rayllm_batch.run.monitor import RunMonitor
 from rayllm_batch.workers.answering import Answering
@@ -52,14 +53,14 @@ class Cluster:
                 random_order.shuffle(blocks)
                 for block in blocks:
                     random_order.shuffle(block)
-                told.append((number, key, self.monitor.register(key, None, {"actor_id": f"actor-{number}"})))
+                told.append((number, key, self.monitor.register(key, None, ReplicaState(actor_id=f"actor-{number}").plain())))
             died = await asyncio.gather(*(Life(self, *each).live() for each in told))
-            for (_, key, _), (in_engine, answered) in zip(told, died, strict=True):
+            for (number, key, _), (in_engine, answered) in zip(told, died, strict=True):
                 if in_engine is None:
                     continue
                 self.deaths += 1
                 self.beside.append(in_engine)
-                self.monitor.died(key, {"rows": answered}, list(in_engine), "last words")
+                self.monitor.died(key, ReplicaState(actor_id=f"actor-{number}", rows=answered).plain(), list(in_engine), "last words")
                 assert self.monitor._stop is None, self.monitor._stop
 
 
