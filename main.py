@@ -262,6 +262,8 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 # - **A workload that was changed**: beside each answer is a digest of what was asked. Where the code differs, finished rows are parsed again,
 #   without a GPU, and compared. If all are asked the same, the run goes on. If not, it says how many, and
 #   `run(..., changed="keep")` keeps those answers or `changed="redo"` computes them again.
+#   The first rows are compared in any case, and all where an `id_column` tells rows apart and the data may be another:
+#   a prompt that is read from a file, has the date or is random shows in no code.
 # - **Another job** in the same folder (another model, chat template, sampling, id column) is refused, and the message says what differs. What only
 #   makes it faster may change: replicas, GPUs, `max_num_seqs`, `gpu_memory_utilization`.
 # - **A row that crashes the engine** costs itself: the engine starts again, the row is found by trying, and gets an error. An engine that dies
@@ -395,7 +397,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # |---|---|
 # | `README.ipynb` | this walkthrough; `main.py` and `README.md` are exported from it (`make export`) |
 # | `configs/` | models and accelerators, each setting with what it trades |
-# | `rayllm_batch/` | the library |
+# | `rayllm_batch/` | the library; `CONTRIBUTING.md` has the way of a row through it |
 # | `util/` | the token prompt, the choice of a config, the results table |
 # | `tests/` | what `./test.sh` runs; `./test.sh --slow` has those of many minutes too |
 # | `bench/` | how fast it is, and what is lost when things break, measured |

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Makes the CPU environment with the test tools (once) and runs all tests, on any machine.
-#   ./test.sh           ./test.sh -m "not ray and not vllm and not browser"
+#   ./test.sh           ./test.sh --fast        those that need neither Ray nor vLLM nor a browser
 #   ./test.sh --newest [tests/...]      what depends on vLLM, with the newest one, in an environment of its own
 set -euo pipefail
 cd "$(dirname "$0")"
 . scripts/environment.sh
+if [ "${1:-}" = --fast ]; then
+  shift
+  set -- -m "not ray and not vllm and not browser" "$@"
+fi
 if [ "${1:-}" != --newest ]; then
   make_environment cpu requirements/test.txt
   exec "$PYTHON" -m pytest "$@"

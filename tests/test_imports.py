@@ -76,10 +76,15 @@ def test_the_errors_and_the_field_lists_depend_on_nothing_of_ours() -> None:
 
 def test_what_is_public() -> None:
     import rayllm_batch
-    from rayllm_batch import workload
+    from rayllm_batch import config, workload
 
-    assert {"RayLLMBatch", "init_engine_from_config", "CNNDailySummary", "SyntheticWithSharedPrefix"} <= set(rayllm_batch.__all__)
-    assert all(hasattr(rayllm_batch, name) for name in rayllm_batch.__all__)
+    assert sorted(rayllm_batch.__all__) == [
+        "CNNDailySummary", "ChatWorkloadBase", "EngineConfig", "RayLLMBatch", "SyntheticWithSharedPrefix", "init_engine_from_config",
+    ]
+    assert sorted(workload.__all__) == ["ChatWorkloadBase", "check_workload", "read_dataset_file"]
+    assert sorted(config.__all__) == ["EngineConfig", "EnvVars", "init_engine_from_config"]
+    for module in (rayllm_batch, workload, config):
+        assert all(hasattr(module, name) for name in module.__all__)
     assert rayllm_batch.ChatWorkloadBase is workload.ChatWorkloadBase
     for name in ("run", "get_avg_engine_time_per_replica", "project_1m_token_time"):
         assert callable(getattr(rayllm_batch.RayLLMBatch, name))
