@@ -52,8 +52,10 @@ def drive(args: argparse.Namespace) -> None:
     import ray
 
     from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config
+    from rayllm_batch.engine import ENGINES
 
     if args.nodes > 1:
+        ENGINES.get("echo")  # the driver imports it when it is asked for
         shutil.rmtree(library)
     if args.file_limit_mb:
         resource.setrlimit(resource.RLIMIT_FSIZE, (args.file_limit_mb << 20, args.file_limit_mb << 20))

@@ -18,7 +18,7 @@ from rayllm_batch.load_workload import load_workload, pairs
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "mine"})  # another test's
     monkeypatch.setenv("PYTHONPATH", "")
     (tmp_path / "mine.py").write_text(
         "from rayllm_batch import ChatWorkloadBase\nfrom dataclasses import dataclass\n"

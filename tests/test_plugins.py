@@ -74,7 +74,7 @@ def test_a_task_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert counted[5] is None and "must return a text to count, but returned 7" in answers[5]["error"]
     written = pyarrow.parquet.read_table(next(folder.glob("part-*.parquet"))).schema
     assert written.field("num_tokens").type == "int32"
-    assert '"num_tokens", "error"' in capsys.readouterr().out, "how the answers are joined to the table"
+    assert "['id', 'num_tokens', 'error']" in capsys.readouterr().out, "how the answers are joined to the table"
     page = Path(batch.report(tmp_path / "report.html")).read_text(encoding="utf-8")
     assert "a text to count" in page and "Prompt length" in page
     with pytest.raises(OutputError, match="task was count, is not set"):
