@@ -70,7 +70,7 @@ class ChatWorkloadBase:
             _let_lack_a_default(cls, name, kind)
         cls.__annotations__ = annotations
 
-    def __new__(cls, *args: Any, **kwargs: Any):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # A subclass that forgot @dataclass would get its base's __init__, which resets every changed default.
         if "__dataclass_fields__" not in cls.__dict__:
             dataclass(cls)
