@@ -117,7 +117,7 @@ class Ours:
     name = "RayLLMBatch"
 
     def __init__(self, job: Job) -> None:
-        from rayllm_batch.cluster import connect as cluster_connect
+        from rayllm_batch.cluster import connection as cluster_connect
 
         cluster_connect.connect()
         self._job = job

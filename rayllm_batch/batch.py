@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
+from rayllm_batch.cluster import connect
 from rayllm_batch.cluster import resources as cluster_resources
-from rayllm_batch.cluster.connect import connect
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import show
 from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import ray
 
-from rayllm_batch.cluster import connect as cluster_connect
+from rayllm_batch.cluster import connection as cluster_connect
 from rayllm_batch.errors import ClusterError
 
 

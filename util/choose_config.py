@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayllm_batch.cluster import connect as cluster_connect
+from rayllm_batch import cluster
 from rayllm_batch.cluster.resources import accelerators
 from rayllm_batch.errors import ConfigError
 
@@ -25,7 +25,7 @@ def choose_config(given: str = "") -> str:
     """
     import ray
 
-    cluster_connect.connect()  # in any case: what reads rows first would start Ray with settings of its own
+    cluster.connect()  # in any case: what reads rows first would start Ray with settings of its own
     if given:
         return given
     resources = ray.cluster_resources()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 import pyarrow as pa
 
-from rayllm_batch.cluster import connect as cluster_connect
+from rayllm_batch.cluster import connection as cluster_connect
 from rayllm_batch.cluster import resources as cluster_resources
 from rayllm_batch.data import columns
 from rayllm_batch.data.dataset_file import count_rows, first_rows, known_rows

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from rayllm_batch import errors
-from rayllm_batch.cluster import connect as cluster_connect
+from rayllm_batch.cluster import connection as cluster_connect
 from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.measures.snapshot import Snapshot
 from rayllm_batch.run.rows import explain_read

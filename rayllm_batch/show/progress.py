@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Optional
 
-from rayllm_batch.cluster import connect as cluster_connect
+from rayllm_batch.cluster import connection as cluster_connect
 from rayllm_batch.measures.rates import Rates
 from rayllm_batch.measures.row_stats import Counts
 from rayllm_batch.measures.snapshot import Snapshot
