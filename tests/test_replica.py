@@ -18,6 +18,7 @@ from rayllm_batch.errors import EngineError
 from rayllm_batch.measures.row_stats import Counts
 from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output import run_columns as output
+from rayllm_batch.tasks.base import Defaults
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import PromptJob
 from rayllm_batch.workers.replica import Replica, ReplicaJob
@@ -141,8 +142,8 @@ class Made:
     def __init__(self, *errors: Exception, told: Told = TOLD, may_back_off: bool = False, pinned: tuple = (), **kwargs: Any) -> None:
         self.kind, self.monitor = FakeKind(*errors), FakeMonitor(told, may_back_off)
         self.process = FakeProcess(self.monitor)
-        prompt = PromptJob(parse_row=dict, tokenizer="none")
-        job = ReplicaJob("run", config(self.kind, **kwargs), {"temperature": 0.0}, prompt, None, pinned=frozenset(pinned))
+        prompt = PromptJob(parse_row=dict, tokenizer="none", defaults=Defaults({"temperature": 0.0}))
+        job = ReplicaJob("run", config(self.kind, **kwargs), prompt, None, pinned=frozenset(pinned))
         self.replica = Replica(job, self.process)  # type: ignore[arg-type]
 
     @property
@@ -239,7 +240,7 @@ def test_what_the_user_has_set_is_not_lowered() -> None:
 def test_an_engine_that_does_not_start_is_told() -> None:
     kind = FakeKind(RuntimeError("no such model"))
     monitor = FakeMonitor()
-    job = ReplicaJob("run", config(kind), {}, PromptJob(parse_row=dict, tokenizer="none"), None)
+    job = ReplicaJob("run", config(kind), PromptJob(parse_row=dict, tokenizer="none"), None)
     with pytest.raises(EngineError, match="The engine did not start: no such model"):
         Replica(job, FakeProcess(monitor))  # type: ignore[arg-type]
     assert monitor.of("failed") == [("EngineError", "The engine did not start: no such model")]
@@ -253,7 +254,7 @@ def test_a_run_that_is_over_starts_no_engine() -> None:
 def test_it_takes_part_in_the_next_run_with_its_engine() -> None:
     made = Made()
     made.answers([1])
-    made.monitor.told = Told(job=replace(made.replica._job, run_id="next", settings={"temperature": 1.0}))
+    made.monitor.told = Told(job=replace(made.replica._job, run_id="next", prompt=replace(made.replica.prompt_job, defaults=Defaults({"temperature": 1.0}))))
     made.replica.adopt("next")
     made.answers([1])
     assert [request.settings["temperature"] for request in made.engine.asked] == [0.0, 1.0] and len(made.kind.started) == 1

@@ -19,6 +19,7 @@ from rayllm_batch.run.monitor import RunMonitor
 from rayllm_batch.run.pipeline import keep_rows
 from rayllm_batch.run.survey import look
 from rayllm_batch.run.warm import Host, Relay
+from rayllm_batch.tasks.base import Defaults
 from rayllm_batch.workers.prompts import PromptJob, build_prompts
 from rayllm_batch.workers.replica import Replica, ReplicaJob
 
@@ -30,8 +31,9 @@ class Mine(ChatWorkloadBase):
 
 def job() -> ReplicaJob:
     config = init_engine_from_config("configs/demo-cpu.yaml")
-    prompt = PromptJob(parse_row=Mine().parse_row, tokenizer=config.model_id)
-    return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), {"temperature": 0.0}, prompt, None)
+    defaults = Defaults({"temperature": 0.0})
+    prompt = PromptJob(parse_row=Mine().parse_row, tokenizer=config.model_id, defaults=defaults)
+    return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), prompt, None)
 
 
 @pytest.mark.parametrize("sent", [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job], ids=lambda sent: sent.__name__)
@@ -51,5 +53,5 @@ def test_a_job_is_small(workload: Any) -> None:
     from ray import cloudpickle
 
     pipeline.ship_by_value(workload)
-    sent = dataclasses.replace(job(), prompt=PromptJob(parse_row=workload.parse_row, tokenizer="assets/demo-model"))
+    sent = dataclasses.replace(job(), prompt=PromptJob(parse_row=workload.parse_row, tokenizer="assets/demo-model", defaults=Defaults({"temperature": 0.0})))
     assert len(cloudpickle.dumps(sent)) < 200_000

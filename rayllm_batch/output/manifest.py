@@ -49,7 +49,7 @@ class Manifest:
         if "fingerprint" not in found:
             return None
         known = {name: found.get(name) for name in ("output_format", "state", "rows", "version", "kept")}
-        return cls(_job_of(found), format=found.get("format", 1), **known)
+        return cls(_job_of(found), format=number, **known)
 
     def write(self, place: OutputPlace) -> None:
         content = {

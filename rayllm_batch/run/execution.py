@@ -56,8 +56,9 @@ class Execution:
         return self.metrics
 
     def preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
-        pipeline.ship_by_value(self.workload, self.config.engine_kind, self.config.task_kind)  # before a task is sent: to look at the rows may take some
         config, options = self.config, self.options
+        # Before a task is sent: to look at the rows may take some.
+        pipeline.ship_by_value(self.workload, config.engine_kind, config.task_kind)
         engines = options.replica_range[0] * config.engines_per_replica
         defaults = self.defaults()
         ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, defaults=defaults)
@@ -123,8 +124,7 @@ class Execution:
         job = ReplicaJob(
             run_id=uuid.uuid4().hex[:8],
             config=dataclasses.replace(plan.config, env_vars=EnvVars()),
-            settings=self.defaults().settings,
-            # put after _preflight's ship_by_value: workers lack its class
+            # put after preflight's ship_by_value: workers lack its class
             prompt=self.prompt_job(monitor, finished=None if finished is None else ray.put(finished), **folder_job),
             monitor=monitor,
             deduplicate=self.options.deduplicate,

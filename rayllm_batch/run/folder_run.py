@@ -85,17 +85,18 @@ class FolderRun:
         folder_job = {"with_row_ids": True, "id_column": self._id_column}
         execution.begin(began, plan.engines[0])
         # Whether anything is left to do, before an engine starts for it, where that is not known.
-        redo = b""
+        redo, kept = b"", None
         maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
         if found := self._survey(token, ready.rows, maybe_done and not self._retry_failed, **folder_job):
             redo = found.changed if self._changed == "redo" else redo
+            kept = bool(found.changed) and not redo if found.compared else None
             if not found.new and not redo and not self._retry_failed:
-                folder.accept(bool(found.changed) if found.compared else None)
+                folder.accept(kept)
                 execution.metrics = RunMetrics()
                 return self._complete(found.order, found.known, folder.rows)
             total = found.new + folder.rows  # of the whole folder
         folder.run_again(failed=self._retry_failed, ids=redo)
-        folder.accept(None if found is None or not found.compared else bool(found.changed) and not redo)
+        folder.accept(kept)
         before = FinishedRows(folder.finished())
         already = folder.rows
         order: list[bytes] = []
@@ -179,10 +180,12 @@ class FolderRun:
                 f"The output folder {folder.given!r} holds {twice:,} ids of {self._id_column!r} more than once, as if "
                 "folders had been merged. Move the files of one of them away, or give another output_path."
             )
+        look = not (folder.changed or by_id or folder.kept)
+        if not (look or folder.changed or by_id or all_ids):
+            return None
         monitor = start_monitor(execution.env_vars(token))
         job = execution.prompt_job(monitor, **folder_job)
         try:
-            look = not (folder.changed or by_id or folder.kept)
             if look and survey(rows.carried(WITNESSES), asked, job, parse=True).changed:
                 folder.changed = ["its code is the same, but not what parse_row makes of the first rows"]
             if not folder.changed and not by_id and not all_ids:
@@ -193,13 +196,18 @@ class FolderRun:
             raise explained(error, None) from None
         finally:
             ray.kill(monitor)
-        if not folder.changed and not found.changed:
-            return found
+        if folder.changed or found.changed:
+            self._say_what_changed(found, asked.unknown)
+        return found
+
+    def _say_what_changed(self, found: Survey, unknown: int) -> None:
+        """And what becomes of the answers; raises OutputError where that is to be decided. unknown: see Asked."""
+        folder = self._folder
         answered, what = folder.rows - folder.failed_rows, "workload is" if folder.changed else "data is"
         why = in_short(folder.changed) or "rows with the same ids have other values"
-        if asked.unknown > folder.failed_rows:
+        if unknown > folder.failed_rows:
             print(
-                f"What was asked for {asked.unknown - folder.failed_rows:,} answers is not known, the folder is of an earlier "
+                f"What was asked for {unknown - folder.failed_rows:,} answers is not known, the folder is of an earlier "
                 "version: they stay."
             )
         numbers = (
@@ -214,7 +222,6 @@ class FolderRun:
             )
         then = {"keep": " and keep their answers", "redo": " and run again"}.get(self._changed, "")
         print(f"The {what} not what it was ({why}): {numbers}{then}.")
-        return found
 
 
 def in_short(differing: list[str]) -> str:

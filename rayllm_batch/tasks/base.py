@@ -103,4 +103,3 @@ class Task:
     def reading_only(self, request: Request) -> Request:
         """The same prompt, and as little as can be asked for it."""
         return request
-

@@ -41,8 +41,7 @@ class ReplicaJob:
     """What every replica gets.
 
     config:          without its environment, which may hold secrets: the monitor has it.
-    settings:        the workload's, of the task; a row's own go over them.
-    prompt:          the CPU stage's job (the echo engine needs its tokenizer).
+    prompt:          the CPU stage's job, with the settings that each row's own go over (the echo engine needs its tokenizer).
     monitor:         the RunMonitor's handle.
     deduplicate:     equal prompts with equal settings are computed once, where the answer is the same each time.
     pinned:          engine settings that the user has set; the config may have others, which were chosen.
@@ -50,7 +49,6 @@ class ReplicaJob:
 
     run_id: str
     config: EngineConfig
-    settings: dict[str, Any]
     prompt: PromptJob
     monitor: Any
     deduplicate: bool = True
@@ -154,8 +152,8 @@ class Replica:
     def _answers(self) -> Answering:
         job, told = self._job, self._told
         return Answering(
-            self.engine, job.config, job.settings, deduplicate=job.deduplicate, guilty=told.guilty, suspects=told.suspects,
-            on_death=self._die,
+            self.engine, job.config, job.prompt.defaults.settings, deduplicate=job.deduplicate, guilty=told.guilty,
+            suspects=told.suspects, on_death=self._die,
         )  # fmt: skip
 
     def adopt(self, run_id: str) -> None:
