@@ -14,6 +14,7 @@ check-export:  ## fail, changing nothing, unless main.py and README.md are what 
 
 lint:          ## style, types, and the direction of imports between rooms
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(dir $(PYTHON))lint-imports --cache-dir .import_linter_cache
 

@@ -57,11 +57,11 @@
 import os
 
 CONFIG = os.environ.get("CONFIG", "")  # a file in configs/; "" chooses one for the GPUs that Ray sees
-DATASET_FILE = os.environ.get("DATASET_FILE", "")  # jsonl, json, csv or parquet with an `article` column; "" is CNN/DailyMail,
+DATASET_FILE = os.environ.get("DATASET_FILE", "")  # jsonl, json, csv, parquet with an `article`; "" is CNN/DailyMail,
 #                                                    or the sample articles for the CPU demo
 ROWS = float(os.environ.get("ROWS", "64"))  # above 1 a number of rows, up to 1 a share of them
 MAX_TOKENS = int(os.environ.get("MAX_TOKENS", "150"))  # the longest answer
-OUTPUT = os.environ.get("OUTPUT", "")  # a folder or s3:// URI for the answers, so that a run can be stopped and continued
+OUTPUT = os.environ.get("OUTPUT", "")  # a folder or s3:// URI for the answers: a run can be stopped and continued
 SAMPLE_ROWS = int(os.environ.get("SAMPLE_ROWS", "16"))  # rows that the estimate tries; 64 and more for a large job
 NUM_REPLICAS = int(os.environ.get("NUM_REPLICAS", "1"))  # copies of the model, each on GPUs of its own
 
@@ -208,7 +208,7 @@ assert total.failed < total.rows, "every row failed; the next cell shows why"
 
 done = batch.metrics  # of this run alone: rows that OUTPUT held already were not computed again
 tokens = done.num_input_tokens + done.num_generated_tokens
-print(f"{tokens:,} tokens, input and output, in {batch.get_avg_engine_time_per_replica():.1f} s of engine time a replica:")
+print(f"{tokens:,} tokens, in and out, in {batch.get_avg_engine_time_per_replica():.1f} s engine time a replica:")
 print(f"{done.rows_per_s:,.1f} rows/s, {done.output_tokens_per_s:,.0f} output tokens/s")
 if tokens:
     per_million_s = batch.project_1m_token_time(tokens, elapsed_s, done.engine_s)
@@ -312,7 +312,9 @@ class Headlines(ChatWorkloadBase):
         }
 
 
-headlines = Headlines(dataset_file="assets/sample_articles.jsonl", dataset_fraction=8, sampling_params={"temperature": 0.0})
+headlines = Headlines(
+    dataset_file="assets/sample_articles.jsonl", dataset_fraction=8, sampling_params={"temperature": 0.0}
+)
 print("A row's own settings, over the workload's:", headlines.parse_row(sample)["sampling_params"])
 
 # %% [markdown]

@@ -52,14 +52,20 @@ class Contender:
     def __init__(self, name: str, job: Job, folder: Path) -> None:
         self.name, self._log = name, folder / f"{_slug(name)}.log"
         job_file = folder / f"{_slug(name)}.job.json"
-        job_file.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(job, requested_at=time.time()))), encoding="utf-8")
+        job_file.write_text(
+            json.dumps(dataclasses.asdict(dataclasses.replace(job, requested_at=time.time()))), encoding="utf-8"
+        )
         env = dict(os.environ)
         if job.on_cpu:
             env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; unset, vLLM reserves a share of the whole host
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bench.contenders", name, str(job_file)],
-                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
             )
 
     def run(self, path: Path, limit_s: float) -> dict[str, Any]:
@@ -215,12 +221,16 @@ def report(results: list[dict[str, Any]]) -> str:
     first = results[0]
     about = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     pairs = max(result["pair"] for result in results)
-    return "\n\n".join([
-        f"{first['workload']} ({rows.WORKLOADS[first['workload']].notes}), {first['device']}, {about}, {first['date']}, "
-        f"{pairs} pair(s), {first['mode']}; engine settings {json.dumps(first['engine_kwargs'])}"
-        + (f"; RayLLMBatch's own {json.dumps(first['ours'])}" if first["ours"] else ""),
-        table.summary(results), table.settings(results), table.cpu(results),
-    ])
+    return "\n\n".join(
+        [
+            f"{first['workload']} ({rows.WORKLOADS[first['workload']].notes}), {first['device']}, {about}, {first['date']}, "
+            f"{pairs} pair(s), {first['mode']}; engine settings {json.dumps(first['engine_kwargs'])}"
+            + (f"; RayLLMBatch's own {json.dumps(first['ours'])}" if first["ours"] else ""),
+            table.summary(results),
+            table.settings(results),
+            table.cpu(results),
+        ]
+    )
 
 
 def _job(options: argparse.Namespace) -> Job:
@@ -233,15 +243,25 @@ def _job(options: argparse.Namespace) -> Job:
     if options.warm:
         engine_kwargs["enable_prefix_caching"] = False
     return Job(
-        workload=options.workload, model=str(model.resolve()), rows=str(rows_file.resolve()), token_ids=str(ids_file.resolve()),
-        engine_kwargs={**engine_kwargs, **json.loads(options.engine_kwargs)}, requested_at=time.time(), ours=json.loads(options.ours),
-        batch_size=options.batch_size, num_replicas=options.num_replicas, engines_per_gpu=options.engines_per_gpu, warm=options.warm,
+        workload=options.workload,
+        model=str(model.resolve()),
+        rows=str(rows_file.resolve()),
+        token_ids=str(ids_file.resolve()),
+        engine_kwargs={**engine_kwargs, **json.loads(options.engine_kwargs)},
+        requested_at=time.time(),
+        ours=json.loads(options.ours),
+        batch_size=options.batch_size,
+        num_replicas=options.num_replicas,
+        engines_per_gpu=options.engines_per_gpu,
+        warm=options.warm,
     )
 
 
 def _options(arguments: Optional[list[str]] = None) -> argparse.Namespace:
     out = os.path.join(os.environ.get("OUT", "bench"), "results")
-    parser = argparse.ArgumentParser(prog="bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workload", choices=rows.WORKLOADS, default="8b")
     parser.add_argument("--rows", type=int, help="how many; the workload says otherwise")
     parser.add_argument("--pairs", type=int, default=1)
@@ -251,13 +271,27 @@ def _options(arguments: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument("--ours", default="{}", metavar="JSON", help="for RayLLMBatch alone, over those")
     parser.add_argument("--batch-size", type=int, help="RayLLMBatch's; None chooses")
     parser.add_argument("--num-replicas", type=int, default=1, help="RayLLMBatch's")
-    parser.add_argument("--engines-per-gpu", type=int, default=1, help="RayLLMBatch's; give gpu_memory_utilization in --engine-kwargs")
-    parser.add_argument("--warm", action="store_true", help="RayLLMBatch keeps its engines between pairs; no prefix caching, which would keep the answers of the last pair")
-    parser.add_argument("--limit-s", type=float, default=86400, help="no run starts, and none goes on, after this many seconds")
-    parser.add_argument("--least-s", type=float, default=0, help="no run starts with fewer seconds than this left of --limit-s")
-    parser.add_argument("--scratch", default="/tmp/bench-scratch", help="folder of dummy models and rows (default %(default)s)")
+    parser.add_argument(
+        "--engines-per-gpu", type=int, default=1, help="RayLLMBatch's; give gpu_memory_utilization in --engine-kwargs"
+    )
+    parser.add_argument(
+        "--warm",
+        action="store_true",
+        help="RayLLMBatch keeps its engines between pairs; no prefix caching, which would keep the answers of the last pair",
+    )
+    parser.add_argument(
+        "--limit-s", type=float, default=86400, help="no run starts, and none goes on, after this many seconds"
+    )
+    parser.add_argument(
+        "--least-s", type=float, default=0, help="no run starts with fewer seconds than this left of --limit-s"
+    )
+    parser.add_argument(
+        "--scratch", default="/tmp/bench-scratch", help="folder of dummy models and rows (default %(default)s)"
+    )
     parser.add_argument("--out", default=out, help="folder of the results (default %(default)s; $OUT counts)")
-    parser.add_argument("--add", action="store_true", help="keep the results that are there (else they are removed first)")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the results that are there (else they are removed first)"
+    )
     parser.add_argument("--table", metavar="FOLDER", help="run nothing: print the tables of the results in this folder")
     return parser.parse_args(arguments)
 

@@ -104,9 +104,16 @@ class LLMGenerate:
         outputs = self._llm.generate(self._prompts, self._params, use_tqdm=False)
         ended = time.time()
         return result(
-            requested_at, max(self._ready_at, requested_at), ended, engine_s=ended - began, wall_s=ended - began,
+            requested_at,
+            max(self._ready_at, requested_at),
+            ended,
+            engine_s=ended - began,
+            wall_s=ended - began,
             settings=resolved(self._llm.llm_engine.vllm_config),
-            tokens={i: (len(o.prompt_token_ids), len(o.outputs[0].token_ids)) for i, o in zip(self._ids, outputs, strict=True)},
+            tokens={
+                i: (len(o.prompt_token_ids), len(o.outputs[0].token_ids))
+                for i, o in zip(self._ids, outputs, strict=True)
+            },
             failed=sum(not o.finished for o in outputs),
         )
 
@@ -131,10 +138,15 @@ class Ours:
         from rayllm_batch.run.session import Session
 
         job = self._job
-        config = init_engine_from_config({
-            "model_id": job.model, "llm_engine": "vllm", "accelerator_type": accelerator(job),
-            "engine_kwargs": {**job.engine_kwargs, **job.ours}, "engines_per_gpu": job.engines_per_gpu,
-        })
+        config = init_engine_from_config(
+            {
+                "model_id": job.model,
+                "llm_engine": "vllm",
+                "accelerator_type": accelerator(job),
+                "engine_kwargs": {**job.engine_kwargs, **job.ours},
+                "engines_per_gpu": job.engines_per_gpu,
+            }
+        )
         answered_at: list[float] = []
 
         class TimedSession(Session):
@@ -168,9 +180,16 @@ class Ours:
         got = answered.select_columns(["id", "num_input_tokens", "num_generated_tokens", "error"]).take_all()
         errors = [row["error"] for row in got if row["error"]]
         return result(
-            requested_at, ready_at, ended, engine_s=max(replica.busy_s for replica in replicas),
-            wall_s=answered_at[0] - ready_at, settings=settings, tokens={row["id"]: (row["num_input_tokens"], row["num_generated_tokens"]) for row in got},
-            failed=len(errors), first_error=errors[0] if errors else None, replicas=len(batch._execution.replicas),
+            requested_at,
+            ready_at,
+            ended,
+            engine_s=max(replica.busy_s for replica in replicas),
+            wall_s=answered_at[0] - ready_at,
+            settings=settings,
+            tokens={row["id"]: (row["num_input_tokens"], row["num_generated_tokens"]) for row in got},
+            failed=len(errors),
+            first_error=errors[0] if errors else None,
+            replicas=len(batch._execution.replicas),
         )
 
 
@@ -184,7 +203,9 @@ class RayDataLLM:
         import ray.data
 
         # Its four stages and their actors take a CPU each, and wait for ever where there are fewer.
-        ray.init(num_cpus=max(8, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        ray.init(
+            num_cpus=max(8, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False, logging_level="WARNING"
+        )
         ray.data.DataContext.get_current().enable_progress_bars = False
         self._job = job
 
@@ -201,14 +222,19 @@ class RayDataLLM:
             extra["placement_group_config"] = {"bundles": [{"CPU": 1}]}
         processor = build_processor(
             vLLMEngineProcessorConfig(
-                model_source=job.model, engine_kwargs=engine_kwargs, batch_size=job.ray_batch_size,
-                max_concurrent_batches=job.ray_concurrent_batches, concurrency=1, log_engine_metrics=False, **extra,
+                model_source=job.model,
+                engine_kwargs=engine_kwargs,
+                batch_size=job.ray_batch_size,
+                max_concurrent_batches=job.ray_concurrent_batches,
+                concurrency=1,
+                log_engine_metrics=False,
+                **extra,
             ),
-            preprocess=lambda row: {
-                "messages": messages(row), "sampling_params": sampling_params(row),
-            },
+            preprocess=lambda row: {"messages": messages(row), "sampling_params": sampling_params(row)},
             postprocess=lambda row: {
-                "id": row["id"], "generated_text": row["generated_text"], "num_input_tokens": row["num_input_tokens"],
+                "id": row["id"],
+                "generated_text": row["generated_text"],
+                "num_input_tokens": row["num_input_tokens"],
                 "num_generated_tokens": row["num_generated_tokens"],
             },
         )
@@ -221,8 +247,13 @@ class RayDataLLM:
         seen = json.loads(Path(clock).read_text(encoding="utf-8"))
         got = answered.select_columns(["id", "num_input_tokens", "num_generated_tokens"]).take_all()
         return result(
-            requested_at, seen["ready_at"], ended, engine_s=seen["last"] - seen["first"], wall_s=ended - seen["ready_at"],
-            settings=seen["settings"], tokens={row["id"]: (row["num_input_tokens"], row["num_generated_tokens"]) for row in got},
+            requested_at,
+            seen["ready_at"],
+            ended,
+            engine_s=seen["last"] - seen["first"],
+            wall_s=ended - seen["ready_at"],
+            settings=seen["settings"],
+            tokens={row["id"]: (row["num_input_tokens"], row["num_generated_tokens"]) for row in got},
             failed=0,  # its job fails as a whole
         )
 
@@ -231,15 +262,31 @@ CONTENDERS = {contender.name: contender for contender in (LLMGenerate, Ours, Ray
 
 
 def result(
-    requested_at: float, ready_at: float, ended_at: float, *, engine_s: float, wall_s: float, settings: dict[str, Any],
-    tokens: dict[int, tuple[int, int]], failed: int, **more: Any,
+    requested_at: float,
+    ready_at: float,
+    ended_at: float,
+    *,
+    engine_s: float,
+    wall_s: float,
+    settings: dict[str, Any],
+    tokens: dict[int, tuple[int, int]],
+    failed: int,
+    **more: Any,
 ) -> dict[str, Any]:
     """What a result file holds. tokens: input and output tokens of each row, by id."""
     return {
-        "rows": len(tokens), "failed": failed,
-        "input_tokens": sum(i for i, _ in tokens.values()), "output_tokens": sum(o for _, o in tokens.values()),
-        "start_s": ready_at - requested_at, "engine_s": engine_s, "wall_s": wall_s, "job_s": ended_at - requested_at,
-        "ready_at": ready_at, "ended_at": ended_at, "settings": settings, **more,
+        "rows": len(tokens),
+        "failed": failed,
+        "input_tokens": sum(i for i, _ in tokens.values()),
+        "output_tokens": sum(o for _, o in tokens.values()),
+        "start_s": ready_at - requested_at,
+        "engine_s": engine_s,
+        "wall_s": wall_s,
+        "job_s": ended_at - requested_at,
+        "ready_at": ready_at,
+        "ended_at": ended_at,
+        "settings": settings,
+        **more,
         "tokens": [[i, *tokens[i]] for i in sorted(tokens)],
     }
 
@@ -266,7 +313,11 @@ def accelerator(job: Job) -> str:
 
     if job.on_cpu:
         return "CPU"
-    kinds = [name.removeprefix("accelerator_type:") for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
+    kinds = [
+        name.removeprefix("accelerator_type:")
+        for name in ray.cluster_resources()
+        if name.startswith("accelerator_type:")
+    ]
     return min(kinds, key=len) if kinds else "GPU"
 
 
@@ -335,7 +386,9 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("vllm", "ray", "torch", "transformers"):
         spec = importlib.util.find_spec(name)
-        folder = Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else Path()
+        folder = (
+            Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else Path()
+        )
         files = [folder / file for file in ("_version.py", "version.py", "__init__.py")]
         texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
         numbers = [match[1] for text in texts if (match := re.search(r"""version\w* = ['"](\d[^'"]*)""", text))]

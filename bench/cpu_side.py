@@ -80,7 +80,9 @@ def tokenizer_alone(path: str, out: str, cores: int) -> dict[str, Any]:
     tokens = 0
     for first in range(0, len(texts), ROWS_A_GROUP):
         batch = texts[first : first + ROWS_A_GROUP]
-        tokens += sum(len(e.ids) for e in tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+        tokens += sum(
+            len(e.ids) for e in tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        )
     return {"seconds": time.time() - began, "input_tokens": tokens}
 
 
@@ -108,10 +110,14 @@ def _through_ours(workload: type, path: str, out: str, cores: int) -> dict[str, 
 
     # The default, except that it may be fewer CPUs than the machine has
     ray.init(num_cpus=cores, logging_level="ERROR", log_to_driver=False)
-    config = init_engine_from_config({
-        "model_id": str(DEMO_MODEL), "llm_engine": "echo", "accelerator_type": "CPU",
-        "engine_kwargs": {"max_model_len": 4096, "max_num_seqs": 1024},
-    })
+    config = init_engine_from_config(
+        {
+            "model_id": str(DEMO_MODEL),
+            "llm_engine": "echo",
+            "accelerator_type": "CPU",
+            "engine_kwargs": {"max_model_len": 4096, "max_num_seqs": 1024},
+        }
+    )
     answered = RayLLMBatch(config, workload(dataset_file=path, sampling_params={"max_tokens": MAX_TOKENS})).run()
     answered.write_parquet(out)
     seconds = time.time() - began
@@ -132,12 +138,20 @@ def rays(path: str, out: str, cores: int) -> dict[str, Any]:
     from ray import cloudpickle
 
     parse_row = _parse_row()
-    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])  # its workers need not have this folder on their path
+    cloudpickle.register_pickle_by_value(
+        sys.modules["rayllm_batch"]
+    )  # its workers need not have this folder on their path
     processor = build_processor(
         vLLMEngineProcessorConfig(
-            model_source=str(DEMO_MODEL), batch_size=64, concurrency=1, log_engine_metrics=False,
-            engine_kwargs={"distributed_executor_backend": "mp"}, placement_group_config={"bundles": [{"CPU": 0.5}]},
-            chat_template_stage=half, tokenize_stage=half, detokenize_stage=half,
+            model_source=str(DEMO_MODEL),
+            batch_size=64,
+            concurrency=1,
+            log_engine_metrics=False,
+            engine_kwargs={"distributed_executor_backend": "mp"},
+            placement_group_config={"bundles": [{"CPU": 0.5}]},
+            chat_template_stage=half,
+            tokenize_stage=half,
+            detokenize_stage=half,
         ),
         preprocess=lambda row: {**parse_row(row), "sampling_params": {"max_tokens": MAX_TOKENS}},
         postprocess=lambda row: {
@@ -154,7 +168,10 @@ def rays(path: str, out: str, cores: int) -> dict[str, Any]:
 
 
 CONTENDERS: dict[str, Callable[[str, str, int], dict[str, Any]]] = {
-    TOKENIZER_ALONE: tokenizer_alone, OURS: ours, OURS_IDS: ours_with_ids, RAYS: rays,
+    TOKENIZER_ALONE: tokenizer_alone,
+    OURS: ours,
+    OURS_IDS: ours_with_ids,
+    RAYS: rays,
 }
 
 
@@ -185,8 +202,13 @@ def measure(name: str, path: str, cores: int) -> dict[str, Any]:
                 raise SystemExit(f"{name} wrote {written.num_rows} rows of {count}")
             found["input_tokens"] = sum(written["num_input_tokens"].to_pylist())
     return {
-        "contender": name, "rows": count, "cores": cores, "driver_mib": max(sizes), "driver_mib_at_end": sizes[-1],
-        "versions": versions(), **found,
+        "contender": name,
+        "rows": count,
+        "cores": cores,
+        "driver_mib": max(sizes),
+        "driver_mib_at_end": sizes[-1],
+        "versions": versions(),
+        **found,
     }
 
 
@@ -205,21 +227,39 @@ def report(results: list[dict[str, Any]]) -> str:
             if name != TOKENIZER_ALONE:  # it starts nothing
                 fixed = small["seconds"] - small["rows"] / rate
         alone = rate if name == TOKENIZER_ALONE else alone
-        lines.append([
-            name, " / ".join(f"{r['rows']:,}" for r in runs), " / ".join(f"{r['seconds']:.1f}" for r in runs),
-            f"{rate:,.0f}" if rate else "-", f"{rate / alone:.2f}" if rate and alone else "-",
-            f"{fixed:.1f}" if fixed is not None else "-", " / ".join(f"{r['driver_mib']:,.0f}" for r in runs),
-            f"{large['stored_bytes'] / large['rows']:,.0f}" if large.get("stored_bytes") else "-",
-            f"{large['result_bytes'] / large['rows']:,.0f}" if large.get("result_bytes") else "-",
-        ])
-    return table.markdown([
-        "contender", "rows", "seconds", "rows/s (marginal)", "of encode_batch_fast", "fixed s", "driver MiB (largest)",
-        "bytes a row through the object store", "bytes a row of the result",
-    ], lines)
+        lines.append(
+            [
+                name,
+                " / ".join(f"{r['rows']:,}" for r in runs),
+                " / ".join(f"{r['seconds']:.1f}" for r in runs),
+                f"{rate:,.0f}" if rate else "-",
+                f"{rate / alone:.2f}" if rate and alone else "-",
+                f"{fixed:.1f}" if fixed is not None else "-",
+                " / ".join(f"{r['driver_mib']:,.0f}" for r in runs),
+                f"{large['stored_bytes'] / large['rows']:,.0f}" if large.get("stored_bytes") else "-",
+                f"{large['result_bytes'] / large['rows']:,.0f}" if large.get("result_bytes") else "-",
+            ]
+        )
+    return table.markdown(
+        [
+            "contender",
+            "rows",
+            "seconds",
+            "rows/s (marginal)",
+            "of encode_batch_fast",
+            "fixed s",
+            "driver MiB (largest)",
+            "bytes a row through the object store",
+            "bytes a row of the result",
+        ],
+        lines,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.cpu_side", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench.cpu_side", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[28000, 84000])
     parser.add_argument("--only", action="append", choices=CONTENDERS, help="may be given more than once")
     parser.add_argument("--cores", type=int, default=2)
@@ -245,8 +285,20 @@ def main() -> None:
         for name in names:
             path = ids if name == OURS_IDS else articles
             child = subprocess.run(
-                [sys.executable, "-m", "bench.cpu_side", "--one", name, "--cores", str(options.cores), "--out", str(path.resolve())],
-                capture_output=True, text=True, check=False,
+                [
+                    sys.executable,
+                    "-m",
+                    "bench.cpu_side",
+                    "--one",
+                    name,
+                    "--cores",
+                    str(options.cores),
+                    "--out",
+                    str(path.resolve()),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if child.returncode:
                 print(f"{name}, {count:,} rows: failed\n{child.stderr[-2000:]}", flush=True)
@@ -278,9 +330,13 @@ def _echo_stage() -> type:
                 ids = list(row.pop("tokenized_prompt"))
                 row.pop("sampling_params")
                 yield {
-                    self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN], "prompt": row.pop("prompt"),
-                    "prompt_token_ids": ids, "num_input_tokens": len(ids), "generated_tokens": ids[:MAX_TOKENS],
-                    "generated_text": "", "num_generated_tokens": len(ids[:MAX_TOKENS]),
+                    self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN],
+                    "prompt": row.pop("prompt"),
+                    "prompt_token_ids": ids,
+                    "num_input_tokens": len(ids),
+                    "generated_tokens": ids[:MAX_TOKENS],
+                    "generated_text": "",
+                    "num_generated_tokens": len(ids[:MAX_TOKENS]),
                 }
 
     return EchoStage

@@ -22,12 +22,16 @@ from bench.contenders import Job, LLMGenerate
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench.grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("settings", nargs="+", metavar="JSON", type=json.loads)
     parser.add_argument("--workload", choices=rows.WORKLOADS, default="8b")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--times", type=int, default=2)
-    parser.add_argument("--limit-s", type=float, default=86400, help="no setting is begun that would not end within this many seconds")
+    parser.add_argument(
+        "--limit-s", type=float, default=86400, help="no setting is begun that would not end within this many seconds"
+    )
     parser.add_argument("--scratch", default="/tmp/bench-scratch")
     parser.add_argument("--out", default=os.path.join(os.environ.get("OUT", "bench"), "grid"))
     options = parser.parse_args()
@@ -42,9 +46,14 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     model = models.make(work.shape, scratch / "models")
     rows_file, ids_file = rows.write(work, options.rows or work.rows, model, scratch / options.workload)
     job = Job(
-        workload=options.workload, model=str(model.resolve()), rows=str(rows_file.resolve()), token_ids=str(ids_file.resolve()),
-        engine_kwargs=work.engine_kwargs, requested_at=0.0, ours={},
-    )  # fmt: skip
+        workload=options.workload,
+        model=str(model.resolve()),
+        rows=str(rows_file.resolve()),
+        token_ids=str(ids_file.resolve()),
+        engine_kwargs=work.engine_kwargs,
+        requested_at=0.0,
+        ours={},
+    )
     deadline, longest, found = time.time() + options.limit_s, 0.0, []
     for setting in options.settings:
         began = time.time()
@@ -60,7 +69,10 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 result = contender.run(path, max(1.0, deadline - time.time()))
                 result.pop("tokens")
                 found.append({**result, "setting": setting, "time": time_number})
-                print(f"{json.dumps(setting)}: start {result['start_s']:.1f} s, engine {result['engine_s']:.1f} s, {table.speed(result):,.0f} output tokens/s", flush=True)
+                print(
+                    f"{json.dumps(setting)}: start {result['start_s']:.1f} s, engine {result['engine_s']:.1f} s, {table.speed(result):,.0f} output tokens/s",
+                    flush=True,
+                )
         except ContenderFailed as error:
             print(f"{json.dumps(setting)}: {error}", flush=True)
         contender.close()
@@ -78,12 +90,27 @@ def report(found: list[dict[str, Any]]) -> str:
     top = max((table.speed(result) for result in best.values()), default=0.0)
     lines = [
         [
-            setting, *(f"{result['settings'][key]:,}" for key in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens")),
-            f"{result['engine_s']:.1f}", f"{table.speed(result):,.0f}", f"{table.speed(result) / top:.3f}",
+            setting,
+            *(
+                f"{result['settings'][key]:,}"
+                for key in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens")
+            ),
+            f"{result['engine_s']:.1f}",
+            f"{table.speed(result):,.0f}",
+            f"{table.speed(result) / top:.3f}",
         ]
         for setting, result in best.items()
-    ]  # fmt: skip
-    heads = ["setting", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens", "engine s", "output tokens/s", "share"]
+    ]
+    heads = [
+        "setting",
+        "max_model_len",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "kv_cache_tokens",
+        "engine s",
+        "output tokens/s",
+        "share",
+    ]
     return table.markdown(heads, lines)
 
 

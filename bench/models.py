@@ -42,10 +42,21 @@ def make(shape: str, folder: Path) -> Path:
 
     special = json.loads((DEMO_MODEL / "config.json").read_text(encoding="utf-8"))
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "hidden_act": "silu",
-        "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
-        "max_position_embeddings": 8192, "initializer_range": 0.02, "attention_bias": False, "mlp_bias": False,
-        "tie_word_embeddings": shape == "1b", "vocab_size": VOCAB_SIZE, **SHAPES[shape],
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "hidden_act": "silu",
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "max_position_embeddings": 8192,
+        "initializer_range": 0.02,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": shape == "1b",
+        "vocab_size": VOCAB_SIZE,
+        **SHAPES[shape],
         **{name: special[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
     }
     # Last: its presence says that the folder is complete.

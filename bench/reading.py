@@ -34,10 +34,17 @@ def article(draw: random.Random, n: int) -> dict[str, Any]:
 def record(draw: random.Random, n: int) -> dict[str, Any]:
     """Ten small fields, nested ones among them."""
     return {
-        "id": n, "name": f"customer {n}", "score": draw.random(), "active": bool(n % 2), "country": draw.choice(["DE", "FR", "PL"]),
-        "tags": ["a", "b"], "address": {"street": "Main", "number": n % 99}, "visits": draw.randrange(1000), "note": None,
+        "id": n,
+        "name": f"customer {n}",
+        "score": draw.random(),
+        "active": bool(n % 2),
+        "country": draw.choice(["DE", "FR", "PL"]),
+        "tags": ["a", "b"],
+        "address": {"street": "Main", "number": n % 99},
+        "visits": draw.randrange(1000),
+        "note": None,
         "text": "short text about it",
-    }  # fmt: skip
+    }
 
 
 WORDS = ["council", "harbour", "storm", "opened", "a", "the", "library", "of", "and", "yesterday", "größe", "summary"]
@@ -67,7 +74,9 @@ def now_in_memory(path: Path) -> int:
     from rayllm_batch.data.read_options import ReadOptions
 
     files = find_files(path)
-    return dataset_file._read_local(files, Reader(files.fs, files.format, ReadOptions()), [path.stat().st_size]).num_rows
+    return dataset_file._read_local(
+        files, Reader(files.fs, files.format, ReadOptions()), [path.stat().st_size]
+    ).num_rows
 
 
 def before_in_tasks(path: Path) -> int:
@@ -101,13 +110,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     args = parser.parse_args()
-    print("| rows | where | rows/s before | rows/s now | MB/s before | MB/s now | now / before |\n|---|---|---|---|---|---|---|")
+    print(
+        "| rows | where | rows/s before | rows/s now | MB/s before | MB/s now | now / before |\n|---|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for name in args.shapes:
             shape, few, many = SHAPES[name]
             path = Path(folder) / f"{name}.jsonl"
             write(path, shape, few)
-            print(f"| {few:,} {name} | in memory | {pair(before_in_memory, now_in_memory, path, few, args.rounds)} |", flush=True)
+            print(
+                f"| {few:,} {name} | in memory | {pair(before_in_memory, now_in_memory, path, few, args.rounds)} |",
+                flush=True,
+            )
         import ray
 
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -116,7 +130,10 @@ def main() -> None:
             shape, _, many = SHAPES[name]
             path = Path(folder) / f"{name}-large.jsonl"
             write(path, shape, many)
-            print(f"| {many:,} {name} | in tasks | {pair(before_in_tasks, now_in_tasks, path, many, args.rounds)} |", flush=True)
+            print(
+                f"| {many:,} {name} | in tasks | {pair(before_in_tasks, now_in_tasks, path, many, args.rounds)} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

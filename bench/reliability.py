@@ -95,7 +95,9 @@ def drive(args: argparse.Namespace) -> None:
                 raise ValueError("a bad row")
             if self.bad and i % 400 == 200:
                 words = "please fail-here"
-            chat: dict[str, Any] = {"messages": [{"role": "tool" if self.bad and i % 400 == 300 else "user", "content": words}]}
+            chat: dict[str, Any] = {
+                "messages": [{"role": "tool" if self.bad and i % 400 == 300 else "user", "content": words}]
+            }
             if self.bad and i % 400 == 399:
                 chat["sampling_params"] = {"temprature": 1}
             return chat
@@ -107,8 +109,12 @@ def drive(args: argparse.Namespace) -> None:
         engine["crash_on"] = args.crash_on
     if args.calls_file:
         engine["calls_file"] = args.calls_file
-    config = init_engine_from_config(str(ROOT / "configs" / "demo-cpu.yaml"), override={"llm_engine": "echo", "engine_kwargs": engine})
-    batch = RayLLMBatch(config, Job(dataset_file=args.dataset_file), num_replicas=args.replicas, stall_timeout_s=args.stall_timeout_s)
+    config = init_engine_from_config(
+        str(ROOT / "configs" / "demo-cpu.yaml"), override={"llm_engine": "echo", "engine_kwargs": engine}
+    )
+    batch = RayLLMBatch(
+        config, Job(dataset_file=args.dataset_file), num_replicas=args.replicas, stall_timeout_s=args.stall_timeout_s
+    )
     batch.run(args.folder, retry_failed=args.retry_failed, changed=args.changed)
     print(f"DONE, at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", flush=True)
     if args.nodes > 1:
@@ -159,10 +165,14 @@ class Job:
         command += ["--calls-file", str(self.calls), *self.options, *more]
         log = open(self.folder.with_suffix(".log"), "a", encoding="utf-8")  # noqa: SIM115 (the driver's, until it ends)
         return subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=self.folder.parent, start_new_session=True,
+            command,
+            stdout=log,
+            stderr=log,
+            cwd=self.folder.parent,
+            start_new_session=True,
             # A shell starts background jobs with SIGINT ignored, and their children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads here)
-        )  # fmt: skip
+        )
 
     def finish(self, *more: str, expect: int = 0) -> None:
         """Run it to its end."""
@@ -280,7 +290,11 @@ def crash_engine(job: Job, rng: random.Random) -> str:
     job.options += ["--crash-on", f"row {poison} of the data"]
     job.finish()
     failed = [row["id"] for row in rows_of(job.folder) if row["error"]]
-    return f"only row {poison} has an error" if failed == [poison] else f"ROWS WITH ERRORS: {failed[:10]}, poison is {poison}"
+    return (
+        f"only row {poison} has an error"
+        if failed == [poison]
+        else f"ROWS WITH ERRORS: {failed[:10]}, poison is {poison}"
+    )
 
 
 def interrupt(job: Job, rng: random.Random) -> str:
@@ -332,7 +346,9 @@ def disk_full(job: Job, rng: random.Random) -> str:
 def small_disk(job: Job) -> Iterator[list[str]]:
     """A disk with room for a part of the output: a small tmpfs, or where that may not be mounted, a limit on file sizes."""
     job.folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(job.folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(job.folder)], capture_output=True, check=False
+    )
     if mounted.returncode:
         yield ["--file-limit-mb", "1"]
         return
@@ -388,7 +404,10 @@ FAULTS: dict[str, tuple[Callable[[Job, random.Random], str], str]] = {
     "interrupt": (interrupt, "Ctrl-C (SIGINT), then the same command again"),
     "actor": (kill_actor, "SIGKILL of the engine's actor, twice in one run"),
     "raylet": (kill_raylet, "SIGKILL of a worker node's raylet (three nodes, two replicas)"),
-    "raylet-driver": (kill_raylet_and_driver, "SIGKILL of a worker node's raylet, then of the driver, then the same command again"),
+    "raylet-driver": (
+        kill_raylet_and_driver,
+        "SIGKILL of a worker node's raylet, then of the driver, then the same command again",
+    ),
     "poison": (crash_engine, "a row that crashes the engine whenever it is tried"),
     "bad-rows": (bad_rows, "1% of the rows fail, in every stage; SIGKILL of the driver; retry_failed"),
     "part": (cut_one_of("part-*.parquet"), "a part file cut short"),
@@ -396,7 +415,10 @@ FAULTS: dict[str, tuple[Callable[[Job, random.Random], str], str]] = {
     "manifest": (cut_manifest, "SIGKILL of the driver, and the manifest cut short"),
     "disk": (disk_full, "disk full while writing, then room"),
     "two": (second_driver, "a second driver on the same folder"),
-    "changed-redo": (change_the_code("redo"), "SIGKILL of the driver; other words for every fifth row: refused, then redo, killed, redo again"),
+    "changed-redo": (
+        change_the_code("redo"),
+        "SIGKILL of the driver; other words for every fifth row: refused, then redo, killed, redo again",
+    ),
     "changed-keep": (change_the_code("keep"), "likewise, and the answers are kept"),
 }
 
@@ -418,7 +440,12 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     """What stands in the folder's files, read without this library."""
     import pyarrow.parquet
 
-    return [row for name in PART_NAMES for path in sorted(folder.glob(name)) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    return [
+        row
+        for name in PART_NAMES
+        for path in sorted(folder.glob(name))
+        for row in pyarrow.parquet.read_table(path).to_pylist()
+    ]
 
 
 def wait(driver: subprocess.Popen, job: Job) -> None:
@@ -432,7 +459,9 @@ def check(job: Job, undisturbed: dict[str, list[str]], account: Account) -> None
     account.lost += sum(i not in counts for i in range(job.rows))
     account.doubled += sum(count - 1 for count in counts.values())
     right = [undisturbed[words] for words in job.answers]
-    account.wrong += sum(not row["error"] and row["generated_text"] not in [answers[row["id"]] for answers in right] for row in rows)
+    account.wrong += sum(
+        not row["error"] and row["generated_text"] not in [answers[row["id"]] for answers in right] for row in rows
+    )
     answered = sum(not row["error"] for row in rows)
     account.again.append(max(0, job.calls.stat().st_size - answered) if job.calls.exists() else 0)
     account.times += 1
@@ -441,14 +470,22 @@ def check(job: Job, undisturbed: dict[str, list[str]], account: Account) -> None
 def measure(args: argparse.Namespace) -> dict[str, Account]:
     """Tries the faults, and writes the report anew after each."""
     kept = args.kept / f"reliability-{args.rows}.json"
-    before = json.loads(kept.read_text(encoding="utf-8")) if args.add and kept.exists() else {"accounts": {}, "undisturbed": {}}
+    before = (
+        json.loads(kept.read_text(encoding="utf-8"))
+        if args.add and kept.exists()
+        else {"accounts": {}, "undisturbed": {}}
+    )
     accounts = {name: Account(**values) for name, values in before["accounts"].items()}
     with tempfile.TemporaryDirectory(prefix="reliability-") as place:
         faults = args.only or list(FAULTS)
         undisturbed = before["undisturbed"]
         for words in ("old", "new") if any(name.startswith("changed") for name in faults) else ("old",):
             if words not in undisturbed:
-                calm = Job(Path(place) / f"undisturbed-{words}", args.rows, ["--seconds-per-request", str(args.seconds_per_request)])
+                calm = Job(
+                    Path(place) / f"undisturbed-{words}",
+                    args.rows,
+                    ["--seconds-per-request", str(args.seconds_per_request)],
+                )
                 calm.finish(*(["--new-words"] if words == "new" else []))
                 answers = {row["id"]: row["generated_text"] for row in rows_of(calm.folder)}
                 undisturbed[words] = [answers[i] for i in range(args.rows)]
@@ -456,18 +493,25 @@ def measure(args: argparse.Namespace) -> dict[str, Account]:
             fault, said = FAULTS[name]
             account = accounts.setdefault(name, Account())
             for turn in range(account.times, account.times + args.times):
-                job = Job(Path(place) / f"{name}-{turn}", args.rows, ["--seconds-per-request", str(args.seconds_per_request)])
+                job = Job(
+                    Path(place) / f"{name}-{turn}", args.rows, ["--seconds-per-request", str(args.seconds_per_request)]
+                )
                 note = fault(job, random.Random(f"{args.seed} {name} {turn}"))
                 check(job, undisturbed, account)
                 if note:
                     account.notes.append(note)
-                print(f"{name} {turn + 1}: lost {account.lost}, doubled {account.doubled}, wrong {account.wrong}, "
-                      f"computed again {account.again[-1]} {note}", flush=True)
+                print(
+                    f"{name} {turn + 1}: lost {account.lost}, doubled {account.doubled}, wrong {account.wrong}, "
+                    f"computed again {account.again[-1]} {note}",
+                    flush=True,
+                )
             print(f"{said}: done", flush=True)
             accounts = {name: accounts[name] for name in FAULTS if name in accounts}
             write_report(args, accounts)
             kept.parent.mkdir(exist_ok=True)
-            kept.write_text(json.dumps({"accounts": {n: asdict(a) for n, a in accounts.items()}, "undisturbed": undisturbed}))
+            kept.write_text(
+                json.dumps({"accounts": {n: asdict(a) for n, a in accounts.items()}, "undisturbed": undisturbed})
+            )
     return accounts
 
 
@@ -494,11 +538,21 @@ def soak(rows: int) -> str:
         for count in (rows // 10, rows):
             given = f"{place}/{count}.parquet"
             # As it is, 800 bytes a row: a smaller file would be read by the driver at once.
-            with pyarrow.parquet.ParquetWriter(given, pa.schema({"id": pa.int64(), "text": pa.string()}), compression="none", use_dictionary=False) as file:
+            with pyarrow.parquet.ParquetWriter(
+                given, pa.schema({"id": pa.int64(), "text": pa.string()}), compression="none", use_dictionary=False
+            ) as file:
                 for begin in range(0, count, 10_000):
                     ids = range(begin, min(begin + 10_000, count))
-                    file.write_table(pa.table({"id": pa.array(ids, pa.int64()), "text": [f"row {i} of the data, " * 40 for i in ids]}))
-            job = Job(Path(place) / str(count), count, ["--seconds-per-request", "0", "--dataset-file", given, "--max-num-seqs", "1024"])
+                    file.write_table(
+                        pa.table(
+                            {"id": pa.array(ids, pa.int64()), "text": [f"row {i} of the data, " * 40 for i in ids]}
+                        )
+                    )
+            job = Job(
+                Path(place) / str(count),
+                count,
+                ["--seconds-per-request", "0", "--dataset-file", given, "--max-num-seqs", "1024"],
+            )
             began = time.time()
             driver = job.start()
             if driver.wait(6 * 3600) != 0:
@@ -528,13 +582,19 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", nargs="?", choices=["measure", "drive"], default="measure")
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--times", type=int, default=3, help="how often each fault is tried, at other moments each time")
+    parser.add_argument(
+        "--times", type=int, default=3, help="how often each fault is tried, at other moments each time"
+    )
     parser.add_argument("--only", nargs="*", choices=list(FAULTS))
     parser.add_argument("--seed", default="1")
     parser.add_argument("--seconds-per-request", type=float, default=0.05)
-    parser.add_argument("--soak", type=int, default=0, metavar="ROWS", help="also a run of so many rows, for the driver's memory")
+    parser.add_argument(
+        "--soak", type=int, default=0, metavar="ROWS", help="also a run of so many rows, for the driver's memory"
+    )
     parser.add_argument("--add", action="store_true", help="to what an earlier measurement with as many rows has found")
-    parser.add_argument("--kept", type=Path, default=ROOT / "bench" / "results", help="where measurements are kept for that")
+    parser.add_argument(
+        "--kept", type=Path, default=ROOT / "bench" / "results", help="where measurements are kept for that"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     drive_options = parser.add_argument_group("drive: one run of the job, which `measure` starts and breaks")
     drive_options.add_argument("--folder")

@@ -51,7 +51,18 @@ def drive(args: argparse.Namespace) -> None:
 
 
 def run(checkout: str, dataset_file: str, folder: str, *more: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "drive", "--checkout", checkout, "--dataset-file", dataset_file, "--folder", folder, *more]
+    command = [
+        sys.executable,
+        __file__,
+        "drive",
+        "--checkout",
+        checkout,
+        "--dataset-file",
+        dataset_file,
+        "--folder",
+        folder,
+        *more,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     took = [line for line in done.stdout.splitlines() if line.startswith("TOOK ")]
     if not took:

@@ -24,12 +24,20 @@ ROWS_A_BLOCK = 256  # for both users of Ray Data: several blocks, so that readin
 
 # Given to every engine, so that none falls back to a smaller scheduler of its own.
 GPU = {
-    "load_format": "dummy", "max_model_len": 4096, "max_num_seqs": 1024, "max_num_batched_tokens": 16384,
-    "enable_prefix_caching": True, "gpu_memory_utilization": 0.92,
+    "load_format": "dummy",
+    "max_model_len": 4096,
+    "max_num_seqs": 1024,
+    "max_num_batched_tokens": 16384,
+    "enable_prefix_caching": True,
+    "gpu_memory_utilization": 0.92,
 }
 CPU = {
-    "dtype": "float32", "max_model_len": 2048, "max_num_seqs": 16, "max_num_batched_tokens": 2048,
-    "enable_prefix_caching": True, "enforce_eager": True,
+    "dtype": "float32",
+    "max_model_len": 2048,
+    "max_num_seqs": 16,
+    "max_num_batched_tokens": 2048,
+    "enable_prefix_caching": True,
+    "enforce_eager": True,
 }
 
 
@@ -66,7 +74,13 @@ WORKLOADS = {
     "1b": Work("1b", 8000, 65, 256, GPU, notes="145 tokens in, 256 out, bf16"),
     # 160 prefixes of about 2,000 tokens are 1.6 times the 200,000 tokens that the cache is limited to, on any GPU.
     "prefix": Work(
-        "8b", 1280, 48, 64, {**GPU, "num_gpu_blocks_override": 12_500}, prefixes=160, prefix_words=1500,
+        "8b",
+        1280,
+        48,
+        64,
+        {**GPU, "num_gpu_blocks_override": 12_500},
+        prefixes=160,
+        prefix_words=1500,
         notes="shared prefixes, more than the KV cache (limited to 12,500 blocks) holds; rows shuffled",
     ),
     "duplicates": Work("8b", 2500, 492, 128, GPU, copies=4, notes="every prompt four times, scattered; temperature 0"),

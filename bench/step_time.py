@@ -26,7 +26,9 @@ WARM_UP, PLAIN = 1, 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.step_time", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench.step_time", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workload", choices=rows.WORKLOADS, default="1b")
     parser.add_argument("--requests", type=int, nargs="+", default=[1024])
     parser.add_argument("--engine-kwargs", type=json.loads, default={}, metavar="JSON")
@@ -43,9 +45,11 @@ def main() -> None:
     # A cache of prefixes would keep the prompts' work from the second time on; what is measured are the steps after it.
     kwargs = {**work.engine_kwargs, "enable_prefix_caching": True, **options.engine_kwargs}
     llm = LLM(
-        model=str(model), disable_log_stats=True, **kwargs,
+        model=str(model),
+        disable_log_stats=True,
+        **kwargs,
         profiler_config={"profiler": "torch", "torch_profiler_dir": str(traces), "torch_profiler_with_stack": False},
-    )  # fmt: skip
+    )
     prompts = [{"prompt_token_ids": row["token_ids"]} for row in pq.read_table(ids).to_pylist()]
     for count in options.requests:
         print(json.dumps(step(llm, prompts[:count], traces)), flush=True)
@@ -55,7 +59,9 @@ def main() -> None:
 
 def step(llm: Any, prompts: list[dict[str, Any]], traces: Path) -> dict[str, Any]:
     """Milliseconds of one step of `len(prompts)` sequences: as a whole, and of the GPU's kernels."""
-    whole = {tokens: min([answer(llm, prompts, tokens) for _ in range(WARM_UP + PLAIN)][WARM_UP:]) for tokens in (FEW, MANY)}
+    whole = {
+        tokens: min([answer(llm, prompts, tokens) for _ in range(WARM_UP + PLAIN)][WARM_UP:]) for tokens in (FEW, MANY)
+    }
     kernels = {}
     for tokens in (FEW, MANY):
         for old in traces.iterdir():
@@ -66,7 +72,12 @@ def step(llm: Any, prompts: list[dict[str, Any]], traces: Path) -> dict[str, Any
         kernels[tokens] = kernel_s(traces)
     steps = MANY - FEW
     whole_ms, gpu_ms = (1000 * (seconds[MANY] - seconds[FEW]) / steps for seconds in (whole, kernels))
-    return {"requests": len(prompts), "step_ms": round(whole_ms, 2), "gpu_ms": round(gpu_ms, 2), "gpu_share": round(gpu_ms / whole_ms, 3)}
+    return {
+        "requests": len(prompts),
+        "step_ms": round(whole_ms, 2),
+        "gpu_ms": round(gpu_ms, 2),
+        "gpu_share": round(gpu_ms / whole_ms, 3),
+    }
 
 
 def answer(llm: Any, prompts: list[dict[str, Any]], tokens: int) -> float:
@@ -80,7 +91,10 @@ def answer(llm: Any, prompts: list[dict[str, Any]], tokens: int) -> float:
 def kernel_s(traces: Path) -> float:
     """Of all kernels and copies on the GPU; the operators' own where there is none, to try this on a CPU."""
     total, on_cpu, deadline = 0.0, 0.0, time.time() + 60
-    while not (files := [path for path in traces.rglob("*.json.gz") if "async_llm" not in path.name]) and time.time() < deadline:
+    while (
+        not (files := [path for path in traces.rglob("*.json.gz") if "async_llm" not in path.name])
+        and time.time() < deadline
+    ):
         time.sleep(0.5)
     for path in files:
         with gzip.open(path, "rt", encoding="utf-8") as file:

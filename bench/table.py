@@ -9,8 +9,15 @@ from typing import Any
 BASELINE = "LLM.generate"
 ORDER = (BASELINE, "RayLLMBatch", "ray.data.llm")
 SETTINGS = (
-    "max_model_len", "max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching", "dtype", "kv_cache_tokens",
-    "quantization", "speculative", "async_scheduling",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enable_prefix_caching",
+    "dtype",
+    "kv_cache_tokens",
+    "quantization",
+    "speculative",
+    "async_scheduling",
 )
 # What is free when an engine measures the GPU's memory varies by a little.
 KV_CACHE_TOLERANCE = 0.02
@@ -27,17 +34,38 @@ def summary(results: Iterable[Result]) -> str:
     rows = []
     for name, runs in by_name.items():
         paired = [(run, baseline[run["pair"]]) for run in runs if run["pair"] in baseline]
-        rows.append([
-            name, str(len(runs)), *(f"{median(run[key] for run in runs):,.0f}" for key in ("rows", "failed", "input_tokens", "output_tokens")),
-            *(f"{median(run[key] for run in runs):,.1f}" for key in ("start_s", "engine_s", "wall_s", "job_s")),
-            f"{median(speed(run) for run in runs):,.0f}",
-            _ratios([speed(run) / speed(base) for run, base in paired]),
-            _ratios([speed(run, "wall_s") / speed(base, "wall_s") for run, base in paired]),
-        ])
-    return markdown([
-        "contender", "runs", "rows", "failed", "input tokens", "output tokens", "start s", "engine s", "wall s", "job s",
-        "output tokens/s", "ratio", "ratio (wall)",
-    ], rows)
+        rows.append(
+            [
+                name,
+                str(len(runs)),
+                *(
+                    f"{median(run[key] for run in runs):,.0f}"
+                    for key in ("rows", "failed", "input_tokens", "output_tokens")
+                ),
+                *(f"{median(run[key] for run in runs):,.1f}" for key in ("start_s", "engine_s", "wall_s", "job_s")),
+                f"{median(speed(run) for run in runs):,.0f}",
+                _ratios([speed(run) / speed(base) for run, base in paired]),
+                _ratios([speed(run, "wall_s") / speed(base, "wall_s") for run, base in paired]),
+            ]
+        )
+    return markdown(
+        [
+            "contender",
+            "runs",
+            "rows",
+            "failed",
+            "input tokens",
+            "output tokens",
+            "start s",
+            "engine s",
+            "wall s",
+            "job s",
+            "output tokens/s",
+            "ratio",
+            "ratio (wall)",
+        ],
+        rows,
+    )
 
 
 def settings(results: Iterable[Result]) -> str:
@@ -54,7 +82,11 @@ def cpu(results: Iterable[Result]) -> str:
     for name, runs in _by_name(results).items():
         kinds = {kind for run in runs for kind in run.get("cores", {})}
         busy = {kind: median(run.get("cores", {}).get(kind, 0.0) for run in runs) for kind in kinds}
-        rows += [[name, kind, f"{cores:.2f}"] for kind, cores in sorted(busy.items(), key=lambda item: -item[1]) if cores >= 0.01]
+        rows += [
+            [name, kind, f"{cores:.2f}"]
+            for kind, cores in sorted(busy.items(), key=lambda item: -item[1])
+            if cores >= 0.01
+        ]
     return markdown(["contender", "process", "cores"], rows)
 
 
@@ -63,7 +95,9 @@ def differences(results: Iterable[Result]) -> list[str]:
     by_name = _by_name(results)
     found = []
     for name, runs in by_name.items():
-        found += [f"{name}, pair {run['pair']}: {run['failed']} row(s) failed{_because(run)}" for run in runs if run["failed"]]
+        found += [
+            f"{name}, pair {run['pair']}: {run['failed']} row(s) failed{_because(run)}" for run in runs if run["failed"]
+        ]
     names = list(by_name)
     every = [run for runs in by_name.values() for run in runs]
     for key in SETTINGS:
@@ -91,7 +125,9 @@ def speed(result: Result, seconds: str = "engine_s") -> float:
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
 
 
 def _token_differences(first: Result, run: Result) -> list[str]:
@@ -100,7 +136,9 @@ def _token_differences(first: Result, run: Result) -> list[str]:
     got = {i: (given, made) for i, given, made in run["tokens"]}
     found = []
     if missing := sorted(set(expected) ^ set(got)):
-        found.append(f"{who}: {len(missing)} row(s) are in one result and not in the other, the first with id {missing[0]}")
+        found.append(
+            f"{who}: {len(missing)} row(s) are in one result and not in the other, the first with id {missing[0]}"
+        )
     for index, what in enumerate(("input", "output")):
         wrong = [i for i in sorted(set(expected) & set(got)) if expected[i][index] != got[i][index]]
         if wrong:
@@ -133,7 +171,9 @@ def _ratios(values: list[float]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return (
+        "-" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    )
 
 
 def _because(run: Result) -> str:

@@ -119,7 +119,9 @@ def same(was: Any, now: Any) -> bool:
         return len(was) == len(now) and all(map(same, was, now))
     if isinstance(was, float) and isinstance(now, float):
         return was == now or math.isnan(was) and math.isnan(now)
-    return was == now and isinstance(was, bool) == isinstance(now, bool) and isinstance(was, str) == isinstance(now, str)
+    return (
+        was == now and isinstance(was, bool) == isinstance(now, bool) and isinstance(was, str) == isinstance(now, str)
+    )
 
 
 # --- settings of requests --------------------------------------------------------------------------------------------
@@ -146,17 +148,43 @@ BAD_SETTINGS: list[tuple[str, Any]] = [
     *[("bad_words", value) for value in (5, [5], "")],
     *[("n", value) for value in (0, 2, 1.0, "1")],
     *[("logprobs", value) for value in (1, 5)],
-    *[("max_token", 5), ("temprature", 0.1), ("guided_json", {}), ("response_format", {"type": "json_object"}), ("stream", True)],
+    *[
+        ("max_token", 5),
+        ("temprature", 0.1),
+        ("guided_json", {}),
+        ("response_format", {"type": "json_object"}),
+        ("stream", True),
+    ],
     *[("structured_outputs", value) for value in ("json", {"jsn": {}}, {"regex": "a", "choice": ["b"]}, {})],
     *[("output_kind", 1), ("extra_args", "x")],
 ]
 GOOD_SETTINGS: list[tuple[str, Any]] = [
-    ("max_tokens", np.int64(5)), ("max_tokens", np.uint8(5)), ("temperature", np.float32(0.5)), ("temperature", 1), ("top_p", 1),
-    ("top_k", -1), ("top_k", 0), ("seed", np.int32(3)), ("ignore_eos", np.bool_(True)), ("stop", ["a", "b"]), ("stop", "z"),
-    ("stop", np.array(["q"])), ("stop_token_ids", np.array([3, 4])), ("stop_token_ids", (3,)), ("max_tokens", None),
-    ("temperature", None), ("stop", None), ("min_tokens", 0), ("seed", None), ("repetition_penalty", 1), ("min_p", 0),
-    ("presence_penalty", -2), ("frequency_penalty", 2), ("logit_bias", {"300": 5.0}), ("bad_words", ["zzz"]),
-]  # fmt: skip
+    ("max_tokens", np.int64(5)),
+    ("max_tokens", np.uint8(5)),
+    ("temperature", np.float32(0.5)),
+    ("temperature", 1),
+    ("top_p", 1),
+    ("top_k", -1),
+    ("top_k", 0),
+    ("seed", np.int32(3)),
+    ("ignore_eos", np.bool_(True)),
+    ("stop", ["a", "b"]),
+    ("stop", "z"),
+    ("stop", np.array(["q"])),
+    ("stop_token_ids", np.array([3, 4])),
+    ("stop_token_ids", (3,)),
+    ("max_tokens", None),
+    ("temperature", None),
+    ("stop", None),
+    ("min_tokens", 0),
+    ("seed", None),
+    ("repetition_penalty", 1),
+    ("min_p", 0),
+    ("presence_penalty", -2),
+    ("frequency_penalty", 2),
+    ("logit_bias", {"300": 5.0}),
+    ("bad_words", ["zzz"]),
+]
 
 
 def settings_of_rows(vllm: bool = False) -> Iterator[Outcome]:
@@ -166,7 +194,10 @@ def settings_of_rows(vllm: bool = False) -> Iterator[Outcome]:
     rows = answers(Rows(count=first + len(members), chats=chats), config=engine(vllm))
     found = {row["n"]: row for row in rows}
     if len(rows) != first + len(members) or any(found[n]["error"] for n in range(first)):
-        yield "the rows beside", f"{len(rows)} rows for {first + len(members)}, {[found[n]['error'] for n in range(first)]}"
+        yield (
+            "the rows beside",
+            f"{len(rows)} rows for {first + len(members)}, {[found[n]['error'] for n in range(first)]}",
+        )
     for n, (key, value, good) in enumerate(members):
         row = found[first + n]
         if good:
@@ -183,10 +214,15 @@ def settings_of_rows_in_vllm() -> Iterator[Outcome]:
 def settings_of_the_workload() -> Iterator[Outcome]:
     for key, value in BAD_SETTINGS:
         params = {"max_tokens": 8, "temperature": 0.0, key: value}
-        yield f"{key}={shown(value)}", refusal(lambda params=params: RayLLMBatch(engine(), Rows(sampling_params=params)), key)
+        yield (
+            f"{key}={shown(value)}",
+            refusal(lambda params=params: RayLLMBatch(engine(), Rows(sampling_params=params)), key),
+        )
     for together in (
-        {"max_tokens": 4, "min_tokens": 5}, {"stop": ["x"], "detokenize": False}, {"temperature": 0.0, "n": 3},
-    ):  # fmt: skip
+        {"max_tokens": 4, "min_tokens": 5},
+        {"stop": ["x"], "detokenize": False},
+        {"temperature": 0.0, "n": 3},
+    ):
         made = refusal(lambda together=together: RayLLMBatch(engine(), Rows(sampling_params=together)))
         yield f"{together}", made
 
@@ -194,20 +230,100 @@ def settings_of_the_workload() -> Iterator[Outcome]:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 JSON_VALUES: list[Any] = [
-    "2024-03-01", "2024-03-01T10:00:00Z", "2024-03-01 10:00:00.123456+02:00", "10:30", "2024", "02134", "+4930123", "007", "1e5",
-    "NaN", "null", "NA", "", " ", "true", "Ünïcode ✓ 漢字 🎉", "a\u0000b", "line\nbreak\ttab", "\\\"quoted\\\"", "x" * 100_000,
-    0, -1, 1, 2**31, 2**53 + 1, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64, 10**24 + 7, -(10**24) - 7,
-    0.1, 1e-300, 1.7976931348623157e308, -0.5, 123456789.123456789, True, False, None, [], [1, 2, 3], ["a", None], [[1], [2, 3]],
-    {"a": 1}, {"a": {"b": {"c": "2024-01-01"}}}, {"a": [{"b": 2**64 + 1}]}, [{"x": "1"}, {"y": 2}], {"ключ": "значение"}, [True, False],
-]  # fmt: skip
+    "2024-03-01",
+    "2024-03-01T10:00:00Z",
+    "2024-03-01 10:00:00.123456+02:00",
+    "10:30",
+    "2024",
+    "02134",
+    "+4930123",
+    "007",
+    "1e5",
+    "NaN",
+    "null",
+    "NA",
+    "",
+    " ",
+    "true",
+    "Ünïcode ✓ 漢字 🎉",
+    "a\u0000b",
+    "line\nbreak\ttab",
+    '\\"quoted\\"',
+    "x" * 100_000,
+    0,
+    -1,
+    1,
+    2**31,
+    2**53 + 1,
+    2**63 - 1,
+    -(2**63),
+    2**63,
+    2**64 - 1,
+    2**64,
+    10**24 + 7,
+    -(10**24) - 7,
+    0.1,
+    1e-300,
+    1.7976931348623157e308,
+    -0.5,
+    123456789.123456789,
+    True,
+    False,
+    None,
+    [],
+    [1, 2, 3],
+    ["a", None],
+    [[1], [2, 3]],
+    {"a": 1},
+    {"a": {"b": {"c": "2024-01-01"}}},
+    {"a": [{"b": 2**64 + 1}]},
+    [{"x": "1"}, {"y": 2}],
+    {"ключ": "значение"},
+    [True, False],
+]
 CSV_CELLS = [
-    "02134", "NA", "N/A", "null", "NULL", "None", "nan", "true", "TRUE", "no", "2024-03-01", "01/02/2024", "1.10", "1,5", "1e5",
-    "12345678901234567890", "+49 30 123", "-", "0x1F", " padded ", "Zürich", "漢字", "🎉", "a \"quoted\" word", "two\nlines", "=1+1",
-    "'", ";", "\t", "x" * 200_000, "1970", "0", "00", "inf", "1_000", "café",
-]  # fmt: skip
+    "02134",
+    "NA",
+    "N/A",
+    "null",
+    "NULL",
+    "None",
+    "nan",
+    "true",
+    "TRUE",
+    "no",
+    "2024-03-01",
+    "01/02/2024",
+    "1.10",
+    "1,5",
+    "1e5",
+    "12345678901234567890",
+    "+49 30 123",
+    "-",
+    "0x1F",
+    " padded ",
+    "Zürich",
+    "漢字",
+    "🎉",
+    'a "quoted" word',
+    "two\nlines",
+    "=1+1",
+    "'",
+    ";",
+    "\t",
+    "x" * 200_000,
+    "1970",
+    "0",
+    "00",
+    "inf",
+    "1_000",
+    "café",
+]
 
 
-def through(workload: Any, key: Callable[[dict[str, Any]], Any], wanted: dict[Any, Any], config: Any = None) -> Iterator[Outcome]:
+def through(
+    workload: Any, key: Callable[[dict[str, Any]], Any], wanted: dict[Any, Any], config: Any = None
+) -> Iterator[Outcome]:
     """The rows in memory, and in a folder of each format: in each way, `wanted` by key."""
     for way in ("memory", "parquet", "jsonl"):
         folder = tempfile.mkdtemp()
@@ -219,12 +335,18 @@ def through(workload: Any, key: Callable[[dict[str, Any]], Any], wanted: dict[An
             continue
         finally:
             shutil.rmtree(folder)
-        yield f"number of rows, {way}", UNCHANGED if len(rows) == len({key(row) for row in rows}) == len(wanted) else f"{len(rows)}"
+        yield (
+            f"number of rows, {way}",
+            UNCHANGED if len(rows) == len({key(row) for row in rows}) == len(wanted) else f"{len(rows)}",
+        )
         found = {key(row): row for row in rows}
         for name, value in wanted.items():
             now = found.get(name, {})
             good = name in found and now["error"] is None and same(value, now["value"])
-            yield f"{shown(value)}, {way}", UNCHANGED if good else f"{shown(now.get('value'))}, error {now.get('error')!r}"
+            yield (
+                f"{shown(value)}, {way}",
+                UNCHANGED if good else f"{shown(now.get('value'))}, error {now.get('error')!r}",
+            )
 
 
 def json_lines_one_kind_a_column() -> Iterator[Outcome]:
@@ -232,7 +354,10 @@ def json_lines_one_kind_a_column() -> Iterator[Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         for number, way in enumerate(("path", "uri", "json array", "gzip")):
             row = {f"c{n}": value for n, value in enumerate(JSON_VALUES)}
-            path = Path(folder) / f"rows{number}.{'json' if way == 'json array' else 'jsonl'}{'.gz' if way == 'gzip' else ''}"
+            path = (
+                Path(folder)
+                / f"rows{number}.{'json' if way == 'json array' else 'jsonl'}{'.gz' if way == 'gzip' else ''}"
+            )
             text = json.dumps([row, row]) if way == "json array" else (json.dumps(row) + "\n") * 2
             path.write_bytes(gzip.compress(text.encode()) if way == "gzip" else text.encode())
             rows = answers(Loaded(dataset_file=path.as_uri() if way == "uri" else str(path)))
@@ -264,15 +389,32 @@ def csv_cells() -> Iterator[Outcome]:
 def encodings() -> Iterator[Outcome]:
     text = "Straße, café, naïve, ¿qué?"
     with tempfile.TemporaryDirectory() as folder:
-        for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "cp850", "mac-roman", "iso8859-15"):
+        for encoding in (
+            "utf-8",
+            "utf-8-sig",
+            "utf-16",
+            "utf-16-le",
+            "utf-32",
+            "latin-1",
+            "cp1252",
+            "cp850",
+            "mac-roman",
+            "iso8859-15",
+        ):
             for kind in ("csv", "jsonl", "json"):
-                row = {"csv": f"n,value\n1,\"{text}\"\n", "jsonl": json.dumps({"n": 1, "value": text}, ensure_ascii=False) + "\n"}
+                row = {
+                    "csv": f'n,value\n1,"{text}"\n',
+                    "jsonl": json.dumps({"n": 1, "value": text}, ensure_ascii=False) + "\n",
+                }
                 path = Path(folder) / f"{encoding}.{kind}"
                 path.write_bytes(row.get(kind, f"[{row['jsonl']}]").encode(encoding))
                 try:
                     rows = Loaded(dataset_file=str(path)).load_dataset().take_all()
                 except RayLLMBatchError as error:
-                    yield f"{kind} in {encoding}", REFUSED if "UTF-8" in str(error) else f"the error does not say UTF-8: {error}"
+                    yield (
+                        f"{kind} in {encoding}",
+                        REFUSED if "UTF-8" in str(error) else f"the error does not say UTF-8: {error}",
+                    )
                 else:
                     good = len(rows) == 1 and rows[0]["value"] == text
                     yield f"{kind} in {encoding}", UNCHANGED if good else shown(rows[0].get("value"))
@@ -292,10 +434,15 @@ def files_that_are_something_else() -> Iterator[Outcome]:
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("xl/workbook.xml", "<workbook/>")
         disguises = {
-            "Git LFS pointer": (pointer, "LFS"), "HTML page": (page, "HTML"), "Excel file": (archive.read_bytes(), "Excel"),
-            "parquet file": (parquet, "parquet"), "gzip": (gzip.compress(b'{"text": "a"}\n'), "gzip"), "PNG": (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, ""),
-            "PDF": (b"%PDF-1.7\n" + bytes(range(256)), ""), "nothing but zeros": (b"\0" * 300, ""),
-        }  # fmt: skip
+            "Git LFS pointer": (pointer, "LFS"),
+            "HTML page": (page, "HTML"),
+            "Excel file": (archive.read_bytes(), "Excel"),
+            "parquet file": (parquet, "parquet"),
+            "gzip": (gzip.compress(b'{"text": "a"}\n'), "gzip"),
+            "PNG": (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, ""),
+            "PDF": (b"%PDF-1.7\n" + bytes(range(256)), ""),
+            "nothing but zeros": (b"\0" * 300, ""),
+        }
         for name, (content, word) in disguises.items():
             for ending in ("jsonl", "json", "csv", "parquet"):
                 if name == "parquet file" and ending == "parquet":
@@ -303,19 +450,36 @@ def files_that_are_something_else() -> Iterator[Outcome]:
                 path = Path(folder) / f"rows.{ending}"
                 path.write_bytes(content)
                 words = [word] if word else []
-                made = refusal(lambda path=path: RayLLMBatch(engine(), Loaded(dataset_file=str(path))).check(), str(path.name), *words)
+                made = refusal(
+                    lambda path=path: RayLLMBatch(engine(), Loaded(dataset_file=str(path))).check(),
+                    str(path.name),
+                    *words,
+                )
                 yield f"{name} as .{ending}", made
 
 
 def bad_lines() -> Iterator[Outcome]:
-    lines = ['{"text": "a"', "text", '{"text": }', "[1, 2]", "5", '{"text": "a"} {"text": "b"}', "{'text': 'a'}", '{"text": "\x01"}', '"a"', "null"]
+    lines = [
+        '{"text": "a"',
+        "text",
+        '{"text": }',
+        "[1, 2]",
+        "5",
+        '{"text": "a"} {"text": "b"}',
+        "{'text': 'a'}",
+        '{"text": "\x01"}',
+        '"a"',
+        "null",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for line in lines:
             for at in (2, 3000):  # one that begins with [ in the first line makes the file an array
                 path = Path(folder) / "rows.jsonl"
                 good = ['{"text": "good"}'] * (at - 1)
                 path.write_text("\n".join([*good, line, '{"text": "good"}']) + "\n")
-                made = refusal(lambda path=path: RayLLMBatch(engine(), Loaded(dataset_file=str(path))).check(), f"line {at} ")
+                made = refusal(
+                    lambda path=path: RayLLMBatch(engine(), Loaded(dataset_file=str(path))).check(), f"line {at} "
+                )
                 yield f"{line} in line {at}", made
 
 
@@ -325,30 +489,48 @@ def bad_lines() -> Iterator[Outcome]:
 def _columns() -> dict[str, pa.Array]:
     when = datetime.datetime(2024, 3, 1, 10, 30, 1, 123456)
     return {
-        "struct": pa.array([{"a": 1, "b": "x"}, None]), "struct without fields": pa.array([{}, {}], pa.struct([])),
+        "struct": pa.array([{"a": 1, "b": "x"}, None]),
+        "struct without fields": pa.array([{}, {}], pa.struct([])),
         "list of structs without fields": pa.array([[{}], []], pa.list_(pa.struct([]))),
         "struct with an empty struct": pa.array([{"a": {}}, None], pa.struct([("a", pa.struct([]))])),
-        "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())), "float16": pa.array(np.array([1.5, -2], np.float16)),
-        "map of maps": pa.array([[("k", [("l", 1.5)])], None], pa.map_(pa.string(), pa.map_(pa.string(), pa.float64()))),
-        "string_view": pa.array(["a", None], pa.string_view()), "binary_view": pa.array([b"\xff", b""], pa.binary_view()),
-        "large_string": pa.array(["a", "b"], pa.large_string()), "large_list": pa.array([[1], []], pa.large_list(pa.int8())),
-        "list of string_view": pa.array([["a"], None], pa.list_(pa.string_view())), "binary": pa.array([b"\x00\xff", None]),
-        "fixed_size_binary": pa.array([b"ab", b"cd"], pa.binary(2)), "fixed_size_list": pa.array([[1, 2], [3, 4]], pa.list_(pa.int16(), 2)),
-        "dictionary": pa.array(["x", "y"]).dictionary_encode(), "decimal128": pa.array([decimal.Decimal("1.10"), None]),
-        "decimal256": pa.array([decimal.Decimal("1" * 50)] * 2, pa.decimal256(60, 0)), "uint64": pa.array([2**64 - 1, 0], pa.uint64()),
-        "int8": pa.array([-128, 127], pa.int8()), "float32": pa.array([0.1, None], pa.float32()), "nan": pa.array([float("nan"), 1.0]),
-        "bool": pa.array([True, None]), "null": pa.nulls(2), "date32": pa.array([when.date()] * 2),
-        "date64": pa.array([when.date()] * 2, pa.date64()), "time32": pa.array([when.time().replace(microsecond=0)] * 2, pa.time32("s")),
-        "time64": pa.array([when.time()] * 2, pa.time64("us")), "timestamp": pa.array([when, None], pa.timestamp("us")),
+        "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+        "float16": pa.array(np.array([1.5, -2], np.float16)),
+        "map of maps": pa.array(
+            [[("k", [("l", 1.5)])], None], pa.map_(pa.string(), pa.map_(pa.string(), pa.float64()))
+        ),
+        "string_view": pa.array(["a", None], pa.string_view()),
+        "binary_view": pa.array([b"\xff", b""], pa.binary_view()),
+        "large_string": pa.array(["a", "b"], pa.large_string()),
+        "large_list": pa.array([[1], []], pa.large_list(pa.int8())),
+        "list of string_view": pa.array([["a"], None], pa.list_(pa.string_view())),
+        "binary": pa.array([b"\x00\xff", None]),
+        "fixed_size_binary": pa.array([b"ab", b"cd"], pa.binary(2)),
+        "fixed_size_list": pa.array([[1, 2], [3, 4]], pa.list_(pa.int16(), 2)),
+        "dictionary": pa.array(["x", "y"]).dictionary_encode(),
+        "decimal128": pa.array([decimal.Decimal("1.10"), None]),
+        "decimal256": pa.array([decimal.Decimal("1" * 50)] * 2, pa.decimal256(60, 0)),
+        "uint64": pa.array([2**64 - 1, 0], pa.uint64()),
+        "int8": pa.array([-128, 127], pa.int8()),
+        "float32": pa.array([0.1, None], pa.float32()),
+        "nan": pa.array([float("nan"), 1.0]),
+        "bool": pa.array([True, None]),
+        "null": pa.nulls(2),
+        "date32": pa.array([when.date()] * 2),
+        "date64": pa.array([when.date()] * 2, pa.date64()),
+        "time32": pa.array([when.time().replace(microsecond=0)] * 2, pa.time32("s")),
+        "time64": pa.array([when.time()] * 2, pa.time64("us")),
+        "timestamp": pa.array([when, None], pa.timestamp("us")),
         "timestamp with zone": pa.array([when, None], pa.timestamp("us", "Europe/Berlin")),
         "timestamp in ns": pa.array([1_709_287_200_123_456_000, None], pa.timestamp("ns")),
-        "duration": pa.array([datetime.timedelta(days=3)] * 2, pa.duration("us")), "empty strings": pa.array(["", ""]),
+        "duration": pa.array([datetime.timedelta(days=3)] * 2, pa.duration("us")),
+        "empty strings": pa.array(["", ""]),
         "month_day_nano_interval": pa.array([pa.MonthDayNano([1, 2, 3])] * 2),
-        "list_view": pa.array([[1, 2], []], pa.list_view(pa.int64())), "run_end_encoded": pa.RunEndEncodedArray.from_arrays([2], ["a"]),
+        "list_view": pa.array([[1, 2], []], pa.list_view(pa.int64())),
+        "run_end_encoded": pa.RunEndEncodedArray.from_arrays([2], ["a"]),
         "dense union": pa.UnionArray.from_dense(
             pa.array([0, 1], pa.int8()), pa.array([0, 0], pa.int32()), [pa.array([1]), pa.array(["a"])]
         ),
-    }  # fmt: skip
+    }
 
 
 def arrow_types() -> Iterator[Outcome]:
@@ -395,12 +577,23 @@ def blocks_that_differ() -> Iterator[Outcome]:
     import ray.data
 
     columns: dict[str, list[Any]] = {
-        "number and text": [1, "a"], "whole number and fraction": [1, 2.5], "text and null": ["a", None], "number and list": [1, [1]],
-        "number and object": [1, {"a": 1}], "objects with other keys": [{"a": 1}, {"b": "x"}], "lists of other kinds": [[1], ["a"]],
-        "true and text": [True, "yes"], "null first": [None, {"a": 1}], "large number and text": [2**62, "x"], "true and number": [True, 7],
-        "large number and fraction": [2**60 + 1, 0.5], "number and number as text": [5, "5"], "empty list and text": [[], ["a"]],
-        "object and list": [{"a": 1}, [1]], "nested": [{"a": {"b": 1}}, {"a": {"b": "x"}}],
-    }  # fmt: skip
+        "number and text": [1, "a"],
+        "whole number and fraction": [1, 2.5],
+        "text and null": ["a", None],
+        "number and list": [1, [1]],
+        "number and object": [1, {"a": 1}],
+        "objects with other keys": [{"a": 1}, {"b": "x"}],
+        "lists of other kinds": [[1], ["a"]],
+        "true and text": [True, "yes"],
+        "null first": [None, {"a": 1}],
+        "large number and text": [2**62, "x"],
+        "true and number": [True, 7],
+        "large number and fraction": [2**60 + 1, 0.5],
+        "number and number as text": [5, "5"],
+        "empty list and text": [[], ["a"]],
+        "object and list": [{"a": 1}, [1]],
+        "nested": [{"a": {"b": 1}}, {"a": {"b": "x"}}],
+    }
     blocks = [pa.table({"n": [n], **{name: pa.array([values[n]]) for name, values in columns.items()}}) for n in (0, 1)]
     for way in ("memory", "parquet", "jsonl"):
         with tempfile.TemporaryDirectory() as folder:
@@ -424,31 +617,66 @@ def _chats() -> dict[str, tuple[Any, Optional[str]]]:
         return {"messages": [{"role": "user", "content": value}]}
 
     return {
-        "nothing": (None, "parse_row"), "text": ("hello", "parse_row"), "a list": ([message], "parse_row"), "no key": ({}, "messages"),
-        "message": ({"message": [message]}, "messages"), "no message": ({"messages": []}, "messages"),
-        "messages as text": ({"messages": "hello"}, "messages"), "messages as JSON": ({"messages": json.dumps([message])}, "messages"),
-        "a message without role": ({"messages": [{"content": "x"}]}, "role"), "role as number": ({"messages": [{"role": 1, "content": "x"}]}, "role"),
-        "a message without content": ({"messages": [{"role": "user"}]}, "content"), "temperature beside": ({"messages": [message], "temperature": 1}, "temperature"),
-        "max_tokens beside": ({"messages": [message], "max_tokens": 5}, "max_tokens"), "message_s beside": ({"messages": [message], "sampling_parms": {}}, "sampling_parms"),
-        "images beside": ({"messages": [message], "images": ["x.png"]}, "images"), "tools beside": ({"messages": [message], "tools": []}, "tools"),
-        "prompt beside": ({"messages": [message], "prompt": "x"}, "prompt"), "both": ({"messages": [message], "prompt_token_ids": [1]}, "prompt_token_ids"),
-        "sampling_params as text": ({"messages": [message], "sampling_params": "x"}, "sampling_params"), "sampling_params as list": ({"messages": [message], "sampling_params": [1]}, "sampling_params"),
-        "model as number": ({"messages": [message], "model": 5}, "model"), "no token id": ({"prompt_token_ids": []}, "prompt_token_ids"),
-        "token ids as text": ({"prompt_token_ids": ["1"]}, "prompt_token_ids"), "a token id below 0": ({"prompt_token_ids": [-1]}, "prompt_token_ids"),
-        "a token id of 1.5": ({"prompt_token_ids": [1.5]}, "prompt_token_ids"), "token ids": ({"prompt_token_ids": [5, 6, 7]}, None),
-        "token ids of NumPy": ({"prompt_token_ids": np.array([5, 6, 7])}, None), "token id 2**40": ({"prompt_token_ids": [2**40]}, "prompt_token_ids"),
-        "empty text": (content(""), None), "content None": (content(None), "content"), "content 5": (content(5), "content"),
-        "content bytes": (content(b"abc"), "content"), "content a dict": (content({"text": "a"}), "content"),
-        "a text part": (content([{"type": "text", "text": "hello there"}]), None), "two text parts": (content([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), None),
-        "an image": (content([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}]), "image_url"),
+        "nothing": (None, "parse_row"),
+        "text": ("hello", "parse_row"),
+        "a list": ([message], "parse_row"),
+        "no key": ({}, "messages"),
+        "message": ({"message": [message]}, "messages"),
+        "no message": ({"messages": []}, "messages"),
+        "messages as text": ({"messages": "hello"}, "messages"),
+        "messages as JSON": ({"messages": json.dumps([message])}, "messages"),
+        "a message without role": ({"messages": [{"content": "x"}]}, "role"),
+        "role as number": ({"messages": [{"role": 1, "content": "x"}]}, "role"),
+        "a message without content": ({"messages": [{"role": "user"}]}, "content"),
+        "temperature beside": ({"messages": [message], "temperature": 1}, "temperature"),
+        "max_tokens beside": ({"messages": [message], "max_tokens": 5}, "max_tokens"),
+        "message_s beside": ({"messages": [message], "sampling_parms": {}}, "sampling_parms"),
+        "images beside": ({"messages": [message], "images": ["x.png"]}, "images"),
+        "tools beside": ({"messages": [message], "tools": []}, "tools"),
+        "prompt beside": ({"messages": [message], "prompt": "x"}, "prompt"),
+        "both": ({"messages": [message], "prompt_token_ids": [1]}, "prompt_token_ids"),
+        "sampling_params as text": ({"messages": [message], "sampling_params": "x"}, "sampling_params"),
+        "sampling_params as list": ({"messages": [message], "sampling_params": [1]}, "sampling_params"),
+        "model as number": ({"messages": [message], "model": 5}, "model"),
+        "no token id": ({"prompt_token_ids": []}, "prompt_token_ids"),
+        "token ids as text": ({"prompt_token_ids": ["1"]}, "prompt_token_ids"),
+        "a token id below 0": ({"prompt_token_ids": [-1]}, "prompt_token_ids"),
+        "a token id of 1.5": ({"prompt_token_ids": [1.5]}, "prompt_token_ids"),
+        "token ids": ({"prompt_token_ids": [5, 6, 7]}, None),
+        "token ids of NumPy": ({"prompt_token_ids": np.array([5, 6, 7])}, None),
+        "token id 2**40": ({"prompt_token_ids": [2**40]}, "prompt_token_ids"),
+        "empty text": (content(""), None),
+        "content None": (content(None), "content"),
+        "content 5": (content(5), "content"),
+        "content bytes": (content(b"abc"), "content"),
+        "content a dict": (content({"text": "a"}), "content"),
+        "a text part": (content([{"type": "text", "text": "hello there"}]), None),
+        "two text parts": (content([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), None),
+        "an image": (
+            content(
+                [
+                    {"type": "text", "text": "a"},
+                    {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}},
+                ]
+            ),
+            "image_url",
+        ),
         "a sound": (content([{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]), "input_audio"),
-        "a video": (content([{"type": "video_url", "video_url": {"url": "x"}}]), "video_url"), "a part without type": (content([{"text": "a"}]), "type"),
-        "a bare text in parts": (content(["a"]), "part"), "a text part without text": (content([{"type": "text"}]), "text"),
-        "an unknown part": (content([{"type": "txt", "text": "a"}]), "txt"), "no part": (content([]), "content"),
-        "half of a surrogate pair": (content("a \ud83d b"), "surrogate"), "NUL": (content("a\0b"), None), "100,000 words": (content("word " * 100_000), "max_model_len"),
-        "right to left": (content("مرحبا بالعالم"), None), "emoji": (content("👩‍👩‍👧‍👦🏳️‍🌈"), None), "special tokens as text": (content("<|end|><|assistant|>"), None),
-        "a tuple of messages": ({"messages": (message,)}, None), "control characters": (content("\x1b[31mred\x07"), None),
-    }  # fmt: skip
+        "a video": (content([{"type": "video_url", "video_url": {"url": "x"}}]), "video_url"),
+        "a part without type": (content([{"text": "a"}]), "type"),
+        "a bare text in parts": (content(["a"]), "part"),
+        "a text part without text": (content([{"type": "text"}]), "text"),
+        "an unknown part": (content([{"type": "txt", "text": "a"}]), "txt"),
+        "no part": (content([]), "content"),
+        "half of a surrogate pair": (content("a \ud83d b"), "surrogate"),
+        "NUL": (content("a\0b"), None),
+        "100,000 words": (content("word " * 100_000), "max_model_len"),
+        "right to left": (content("مرحبا بالعالم"), None),
+        "emoji": (content("👩‍👩‍👧‍👦🏳️‍🌈"), None),
+        "special tokens as text": (content("<|end|><|assistant|>"), None),
+        "a tuple of messages": ({"messages": (message,)}, None),
+        "control characters": (content("\x1b[31mred\x07"), None),
+    }
 
 
 def parse_row_results() -> Iterator[Outcome]:
@@ -475,10 +703,26 @@ class Raising(Rows):
 
 def what_parse_row_raises() -> Iterator[Outcome]:
     kinds = [
-        ValueError, KeyError, IndexError, RuntimeError, StopIteration, AssertionError, RecursionError, MemoryError, SystemExit,
-        KeyboardInterrupt, GeneratorExit, OSError, TimeoutError, UnicodeError, NotImplementedError,
-    ]  # fmt: skip
-    rows = {row["n"]: row for row in answers(Raising(count=8 + len(kinds), chats={8 + n: kind for n, kind in enumerate(kinds)}))}
+        ValueError,
+        KeyError,
+        IndexError,
+        RuntimeError,
+        StopIteration,
+        AssertionError,
+        RecursionError,
+        MemoryError,
+        SystemExit,
+        KeyboardInterrupt,
+        GeneratorExit,
+        OSError,
+        TimeoutError,
+        UnicodeError,
+        NotImplementedError,
+    ]
+    rows = {
+        row["n"]: row
+        for row in answers(Raising(count=8 + len(kinds), chats={8 + n: kind for n, kind in enumerate(kinds)}))
+    }
     for n, kind in enumerate(kinds):
         error = rows[8 + n]["error"] or ""
         yield kind.__name__, ROW_ERROR if kind.__name__ in error and len(rows) == 8 + len(kinds) else f"error {error!r}"
@@ -515,16 +759,27 @@ def model_folders() -> Iterator[Outcome]:
         (folder / "adapter_model.safetensors").write_bytes(b"")
 
     damages: dict[str, tuple[Callable[[Path], Any], str]] = {
-        "no config.json": (without("config.json"), "config.json"), "config.json cut short": (cut("config.json", 20), "config.json"),
-        "config.json a pointer": (put("config.json", pointer), "config.json"), "config.json empty": (put("config.json", ""), "config.json"),
-        "config.json a list": (put("config.json", "[]"), "config.json"), "no weights": (without("model.safetensors"), "safetensors"),
-        "weights a pointer": (put("model.safetensors", pointer), "model.safetensors"), "weights empty": (put("model.safetensors", ""), "model.safetensors"),
-        "weights of 4 bytes": (cut("model.safetensors", 4), "model.safetensors"), "weights cut in the header": (cut("model.safetensors", 100), "model.safetensors"),
-        "weights cut by a byte": (lambda f: cut("model.safetensors", (f / "model.safetensors").stat().st_size - 1)(f), "model.safetensors"),
-        "weights with a wild header": (too_long, "model.safetensors"), "a page as weights": (put("model.safetensors", "<!DOCTYPE html>" + " " * 100), "model.safetensors"),
-        "a shard missing": (shards, "model-00002-of-00002.safetensors"), "a tokenizer pointer": (put("tokenizer.json", pointer), "tokenizer.json"),
-        "tokenizer.json cut short": (cut("tokenizer.json", 1000), "tokenizer.json"), "an adapter": (adapter, "adapter"),
-    }  # fmt: skip
+        "no config.json": (without("config.json"), "config.json"),
+        "config.json cut short": (cut("config.json", 20), "config.json"),
+        "config.json a pointer": (put("config.json", pointer), "config.json"),
+        "config.json empty": (put("config.json", ""), "config.json"),
+        "config.json a list": (put("config.json", "[]"), "config.json"),
+        "no weights": (without("model.safetensors"), "safetensors"),
+        "weights a pointer": (put("model.safetensors", pointer), "model.safetensors"),
+        "weights empty": (put("model.safetensors", ""), "model.safetensors"),
+        "weights of 4 bytes": (cut("model.safetensors", 4), "model.safetensors"),
+        "weights cut in the header": (cut("model.safetensors", 100), "model.safetensors"),
+        "weights cut by a byte": (
+            lambda f: cut("model.safetensors", (f / "model.safetensors").stat().st_size - 1)(f),
+            "model.safetensors",
+        ),
+        "weights with a wild header": (too_long, "model.safetensors"),
+        "a page as weights": (put("model.safetensors", "<!DOCTYPE html>" + " " * 100), "model.safetensors"),
+        "a shard missing": (shards, "model-00002-of-00002.safetensors"),
+        "a tokenizer pointer": (put("tokenizer.json", pointer), "tokenizer.json"),
+        "tokenizer.json cut short": (cut("tokenizer.json", 1000), "tokenizer.json"),
+        "an adapter": (adapter, "adapter"),
+    }
     with tempfile.TemporaryDirectory() as folder:
         for name, (damage, word) in damages.items():
             model = Path(folder) / name.replace(" ", "-")
@@ -548,9 +803,13 @@ def ids() -> Iterator[Outcome]:
     import ray.data
 
     members: dict[str, list[Any]] = {
-        "twice": [1, 2, 1], "text twice": ["a", "b", "a"], "null": [1, None, 2], "all null": [None, None, None], "lists twice": [[1], [2], [1]],
+        "twice": [1, 2, 1],
+        "text twice": ["a", "b", "a"],
+        "null": [1, None, 2],
+        "all null": [None, None, None],
+        "lists twice": [[1], [2], [1]],
         "no such column": [],
-    }  # fmt: skip
+    }
     for name, values in members.items():
         rows = [{"n": n, "key": value} for n, value in enumerate(values)] or [{"n": 1}]
         with tempfile.TemporaryDirectory() as folder:
@@ -575,7 +834,9 @@ KINDS: dict[str, Callable[[], Iterable[Outcome]]] = {
     "accelerator names": accelerators,
     "id columns": ids,
 }
-WITH_VLLM: dict[str, Callable[[], Iterable[Outcome]]] = {"a row's sampling_params, vLLM on CPU": settings_of_rows_in_vllm}
+WITH_VLLM: dict[str, Callable[[], Iterable[Outcome]]] = {
+    "a row's sampling_params, vLLM on CPU": settings_of_rows_in_vllm
+}
 
 
 @dataclass
@@ -603,15 +864,23 @@ def try_kind(members: Callable[[], Iterable[Outcome]]) -> Tried:
 
 
 def table(tried: dict[str, Tried]) -> list[str]:
-    lines = ["| kind | values | came through unchanged | the row's own error | refused before an engine | wrong, hung or lost | s |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| kind | values | came through unchanged | the row's own error | refused before an engine | wrong, hung or lost | s |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, kind in tried.items():
         counts = (kind.count(UNCHANGED), kind.count(ROW_ERROR), kind.count(REFUSED), len(kind.wrong))
         lines.append(f"| {name} | {len(kind.outcomes)} | {' | '.join(map(str, counts))} | {kind.seconds:.0f} |")
     sums = Counter({n: 0 for n in range(5)})
     for kind in tried.values():
-        for n, number in enumerate((len(kind.outcomes), kind.count(UNCHANGED), kind.count(ROW_ERROR), kind.count(REFUSED), len(kind.wrong))):
+        for n, number in enumerate(
+            (len(kind.outcomes), kind.count(UNCHANGED), kind.count(ROW_ERROR), kind.count(REFUSED), len(kind.wrong))
+        ):
             sums[n] += number
-    return [*lines, f"| all | {' | '.join(str(sums[n]) for n in range(5))} | {sum(kind.seconds for kind in tried.values()):.0f} |"]
+    return [
+        *lines,
+        f"| all | {' | '.join(str(sums[n]) for n in range(5))} | {sum(kind.seconds for kind in tried.values()):.0f} |",
+    ]
 
 
 def write(report: Path, tried: dict[str, Tried]) -> None:
@@ -634,7 +903,9 @@ def write(report: Path, tried: dict[str, Tried]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=None, metavar="KIND", help=f"of: {', '.join([*KINDS, *WITH_VLLM])}")
+    parser.add_argument(
+        "--only", nargs="+", default=None, metavar="KIND", help=f"of: {', '.join([*KINDS, *WITH_VLLM])}"
+    )
     parser.add_argument("--vllm", action="store_true", help="with vLLM on CPU too")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -648,7 +919,10 @@ def main() -> int:
     tried = {}
     for name, members in kinds.items():
         tried[name] = try_kind(members)
-        print(f"{name}: {len(tried[name].outcomes)} values in {tried[name].seconds:.0f} s, {len(tried[name].wrong)} wrong", flush=True)
+        print(
+            f"{name}: {len(tried[name].outcomes)} values in {tried[name].seconds:.0f} s, {len(tried[name].wrong)} wrong",
+            flush=True,
+        )
         for member, what in tried[name].wrong:
             print(f"  {member}: {what[:400]}", flush=True)
     if not args.only:

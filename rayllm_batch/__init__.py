@@ -8,6 +8,10 @@ from rayllm_batch.workload.cnn_dailymail import CNNDailySummary
 from rayllm_batch.workload.synthetic import SyntheticWithSharedPrefix
 
 __all__ = [
-    "ChatWorkloadBase", "CNNDailySummary", "EngineConfig", "RayLLMBatch", "SyntheticWithSharedPrefix",
+    "ChatWorkloadBase",
+    "CNNDailySummary",
+    "EngineConfig",
+    "RayLLMBatch",
+    "SyntheticWithSharedPrefix",
     "init_engine_from_config",
 ]

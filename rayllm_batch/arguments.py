@@ -146,9 +146,11 @@ def parser() -> argparse.ArgumentParser:
             "--id-column", help="a column with unique values, to tell rows apart (default: all their content)"
         )
     run.add_argument(
-        "--changed", default="refuse", choices=CHANGED,
+        "--changed",
+        default="refuse",
+        choices=CHANGED,
         help="what becomes of answered rows of which a workload that was changed asks something else (default: refuse)",
-    )  # fmt: skip
+    )
     run.add_argument("--retry-failed", action="store_true", help="run the rows again that have an error")
     run.add_argument(
         "--report", metavar="FILE", help="write a report of the run, also of one that fails: one HTML file"

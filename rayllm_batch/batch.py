@@ -81,9 +81,14 @@ class RayLLMBatch:
             )
         check_workload(workload)
         self.options = RunOptions(
-            batch_size=batch_size, num_replicas=num_replicas, preserve_order=preserve_order, stall_timeout_s=stall_timeout_s,
-            deduplicate=deduplicate, reorder=reorder, verbose=verbose,
-        )  # fmt: skip
+            batch_size=batch_size,
+            num_replicas=num_replicas,
+            preserve_order=preserve_order,
+            stall_timeout_s=stall_timeout_s,
+            deduplicate=deduplicate,
+            reorder=reorder,
+            verbose=verbose,
+        )
         self.engine_config = init_engine_from_config(given)
         self.workload = workload
         self._execution = Execution(self.engine_config, workload, self.options)
@@ -168,7 +173,11 @@ class RayLLMBatch:
 
     @heeding
     def check(
-        self, output_path: Union[str, os.PathLike, None] = None, *, output_format: str = "parquet", id_column: Optional[str] = None
+        self,
+        output_path: Union[str, os.PathLike, None] = None,
+        *,
+        output_format: str = "parquet",
+        id_column: Optional[str] = None,
     ) -> None:
         """Look for everything that can be known to be wrong before an engine starts, as `run` does first.
 
@@ -237,15 +246,26 @@ class RayLLMBatch:
         table = pipeline.sample(ready.rows.carried(pipeline.SPREAD_OVER), total, sample_rows)
         with self._execution.engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
-            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - replicas * cluster_resources.cpus_per_replica(replicas, gpus))
+            cpus = max(
+                0.1,
+                ray.cluster_resources().get("CPU", 1) - replicas * cluster_resources.cpus_per_replica(replicas, gpus),
+            )
             sample, max_num_seqs, start_s = warm.ask(engines.hosts[0], "sample", run_id, table, total / replicas)
         if not sample.input_tokens:
-            raise DatasetError(f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}")
+            raise DatasetError(
+                f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}"
+            )
         self._estimate = estimate(
-            sample, rows=total, num_replicas=replicas, gpus_per_replica=gpus,
-            accelerator_type=self.engine_config.accelerator_type, max_num_seqs=max_num_seqs, cpus=cpus, start_s=start_s,
+            sample,
+            rows=total,
+            num_replicas=replicas,
+            gpus_per_replica=gpus,
+            accelerator_type=self.engine_config.accelerator_type,
+            max_num_seqs=max_num_seqs,
+            cpus=cpus,
+            start_s=start_s,
             gpu_hour_usd=gpu_hour_usd,
-        )  # fmt: skip
+        )
         return self._estimate
 
     @staticmethod
@@ -265,7 +285,13 @@ class RayLLMBatch:
         options["batch_size"] = self.options.batch_size or "chosen"
         of = self._execution
         return report.show_and_save(
-            path, self.engine_config, self.workload, run=options, metrics=of.metrics, history=of.history, replicas=of.replicas
+            path,
+            self.engine_config,
+            self.workload,
+            run=options,
+            metrics=of.metrics,
+            history=of.history,
+            replicas=of.replicas,
         )
 
     def _beside_the_estimate(self, result: ray.data.Dataset) -> ray.data.Dataset:

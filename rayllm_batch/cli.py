@@ -29,9 +29,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         with heeded(lambda: SAID if args.command == "run" else "Terminated."), _without_rays_last_words():
             batch = RayLLMBatch(
-                init_engine_from_config(args.config), _workload(args), batch_size=args.batch_size,
-                num_replicas=replicas(args.num_replicas), verbose=args.verbose,
-            )  # fmt: skip
+                init_engine_from_config(args.config),
+                _workload(args),
+                batch_size=args.batch_size,
+                num_replicas=replicas(args.num_replicas),
+                verbose=args.verbose,
+            )
             return COMMANDS[args.command](batch, args)
     except Terminated:
         return TERMINATED
@@ -98,8 +101,12 @@ def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
         raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
     try:
         batch.run(
-            args.output, output_format=args.output_format, id_column=args.id_column, retry_failed=args.retry_failed, changed=args.changed,
-        )  # fmt: skip
+            args.output,
+            output_format=args.output_format,
+            id_column=args.id_column,
+            retry_failed=args.retry_failed,
+            changed=args.changed,
+        )
     finally:  # of a run that failed or was interrupted too, unless it never began
         if args.report and batch.metrics is not None:
             _report(batch, args.report)

@@ -27,7 +27,10 @@ def client_answers(kernel: Any) -> bool:
 
 def let_all_print() -> None:
     """What the output's encoding lacks is printed as an escape (\\u4f60): no run ends because a row has such a letter."""
-    for name in ("stdout", "stderr"):  # a scheduler may close them: then there is nothing to ask whether it is a terminal
+    for name in (
+        "stdout",
+        "stderr",
+    ):  # a scheduler may close them: then there is nothing to ask whether it is a terminal
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for as long as the process lives)
     if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):

@@ -17,8 +17,14 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"),
     *((magic, f"{name} data") for name, magic in _MAGIC.items()),
     (b"PAR1", "a parquet file; name it .parquet"),
-    (b"ARROW1", "an Arrow (Feather) file; ray.data.from_arrow(pyarrow.feather.read_table(path)) reads it in load_dataset"),
-    (b"\xff\xff\xff\xff", "an Arrow stream; datasets.Dataset.from_file(path) and ray.data.from_huggingface read it in load_dataset"),
+    (
+        b"ARROW1",
+        "an Arrow (Feather) file; ray.data.from_arrow(pyarrow.feather.read_table(path)) reads it in load_dataset",
+    ),
+    (
+        b"\xff\xff\xff\xff",
+        "an Arrow stream; datasets.Dataset.from_file(path) and ray.data.from_huggingface read it in load_dataset",
+    ),
     (b"ORC", "an ORC file; ray.data.read_orc(path) reads it in load_dataset"),
     (b"Obj\x01", "an Avro file; ray.data.read_avro(path) reads it in load_dataset"),
     (b"\xd0\xcf\x11\xe0", "an old Office file, such as .xls; save it as CSV UTF-8"),
@@ -62,7 +68,9 @@ def check_kind(path: str, head: bytes, format: str) -> None:
 def kind_of(head: bytes) -> Optional[str]:  # noqa: PLR0911 (a line a kind)
     """In words, of a file that begins so; None for text."""
     for start, kind in _STARTS:
-        if head.startswith(start) and (not start.isalnum() or re.search(rb"[\x00-\x08]", head)):  # a CSV may begin with ORC
+        if head.startswith(start) and (
+            not start.isalnum() or re.search(rb"[\x00-\x08]", head)
+        ):  # a CSV may begin with ORC
             return kind
     if head.startswith(b"PK\x03\x04"):
         inside = next((kind for name, kind in _OFFICE.items() if name in head), None)

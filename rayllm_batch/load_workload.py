@@ -32,7 +32,11 @@ for _kind, _pattern, _first in (
     ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
 ):
     _Values.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
@@ -61,7 +65,12 @@ def load_workload(spec: str, fields: Sequence[str], **given: Any) -> Any:
         raise WorkloadError(
             f"--workload {spec}: {place} has no class {name!r}.{did_you_mean(name, classes) or _has(classes)}"
         )
-    texts = [name for base in cls.__mro__ for name, kind in vars(base).get("__annotations__", {}).items() if kind in (str, "str")]
+    texts = [
+        name
+        for base in cls.__mro__
+        for name, kind in vars(base).get("__annotations__", {}).items()
+        if kind in (str, "str")
+    ]
     return made(cls, {**pairs(fields, "-w", texts), **given})
 
 
@@ -95,7 +104,9 @@ def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[s
             found[key] = yaml.load(value, _Values)
             empty = found[key] is None and yaml.compose(value, _Values) is None
         except Exception:  # not all are YAMLError: `!!timestamp x`
-            raise WorkloadError(f"{option} {key}: the value is not valid YAML: {value!r}. Text can stand in quotes: '{key}=\"...\"'.") from None
+            raise WorkloadError(
+                f"{option} {key}: the value is not valid YAML: {value!r}. Text can stand in quotes: '{key}=\"...\"'."
+            ) from None
         if key in kept and isinstance(found[key], (bool, int, float)):
             found[key] = value.strip()
         if empty:

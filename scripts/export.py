@@ -27,14 +27,19 @@ def exported() -> dict[str, str]:
             (here / name).write_bytes((ROOT / name).read_bytes())
         _run("jupytext", "--quiet", "--to", "py:percent", "--output", str(here / "main.py"), str(here / "README.ipynb"))
         _run(
-            "nbconvert", "--log-level=ERROR", "--to", "markdown", "--ClearOutputPreprocessor.enabled=True",
-            "--output-dir", folder, "--output", "README.md", str(here / "README.ipynb"),
+            "nbconvert",
+            "--log-level=ERROR",
+            "--to",
+            "markdown",
+            "--ClearOutputPreprocessor.enabled=True",
+            "--output-dir",
+            folder,
+            "--output",
+            "README.md",
+            str(here / "README.ipynb"),
         )
         markdown = (here / "README.md").read_text(encoding="utf-8")
-        return {
-            "main.py": (here / "main.py").read_text(encoding="utf-8"),
-            "README.md": markdown.strip("\n") + "\n",
-        }
+        return {"main.py": (here / "main.py").read_text(encoding="utf-8"), "README.md": markdown.strip("\n") + "\n"}
 
 
 def notebook_problems() -> list[str]:
@@ -44,9 +49,7 @@ def notebook_problems() -> list[str]:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     problems = []
     if any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells if cell.cell_type == "code"):
-        problems.append(
-            "README.ipynb has outputs. Clear them: jupyter nbconvert --clear-output --inplace README.ipynb"
-        )
+        problems.append("README.ipynb has outputs. Clear them: jupyter nbconvert --clear-output --inplace README.ipynb")
     if notebook.metadata.get("language_info", {}).get("name") != "python":
         problems.append("README.ipynb lacks language_info.name, without which it exports as text. Set it to python.")
     return problems
@@ -64,8 +67,12 @@ def main() -> int:
             continue
         current = path.read_text(encoding="utf-8") if path.is_file() else ""
         if current != text:
-            lines = difflib.unified_diff(current.splitlines(), text.splitlines(), name, "from README.ipynb", lineterm="", n=1)
-            problems.append(f"{name} is not what README.ipynb gives. Repair: make export\n" + "\n".join(list(lines)[:20]))
+            lines = difflib.unified_diff(
+                current.splitlines(), text.splitlines(), name, "from README.ipynb", lineterm="", n=1
+            )
+            problems.append(
+                f"{name} is not what README.ipynb gives. Repair: make export\n" + "\n".join(list(lines)[:20])
+            )
     print("\n".join(problems) if problems else "main.py and README.md are in step with README.ipynb.")
     return 1 if problems else 0
 

@@ -14,14 +14,21 @@ import pytest
 # What decides how the code behaves: tokens and the Hub's settings, and which front end a notebook runs in.
 PRIVATE = ("HF_", "HUGGING", "HUGGINGFACE_", "TRANSFORMERS_", "JPY_", "VSCODE", "RAY_ADDRESS")
 # Tools find themselves or their downloads through the home; they keep the real one.
-TOOLS = {"PYENV_ROOT": ".pyenv", "PIP_CACHE_DIR": ".cache/pip", "UV_CACHE_DIR": ".cache/uv", "PIP_CONFIG_FILE": ".config/pip/pip.conf"}
+TOOLS = {
+    "PYENV_ROOT": ".pyenv",
+    "PIP_CACHE_DIR": ".cache/pip",
+    "UV_CACHE_DIR": ".cache/uv",
+    "PIP_CONFIG_FILE": ".config/pip/pip.conf",
+}
 
 _before = dict(os.environ)
 _home = Path(tempfile.mkdtemp(prefix="tests-home-"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also the tests marked slow: before a release, not before each commit")
+    parser.addoption(
+        "--slow", action="store_true", help="also the tests marked slow: before a release, not before each commit"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

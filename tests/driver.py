@@ -23,7 +23,10 @@ class Driver:
     def __enter__(self) -> Driver:
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", self._code], stdout=log, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1],
+                [sys.executable, "-c", self._code],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=Path(__file__).parents[1],
                 # As in a terminal: a shell starts background jobs with SIGINT ignored, and their children inherit that.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads at work here)
             )

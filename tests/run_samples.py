@@ -27,7 +27,14 @@ class SampleRun:
     """
 
     def __init__(
-        self, seconds: int = 300, *, feed: float = 1.0, waiting: int = 60, tail_s: int = 10, kv: float = 0.6, gpu: float | None = 0.9
+        self,
+        seconds: int = 300,
+        *,
+        feed: float = 1.0,
+        waiting: int = 60,
+        tail_s: int = 10,
+        kv: float = 0.6,
+        gpu: float | None = 0.9,
     ) -> None:
         self.history, self.seconds = History(began=0.0), seconds
         draw, rows, running = random.Random(3), 0, feed * 256
@@ -65,9 +72,15 @@ class SampleRun:
 
     def replica(self, rows: int) -> ReplicaState:
         return ReplicaState(
-            state="ready", actor_id="actor", node="10.0.0.1", settings={"max_num_seqs": 256, "max_model_len": 8192}, rows=rows,
-            input_tokens=rows * 880, output_tokens=rows * 93, busy_s=float(self.seconds),
-        )  # fmt: skip
+            state="ready",
+            actor_id="actor",
+            node="10.0.0.1",
+            settings={"max_num_seqs": 256, "max_model_len": 8192},
+            rows=rows,
+            input_tokens=rows * 880,
+            output_tokens=rows * 93,
+            busy_s=float(self.seconds),
+        )
 
     def fail(self, *errors: str) -> SampleRun:
         """These rows came too, and failed."""
@@ -83,8 +96,18 @@ class SampleRun:
         return RunMetrics.of(self.replicas, self.elapsed_s, self.history)
 
     def report(self, **given: Any) -> Report:
-        settings = {"Engine settings, as the engine resolved them": [("max_num_seqs", "256")], "Sampling parameters": [("max_tokens", "150")]}
-        return Report(**{
-            "title": "meta-llama/Llama-3.1-8B-Instruct", "metrics": self.metrics, "history": self.history,
-            "stats": row_stats(self.replicas), "settings": settings, "engines": "GPUs", **given,
-        })
+        settings = {
+            "Engine settings, as the engine resolved them": [("max_num_seqs", "256")],
+            "Sampling parameters": [("max_tokens", "150")],
+        }
+        return Report(
+            **{
+                "title": "meta-llama/Llama-3.1-8B-Instruct",
+                "metrics": self.metrics,
+                "history": self.history,
+                "stats": row_stats(self.replicas),
+                "settings": settings,
+                "engines": "GPUs",
+                **given,
+            }
+        )

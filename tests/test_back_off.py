@@ -14,9 +14,7 @@ LOADED = "INFO 11-25 [gpu_model_runner.py:5348] Model loading took 14.99 GiB mem
 CACHE = LOADED + "INFO 11-25 [kv_cache_utils.py:1] GPU KV cache size: 457,872 tokens\n"
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
 SAMPLER = "RuntimeError: CUDA out of memory occurred when warming up sampler with 1024 dummy requests. Please try lowering `max_num_seqs`"
-LESS_FREE = (
-    "ValueError: Free memory on device cuda:0 (41.9/79.11 GiB) on startup is less than desired GPU memory utilization (0.92, 72.78 GiB)."
-)
+LESS_FREE = "ValueError: Free memory on device cuda:0 (41.9/79.11 GiB) on startup is less than desired GPU memory utilization (0.92, 72.78 GiB)."
 NO_CACHE = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
 TOO_LONG = "To serve at least one request with the model's max seq len (131072), (16.0 GiB KV cache is needed, which is larger than the available KV cache memory (3.2 GiB)."
 
@@ -77,8 +75,13 @@ def test_it_ends_also_where_the_memory_that_is_free_comes_and_goes() -> None:
 
 def test_no_fewer_tokens_than_sequences() -> None:
     """vLLM refuses that."""
-    assert next_step(LOADED + OOM, {**OWN, "max_num_batched_tokens": 4096, "max_num_seqs": 4096}, {"max_num_seqs"}) is None
-    assert next_step(LOADED + OOM, {**OWN, "max_num_batched_tokens": 4096, "max_num_seqs": 4096}, ()).name == "max_num_seqs"
+    assert (
+        next_step(LOADED + OOM, {**OWN, "max_num_batched_tokens": 4096, "max_num_seqs": 4096}, {"max_num_seqs"}) is None
+    )
+    assert (
+        next_step(LOADED + OOM, {**OWN, "max_num_batched_tokens": 4096, "max_num_seqs": 4096}, ()).name
+        == "max_num_seqs"
+    )
 
 
 def test_a_cache_that_is_far_too_small_is_not_waited_for() -> None:
@@ -107,9 +110,17 @@ def test_a_step_and_the_error_say_what_from_what_to_and_why() -> None:
     step = next_step(CACHE + SAMPLER, OWN, ())
     assert str(step) == "The GPU is out of memory: the engine is started again with max_num_seqs=512 instead of 1024."
     steps = [str(Step("max_num_seqs", 128, 64, "The GPU is out of memory"))]
-    text = does_not_fit("org/model", LOADED + OOM, "one NVIDIA A10G has 22.5 GiB, of which 21.9 are free now", steps, {"max_num_batched_tokens": 8192})
+    text = does_not_fit(
+        "org/model",
+        LOADED + OOM,
+        "one NVIDIA A10G has 22.5 GiB, of which 21.9 are free now",
+        steps,
+        {"max_num_batched_tokens": 8192},
+    )
     for words in ("org/model", "14.99 GiB", "one NVIDIA A10G has 22.5 GiB", steps[0], "max_num_batched_tokens=8192"):
         assert words in text
     assert len(re.findall(r"tensor_parallel_size|quantized|max_model_len", text)) >= 3
-    assert "Only 41.9 of the GPU's 79.11 GiB are free, since something else" in does_not_fit("org/model", LESS_FREE, "one GPU", (), {})
+    assert "Only 41.9 of the GPU's 79.11 GiB are free, since something else" in does_not_fit(
+        "org/model", LESS_FREE, "one GPU", (), {}
+    )
     assert "weights alone" in does_not_fit("org/model", OOM, "one GPU", (), {})

@@ -31,12 +31,21 @@ print("went on")
 """
 
 
-@pytest.mark.parametrize(("code", "ends"), [
-    ("time.sleep(60)", True), ("stubborn()", True), ("waiting()", True), ("threading.Lock().acquire() and stubborn()", True),
-    ("pass", False), ("time.sleep(0.6)", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [
+        ("time.sleep(60)", True),
+        ("stubborn()", True),
+        ("waiting()", True),
+        ("threading.Lock().acquire() and stubborn()", True),
+        ("pass", False),
+        ("time.sleep(0.6)", False),
+    ],
+)
 def test_code_that_is_cancelled(code: str, ends: bool) -> None:
-    done = subprocess.run([sys.executable, "-c", CANCELLED.format(code=code)], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CANCELLED.format(code=code)], capture_output=True, text=True, timeout=30, check=False
+    )
     if ends:
         assert done.returncode == 1 and "went on" not in done.stdout
     else:

@@ -29,14 +29,29 @@ def refusal(returned: Any, **defaults: Any) -> str:
     return describe_error(caught.value, {"id": 1})
 
 
-@pytest.mark.parametrize(("key", "words"), [
-    ("sampling_parameters", "Did you mean 'sampling_params'"), ("prompt_tokens_ids", "Did you mean 'prompt_token_ids'"),
-    ("modle", "Did you mean 'model'"), ("temperature", "goes into its sampling_params"), ("stop", "goes into its sampling_params"),
-    ("audio", "only text"), ("videos", "only text"), ("tool_choice", "tools are not passed on"), ("text", "write it as a chat"), ("zzz", "'zzz'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("sampling_parameters", "Did you mean 'sampling_params'"),
+        ("prompt_tokens_ids", "Did you mean 'prompt_token_ids'"),
+        ("modle", "Did you mean 'model'"),
+        ("temperature", "goes into its sampling_params"),
+        ("stop", "goes into its sampling_params"),
+        ("audio", "only text"),
+        ("videos", "only text"),
+        ("tool_choice", "tools are not passed on"),
+        ("text", "write it as a chat"),
+        ("zzz", "'zzz'"),
+    ],
+)
 def test_a_key_that_would_have_no_effect(key: str, words: str) -> None:
     message = refusal({"messages": [HELLO], key: None})
-    assert message.startswith("parse_row: TypeError: ") and repr(key) in message and "no effect" in message and words in message
+    assert (
+        message.startswith("parse_row: TypeError: ")
+        and repr(key) in message
+        and "no effect" in message
+        and words in message
+    )
     assert repr(key) in refusal({"prompt_token_ids": [1], key: 1})
 
 
@@ -46,22 +61,40 @@ def test_a_prompt_under_another_name() -> None:
         assert "parse_row must return" in message and repr(next(iter(returned))) in message
 
 
-@pytest.mark.parametrize(("parts", "text"), [
-    ([{"type": "text", "text": "one"}], "one"), ([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], "one\ntwo"),
-    (({"type": "text", "text": ""},), ""), (np.array([{"type": "text", "text": "of NumPy"}], dtype=object), "of NumPy"),
-    ([{"type": "text", "text": "a", "image_url": None}], "a"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([{"type": "text", "text": "one"}], "one"),
+        ([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], "one\ntwo"),
+        (({"type": "text", "text": ""},), ""),
+        (np.array([{"type": "text", "text": "of NumPy"}], dtype=object), "of NumPy"),
+        ([{"type": "text", "text": "a", "image_url": None}], "a"),
+    ],
+)
 def test_parts_of_text_are_text(parts: Any, text: str) -> None:
     assert content(parts) == text
 
 
-@pytest.mark.parametrize(("parts", "words"), [
-    ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}], "'image_url'"), ([{"type": "image", "image": "x"}], "'image'"),
-    ([{"type": "input_audio", "input_audio": {}}], "'input_audio'"), ([{"type": "audio_url", "audio_url": {}}], "'audio_url'"),
-    ([{"type": "file", "file": {}}], "'file'"), ([{"type": "refusal", "refusal": "no"}], "'refusal'"), ([{"type": "Text", "text": "x"}], "'Text'"),
-    ([{"type": "text", "text": "x"}, "bare"], "bare"), ([{"text": "x"}], "type"), ([{"type": "text"}], "text"), ([{"type": "text", "text": 5}], "text"),
-    ([{"type": "text", "text": "x", "image_url": {"url": "y"}}], "image_url"), ([], "content"), ([None], "part"), ([["a"]], "part"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}], "'image_url'"),
+        ([{"type": "image", "image": "x"}], "'image'"),
+        ([{"type": "input_audio", "input_audio": {}}], "'input_audio'"),
+        ([{"type": "audio_url", "audio_url": {}}], "'audio_url'"),
+        ([{"type": "file", "file": {}}], "'file'"),
+        ([{"type": "refusal", "refusal": "no"}], "'refusal'"),
+        ([{"type": "Text", "text": "x"}], "'Text'"),
+        ([{"type": "text", "text": "x"}, "bare"], "bare"),
+        ([{"text": "x"}], "type"),
+        ([{"type": "text"}], "text"),
+        ([{"type": "text", "text": 5}], "text"),
+        ([{"type": "text", "text": "x", "image_url": {"url": "y"}}], "image_url"),
+        ([], "content"),
+        ([None], "part"),
+        ([["a"]], "part"),
+    ],
+)
 def test_parts_of_anything_else(parts: Any, words: str) -> None:
     assert words in refusal({"messages": [{"role": "user", "content": parts}]})
 
@@ -85,9 +118,14 @@ def test_a_messages_key_that_no_template_reads(key: str) -> None:
 def test_what_templates_read_reaches_them() -> None:
     messages = [
         {"role": "user", "content": "2 + 2?", "name": "Ada"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]},
-        {"role": "tool", "content": "4", "tool_call_id": "1"}, {"role": "assistant", "content": "4", "reasoning_content": "sum"},
-    ]  # fmt: skip
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}],
+        },
+        {"role": "tool", "content": "4", "tool_call_id": "1"},
+        {"role": "assistant", "content": "4", "reasoning_content": "sum"},
+    ]
     found = parsed({"messages": tuple(messages)})["messages"]
     assert [message["content"] for message in found] == ["2 + 2?", "", "4", "4"]
     assert [{k: v for k, v in message.items() if k != "content"} for message in found] == [
@@ -98,27 +136,48 @@ def test_what_templates_read_reaches_them() -> None:
 CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
 
 
-@pytest.mark.parametrize(("arguments", "wanted"), [('{"a": 2}', {"a": 2}), ({"a": 2}, {"a": 2}), ("", {}), (None, {}), ("{}", {})])
+@pytest.mark.parametrize(
+    ("arguments", "wanted"), [('{"a": 2}', {"a": 2}), ({"a": 2}, {"a": 2}), ("", {}), (None, {}), ("{}", {})]
+)
 def test_a_calls_arguments_are_a_dict_as_templates_expect_them(arguments: Any, wanted: dict[str, Any]) -> None:
     function = {"name": "add", "arguments": arguments}
-    for call, found in (({**CALL, "function": function}, {**CALL, "function": {"name": "add", "arguments": wanted}}), (function, {**function, "arguments": wanted})):
-        [_, message] = parsed({"messages": [HELLO, {"role": "assistant", "tool_calls": np.array([call], dtype=object)}]})["messages"]
+    for call, found in (
+        ({**CALL, "function": function}, {**CALL, "function": {"name": "add", "arguments": wanted}}),
+        (function, {**function, "arguments": wanted}),
+    ):
+        [_, message] = parsed(
+            {"messages": [HELLO, {"role": "assistant", "tool_calls": np.array([call], dtype=object)}]}
+        )["messages"]
         assert message == {"role": "assistant", "tool_calls": [found], "content": ""}
     assert function["arguments"] is arguments, "the user's own is not changed"
 
 
-@pytest.mark.parametrize("calls", [
-    "add(2)", {"name": "add"}, ["add"], [{"function": "add"}], [{"function": {"arguments": "{}"}}], [{"name": "add", "arguments": "2 + 2"}],
-    [{"name": "add", "arguments": "[1]"}], [{"name": 5, "arguments": {}}], [None],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "calls",
+    [
+        "add(2)",
+        {"name": "add"},
+        ["add"],
+        [{"function": "add"}],
+        [{"function": {"arguments": "{}"}}],
+        [{"name": "add", "arguments": "2 + 2"}],
+        [{"name": "add", "arguments": "[1]"}],
+        [{"name": 5, "arguments": {}}],
+        [None],
+    ],
+)
 def test_what_is_no_call_of_a_tool(calls: Any) -> None:
-    assert "tool_calls must be" in refusal({"messages": [HELLO, {"role": "assistant", "content": "", "tool_calls": calls}]})
+    assert "tool_calls must be" in refusal(
+        {"messages": [HELLO, {"role": "assistant", "content": "", "tool_calls": calls}]}
+    )
 
 
 def test_nulls_of_a_table_are_not_given() -> None:
     message = {**HELLO, "name": None, "tool_calls": None, "tool_call_id": None, "reasoning": None, "anything": None}
     assert parsed({"messages": [message]})["messages"] == [HELLO]
-    assert parsed({"messages": [{**HELLO, "tool_calls": []}]})["messages"] == [HELLO], "templates ask whether the key is there"
+    assert parsed({"messages": [{**HELLO, "tool_calls": []}]})["messages"] == [HELLO], (
+        "templates ask whether the key is there"
+    )
 
 
 @pytest.mark.parametrize("key", ["name", "tool_call_id", "reasoning_content", "thinking"])
@@ -138,14 +197,22 @@ def test_settings_go_over_the_workloads() -> None:
     ] == {"seed": 3}
     message = refusal({"messages": [HELLO], "sampling_params": {"max_tokens": 4}}, settings=base)
     assert message.startswith("sampling_params: min_tokens=5 in this row's sampling_params is more than max_tokens=4")
-    assert "speculative" in refusal({"messages": [HELLO], "sampling_params": {"min_p": 0.1}}, excluded={"min_p": "does not go together with speculative decoding."})
+    assert "speculative" in refusal(
+        {"messages": [HELLO], "sampling_params": {"min_p": 0.1}},
+        excluded={"min_p": "does not go together with speculative decoding."},
+    )
 
 
 def test_a_request_is_the_same_text_however_it_is_written() -> None:
-    one = parsed({"messages": [HELLO], "sampling_params": {"logit_bias": {np.int64(5): 1.0}, "stop": ("a",), "max_tokens": None}})
+    one = parsed(
+        {"messages": [HELLO], "sampling_params": {"logit_bias": {np.int64(5): 1.0}, "stop": ("a",), "max_tokens": None}}
+    )
     other = parsed({"messages": [HELLO], "sampling_params": {"stop": ["a"], "logit_bias": {"5": 1.0}}})
     assert Generate().own_text(one) == Generate().own_text(other) is not None
-    assert Generate().own_text(parsed({"messages": [HELLO], "sampling_params": {"max_tokens": None}, "model": None})) is None
+    assert (
+        Generate().own_text(parsed({"messages": [HELLO], "sampling_params": {"max_tokens": None}, "model": None}))
+        is None
+    )
 
 
 class Unspeakable(Exception):
@@ -153,9 +220,15 @@ class Unspeakable(Exception):
         raise RuntimeError("no words")
 
 
-@pytest.mark.parametrize(("error", "text"), [
-    (KeyError("body"), "parse_row: KeyError: 'body' (the row has: id)"), (SystemExit(2), "parse_row: SystemExit: 2"),
-    (KeyboardInterrupt(), "parse_row: KeyboardInterrupt:"), (Unspeakable(), "parse_row: Unspeakable:"), (StopIteration(), "parse_row: StopIteration:"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (KeyError("body"), "parse_row: KeyError: 'body' (the row has: id)"),
+        (SystemExit(2), "parse_row: SystemExit: 2"),
+        (KeyboardInterrupt(), "parse_row: KeyboardInterrupt:"),
+        (Unspeakable(), "parse_row: Unspeakable:"),
+        (StopIteration(), "parse_row: StopIteration:"),
+    ],
+)
 def test_errors_of_the_users_code(error: BaseException, text: str) -> None:
     assert describe_error(error, {"id": 1}) == text

@@ -29,23 +29,32 @@ def test_replicas() -> None:
 
 def write_manifest(folder: Path, failed: int) -> None:
     (folder / "_rayllm_batch").mkdir(parents=True)
-    (folder / "_rayllm_batch" / "manifest.json").write_text(json.dumps({"state": "complete", "rows": 9, "failed": failed}))
+    (folder / "_rayllm_batch" / "manifest.json").write_text(
+        json.dumps({"state": "complete", "rows": 9, "failed": failed})
+    )
 
 
-@pytest.mark.parametrize(("outcome", "code"), [
-    (0, cli.DONE),
-    (1, cli.ROWS_FAILED),
-    (EngineError("The engine died."), cli.FAILED),
-    (OutputError("Make room, and run the same again: it continues."), cli.FAILED),
-    (OutputError("The output folder holds another job."), cli.WRONG_INPUT),
-    (WorkloadError("parse_row"), cli.WRONG_INPUT),
-    (KeyboardInterrupt(), cli.INTERRUPTED),
-    (Terminated(), cli.TERMINATED),
-    (HubUnavailableError("The Hub does not answer."), cli.FAILED),
-    (ZeroDivisionError("of load_dataset"), cli.WRONG_INPUT),
-])
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (0, cli.DONE),
+        (1, cli.ROWS_FAILED),
+        (EngineError("The engine died."), cli.FAILED),
+        (OutputError("Make room, and run the same again: it continues."), cli.FAILED),
+        (OutputError("The output folder holds another job."), cli.WRONG_INPUT),
+        (WorkloadError("parse_row"), cli.WRONG_INPUT),
+        (KeyboardInterrupt(), cli.INTERRUPTED),
+        (Terminated(), cli.TERMINATED),
+        (HubUnavailableError("The Hub does not answer."), cli.FAILED),
+        (ZeroDivisionError("of load_dataset"), cli.WRONG_INPUT),
+    ],
+)
 def test_exit_codes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, outcome: int | BaseException, code: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    outcome: int | BaseException,
+    code: int,
 ) -> None:
     """outcome: what `run` raises, or how many rows have an error in the folder, of this run or an earlier one."""
     called: dict[str, Any] = {}
@@ -62,7 +71,9 @@ def test_exit_codes(
     assert cli.main(["run", *GIVEN, "--output", out, "--id-column", "id", "--num-replicas", "2-3", "--verbose"]) == code
     assert called["output"] == out and called["id_column"] == "id" and not called["retry_failed"]
     batch = called["batch"]
-    assert isinstance(batch.workload, CNNDailySummary) and batch.options.num_replicas == (2, 3) and batch.options.verbose
+    assert (
+        isinstance(batch.workload, CNNDailySummary) and batch.options.num_replicas == (2, 3) and batch.options.verbose
+    )
     said = capsys.readouterr().err
     if isinstance(outcome, Exception):
         assert str(outcome) in said
@@ -74,14 +85,17 @@ def test_exit_codes(
         assert said == "Interrupted. The same command continues it.\n"
 
 
-@pytest.mark.parametrize(("begins", "error", "code"), [
-    (True, None, cli.ROWS_FAILED),
-    (True, EngineError("The engine died."), cli.FAILED),
-    (True, KeyboardInterrupt(), cli.INTERRUPTED),
-    (True, Terminated(), cli.TERMINATED),
-    (True, RuntimeError("of Ray"), cli.FAILED),
-    (False, OutputError("The output folder holds another job."), cli.WRONG_INPUT),
-])
+@pytest.mark.parametrize(
+    ("begins", "error", "code"),
+    [
+        (True, None, cli.ROWS_FAILED),
+        (True, EngineError("The engine died."), cli.FAILED),
+        (True, KeyboardInterrupt(), cli.INTERRUPTED),
+        (True, Terminated(), cli.TERMINATED),
+        (True, RuntimeError("of Ray"), cli.FAILED),
+        (False, OutputError("The output folder holds another job."), cli.WRONG_INPUT),
+    ],
+)
 def test_a_report_is_written_of_every_run_that_began(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, begins: bool, error: BaseException | None, code: int
 ) -> None:
@@ -100,9 +114,16 @@ def test_a_report_is_written_of_every_run_that_began(
     assert written == (["mine.html"] if begins else [])
 
 
-@pytest.mark.parametrize(("error", "code"), [(None, cli.ROWS_FAILED), (EngineError("The engine died."), cli.FAILED), (KeyboardInterrupt(), cli.INTERRUPTED)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(None, cli.ROWS_FAILED), (EngineError("The engine died."), cli.FAILED), (KeyboardInterrupt(), cli.INTERRUPTED)],
+)
 def test_a_report_that_cannot_be_written_hides_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: BaseException | None, code: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    error: BaseException | None,
+    code: int,
 ) -> None:
     def run(batch: RayLLMBatch, output: str, **_: object) -> None:
         batch._execution.metrics = RunMetrics(rows=9, failed=2)
@@ -115,7 +136,9 @@ def test_a_report_that_cannot_be_written_hides_nothing(
     report = str(tmp_path / "file" / "report.html")
     assert cli.main(["run", *GIVEN, "--output", str(tmp_path / "out"), "--report", report]) == code
     said = capsys.readouterr().err
-    assert "The report cannot be written to" in said and (not isinstance(error, EngineError) or "The engine died" in said.splitlines()[-1])
+    assert "The report cannot be written to" in said and (
+        not isinstance(error, EngineError) or "The engine died" in said.splitlines()[-1]
+    )
     assert cli.main(["run", *GIVEN, "--output", str(tmp_path / "out"), "--report", str(tmp_path)]) == cli.WRONG_INPUT
 
 
@@ -125,16 +148,31 @@ def test_a_price_that_is_none(capsys: pytest.CaptureFixture[str], price: str) ->
     assert "a price of at least 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "called", "printed"), [
-    (["check"], {"output": None, "output_format": "parquet", "id_column": None}, ""),
-    (["check", "--output", "out", "--id-column", "id"], {"output": "out", "output_format": "parquet", "id_column": "id"}, ""),
-    (["preview"], {"n": 8}, ""),
-    (["preview", "-n", "3"], {"n": 3}, ""),
-    (["estimate"], {"sample_rows": 64, "gpu_hour_usd": None}, "two hours\n"),
-    (["estimate", "--sample-rows", "10", "--gpu-hour-usd", "2.5"], {"sample_rows": 10, "gpu_hour_usd": 2.5}, "two hours\n"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "called", "printed"),
+    [
+        (["check"], {"output": None, "output_format": "parquet", "id_column": None}, ""),
+        (
+            ["check", "--output", "out", "--id-column", "id"],
+            {"output": "out", "output_format": "parquet", "id_column": "id"},
+            "",
+        ),
+        (["preview"], {"n": 8}, ""),
+        (["preview", "-n", "3"], {"n": 3}, ""),
+        (["estimate"], {"sample_rows": 64, "gpu_hour_usd": None}, "two hours\n"),
+        (
+            ["estimate", "--sample-rows", "10", "--gpu-hour-usd", "2.5"],
+            {"sample_rows": 10, "gpu_hour_usd": 2.5},
+            "two hours\n",
+        ),
+    ],
+)
 def test_check_preview_and_estimate(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], called: dict[str, Any], printed: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    called: dict[str, Any],
+    printed: str,
 ) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(RayLLMBatch, "check", lambda batch, output, **given: seen.append({"output": output, **given}))
@@ -144,25 +182,30 @@ def test_check_preview_and_estimate(
     assert seen == [called] and capsys.readouterr().out == printed
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["rnu"], "Did you mean 'run'"),
-    (["estimte", "--config", "x"], "Did you mean 'estimate'"),
-    (["--config", "x", "check"], "the command comes first: python -m rayllm_batch check --config"),
-    (["run", *GIVEN, "--output", "out", "--reprot", "r.html"], "Did you mean '--report'"),
-    (["run", *GIVEN, "--output", "out", "--reprot=r.html"], "Did you mean '--report'"),
-    (["run", *GIVEN, "--output", "out", "-report", "r.html"], "Did you mean '--report'"),
-    (["check", *GIVEN, "--num_replicas", "2"], "Did you mean '--num-replicas'"),
-    (["check", "--conf", CONFIG, *GIVEN[2:]], "Did you mean '--config'"),
-    (["check", *GIVEN[:2], "--work", GIVEN[3]], "Did you mean '--workload'"),
-    (["run", *GIVEN, "--out", "x"], "Did you mean '--output'"),
-    (["check", *GIVEN, "--zzz"], "no option --zzz"),
-    (["check", "--config", CONFIG], "one of --workload FILE.py:CLASS and --prompt"),
-    (["check", *GIVEN, "--prompt", "{a}"], "not both"),
-    (["check", "--config", CONFIG, "--prompt", "{a}"], "--prompt needs --input"),
-    (["check", *GIVEN, "--input", "a", "-w", "dataset_file=b"], "two names of one thing"),
-    (["check", *GIVEN[:2], "--prompt", "{a}", "--input", "a", "-w", "prompt={b}"], "two names of one thing"),
-])
-def test_a_mistyped_option_names_the_nearest(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rnu"], "Did you mean 'run'"),
+        (["estimte", "--config", "x"], "Did you mean 'estimate'"),
+        (["--config", "x", "check"], "the command comes first: python -m rayllm_batch check --config"),
+        (["run", *GIVEN, "--output", "out", "--reprot", "r.html"], "Did you mean '--report'"),
+        (["run", *GIVEN, "--output", "out", "--reprot=r.html"], "Did you mean '--report'"),
+        (["run", *GIVEN, "--output", "out", "-report", "r.html"], "Did you mean '--report'"),
+        (["check", *GIVEN, "--num_replicas", "2"], "Did you mean '--num-replicas'"),
+        (["check", "--conf", CONFIG, *GIVEN[2:]], "Did you mean '--config'"),
+        (["check", *GIVEN[:2], "--work", GIVEN[3]], "Did you mean '--workload'"),
+        (["run", *GIVEN, "--out", "x"], "Did you mean '--output'"),
+        (["check", *GIVEN, "--zzz"], "no option --zzz"),
+        (["check", "--config", CONFIG], "one of --workload FILE.py:CLASS and --prompt"),
+        (["check", *GIVEN, "--prompt", "{a}"], "not both"),
+        (["check", "--config", CONFIG, "--prompt", "{a}"], "--prompt needs --input"),
+        (["check", *GIVEN, "--input", "a", "-w", "dataset_file=b"], "two names of one thing"),
+        (["check", *GIVEN[:2], "--prompt", "{a}", "--input", "a", "-w", "prompt={b}"], "two names of one thing"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == cli.WRONG_INPUT and said in capsys.readouterr().err.split("error:")[-1]
@@ -172,13 +215,26 @@ def test_input_prompt_and_settings_make_the_workload(monkeypatch: pytest.MonkeyP
     seen: list[Any] = []
     monkeypatch.setattr(RayLLMBatch, "check", lambda batch, *_, **__: seen.append(batch.workload))
     assert cli.main(["check", *GIVEN, "--input", "a.csv", "-s", "max_tokens=7", "-s", "stop=[x]"]) == cli.DONE
-    assert cli.main(["check", *GIVEN[:2], "--input", "a.csv", "--prompt", "Say {a}", "-w", "dataset_fraction=3"]) == cli.DONE
+    assert (
+        cli.main(["check", *GIVEN[:2], "--input", "a.csv", "--prompt", "Say {a}", "-w", "dataset_fraction=3"])
+        == cli.DONE
+    )
     article, prompt = seen
-    assert article.dataset_file == "a.csv" and article.sampling_params == {"max_tokens": 7, "temperature": 0.0, "stop": ["x"]}
-    assert isinstance(prompt, PromptTemplate) and (prompt.dataset_file, prompt.prompt, prompt.dataset_fraction) == ("a.csv", "Say {a}", 3)
+    assert article.dataset_file == "a.csv" and article.sampling_params == {
+        "max_tokens": 7,
+        "temperature": 0.0,
+        "stop": ["x"],
+    }
+    assert isinstance(prompt, PromptTemplate) and (prompt.dataset_file, prompt.prompt, prompt.dataset_fraction) == (
+        "a.csv",
+        "Say {a}",
+        3,
+    )
 
 
-def test_an_error_of_many_lines_ends_with_what_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_many_lines_ends_with_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def check(*_: Any, **__: Any) -> None:
         raise PreflightError([WorkloadError("no parse_row"), FileNotFoundError("tickets of may")])
 
@@ -191,16 +247,41 @@ def test_an_error_of_many_lines_ends_with_what_it_is(monkeypatch: pytest.MonkeyP
 
 
 def test_a_wrong_config_is_one_line_and_no_traceback() -> None:
-    command = [sys.executable, "-m", "rayllm_batch", "check", "--config", "configs/none.yaml", "--workload", "rayllm_batch:CNNDailySummary"]
+    command = [
+        sys.executable,
+        "-m",
+        "rayllm_batch",
+        "check",
+        "--config",
+        "configs/none.yaml",
+        "--workload",
+        "rayllm_batch:CNNDailySummary",
+    ]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == cli.WRONG_INPUT and run.stderr.startswith("ConfigError: Config file 'configs/none.yaml' does not exist")
+    assert run.returncode == cli.WRONG_INPUT and run.stderr.startswith(
+        "ConfigError: Config file 'configs/none.yaml' does not exist"
+    )
     assert "Traceback" not in run.stderr
 
 
 def test_help_has_the_exit_codes_and_an_example() -> None:
-    run = subprocess.run([sys.executable, "-m", "rayllm_batch", "run", "--help"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", "rayllm_batch", "run", "--help"], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0
-    for words in ("exit codes:", "130", "143", "examples:", "--prompt", "--input", "--retry-failed", "--report", "--verbose", "MODULE:CLASS", "KEY=VALUE"):
+    for words in (
+        "exit codes:",
+        "130",
+        "143",
+        "examples:",
+        "--prompt",
+        "--input",
+        "--retry-failed",
+        "--report",
+        "--verbose",
+        "MODULE:CLASS",
+        "KEY=VALUE",
+    ):
         assert words in run.stdout
 
 

@@ -57,7 +57,9 @@ def inits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("variable", ["a", "b"])
-def test_a_cluster_that_died_and_left_its_address_is_not_waited_for(variable: str, tmp_path: Path, inits: list[Any]) -> None:
+def test_a_cluster_that_died_and_left_its_address_is_not_waited_for(
+    variable: str, tmp_path: Path, inits: list[Any]
+) -> None:
     cluster_connect.connect()
     (tmp_path / variable / "ray").mkdir(parents=True)
     with listening(RAY) as address:
@@ -77,18 +79,23 @@ def test_an_address_where_ray_listens_is_used(inits: list[Any], monkeypatch: pyt
     assert inits == [address, address, f"ray://{address}", "local"]
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    ("foo", "is not a cluster's address. It is HOST:PORT"),
-    ("10.0.0.1", "is not a cluster's address"),
-    ("http://127.0.0.1:8265", "but a dashboard"),
-    ("ray://", "is not a cluster's address"),
-    ("127.0.0.1:1", "No Ray cluster answers at RAY_ADDRESS='127.0.0.1:1': .*refused"),
-    ("ray://127.0.0.1:1", "No Ray cluster answers"),
-    ("127.0.0.1:99999", "No Ray cluster answers"),
-    ("a host.invalid:6379", "No Ray cluster answers"),
-    ("auto", "and none answers"),
-])
-def test_an_address_where_ray_does_not_listen(given: str, said: str, inits: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("foo", "is not a cluster's address. It is HOST:PORT"),
+        ("10.0.0.1", "is not a cluster's address"),
+        ("http://127.0.0.1:8265", "but a dashboard"),
+        ("ray://", "is not a cluster's address"),
+        ("127.0.0.1:1", "No Ray cluster answers at RAY_ADDRESS='127.0.0.1:1': .*refused"),
+        ("ray://127.0.0.1:1", "No Ray cluster answers"),
+        ("127.0.0.1:99999", "No Ray cluster answers"),
+        ("a host.invalid:6379", "No Ray cluster answers"),
+        ("auto", "and none answers"),
+    ],
+)
+def test_an_address_where_ray_does_not_listen(
+    given: str, said: str, inits: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", given)
     with pytest.raises(ClusterError, match=said):
         cluster_connect.connect()
@@ -96,20 +103,34 @@ def test_an_address_where_ray_does_not_listen(given: str, said: str, inits: list
 
 
 @pytest.mark.parametrize(("answer", "said"), [(b"HTTP/1.1 400 Bad Request\r\n", "is not Ray"), (b"", "is not Ray")])
-def test_something_else_listens_there(answer: bytes, said: str, inits: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_something_else_listens_there(
+    answer: bytes, said: str, inits: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with listening(answer) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ClusterError, match=said):
             cluster_connect.connect()
 
 
-@pytest.mark.parametrize(("printed", "error", "said"), [
-    ("GCS: Unauthenticated: RPC error: InvalidAuthToken", ConnectionError("Failed to connect"), "asks for a token.*RAY_AUTH_MODE=token"),
-    ("", ray.exceptions.AuthenticationError("no token"), "asks for a token"),
-    ("", RuntimeError("Version mismatch: the cluster has 2.9"), "cannot be used: RuntimeError: Version mismatch"),
-])
+@pytest.mark.parametrize(
+    ("printed", "error", "said"),
+    [
+        (
+            "GCS: Unauthenticated: RPC error: InvalidAuthToken",
+            ConnectionError("Failed to connect"),
+            "asks for a token.*RAY_AUTH_MODE=token",
+        ),
+        ("", ray.exceptions.AuthenticationError("no token"), "asks for a token"),
+        ("", RuntimeError("Version mismatch: the cluster has 2.9"), "cannot be used: RuntimeError: Version mismatch"),
+    ],
+)
 def test_a_cluster_that_lets_nobody_in(  # noqa: PLR0917
-    printed: str, error: Exception, said: str, inits: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    printed: str,
+    error: Exception,
+    said: str,
+    inits: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     def init(*_: Any, **__: Any) -> None:
         os.write(2, printed.encode())
@@ -140,11 +161,16 @@ def test_a_folder_that_ray_cannot_use_is_named(inits: list[Any], monkeypatch: py
         raise PermissionError("Permission denied")
 
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(ClusterError, match="Ray did not start on this machine: PermissionError: Permission denied.*RAY_TMPDIR"):
+    with pytest.raises(
+        ClusterError, match="Ray did not start on this machine: PermissionError: Permission denied.*RAY_TMPDIR"
+    ):
         cluster_connect.connect()
 
 
-@pytest.mark.parametrize(("home", "mode", "has"), [("/proc/none", "token", True), ("/proc/none", "disabled", False), ("/tmp", "token", False)])
+@pytest.mark.parametrize(
+    ("home", "mode", "has"),
+    [("/proc/none", "token", True), ("/proc/none", "disabled", False), ("/tmp", "token", False)],
+)
 def test_without_a_home_the_token_is_in_the_environment(
     home: str, mode: str, has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

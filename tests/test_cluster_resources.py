@@ -34,10 +34,15 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def check(
     accelerator: str, num_replicas: int = 1, llm_engine: str = "vllm", engines_per_gpu: int = 1, **engine_kwargs: Any
 ) -> None:
-    config = init_engine_from_config({
-        "model_id": "org/model", "llm_engine": llm_engine, "accelerator_type": accelerator, "engine_kwargs": engine_kwargs,
-        "engines_per_gpu": engines_per_gpu,
-    })
+    config = init_engine_from_config(
+        {
+            "model_id": "org/model",
+            "llm_engine": llm_engine,
+            "accelerator_type": accelerator,
+            "engine_kwargs": engine_kwargs,
+            "engines_per_gpu": engines_per_gpu,
+        }
+    )
     cluster_resources.check(config, num_replicas)
 
 
@@ -149,7 +154,13 @@ def fills(free: list[float], replicas: int, share: float, gpus: list[int], per_r
     for n in range(len(free)):
         if free[n] + 1e-9 >= share and gpus[n] >= per_replica:
             rest = [cpu - share * (i == n) for i, cpu in enumerate(free)]
-            if fills([round(cpu, 6) for cpu in rest], replicas - 1, share, [g - per_replica * (i == n) for i, g in enumerate(gpus)], per_replica):
+            if fills(
+                [round(cpu, 6) for cpu in rest],
+                replicas - 1,
+                share,
+                [g - per_replica * (i == n) for i, g in enumerate(gpus)],
+                per_replica,
+            ):
                 return True
     return False
 
@@ -160,7 +171,9 @@ CLUSTERS = [[1], [2], [1, 1], [2, 1], [2, 2], [1, 1, 1], [4], [0, 2], [0.5, 2], 
 @pytest.mark.parametrize("cpus", CLUSTERS, ids=str)
 @pytest.mark.parametrize("gpus", [0, 1], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("replicas", [1, 2, 3, 4, 6])
-def test_a_job_passes_if_it_can_read_wherever_its_replicas_lie(replicas: int, gpus: int, cpus: list[float], nodes: list) -> None:
+def test_a_job_passes_if_it_can_read_wherever_its_replicas_lie(
+    replicas: int, gpus: int, cpus: list[float], nodes: list
+) -> None:
     nodes += [node(cpus=cpu, gpus=gpus * replicas, kind="L4" if gpus else None) for cpu in cpus]
     share = cluster_resources.cpus_per_replica(replicas, gpus)
     blocked = fills([float(cpu) for cpu in cpus], replicas, share, [gpus * replicas] * len(cpus), gpus)
@@ -170,9 +183,14 @@ def test_a_job_passes_if_it_can_read_wherever_its_replicas_lie(replicas: int, gp
         check("L4" if gpus else "CPU", replicas)
 
 
-@pytest.mark.parametrize(("wanted", "near"), [("A10GG", "A10G"), ("H1OO", "H100"), ("L4S", "L40S"), ("NVIDIA", "Known: A10G"), ("CPUS", "CPU")])
+@pytest.mark.parametrize(
+    ("wanted", "near"),
+    [("A10GG", "A10G"), ("H1OO", "H100"), ("L4S", "L40S"), ("NVIDIA", "Known: A10G"), ("CPUS", "CPU")],
+)
 def test_an_accelerator_that_neither_ray_nor_the_cluster_knows(wanted: str, near: str) -> None:
-    with pytest.raises(ClusterError, match=f"accelerator_type '{wanted}' is none that Ray or the cluster knows.*{near}"):
+    with pytest.raises(
+        ClusterError, match=f"accelerator_type '{wanted}' is none that Ray or the cluster knows.*{near}"
+    ):
         cluster_resources._check_known(wanted, [{"CPU": 2.0}])
 
 

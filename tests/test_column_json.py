@@ -31,16 +31,27 @@ def test_a_column_of_any_type(name: str) -> None:
     for part in (array, array.slice(1), array.slice(2), array.slice(0, 0)):
         back = from_json(json.loads(json.dumps(to_json(part), allow_nan=False)), part.type)
         back.validate(full=True)
-        assert repr(back.to_pylist()) == repr(part.to_pylist()) and (back.type == part.type or pa.types.is_union(part.type))
+        assert repr(back.to_pylist()) == repr(part.to_pylist()) and (
+            back.type == part.type or pa.types.is_union(part.type)
+        )
 
 
 SHOWN = {
-    "half": [1.5, None, -2.0], "not finite": ["Infinity", "-Infinity", "NaN"], "bytes": ["AP8=", None, ""], "hundreds": ["1.5E+3", None, "-2E+2"],
-    "map": [[["a", 1], ["a", None]], None, []], "time stamp, ms": ["2024-02-29 23:59:59.123", None, "1969-12-31 00:00:00.000"],
-    "time stamp, ms, Europe/Berlin": ["2024-02-29 23:59:59.123Z", None, "1969-12-31 00:00:00.000Z"], "duration, ms": ["-1 day, 23:59:59.999", None, "1 day, 0:00:00.001"],
-    "uuid": ["00000000-0000-0000-0000-000000000001", None, "80000000-0000-0000-0000-000000000000"], "month and day": [[1, 2, 3], None, [0, -1, 0]],
-    "union": [1, "b", 3], "empty struct": [{}, None, {}], "words": ["u", None, "u"], "tensors": [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9], [10, 11]]],
-}  # fmt: skip
+    "half": [1.5, None, -2.0],
+    "not finite": ["Infinity", "-Infinity", "NaN"],
+    "bytes": ["AP8=", None, ""],
+    "hundreds": ["1.5E+3", None, "-2E+2"],
+    "map": [[["a", 1], ["a", None]], None, []],
+    "time stamp, ms": ["2024-02-29 23:59:59.123", None, "1969-12-31 00:00:00.000"],
+    "time stamp, ms, Europe/Berlin": ["2024-02-29 23:59:59.123Z", None, "1969-12-31 00:00:00.000Z"],
+    "duration, ms": ["-1 day, 23:59:59.999", None, "1 day, 0:00:00.001"],
+    "uuid": ["00000000-0000-0000-0000-000000000001", None, "80000000-0000-0000-0000-000000000000"],
+    "month and day": [[1, 2, 3], None, [0, -1, 0]],
+    "union": [1, "b", 3],
+    "empty struct": [{}, None, {}],
+    "words": ["u", None, "u"],
+    "tensors": [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9], [10, 11]]],
+}
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -49,19 +60,34 @@ def test_what_it_looks_like(name: str) -> None:
 
 
 def test_what_an_earlier_version_wrote_is_read() -> None:
-    schema = pa.schema([("took", pa.duration("us")), ("at", pa.timestamp("us", "UTC")), ("x", pa.float64()), ("odd", pa.time64("us"))])
-    line = {"took": "1 day, 0:00:01.500000", "at": "2024-01-02 00:00:00.000006+00:00", "x": None, "odd": {"not": "a time"}}
+    schema = pa.schema(
+        [("took", pa.duration("us")), ("at", pa.timestamp("us", "UTC")), ("x", pa.float64()), ("odd", pa.time64("us"))]
+    )
+    line = {
+        "took": "1 day, 0:00:01.500000",
+        "at": "2024-01-02 00:00:00.000006+00:00",
+        "x": None,
+        "odd": {"not": "a time"},
+    }
     (row,) = from_jsonl(json.dumps(line).encode() + b"\n", schema).to_pylist()
-    assert row["took"] == datetime.timedelta(days=1, seconds=1.5) and row["at"].isoformat() == "2024-01-02T00:00:00.000006+00:00"
+    assert (
+        row["took"] == datetime.timedelta(days=1, seconds=1.5)
+        and row["at"].isoformat() == "2024-01-02T00:00:00.000006+00:00"
+    )
     assert row["x"] is None and row["odd"] == {"not": "a time"}
 
 
 def test_values_beyond_what_text_says() -> None:
-    for array in (pa.array([10**8, 3], pa.int32()).cast(pa.date32()), pa.array([2**60, -(2**60)]).cast(pa.timestamp("s", "UTC"))):
+    for array in (
+        pa.array([10**8, 3], pa.int32()).cast(pa.date32()),
+        pa.array([2**60, -(2**60)]).cast(pa.timestamp("s", "UTC")),
+    ):
         assert from_json(json.loads(json.dumps(to_json(array))), array.type).equals(array)
     latin = pa.array([b"caf\xe9", "é".encode()]).view(pa.string())
     content = to_jsonl(pa.table({"c": latin}))
-    assert content.decode("utf-8") and from_jsonl(content, pa.schema([("c", pa.string())])).column("c").chunk(0).equals(latin)
+    assert content.decode("utf-8") and from_jsonl(content, pa.schema([("c", pa.string())])).column("c").chunk(0).equals(
+        latin
+    )
 
 
 class Colour(enum.IntEnum):
@@ -71,13 +97,40 @@ class Colour(enum.IntEnum):
 Point = collections.namedtuple("Point", "x y")
 
 OBJECTS = [
-    1, True, "a", 2**70, -0.0, float("nan"), float("-inf"), b"\xff", [1, [b"x", None]], {"a": {"b": datetime.date(2024, 1, 1)}}, {1: "x", (1, 2): None},
-    {"__type__": "date", "value": "no date"}, (1, (2,)), {1, 2}, frozenset({b"x"}), decimal.Decimal("1E+5"), uuid.UUID(int=7), 1 + 2j,
-    datetime.datetime(2024, 1, 2, 3, tzinfo=datetime.timezone(datetime.timedelta(hours=5, minutes=30))), datetime.timedelta(-1, 5, 7), datetime.time(1, 2, 3, 4),
-    np.arange(6, dtype=np.int16).reshape(2, 3), np.array(["a", "bc"]), np.array([b"x", None, 2], dtype=object), np.array(["2024-01-01"], "datetime64[ns]"),
-    np.datetime64("2024-01-01T00:00:00.000000001"), np.array(1.5), pandas.Timestamp("2024-01-01 00:00:00.000000001"), pandas.Timedelta(1, "ns"),
-    pandas.Timestamp(7, tz="Europe/Berlin"), pandas.NaT, datetime.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo("America/New_York")), "lone \ud800 surrogate",
-]  # fmt: skip
+    1,
+    True,
+    "a",
+    2**70,
+    -0.0,
+    float("nan"),
+    float("-inf"),
+    b"\xff",
+    [1, [b"x", None]],
+    {"a": {"b": datetime.date(2024, 1, 1)}},
+    {1: "x", (1, 2): None},
+    {"__type__": "date", "value": "no date"},
+    (1, (2,)),
+    {1, 2},
+    frozenset({b"x"}),
+    decimal.Decimal("1E+5"),
+    uuid.UUID(int=7),
+    1 + 2j,
+    datetime.datetime(2024, 1, 2, 3, tzinfo=datetime.timezone(datetime.timedelta(hours=5, minutes=30))),
+    datetime.timedelta(-1, 5, 7),
+    datetime.time(1, 2, 3, 4),
+    np.arange(6, dtype=np.int16).reshape(2, 3),
+    np.array(["a", "bc"]),
+    np.array([b"x", None, 2], dtype=object),
+    np.array(["2024-01-01"], "datetime64[ns]"),
+    np.datetime64("2024-01-01T00:00:00.000000001"),
+    np.array(1.5),
+    pandas.Timestamp("2024-01-01 00:00:00.000000001"),
+    pandas.Timedelta(1, "ns"),
+    pandas.Timestamp(7, tz="Europe/Berlin"),
+    pandas.NaT,
+    datetime.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo("America/New_York")),
+    "lone \ud800 surrogate",
+]
 
 
 @pytest.mark.parametrize("value", OBJECTS, ids=lambda value: f"{type(value).__name__} {value!r:.20}")
@@ -85,7 +138,9 @@ def test_a_python_object(value: Any) -> None:
     assert foreign(value) is None
     for array in (objects([value, None]), objects([[value], {"key": value}])):
         content = to_jsonl(pa.table({"c": array}))
-        assert repr(from_jsonl(content, pa.schema([("c", array.type)])).column("c").to_pylist()) == repr(array.to_pylist())
+        assert repr(from_jsonl(content, pa.schema([("c", array.type)])).column("c").to_pylist()) == repr(
+            array.to_pylist()
+        )
 
 
 def test_objects_of_kinds_derived_from_those_are_of_these() -> None:
@@ -94,7 +149,9 @@ def test_objects_of_kinds_derived_from_those_are_of_these() -> None:
     assert back == given and not any(map(foreign, given))
 
 
-@pytest.mark.parametrize("value", [object(), [object()], {"a": (1, object())}, {1: object()}, {(object(),)}, np.array([object()])])
+@pytest.mark.parametrize(
+    "value", [object(), [object()], {"a": (1, object())}, {1: object()}, {(object(),)}, np.array([object()])]
+)
 def test_objects_that_json_cannot_hold_are_known_and_become_text(value: Any) -> None:
     assert foreign(value) is object
     assert "object" in json.dumps(_object_json(value))

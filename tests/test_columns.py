@@ -56,7 +56,9 @@ def test_a_column_of_the_known_type_keeps_its_name_and_its_values(name: str) -> 
         there.validate(full=True)
         assert there.schema == schema and values(there) == told(table.column("c").to_pylist())
         assert carried(there, schema) is there and merged(there) is there
-        chosen = there.take(pa.array(range(there.num_rows)[::-1], pa.int64())).filter(pa.array([True] * there.num_rows, pa.bool_()))
+        chosen = there.take(pa.array(range(there.num_rows)[::-1], pa.int64())).filter(
+            pa.array([True] * there.num_rows, pa.bool_())
+        )
         assert values(chosen) == told(table.column("c").to_pylist()[::-1])
         joined(there, pa.table({"c": pa.nulls(1, schema.field("c").type)}))
 
@@ -65,7 +67,11 @@ def test_a_column_of_the_known_type_keeps_its_name_and_its_values(name: str) -> 
 @pytest.mark.parametrize("other", ["double", "text", "map", "null", "nothing"])
 def test_blocks_of_two_types_are_joined_and_both_kinds_of_values_stay(name: str, other: str) -> None:
     given = pa.table({"c": sample(name)})
-    first = pa.table({"n": [1]}) if other == "nothing" else pa.table({"n": [1, 2], "c": pa.array(PLAIN[other].to_pylist()[1:], PLAIN[other].type)})
+    first = (
+        pa.table({"n": [1]})
+        if other == "nothing"
+        else pa.table({"n": [1, 2], "c": pa.array(PLAIN[other].to_pylist()[1:], PLAIN[other].type)})
+    )
     schema = first.schema
     blocks = [carried(first, schema), carried(given, schema), carried(given.slice(1), schema), carried(first, schema)]
     assert all(name_of(name) in ("c", "n") for block in blocks for name in block.column_names)
@@ -94,16 +100,41 @@ MIXED = {
     "truth and numbers": (pa.array([True]), pa.array([1]), None, [True, 1]),
     "text and large text": (pa.array(["a"]), pa.array(["b"], pa.large_string()), pa.large_string(), ["a", "b"]),
     "words and text": (pa.array(["a"]).dictionary_encode(), pa.array(["b"]), pa.string(), ["a", "b"]),
-    "other keys": (pa.array([{"a": 1}, None]), pa.array([{"b": "x"}]), pa.struct([("a", pa.int64()), ("b", pa.string())]), [{"a": 1, "b": None}, None, {"a": None, "b": "x"}]),
-    "no keys": (pa.array([{}, None]), pa.array([{"b": 1}]), pa.struct([("b", pa.int64())]), [{"b": None}, None, {"b": 1}]),
+    "other keys": (
+        pa.array([{"a": 1}, None]),
+        pa.array([{"b": "x"}]),
+        pa.struct([("a", pa.int64()), ("b", pa.string())]),
+        [{"a": 1, "b": None}, None, {"a": None, "b": "x"}],
+    ),
+    "no keys": (
+        pa.array([{}, None]),
+        pa.array([{"b": 1}]),
+        pa.struct([("b", pa.int64())]),
+        [{"b": None}, None, {"b": 1}],
+    ),
     "other kinds under a key": (pa.array([{"a": 1}]), pa.array([{"a": "x"}]), None, [{"a": 1}, {"a": "x"}]),
     "lists": (pa.array([[1], None, []]), pa.array([["x"]]), None, [[1], None, [], ["x"]]),
     "lists of nothing yet": (pa.array([[], None]), pa.array([["x"]]), pa.list_(pa.string()), [[], None, ["x"]]),
-    "lists of structs": (pa.array([[{"a": 1}]]), pa.array([[{"b": 2}], None]), pa.list_(pa.struct([("a", pa.int64()), ("b", pa.int64())])), [[{"a": 1, "b": None}], [{"a": None, "b": 2}], None]),
-    "days and times": (pa.array([datetime.date(2024, 1, 1)]), pa.array([datetime.datetime(2024, 1, 1)]), None, [datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1)]),
-    "decimals": (pa.array([decimal.Decimal("1.5")]), pa.array([decimal.Decimal("100.25")]), pa.decimal128(5, 2), [decimal.Decimal("1.50"), decimal.Decimal("100.25")]),
+    "lists of structs": (
+        pa.array([[{"a": 1}]]),
+        pa.array([[{"b": 2}], None]),
+        pa.list_(pa.struct([("a", pa.int64()), ("b", pa.int64())])),
+        [[{"a": 1, "b": None}], [{"a": None, "b": 2}], None],
+    ),
+    "days and times": (
+        pa.array([datetime.date(2024, 1, 1)]),
+        pa.array([datetime.datetime(2024, 1, 1)]),
+        None,
+        [datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1)],
+    ),
+    "decimals": (
+        pa.array([decimal.Decimal("1.5")]),
+        pa.array([decimal.Decimal("100.25")]),
+        pa.decimal128(5, 2),
+        [decimal.Decimal("1.50"), decimal.Decimal("100.25")],
+    ),
     "zones": (pa.array([0], pa.timestamp("us")), pa.array([0], pa.timestamp("us", "UTC")), None, None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MIXED)
@@ -115,14 +146,23 @@ def test_one_type_where_it_has_every_value_and_python_objects_elsewhere(name: st
         assert values(blocks) == told([*first.to_pylist(), *second.to_pylist()]), "what parse_row gets"
         table = merged(blocks)
         found = table.schema.field("c").type
-        assert is_objects(found) if kind is None else (found == kind or pa.types.is_struct(kind) or pa.types.is_list(kind))
+        assert (
+            is_objects(found) if kind is None else (found == kind or pa.types.is_struct(kind) or pa.types.is_list(kind))
+        )
         if expected is not None and first is one:
             assert values(table) == repr(expected)
 
 
 def test_a_column_that_comes_late_or_is_missing() -> None:
     schema = known(a=pa.int64())
-    table = merged(joined(*(carried(t, schema) for t in (pa.table({"a": [1]}), pa.table({"a": [2], "b": ["x"]}), pa.table({"b": ["y"]})))))
+    table = merged(
+        joined(
+            *(
+                carried(t, schema)
+                for t in (pa.table({"a": [1]}), pa.table({"a": [2], "b": ["x"]}), pa.table({"b": ["y"]}))
+            )
+        )
+    )
     assert table.to_pylist() == [{"a": 1, "b": None}, {"a": 2, "b": "x"}, {"a": None, "b": "y"}]
 
 
@@ -132,9 +172,10 @@ def test_columns_of_one_name_are_refused_by_name() -> None:
 
 
 UNREADABLE = {
-    "not UTF-8": (pa.array([b"ok", b"caf\xe9"]).view(pa.string()), b"caf\xe9"), "a far day": (pa.array([0, 10**8], pa.int32()).cast(pa.date32()), 10**8),
+    "not UTF-8": (pa.array([b"ok", b"caf\xe9"]).view(pa.string()), b"caf\xe9"),
+    "a far day": (pa.array([0, 10**8], pa.int32()).cast(pa.date32()), 10**8),
     "a far second": (pa.array([0, 2**60]).cast(pa.timestamp("s")), 2**60),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -142,17 +183,31 @@ def test_a_value_that_python_cannot_hold_is_an_error_of_its_row(name: str) -> No
     array, raw = UNREADABLE[name]
     good, bad = rows(carried(pa.table({"n": [1, 2], "c": array}), known(n=pa.int64())))
     assert type(good) is dict and good["n"] == 1
-    assert isinstance(bad, columns.UnreadableRow) and "column 'c'" in str(bad.error) and (bad["n"], bad["c"]) == (2, raw)
+    assert (
+        isinstance(bad, columns.UnreadableRow) and "column 'c'" in str(bad.error) and (bad["n"], bad["c"]) == (2, raw)
+    )
 
 
 def test_what_is_sure_needs_no_look_at_the_values() -> None:
-    sure = [(pa.int8(), pa.int64()), (pa.float32(), pa.float64()), (pa.string(), pa.large_string()), (pa.null(), pa.struct([("a", pa.int64())]))]
+    sure = [
+        (pa.int8(), pa.int64()),
+        (pa.float32(), pa.float64()),
+        (pa.string(), pa.large_string()),
+        (pa.null(), pa.struct([("a", pa.int64())])),
+    ]
     for kind, wider in sure:
         for wrap in (lambda k: k, pa.list_, lambda k: pa.struct([("x", k)]), lambda k: pa.map_(pa.string(), k)):
             assert is_sure(wrap(kind), wrap(wider)) and not is_sure(wrap(wider), wrap(kind))
             assert widest([wrap(kind), wrap(wider)]) == wrap(wider)
     keys = pa.struct([("a", pa.int64())]), pa.struct([("a", pa.int64()), ("b", pa.int64())])
-    for kind, wider in (keys, (pa.decimal128(3, 1), pa.decimal128(5, 2)), (pa.int64(), pa.float64()), (pa.timestamp("s"), pa.timestamp("ns")), (pa.string(), pa.binary()), (pa.bool_(), pa.int64())):
+    for kind, wider in (
+        keys,
+        (pa.decimal128(3, 1), pa.decimal128(5, 2)),
+        (pa.int64(), pa.float64()),
+        (pa.timestamp("s"), pa.timestamp("ns")),
+        (pa.string(), pa.binary()),
+        (pa.bool_(), pa.int64()),
+    ):
         assert not is_sure(kind, wider)
 
 
@@ -167,7 +222,9 @@ def test_the_known_types_are_the_datasets_or_those_of_its_first_rows() -> None:
                 raise self._schema
             return self._schema and type("Schema", (), {"base_schema": self._schema})
 
-    exact = pa.schema([pa.field("a", pa.string_view(), nullable=False), ("b", pa.list_view(pa.int8()))], metadata={"pandas": "{}"})
+    exact = pa.schema(
+        [pa.field("a", pa.string_view(), nullable=False), ("b", pa.list_view(pa.int8()))], metadata={"pandas": "{}"}
+    )
     assert columns.reference(Given(exact), []) == known(a=pa.string(), b=pa.list_(pa.int8()))
     first = [{"a": 1, "b": None, "mixed": 1}, {"a": 2, "late": "x", "mixed": "y"}]
     inferred = known(a=pa.int64(), b=pa.null(), late=pa.string())
@@ -196,9 +253,13 @@ def test_a_block_of_the_known_types_is_not_touched() -> None:
     assert carried(table, known(a=pa.int64(), b=pa.string())) is table
 
 
-@pytest.mark.parametrize("name", ["error", "generated_text", "_rayllm_row_id", "_rayllm_other:12345678:text", "_rayllm_bad_line"])
+@pytest.mark.parametrize(
+    "name", ["error", "generated_text", "_rayllm_row_id", "_rayllm_other:12345678:text", "_rayllm_bad_line"]
+)
 @pytest.mark.parametrize("values", [[None, 5, None], [None, "given", None], [None, {"a": 1}, None]])
-def test_a_late_column_with_a_name_of_the_output_makes_bad_lines_of_the_rows_that_have_it(name: str, values: list[Any]) -> None:
+def test_a_late_column_with_a_name_of_the_output_makes_bad_lines_of_the_rows_that_have_it(
+    name: str, values: list[Any]
+) -> None:
     if name == BAD_LINE and values[1] == "given":
         return  # as the reader's own
     table = columns.without_taken(pa.table({"n": [1, 2, 3], name: values}), ("generated_text", "error"))
@@ -209,6 +270,10 @@ def test_a_late_column_with_a_name_of_the_output_makes_bad_lines_of_the_rows_tha
 
 def test_bad_lines_keep_their_reason_beside_a_late_column_of_the_output() -> None:
     given = pa.table({"n": [1, 2, None], "error": [None, "mine", "mine"], BAD_LINE: pa.array([None, None, "Line 3"])})
-    assert [row[BAD_LINE] and row[BAD_LINE][:20] for row in columns.without_taken(given, ("error",)).to_pylist()] == [None, "The row has the colu", "Line 3"]
+    assert [row[BAD_LINE] and row[BAD_LINE][:20] for row in columns.without_taken(given, ("error",)).to_pylist()] == [
+        None,
+        "The row has the colu",
+        "Line 3",
+    ]
     plain = given.drop_columns(["error"])
     assert columns.without_taken(plain, ("error",)) is plain

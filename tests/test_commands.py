@@ -55,18 +55,29 @@ def command(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize(("text", "code", "said"), [
-    ("run --config echo.yaml --workload jobs/mine.py:Good --input rows.jsonl --output out", 0, []),
-    ("run --config echo.yaml --prompt <{text}> --input rows.jsonl --output out -s max_tokens=9", 0, []),
-    ("preview --config echo.yaml --prompt <{text}> --input rows.jsonl", 0, []),
-    ("run --config broken.yaml --workload jobs/mine.py:Good --input rows.jsonl --output out", 1, ["EngineError", "no such kernel"]),
-    ("run --config echo.yaml --workload jobs/mine.py:NoRows --output out", 2, ["FileNotFoundError: tickets of may", "mine.py, line 8"]),
-    ("check --config echo.yaml --workload jobs/mine.py:Typo --input rows.jsonl", 2, ["WorkloadError", "'txet'"]),
-    ("check --config echo.yaml --prompt {txet} --input rows.jsonl", 2, ["Did you mean 'text'"]),
-    ("check --config echo.yaml --workload jobs/raises.py:Good", 2, ["division by zero", "raises.py, line 1"]),
-    ("check --config none.yaml --workload jobs/mine.py:Good", 2, ["ConfigError", "none.yaml"]),
-    ("run --config echo.yaml --prompt <{text}> --input nulls.jsonl --output out", 3, []),
-])
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("run --config echo.yaml --workload jobs/mine.py:Good --input rows.jsonl --output out", 0, []),
+        ("run --config echo.yaml --prompt <{text}> --input rows.jsonl --output out -s max_tokens=9", 0, []),
+        ("preview --config echo.yaml --prompt <{text}> --input rows.jsonl", 0, []),
+        (
+            "run --config broken.yaml --workload jobs/mine.py:Good --input rows.jsonl --output out",
+            1,
+            ["EngineError", "no such kernel"],
+        ),
+        (
+            "run --config echo.yaml --workload jobs/mine.py:NoRows --output out",
+            2,
+            ["FileNotFoundError: tickets of may", "mine.py, line 8"],
+        ),
+        ("check --config echo.yaml --workload jobs/mine.py:Typo --input rows.jsonl", 2, ["WorkloadError", "'txet'"]),
+        ("check --config echo.yaml --prompt {txet} --input rows.jsonl", 2, ["Did you mean 'text'"]),
+        ("check --config echo.yaml --workload jobs/raises.py:Good", 2, ["division by zero", "raises.py, line 1"]),
+        ("check --config none.yaml --workload jobs/mine.py:Good", 2, ["ConfigError", "none.yaml"]),
+        ("run --config echo.yaml --prompt <{text}> --input nulls.jsonl --output out", 3, []),
+    ],
+)
 def test_exit_codes(folder: Path, text: str, code: int, said: list[str]) -> None:
     ran = command(folder, text)
     assert ran.returncode == code, ran.stdout + ran.stderr
@@ -78,18 +89,25 @@ def test_exit_codes(folder: Path, text: str, code: int, said: list[str]) -> None
         assert f"(workload {whose}" in ran.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("number", "code", "said"), [
-    (signal.SIGINT, 130, "Interrupted. The same command continues it."),
-    (signal.SIGTERM, 143, "Terminated; the same command continues it."),
-])
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "Interrupted. The same command continues it."),
+        (signal.SIGTERM, 143, "Terminated; the same command continues it."),
+    ],
+)
 def test_one_that_is_ended_is_continued(folder: Path, number: int, code: int, said: str) -> None:
     line = "run --config {} --workload jobs/mine.py:Good --input many.jsonl --output out --batch-size 2"
     words = [sys.executable, "-m", "rayllm_batch", *line.format("slow.yaml").split()]
     with (folder / "said").open("w") as log:
         job = subprocess.Popen(
-            words, cwd=folder, stdout=log, stderr=log, env=dict(os.environ),
+            words,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=dict(os.environ),
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads at work here)
-        )  # fmt: skip
+        )
         deadline = time.monotonic() + 90
         while not list((folder / "out").glob("*.parquet")) and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)

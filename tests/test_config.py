@@ -65,14 +65,16 @@ def test_shipped_config_loads_without_a_warning(path: Path) -> None:
             pytest.skip("the demo model is not built")
         config = init_engine_from_config(path)
     assert config.llm_engine == "vllm"
-    assert config.gpus_per_replica == (0 if config.accelerator_type == "CPU" else 4 if "-4x" in path.name else 0.5 if "-1b-" in path.name else 1)
+    assert config.gpus_per_replica == (
+        0 if config.accelerator_type == "CPU" else 4 if "-4x" in path.name else 0.5 if "-1b-" in path.name else 1
+    )
     assert config.hf_token is None
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_setting_of_a_shipped_config_has_a_comment(path: Path) -> None:
     lines = path.read_text().splitlines()
-    for line in lines[lines.index("engine_kwargs:") + 1:]:
+    for line in lines[lines.index("engine_kwargs:") + 1 :]:
         if line.startswith("  ") and ":" in line.split("#")[0] and not line.rstrip().endswith(":"):
             assert "#" in line, f"{path.name}: {line.strip()} does not say what it trades"
 
@@ -229,7 +231,12 @@ def test_config_of_another_kind(config: Any, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
-    [("model", "model_id"), ("acelerator_type", "accelerator_type"), ("engine_kwarg", "engine_kwargs"), ("runtime_envs", "runtime_env")],
+    [
+        ("model", "model_id"),
+        ("acelerator_type", "accelerator_type"),
+        ("engine_kwarg", "engine_kwargs"),
+        ("runtime_envs", "runtime_env"),
+    ],
 )
 def test_misspelt_top_level_key(key: str, nearest: str) -> None:
     message = refusal(**{key: "x"})
@@ -249,7 +256,11 @@ def test_key_that_resembles_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
-    [("max_model_length", "max_model_len"), ("tensor_parallel", "tensor_parallel_size"), ("gpu_memory_utilisation", "gpu_memory_utilization")],
+    [
+        ("max_model_length", "max_model_len"),
+        ("tensor_parallel", "tensor_parallel_size"),
+        ("gpu_memory_utilisation", "gpu_memory_utilization"),
+    ],
 )
 def test_misspelt_engine_setting(key: str, nearest: str) -> None:
     message = refusal(engine_kwargs={key: 1})
@@ -285,7 +296,10 @@ def test_unknown_engine() -> None:
         ({"runtime_env": {"env_vars": {"HF_TOKEN": {"value": TOKEN}}}}, ["HF_TOKEN", "text or a number", "a dict"]),
         ({"runtime_env": {"env_var": {"HF_TOKEN": TOKEN}}}, ["'env_var'", "runtime_env", "Did you mean 'env_vars'?"]),
         ({"lora_config": {"dynamic_lora_path": "/x"}}, ["lora_config", "dynamic_lora_loading_path"]),
-        ({"lora_config": {"dynamic_lora_loading_path": ["/x"]}}, ["dynamic_lora_loading_path", "a folder or a URI", "a list"]),
+        (
+            {"lora_config": {"dynamic_lora_loading_path": ["/x"]}},
+            ["dynamic_lora_loading_path", "a folder or a URI", "a list"],
+        ),
         ({"lora_config": "s3://x"}, ["lora_config", "mapping", "text"]),
         ({"chat_template": ["x"]}, ["chat_template", "a list"]),
         ({"chat_template": "absent.jinja"}, ["chat_template", "'absent.jinja'", "does not exist"]),
@@ -314,11 +328,24 @@ def test_the_message_names_the_file(yaml_file: Any) -> None:
 
 def test_environment_is_text_with_names_in_upper_case() -> None:
     with pytest.warns(UserWarning):
-        config = load(runtime_env={"env_vars": {
-            "vllm_logging_level": "ERROR", "VLLM_CPU_KVCACHE_SPACE": 4, "SHARE": 0.5, "ON": True, "OFF": False, "UNSET": None,
-        }})
+        config = load(
+            runtime_env={
+                "env_vars": {
+                    "vllm_logging_level": "ERROR",
+                    "VLLM_CPU_KVCACHE_SPACE": 4,
+                    "SHARE": 0.5,
+                    "ON": True,
+                    "OFF": False,
+                    "UNSET": None,
+                }
+            }
+        )
     assert dict(config.env_vars) == {
-        "VLLM_CPU_KVCACHE_SPACE": "4", "SHARE": "0.5", "ON": "1", "OFF": "0", "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "SHARE": "0.5",
+        "ON": "1",
+        "OFF": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
     }
     assert all(isinstance(value, str) for value in config.env_vars.values())
 
@@ -359,8 +386,14 @@ def test_engines_on_one_gpu_share_its_memory_unless_told_how() -> None:
         ({"engines_per_gpu": 0}, ("engines_per_gpu", "at least 1", "0")),
         ({"engines_per_gpu": 0.5}, ("engines_per_gpu", "at least 1", "0.5")),
         ({"engines_per_gpu": True}, ("engines_per_gpu", "True")),
-        ({"engines_per_gpu": 2, "engine_kwargs": {"tensor_parallel_size": 2}}, ("engines_per_gpu=2", "tensor_parallel_size=2", "one or the other")),
-        ({"engines_per_gpu": 2, "engine_kwargs": {"gpu_memory_utilization": 0.9}}, ("gpu_memory_utilization=0.9", "0.45")),
+        (
+            {"engines_per_gpu": 2, "engine_kwargs": {"tensor_parallel_size": 2}},
+            ("engines_per_gpu=2", "tensor_parallel_size=2", "one or the other"),
+        ),
+        (
+            {"engines_per_gpu": 2, "engine_kwargs": {"gpu_memory_utilization": 0.9}},
+            ("gpu_memory_utilization=0.9", "0.45"),
+        ),
     ],
 )
 def test_engines_that_cannot_share_a_gpu(keys: dict[str, Any], words: tuple[str, ...]) -> None:
@@ -427,7 +460,14 @@ def test_a_printed_config_hides_its_environment() -> None:
     from IPython.lib.pretty import pretty
 
     config = with_token()
-    for value in (config, config.env_vars, {**config.env_vars}, dict(config.env_vars), dataclasses.asdict(config), [config.hf_token]):
+    for value in (
+        config,
+        config.env_vars,
+        {**config.env_vars},
+        dict(config.env_vars),
+        dataclasses.asdict(config),
+        [config.hf_token],
+    ):
         for shown in (repr(value), str(value), f"{value}", f"{value!r}", pprint.pformat(value), pretty(value)):
             assert TOKEN not in shown
     assert "HF_TOKEN" in repr(config), "that one is set can be seen"
@@ -441,7 +481,9 @@ def test_rich_and_failed_assertions_hide_it() -> None:
     assert TOKEN not in str(caught.value)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config)), dataclasses.replace])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config)), dataclasses.replace]
+)
 def test_copies_keep_and_hide_it(copied: Any) -> None:
     config = copied(with_token())
     assert config == with_token() and config.hf_token == TOKEN
@@ -465,8 +507,13 @@ def test_hf_token_of_the_engine_that_is_no_token(value: Any) -> None:
 def test_no_refusal_shows_the_environment() -> None:
     secret = {"env_vars": {"HF_TOKEN": TOKEN, "VLLM_CPU_KVCACHE_SPACE": 1}}
     for keys in (
-        {"engine_kwargs": {"max_model_length": 1}}, {"modelid": "x"}, {"llm_engine": "x"}, {"model_id": "./absent"},
-        {"engine_kwargs": {"max_num_seqs": 0}}, {"lora_config": {"x": 1}}, {"runtime_env": {**secret, "pip": ["x"]}},
+        {"engine_kwargs": {"max_model_length": 1}},
+        {"modelid": "x"},
+        {"llm_engine": "x"},
+        {"model_id": "./absent"},
+        {"engine_kwargs": {"max_num_seqs": 0}},
+        {"lora_config": {"x": 1}},
+        {"runtime_env": {**secret, "pip": ["x"]}},
     ):
         assert refusal(**{"runtime_env": secret, **keys})
 
@@ -485,7 +532,11 @@ def test_settings_that_hold_themselves_or_are_deep(tmp_path: Path) -> None:
         deep = {"a": deep}
     base = {"model_id": "org/model", "llm_engine": "echo", "accelerator_type": "CPU"}
     for inner in (ring, deep):
-        for config, override in (({**base, "engine_kwargs": inner}, None), (base, {"engine_kwargs": {"hf_overrides": [inner]}}), (base, inner)):
+        for config, override in (
+            ({**base, "engine_kwargs": inner}, None),
+            (base, {"engine_kwargs": {"hf_overrides": [inner]}}),
+            (base, inner),
+        ):
             with pytest.raises(ConfigError, match="more than 100 levels, or one that holds itself"):
                 init_engine_from_config(config, override=override)
     file = tmp_path / "config.yaml"

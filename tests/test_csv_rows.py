@@ -20,8 +20,35 @@ from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.errors import DatasetError
 
 CELLS = [
-    "", "NA", "N/A", "NaN", "nan", "None", "null", "NULL", "true", "False", "007", "+4930123", "1e5", "-0", "1,5", "3.10", "2024-03-01",
-    "1234567890123456789012345", " padded ", 'with "quotes"', "two\nlines", "two\r\nlines", "a;b\tc|d", "図書館 🙂", "'", "=1+1", "#", "0x1F", "\u2028",
+    "",
+    "NA",
+    "N/A",
+    "NaN",
+    "nan",
+    "None",
+    "null",
+    "NULL",
+    "true",
+    "False",
+    "007",
+    "+4930123",
+    "1e5",
+    "-0",
+    "1,5",
+    "3.10",
+    "2024-03-01",
+    "1234567890123456789012345",
+    " padded ",
+    'with "quotes"',
+    "two\nlines",
+    "two\r\nlines",
+    "a;b\tc|d",
+    "図書館 🙂",
+    "'",
+    "=1+1",
+    "#",
+    "0x1F",
+    "\u2028",
 ]
 
 
@@ -47,30 +74,37 @@ def test_random_cells(put: Any) -> None:
         assert [list(row.values()) for row in read(put("rows.csv", content))] == rows
 
 
-@pytest.mark.parametrize(("name", "content", "row"), [
-    ("rows.tsv", b"a\tb\n1,5\t2\n", {"a": "1,5", "b": "2"}),
-    ("rows.tsv", b"a,b\n1,2\n", {"a": "1", "b": "2"}),
-    ("rows.csv", b"a\tb\n1,5\t2\n", {"a": "1,5", "b": "2"}),
-    ("rows.csv", b"a;b\n1,5;2\n", {"a": "1,5", "b": "2"}),
-    ("rows.csv", b"price, net;b\n1,5;2\n1;3\n2;3\n", {"price, net": "1,5", "b": "2"}),
-    ("rows.csv", b"a|b|c\n1|2|3\n", {"a": "1", "b": "2", "c": "3"}),
-    ("rows.csv", b'"a;b"\n1;2\n', {"a;b": "1;2"}),
-    ("rows.csv", b"a, b;c;d\n1,5;2;3\n2,5;4;6\n", {"a, b": "1,5", "c": "2", "d": "3"}),
-    ("rows.csv", b'"name";"price, net"\nx;1,5\ny;2,5\n', {"name": "x", "price, net": "1,5"}),
-    ("rows.csv", b'name;"address, city";z\nx;Street 1, Berlin;z\n', {"name": "x", "address, city": "Street 1, Berlin", "z": "z"}),
-    ("rows.csv", b'name;"price, net"\nx;1,5\ny;2,5\n', {"name": "x", "price, net": "1,5"}),
-    ("rows.csv", b"price, net;b\n1,5;2\n2,5;3\n", {"price, net": "1,5", "b": "2"}),
-    ("rows.csv", b"a;b, c;d\n1;2;3\n4;5,5;6\n7;8;9\n", {"a": "1", "b, c": "2", "d": "3"}),
-    ("rows.csv", b"a,b;c,d\n1,2;2,3\n4,5;6,7\n", {"a": "1", "b;c": "2;2", "d": "3"}),
-    ("rows.csv", b"id, label\n1, x\n", {"id": "1", " label": " x"}),
-    ("rows.tsv", b"a, b\tc, d\n1, 5\t2, 3\n", {"a, b": "1, 5", "c, d": "2, 3"}),
-    ("rows.csv", b'"a","b;c"\n1,2;3\n', {"a": "1", "b;c": "2;3"}),
-    ("rows.csv", b"sep=;\na,b;c\n1;2\n", {"a,b": "1", "c": "2"}),
-    ("rows.csv", b'"sep=|"\r\na;b|c,d\r\n1|2\r\n', {"a;b": "1", "c,d": "2"}),
-    ("rows.csv", b"\xef\xbb\xbfSEP=\t\r\na\tb\r\n1\t2\r\n", {"a": "1", "b": "2"}),
-    ("rows.csv", b"text\nfirst; second\n", {"text": "first; second"}),
-    ("rows.csv", b'a,b\n"x;y",z;w\n', {"a": "x;y", "b": "z;w"}),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "row"),
+    [
+        ("rows.tsv", b"a\tb\n1,5\t2\n", {"a": "1,5", "b": "2"}),
+        ("rows.tsv", b"a,b\n1,2\n", {"a": "1", "b": "2"}),
+        ("rows.csv", b"a\tb\n1,5\t2\n", {"a": "1,5", "b": "2"}),
+        ("rows.csv", b"a;b\n1,5;2\n", {"a": "1,5", "b": "2"}),
+        ("rows.csv", b"price, net;b\n1,5;2\n1;3\n2;3\n", {"price, net": "1,5", "b": "2"}),
+        ("rows.csv", b"a|b|c\n1|2|3\n", {"a": "1", "b": "2", "c": "3"}),
+        ("rows.csv", b'"a;b"\n1;2\n', {"a;b": "1;2"}),
+        ("rows.csv", b"a, b;c;d\n1,5;2;3\n2,5;4;6\n", {"a, b": "1,5", "c": "2", "d": "3"}),
+        ("rows.csv", b'"name";"price, net"\nx;1,5\ny;2,5\n', {"name": "x", "price, net": "1,5"}),
+        (
+            "rows.csv",
+            b'name;"address, city";z\nx;Street 1, Berlin;z\n',
+            {"name": "x", "address, city": "Street 1, Berlin", "z": "z"},
+        ),
+        ("rows.csv", b'name;"price, net"\nx;1,5\ny;2,5\n', {"name": "x", "price, net": "1,5"}),
+        ("rows.csv", b"price, net;b\n1,5;2\n2,5;3\n", {"price, net": "1,5", "b": "2"}),
+        ("rows.csv", b"a;b, c;d\n1;2;3\n4;5,5;6\n7;8;9\n", {"a": "1", "b, c": "2", "d": "3"}),
+        ("rows.csv", b"a,b;c,d\n1,2;2,3\n4,5;6,7\n", {"a": "1", "b;c": "2;2", "d": "3"}),
+        ("rows.csv", b"id, label\n1, x\n", {"id": "1", " label": " x"}),
+        ("rows.tsv", b"a, b\tc, d\n1, 5\t2, 3\n", {"a, b": "1, 5", "c, d": "2, 3"}),
+        ("rows.csv", b'"a","b;c"\n1,2;3\n', {"a": "1", "b;c": "2;3"}),
+        ("rows.csv", b"sep=;\na,b;c\n1;2\n", {"a,b": "1", "c": "2"}),
+        ("rows.csv", b'"sep=|"\r\na;b|c,d\r\n1|2\r\n', {"a;b": "1", "c,d": "2"}),
+        ("rows.csv", b"\xef\xbb\xbfSEP=\t\r\na\tb\r\n1\t2\r\n", {"a": "1", "b": "2"}),
+        ("rows.csv", b"text\nfirst; second\n", {"text": "first; second"}),
+        ("rows.csv", b'a,b\n"x;y",z;w\n', {"a": "x;y", "b": "z;w"}),
+    ],
+)
 def test_the_separator_is_the_headers(name: str, content: bytes, row: dict[str, str], put: Any) -> None:
     assert read(put(name, content))[0] == row
 
@@ -79,7 +113,8 @@ def test_types_that_are_asked_for(put: Any) -> None:
     path = put("rows.csv", b"age,score,ok,code\n07,1.5,true,007\n,,,\n-3,2,false,1\n")
     types = {"age": "int64", "score": pa.float32(), "ok": "bool"}
     assert read(path, column_types=types) == [
-        {"age": 7, "score": 1.5, "ok": True, "code": "007"}, {"age": None, "score": None, "ok": None, "code": ""},
+        {"age": 7, "score": 1.5, "ok": True, "code": "007"},
+        {"age": None, "score": None, "ok": None, "code": ""},
         {"age": -3, "score": 2.0, "ok": False, "code": "1"},
     ]
     bad = put("rows.csv", b"age,x\n1,a\n1.5,b\n2,c\n")
@@ -90,9 +125,22 @@ def test_types_that_are_asked_for(put: Any) -> None:
     assert "Did you mean 'age'?" in refusal(bad, column_types={"agee": "int64"})
 
 
-@pytest.mark.parametrize("kind", [
-    "int", int, None, 5, ["int64"], "list", pa.list_(pa.int64()), pa.null(), pa.struct([("a", pa.int64())]), pa.duration("s"), pa.map_(pa.string(), pa.string()),
-])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "int",
+        int,
+        None,
+        5,
+        ["int64"],
+        "list",
+        pa.list_(pa.int64()),
+        pa.null(),
+        pa.struct([("a", pa.int64())]),
+        pa.duration("s"),
+        pa.map_(pa.string(), pa.string()),
+    ],
+)
 @pytest.mark.parametrize("bad_lines", ["raise", "keep"])
 def test_types_that_text_cannot_become(kind: Any, bad_lines: str, put: Any) -> None:
     message = refusal(put("rows.csv", b"a,b\n1,2\n,\n"), column_types={"a": kind}, bad_lines=bad_lines)
@@ -114,7 +162,10 @@ def test_an_empty_cell_of_text_is_text(kind: Any, put: Any) -> None:
 @pytest.mark.parametrize("half", ["\ud83d", "\ude00", "\ude00\ud83d"])
 def test_half_of_a_pair_is_a_bad_line(encoding: str, half: str, put: Any) -> None:
     asked = {"encoding": encoding} if encoding[-2:] in ("le", "be") else {}
-    for name, lines in (("rows.csv", ["a,b", "1,🙂", f"2,{half}", "3,x"]), ("rows.jsonl", ['{"a": "0"}', '{"a": "1"}', f'{{"a": "{half}"}}', '{"a": "3"}'])):
+    for name, lines in (
+        ("rows.csv", ["a,b", "1,🙂", f"2,{half}", "3,x"]),
+        ("rows.jsonl", ['{"a": "0"}', '{"a": "1"}', f'{{"a": "{half}"}}', '{"a": "3"}']),
+    ):
         path = put(name, "".join(f"{line}\n" for line in lines).encode(encoding, "surrogatepass"))
         message = refusal(path, **asked)
         assert message.startswith("Line 3 of ") and "half of a surrogate pair" in message and "UTF" in message
@@ -139,15 +190,18 @@ def test_a_row_is_bad_for_what_is_in_it_wherever_an_earlier_one_fails(put: Any) 
     assert [(row["a"], row["b"]) for row in rows if row[BAD_LINE] is None] == [("2", "2"), ("x\ny", "3"), ("5", "5\n5")]
 
 
-@pytest.mark.parametrize(("content", "number", "word", "others"), [
-    (b"a,b\n1,2\n3\n4,5\n", 3, "1 cell(s) where the header has 2", ["1", "4"]),
-    (b'a,b\n1,"x\ny"\n3,4,5\n6,7\n', 4, "3 cell(s)", ["1", "6"]),
-    (b'a,b\n1,2\n3,"open\n4,5\n6,7\n', 3, "a quote is opened and not closed", ["1", "4", "6"]),
-    (b'a,b\n1,2\n3,"open\n4,"5"\n6,7\n', 3, "expected after", ["1", "4", "6"]),
-    (b'a,b\n1,2\n3,"x"y\n6,7\n', 3, "expected after", ["1", "6"]),
-    (b"a,b\n1,2\n3,caf\xe9\n6,7\n", 3, "is not UTF-8 (byte 0xe9): 'caf?'", ["1", "6"]),
-    (b"a,b\n\n\n1,2\n3,\xff\xfe\n", 5, "is not UTF-8 (byte 0xff)", ["1"]),
-])
+@pytest.mark.parametrize(
+    ("content", "number", "word", "others"),
+    [
+        (b"a,b\n1,2\n3\n4,5\n", 3, "1 cell(s) where the header has 2", ["1", "4"]),
+        (b'a,b\n1,"x\ny"\n3,4,5\n6,7\n', 4, "3 cell(s)", ["1", "6"]),
+        (b'a,b\n1,2\n3,"open\n4,5\n6,7\n', 3, "a quote is opened and not closed", ["1", "4", "6"]),
+        (b'a,b\n1,2\n3,"open\n4,"5"\n6,7\n', 3, "expected after", ["1", "4", "6"]),
+        (b'a,b\n1,2\n3,"x"y\n6,7\n', 3, "expected after", ["1", "6"]),
+        (b"a,b\n1,2\n3,caf\xe9\n6,7\n", 3, "is not UTF-8 (byte 0xe9): 'caf?'", ["1", "6"]),
+        (b"a,b\n\n\n1,2\n3,\xff\xfe\n", 5, "is not UTF-8 (byte 0xff)", ["1"]),
+    ],
+)
 def test_bad_lines(content: bytes, number: int, word: str, others: list[str], put: Any) -> None:
     path = put("rows.csv", content)
     message = refusal(path)
@@ -164,25 +218,36 @@ def test_lines_far_down_are_numbered_in_small_blocks(put: Any) -> None:
         list(csv_rows.csv_tables(FileText(str(path), pa.fs.LocalFileSystem(), "csv"), 1000))
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"id,text,id\n1,2,3\n", ["column 'id' more than once"]),
-    (b",text\n0,a\n", ["column 1 of 2", "index=False"]),
-    (b"a,,b,\n1,2,3,4\n", ["column 2, 4 of 4"]),
-    (b"caf\xe9,b\n1,2\n", ["Line 1", "the header", "not UTF-8"]),
-    (b'a,"b\n1,2\n', ["Line 1", "a quote is opened"]),
-    (b"id,_rayllm_bad_line\n1,\n", ["'_rayllm_bad_line'", "which a run uses"]),
-    (b'{"a": 1}\n{"a": 2}\n', ["its content is JSON", ".jsonl"]),
-    (b'[{"a": 1}]\n', ["its content is JSON"]),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"id,text,id\n1,2,3\n", ["column 'id' more than once"]),
+        (b",text\n0,a\n", ["column 1 of 2", "index=False"]),
+        (b"a,,b,\n1,2,3,4\n", ["column 2, 4 of 4"]),
+        (b"caf\xe9,b\n1,2\n", ["Line 1", "the header", "not UTF-8"]),
+        (b'a,"b\n1,2\n', ["Line 1", "a quote is opened"]),
+        (b"id,_rayllm_bad_line\n1,\n", ["'_rayllm_bad_line'", "which a run uses"]),
+        (b'{"a": 1}\n{"a": 2}\n', ["its content is JSON", ".jsonl"]),
+        (b'[{"a": 1}]\n', ["its content is JSON"]),
+    ],
+)
 @pytest.mark.parametrize("bad_lines", ["raise", "keep"])
 def test_headers_that_cannot_be(content: bytes, words: list[str], bad_lines: str, put: Any) -> None:
     message = refusal(put("rows.csv", content), bad_lines=bad_lines)
     assert "rows.csv" in message and all(word in message for word in words)
 
 
-@pytest.mark.parametrize(("encoding", "text"), [
-    ("cp1252", "‘café’ – 5 €"), ("shift-jis", "表示 ソ"), ("utf-16", "Größe 🙂"), ("utf-32", "図"), ("utf-8-sig", "図"), ("utf-16-be", "naïve plain text"),
-])
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "‘café’ – 5 €"),
+        ("shift-jis", "表示 ソ"),
+        ("utf-16", "Größe 🙂"),
+        ("utf-32", "図"),
+        ("utf-8-sig", "図"),
+        ("utf-16-be", "naïve plain text"),
+    ],
+)
 def test_encodings(encoding: str, text: str, put: Any) -> None:
     content = f"id,text\n1,{text}\n2,plain\n".encode(encoding)
     known = encoding in ("utf-16", "utf-32", "utf-8-sig")

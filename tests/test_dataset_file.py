@@ -22,7 +22,7 @@ from reading import read, refusal
 from rayllm_batch.data import dataset_file, file_part
 from rayllm_batch.data.read_options import ReadOptions
 
-ROWS = [{"id": 1, "article": "One, \"two\"\nand three."}, {"id": 2, "article": "Größe, 図書館, 🙂"}]
+ROWS = [{"id": 1, "article": 'One, "two"\nand three.'}, {"id": 2, "article": "Größe, 図書館, 🙂"}]
 JSONL = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in ROWS)
 ARRAY = json.dumps(ROWS, indent=2).encode()
 CSV_ROWS = [{**row, "id": str(row["id"])} for row in ROWS]
@@ -93,7 +93,9 @@ def test_texts_longer_than_a_block(name: str, put: Any) -> None:
         content = "id,article\n" + "".join(f'{row["id"]},"{row["article"]}"\n' for row in rows)
     else:
         content = json.dumps(rows) if name == "long.json" else "\n".join(json.dumps(row) for row in rows)
-    assert read(put(name, content.encode())) == ([{**row, "id": str(row["id"])} for row in rows] if name == "long.csv" else rows)
+    assert read(put(name, content.encode())) == (
+        [{**row, "id": str(row["id"])} for row in rows] if name == "long.csv" else rows
+    )
 
 
 def test_csv_of_many_blocks_with_line_breaks_in_its_texts(put: Any) -> None:
@@ -112,14 +114,21 @@ def test_folder(put: Any, tmp_path: Path) -> None:
     put("data/README.md", b"not data")
     folder = tmp_path / "data"
     assert names(folder, folder) == ["a.jsonl", "b.jsonl", "sub/a.jsonl"], "sorted, so that a second run reads the same"
-    assert read(folder) == read(f"{folder}/") == [{"id": 1, "score": None}, {"id": 2, "score": 0.5}, {"id": 3, "score": 1}]
+    assert (
+        read(folder) == read(f"{folder}/") == [{"id": 1, "score": None}, {"id": 2, "score": 0.5}, {"id": 3, "score": 1}]
+    )
     assert [type(row["score"]) for row in read(folder)[1:]] == [float, int]
 
 
 def test_hidden_files_and_folders_are_ignored(put: Any, tmp_path: Path) -> None:
     for name in (
-        "rows.jsonl", ".hidden.jsonl", "_SUCCESS", "_metadata.jsonl", ".ipynb_checkpoints/rows-checkpoint.jsonl",
-        "_tmp/0.json", "sub/.git/x.jsonl",
+        "rows.jsonl",
+        ".hidden.jsonl",
+        "_SUCCESS",
+        "_metadata.jsonl",
+        ".ipynb_checkpoints/rows-checkpoint.jsonl",
+        "_tmp/0.json",
+        "sub/.git/x.jsonl",
     ):
         put(f"data/{name}", JSONL)
     folder = tmp_path / "data"
@@ -138,10 +147,14 @@ def test_glob(put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert names(tmp_path / "part-[12]*.jsonl", tmp_path) == ["part-1.jsonl"]
     assert names(tmp_path / "*/part-?.jsonl", tmp_path) == ["sub/part-3.jsonl"]
     put("other/part-4.jsonl/part-5.jsonl", JSONL)
-    assert names(tmp_path / "*.jsonl", tmp_path) == ["other.jsonl", "part-0.jsonl", "part-1.jsonl"], "not those of other folders"
+    assert names(tmp_path / "*.jsonl", tmp_path) == ["other.jsonl", "part-0.jsonl", "part-1.jsonl"], (
+        "not those of other folders"
+    )
     assert names(tmp_path / "**/part-[345].jsonl", tmp_path) == ["other/part-4.jsonl/part-5.jsonl", "sub/part-3.jsonl"]
     assert names(tmp_path / "**/*1.jsonl", tmp_path) == ["part-1.jsonl"], "no folder is a number of folders too"
-    assert names(tmp_path / "oth*", tmp_path) == ["other.jsonl", "other/part-4.jsonl/part-5.jsonl"], "what lies in a folder of that name"
+    assert names(tmp_path / "oth*", tmp_path) == ["other.jsonl", "other/part-4.jsonl/part-5.jsonl"], (
+        "what lies in a folder of that name"
+    )
     monkeypatch.chdir(tmp_path)
     assert dataset_file.find_files("other*.jsonl").paths == [str(tmp_path / "other.jsonl")]
 
@@ -172,7 +185,14 @@ def test_what_describes_the_data_beside_it_is_no_row(put: Any, tmp_path: Path) -
     for name, content in (("train.jsonl", JSONL), ("train.json", ARRAY), ("train.parquet", parquet_bytes(ROWS))):
         ending = name.rpartition(".")[2]
         put(f"{ending}/{name}", content)
-        for description in ("dataset_infos.json", "dataset_info.json", "datapackage.json", "dataset-metadata.json", "croissant.json", "deep/dataset_infos.json"):
+        for description in (
+            "dataset_infos.json",
+            "dataset_info.json",
+            "datapackage.json",
+            "dataset-metadata.json",
+            "croissant.json",
+            "deep/dataset_infos.json",
+        ):
             put(f"{ending}/{description}", b'{"default": {"features": {}}}')
         assert read(tmp_path / ending) == read(tmp_path / ending / "*") == ROWS
     assert len(read(tmp_path / "json" / "dataset_infos.json")) == 1, "it may be asked for"
@@ -279,7 +299,7 @@ def seventh(line: bytes, before: int = 6, ending: bytes = b"\n") -> bytes:
         (b"[1, 2]", "[1, 2]"),
         (b'"a string"', '"a string"'),
         (b"null", "null"),
-        (b'{"article": "caf\xe9"}', "not UTF-8 (byte 0xe9): '{\"article\": \"caf"),
+        (b'{"article": "caf\xe9"}', 'not UTF-8 (byte 0xe9): \'{"article": "caf'),
         (b'{"article": "' + b"x" * 1000, "xxx..."),
     ],
 )
@@ -322,14 +342,17 @@ def test_file_that_is_not_what_its_name_says(name: str, content: bytes, words: s
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("b.json", b"[1, 2]"), ("b.json", b'["ab"]'), ("b.json.gz", b"not gzip"), ("b.json.gz", gzip.compress(JSONL)[:-9])],
+    [
+        ("b.json", b"[1, 2]"),
+        ("b.json", b'["ab"]'),
+        ("b.json.gz", b"not gzip"),
+        ("b.json.gz", gzip.compress(JSONL)[:-9]),
+    ],
 )
 def test_a_later_file_that_is_not(name: str, content: bytes, put: Any, tmp_path: Path) -> None:
     put("data/a.json", JSONL)
     path = put(f"data/{name}", content)
     assert str(path) in refusal(tmp_path / "data")
-
-
 
 
 # --- relative paths, folders with columns in their names, folders that are something else
@@ -342,10 +365,16 @@ def test_a_relative_path_is_absolute_at_once(put: Any, tmp_path: Path, monkeypat
         assert dataset_file.find_files(given).paths == [str(tmp_path / "in" / "rows.jsonl")]
 
 
-@pytest.mark.parametrize(("ending", "content"), [
-    ("parquet", parquet_bytes([{"id": 1}])), ("jsonl", b'{"id": 1}\n'), ("json", b'[{"id": 1}]'), ("csv", b"id\n1\n"),
-    ("csv.gz", gzip.compress(b"id\n1\n")),
-])
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        ("parquet", parquet_bytes([{"id": 1}])),
+        ("jsonl", b'{"id": 1}\n'),
+        ("json", b'[{"id": 1}]'),
+        ("csv", b"id\n1\n"),
+        ("csv.gz", gzip.compress(b"id\n1\n")),
+    ],
+)
 def test_names_of_folders_are_columns_of_text(ending: str, content: bytes, put: Any, tmp_path: Path) -> None:
     for folder in ("year=2024/kind=a%2Fb", "year=0099/kind=__HIVE_DEFAULT_PARTITION__"):
         put(f"x=1/corpus/{folder}/part.{ending}", content)
@@ -362,13 +391,19 @@ def test_a_column_of_the_file_goes_before_the_folders(put: Any, tmp_path: Path) 
     assert read(tmp_path / "lang=de") == [{"lang": "en"}]
 
 
-@pytest.mark.parametrize(("files", "words"), [
-    (["dataset_info.json", "state.json", "data-00000-of-00001.arrow"], ["save_to_disk", "load_from_disk("]),
-    (["dataset_dict.json", "train/dataset_info.json", "train/state.json", "train/data.arrow"], ["load_from_disk(", '["train"]']),
-    (["_delta_log/00000000000000000000.json", "part-0.parquet"], ["Delta", "read_delta"]),
-    (["metadata/v1.metadata.json", "data/part-0.parquet"], ["Iceberg", "read_iceberg"]),
-    ([".hoodie/hoodie.properties", "part-0.parquet"], ["Hudi", "read_hudi"]),
-])
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["dataset_info.json", "state.json", "data-00000-of-00001.arrow"], ["save_to_disk", "load_from_disk("]),
+        (
+            ["dataset_dict.json", "train/dataset_info.json", "train/state.json", "train/data.arrow"],
+            ["load_from_disk(", '["train"]'],
+        ),
+        (["_delta_log/00000000000000000000.json", "part-0.parquet"], ["Delta", "read_delta"]),
+        (["metadata/v1.metadata.json", "data/part-0.parquet"], ["Iceberg", "read_iceberg"]),
+        ([".hoodie/hoodie.properties", "part-0.parquet"], ["Hudi", "read_hudi"]),
+    ],
+)
 def test_folders_that_are_more_than_their_files(files: list[str], words: list[str], put: Any, tmp_path: Path) -> None:
     for name in files:
         put(f"table/{name}", parquet_bytes([{"id": 1}]) if name.endswith("parquet") else b"{}")
@@ -399,25 +434,34 @@ def large(monkeypatch: pytest.MonkeyPatch) -> Any:
     return dataset_file.read_dataset_file
 
 
-def test_rows_are_counted_where_that_costs_no_reading(large: Any, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_counted_where_that_costs_no_reading(
+    large: Any, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in (1, 2, 3):
         pyarrow.parquet.write_table(pa.table({"article": ["x"] * number}), tmp_path / f"{number}.parquet")
     put("lines/rows.jsonl", b'{"article": "x"}\n')
     everything = large(tmp_path / "*.parquet")
     assert dataset_file.known_rows(everything) == dataset_file.count_rows(everything) == 6
     assert dataset_file.known_rows(large(tmp_path / "2.parquet")) == 2
-    assert dataset_file.known_rows(large(tmp_path / "lines")) is None and dataset_file.count_rows(large(tmp_path / "lines")) == -1
+    assert (
+        dataset_file.known_rows(large(tmp_path / "lines")) is None
+        and dataset_file.count_rows(large(tmp_path / "lines")) == -1
+    )
     monkeypatch.setattr(dataset_file, "COUNTED_FILES", 2)
     assert dataset_file.known_rows(everything) is None, "too many to ask"
     assert dataset_file.count_rows(everything) == 6
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv", "json"])
-def test_the_first_rows_are_those_that_the_tasks_read(ending: str, large: Any, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_rows_are_those_that_the_tasks_read(
+    ending: str, large: Any, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in (1, 2, 3):
         rows = [{"article": f"{number} {i}"} for i in range(number)]
         content = {
-            "parquet": parquet_bytes(rows), "json": json.dumps(rows).encode(), "jsonl": "".join(f"{json.dumps(row)}\n" for row in rows).encode(),
+            "parquet": parquet_bytes(rows),
+            "json": json.dumps(rows).encode(),
+            "jsonl": "".join(f"{json.dumps(row)}\n" for row in rows).encode(),
             "csv": "\n".join(["article", *(row["article"] for row in rows)]).encode(),
         }
         put(f"lang=l{number}/rows.{ending}", content[ending])
@@ -435,7 +479,10 @@ def test_columns_of_the_first_rows_are_in_all_tables(large: Any, put: Any, tmp_p
     put("a.jsonl", b'{"id": 1, "note": "x"}\n')
     put("b.jsonl", b'{"id": 2}\n')
     dataset = large(tmp_path)
-    assert [table.to_pylist() for parts in dataset.tasks for table in dataset.reader(parts)] == [[{"id": 1, "note": "x"}], [{"id": 2, "note": None}]]
+    assert [table.to_pylist() for parts in dataset.tasks for table in dataset.reader(parts)] == [
+        [{"id": 1, "note": "x"}],
+        [{"id": 2, "note": None}],
+    ]
 
 
 def test_large_files_are_shared_by_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,11 +495,17 @@ def test_large_files_are_shared_by_tasks(tmp_path: Path, monkeypatch: pytest.Mon
     how = ReadOptions()
     lines = file_part.tasks_of(files(tmp_path / "jsonl"), sizes, how)
     assert len(lines) == 8 and [len(parts) for parts in lines] == [1] * 6 + [2, 1], "small ones go together"
-    assert lines[0][0].start == 0 and lines[6][0].stop is None and [p[0].start for p in lines[1:7]] == [p[0].stop for p in lines[:6]]
+    assert (
+        lines[0][0].start == 0
+        and lines[6][0].stop is None
+        and [p[0].start for p in lines[1:7]] == [p[0].stop for p in lines[:6]]
+    )
     assert [len(parts) for parts in file_part.tasks_of(files(tmp_path / "parquet"), sizes, how)] == [1] * 6 + [2, 1]
     for ending in ("csv", "jsonl.gz"):
         assert [len(parts) for parts in file_part.tasks_of(files(tmp_path / ending), sizes, how)] == [1, 2]
-    assert len(file_part.tasks_of(files(tmp_path / "jsonl"), sizes, ReadOptions("keep"))) == 2, "its lines are counted from the top"
+    assert len(file_part.tasks_of(files(tmp_path / "jsonl"), sizes, ReadOptions("keep"))) == 2, (
+        "its lines are counted from the top"
+    )
     assert len(file_part.tasks_of(files(tmp_path / "jsonl"), sizes, ReadOptions(encoding="cp1252"))) == 2
     monkeypatch.setattr(file_part, "MOST_TASKS", 3)
     assert len(file_part.tasks_of(files(tmp_path / "jsonl"), sizes, how)) == 4
@@ -479,8 +532,15 @@ def test_parquet_with_a_column_of_a_name_that_a_run_uses(put: Any) -> None:
 
 
 def test_days_of_all_years_in_the_dates_of_old_parquet(tmp_path: Path) -> None:
-    days = [datetime.datetime(*day) for day in ((9999, 12, 31), (1, 1, 1), (1600, 2, 29), (2024, 2, 29, 23, 59, 59, 123456))]
-    table = pa.table({"at": pa.array(days, pa.timestamp("us")), "list": pa.array([[day] for day in days], pa.list_(pa.timestamp("us")))})
+    days = [
+        datetime.datetime(*day) for day in ((9999, 12, 31), (1, 1, 1), (1600, 2, 29), (2024, 2, 29, 23, 59, 59, 123456))
+    ]
+    table = pa.table(
+        {
+            "at": pa.array(days, pa.timestamp("us")),
+            "list": pa.array([[day] for day in days], pa.list_(pa.timestamp("us"))),
+        }
+    )
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", use_deprecated_int96_timestamps=True)
     assert read(tmp_path / "rows.parquet") == table.to_pylist()
 
@@ -489,13 +549,21 @@ def test_parquet_files_whose_types_differ(put: Any, tmp_path: Path) -> None:
     put("data/a.parquet", parquet_bytes([{"key": 2**60 + 1, "text": "a"}]))
     put("data/b.parquet", parquet_bytes([{"key": 0.5, "text": "b", "more": [1]}]))
     put("data/c.parquet", parquet_bytes([{"key": "k", "text": b"c"}]))
-    assert [list(row.values()) for row in read(tmp_path / "data")] == [[2**60 + 1, "a", None], [0.5, "b", [1]], ["k", b"c", None]]
+    assert [list(row.values()) for row in read(tmp_path / "data")] == [
+        [2**60 + 1, "a", None],
+        [0.5, "b", [1]],
+        ["k", b"c", None],
+    ]
 
 
-@pytest.mark.parametrize(("one", "two"), [
-    (pa.array([1], pa.int32()), pa.array([0.5])), (pa.array([decimal.Decimal("1.5")]), pa.array([decimal.Decimal("1.25")])),
-    (pa.array([{"a": 1}]), pa.array([{"a": 1, "b": None}], pa.struct([("a", pa.int64()), ("b", pa.int64())]))),
-])
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (pa.array([1], pa.int32()), pa.array([0.5])),
+        (pa.array([decimal.Decimal("1.5")]), pa.array([decimal.Decimal("1.25")])),
+        (pa.array([{"a": 1}]), pa.array([{"a": 1, "b": None}], pa.struct([("a", pa.int64()), ("b", pa.int64())]))),
+    ],
+)
 def test_a_value_of_one_parquet_file_is_not_changed_by_another(one: pa.Array, two: pa.Array, tmp_path: Path) -> None:
     for name, array in (("a", one), ("b", two), ("c", one)):
         pyarrow.parquet.write_table(pa.table({"x": array}), tmp_path / f"{name}.parquet")
@@ -522,7 +590,9 @@ files = find_files({str(path)!r})
 assert _first_of_file(files, Reader(files.fs, "parquet", ReadOptions()), files.paths[0], 256).num_rows == 256
 print(most_so_far() - begun)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
     assert int(run.stdout) < 60 << 10, "a row group has 64 MB, and it is held twice"
 
 
@@ -530,7 +600,12 @@ print(most_so_far() - begun)
 def test_what_is_much_larger_than_its_file_is_not_read_into_the_drivers_memory(ending: str, tmp_path: Path) -> None:
     path, text = tmp_path / f"rows.{ending}", "x" * 40_000
     if ending == "parquet":
-        pyarrow.parquet.write_table(pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 8000, pa.int32()), [text]).cast(pa.string())}), path)
+        pyarrow.parquet.write_table(
+            pa.table(
+                {"text": pa.DictionaryArray.from_arrays(pa.array([0] * 8000, pa.int32()), [text]).cast(pa.string())}
+            ),
+            path,
+        )
     else:
         path.write_bytes(gzip.compress(b'{"text": "%s"}\n' % text.encode() * 100, 1) * 80)
     assert path.stat().st_size < 3 << 20, "of 320 MB"
@@ -556,11 +631,15 @@ for table in reader.tables(whole(files, files.paths[0])):
 assert rows == 8000
 print(most_so_far() - begun)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
     assert int(run.stdout) < 200 << 10
 
 
-def test_a_file_that_is_too_large_for_memory_is_read_by_tasks(large: Any, put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_for_memory_is_read_by_tasks(
+    large: Any, put: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 1 << 20)
     dataset = large(put("rows.jsonl.gz", gzip.compress(b'{"text": "%s"}\n' % (b"x" * 4000) * 3000)))
     assert len(dataset.tasks) == 1 and sum(table.num_rows for table in dataset.reader(dataset.tasks[0])) == 3000
@@ -569,15 +648,18 @@ def test_a_file_that_is_too_large_for_memory_is_read_by_tasks(large: Any, put: A
 # --- options
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"bad_lines": "keeps"}, "Did you mean 'keep'?"),
-    ({"bad_lines": None}, "must be 'raise'"),
-    ({"encoding": "cp125"}, "an encoding that Python knows"),
-    ({"encoding": "base64"}, "an encoding that Python knows"),
-    ({"column_types": {"id": "int46"}}, "column_types['id']"),
-    ({"column_types": ["id"]}, "must be a dict"),
-    ({"column_types": {"id": "int64"}}, "column_types is for CSV"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bad_lines": "keeps"}, "Did you mean 'keep'?"),
+        ({"bad_lines": None}, "must be 'raise'"),
+        ({"encoding": "cp125"}, "an encoding that Python knows"),
+        ({"encoding": "base64"}, "an encoding that Python knows"),
+        ({"column_types": {"id": "int46"}}, "column_types['id']"),
+        ({"column_types": ["id"]}, "must be a dict"),
+        ({"column_types": {"id": "int64"}}, "column_types is for CSV"),
+    ],
+)
 def test_options_that_cannot_be(options: dict[str, Any], words: str, put: Any) -> None:
     assert words in refusal(put("rows.jsonl", JSONL), **options)
     if "encoding" in options:

@@ -19,7 +19,9 @@ class Engine:
         monkeypatch.setattr(deaf.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(deaf, "_cpu_seconds", lambda: dict(self.cpu_s))
 
-    def lost_after(self, seconds: int, requests: int, cpu: float, steps: Callable[[int], int] = lambda second: 0) -> int | None:
+    def lost_after(
+        self, seconds: int, requests: int, cpu: float, steps: Callable[[int], int] = lambda second: 0
+    ) -> int | None:
         for second in range(seconds):
             self.now, self.steps = self.now + 1, self.steps + steps(second)
             self.cpu_s[max(self.cpu_s)] += cpu
@@ -71,8 +73,14 @@ def test_the_processes_that_are_counted() -> None:
     import sys
 
     before = deaf._cpu_seconds()
-    with subprocess.Popen([sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass\nprint(1, flush=True)\ntime.sleep(9)"],
-                          stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time\nwhile time.process_time() < 0.5: pass\nprint(1, flush=True)\ntime.sleep(9)",
+        ],
+        stdout=subprocess.PIPE,
+    ) as child:
         child.stdout.readline()
         [(pid, _)] = [process for process in deaf._cpu_seconds() if process not in before]
         assert pid == child.pid and sum(deaf._cpu_seconds().values()) - sum(before.values()) >= 0.4
@@ -104,9 +112,13 @@ def test_workers_of_ray_count_and_what_is_gone_meanwhile_does_not(monkeypatch: p
             raise psutil.AccessDenied(self.pid)
 
     there = [
-        Process(2, "ray::RayWorkerWrapper", "raylet"), Process(3, "VLLM::Worker_TP1", "raylet"), Process(4, "VLLM::Worker_TP0", "VLLM::EngineCor"),
-        Process(5, "ray::IDLE", "raylet"), Process(6, "gone", "raylet"), Process(7, "ray::RayWorkerProc"),
-    ]  # fmt: skip
+        Process(2, "ray::RayWorkerWrapper", "raylet"),
+        Process(3, "VLLM::Worker_TP1", "raylet"),
+        Process(4, "VLLM::Worker_TP0", "VLLM::EngineCor"),
+        Process(5, "ray::IDLE", "raylet"),
+        Process(6, "gone", "raylet"),
+        Process(7, "ray::RayWorkerProc"),
+    ]
     monkeypatch.setattr(psutil, "Process", Process)
     monkeypatch.setattr(psutil, "process_iter", lambda: iter(there))
     assert deaf._cpu_seconds() == {(2, 5.0): 3.0, (3, 5.0): 3.0}

@@ -45,7 +45,9 @@ def without_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def another_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """One that has three settings, one of them its own."""
     (tmp_path / "engine").mkdir()
-    (tmp_path / "engine" / "arg_utils.py").write_text("class EngineArgs:\n    model: str\n    max_num_seqs: int\n    of_tomorrow: bool\n")
+    (tmp_path / "engine" / "arg_utils.py").write_text(
+        "class EngineArgs:\n    model: str\n    max_num_seqs: int\n    of_tomorrow: bool\n"
+    )
     real, spec = importlib.util.find_spec, SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: spec if name == "vllm" else real(name, *rest))
     engine_args.installed_fields.cache_clear()

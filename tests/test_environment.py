@@ -21,7 +21,10 @@ UV = Path(sys.executable).with_name("uv")
 def index() -> dict[str, str]:
     """uv reads neither pip's files nor its variables, see scripts/environment.sh."""
     pip = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-    found = os.environ.get("PIP_INDEX_URL") or subprocess.run(pip, capture_output=True, text=True, check=False).stdout.strip()
+    found = (
+        os.environ.get("PIP_INDEX_URL")
+        or subprocess.run(pip, capture_output=True, text=True, check=False).stdout.strip()
+    )
     return {"UV_DEFAULT_INDEX": found} if found else {}
 
 
@@ -33,9 +36,13 @@ def test_the_gpu_environment_resolves_for_a_linux_host(python: str, tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **index()}, check=False)
     assert done.returncode == 0, done.stderr
     would = dict(re.findall(r"^ \+ ([\w.-]+)==(\S+)$", done.stderr, re.MULTILINE))
-    asked = dict(re.findall(r"^([\w-]+)(?:\[[^]]*\])?==(\S+)", "".join(
-        (ROOT / "requirements" / name).read_text() for name in ("gpu.in", "common.in")
-    ), re.MULTILINE))
+    asked = dict(
+        re.findall(
+            r"^([\w-]+)(?:\[[^]]*\])?==(\S+)",
+            "".join((ROOT / "requirements" / name).read_text() for name in ("gpu.in", "common.in")),
+            re.MULTILINE,
+        )
+    )
     assert asked and {name: would.get(name) for name in asked} == asked
     assert not would["torch"].endswith("+cpu")
     locked = set(re.findall(r"^([\w.-]+==[^\s;]+)", (ROOT / "requirements" / "gpu.txt").read_text(), re.MULTILINE))

@@ -6,7 +6,9 @@ from rayllm_batch import errors
 
 
 def tree(kind: type, depth: int = 1) -> list[str]:
-    below = [inner for inner in kind.__subclasses__() if inner.__module__ == kind.__module__]  # not those of other tests
+    below = [
+        inner for inner in kind.__subclasses__() if inner.__module__ == kind.__module__
+    ]  # not those of other tests
     return ["    " * depth + kind.__name__, *(line for inner in below for line in tree(inner, depth + 1))]
 
 

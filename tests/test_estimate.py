@@ -46,9 +46,20 @@ def of(engine: Engine, job: list[tuple[int, int]], sample_rows: int = 64, **more
     tried = random.Random(2).sample(job, sample_rows)
     many = copies(sample_rows, len(job), engine.max_num_seqs)
     sample = Sample(
-        [tokens for tokens, _ in tried], [], 0.0001, engine.run([(tokens, 1) for tokens, _ in tried] * many), engine.run(tried * many)
+        [tokens for tokens, _ in tried],
+        [],
+        0.0001,
+        engine.run([(tokens, 1) for tokens, _ in tried] * many),
+        engine.run(tried * many),
     )
-    settings = {"num_replicas": 1, "gpus_per_replica": 1, "accelerator_type": "A10G", "cpus": 4.0, "start_s": 80.0, **more}
+    settings = {
+        "num_replicas": 1,
+        "gpus_per_replica": 1,
+        "accelerator_type": "A10G",
+        "cpus": 4.0,
+        "start_s": 80.0,
+        **more,
+    }
     return estimate(sample, rows=len(job), max_num_seqs=engine.max_num_seqs, **settings)
 
 
@@ -58,7 +69,9 @@ CPU = Engine(step_s=0.004, read_s=0.0004, write_s=0.001, max_num_seqs=32, max_nu
 
 
 @pytest.mark.parametrize("engine", [SMALL_GPU, LARGE_GPU, CPU], ids=["small GPU", "large GPU", "CPU"])
-@pytest.mark.parametrize("outputs", [(128, 128), (20, 400), (1, 8)], ids=["equal answers", "mixed answers", "short answers"])
+@pytest.mark.parametrize(
+    "outputs", [(128, 128), (20, 400), (1, 8)], ids=["equal answers", "mixed answers", "short answers"]
+)
 @pytest.mark.parametrize("count", [640, 10_000])
 def test_within_a_quarter_and_within_its_own_interval(engine: Engine, outputs: tuple[int, int], count: int) -> None:
     job = rows(count, (200, 1400), outputs)
@@ -102,7 +115,14 @@ def test_failed_rows_are_named_and_cost_nothing() -> None:
     trial = Trial(2.0, [10, None, 10], ["engine: ValueError: no"], [(1.0, 2.0, 10.0), (2.0, 0.0, 20.0)])
     sample = Sample([5, 5, 5], ["parse_row: KeyError: 'x'"], 0.001, Trial(0.5, [1, None, 1]), trial)
     said = estimate(
-        sample, rows=100, num_replicas=1, gpus_per_replica=0, accelerator_type="CPU", max_num_seqs=8, cpus=1.0, start_s=1.0
+        sample,
+        rows=100,
+        num_replicas=1,
+        gpus_per_replica=0,
+        accelerator_type="CPU",
+        max_num_seqs=8,
+        cpus=1.0,
+        start_s=1.0,
     )
     assert said.output_tokens_per_row == Spread(10.0, 10.0, 10.0)
     assert "from 4 rows, of which 1 failed: parse_row: KeyError: 'x'" in str(said)
@@ -111,7 +131,14 @@ def test_failed_rows_are_named_and_cost_nothing() -> None:
 def test_a_sample_of_one_row_is_very_unsure() -> None:
     sample = Sample([50], [], 0.001, Trial(0.1, [1]), Trial(1.0, [20], load=[(0.5, 1.0, 10.0), (1.0, 0.0, 20.0)]))
     said = estimate(
-        sample, rows=1, num_replicas=1, gpus_per_replica=0, accelerator_type="CPU", max_num_seqs=8, cpus=1.0, start_s=1.0
+        sample,
+        rows=1,
+        num_replicas=1,
+        gpus_per_replica=0,
+        accelerator_type="CPU",
+        max_num_seqs=8,
+        cpus=1.0,
+        start_s=1.0,
     )
     assert said.high_s > 2 * said.run_s and said.low_s <= 0.5 * said.run_s
 

@@ -112,15 +112,24 @@ def notebook_of(path: Path, *cells: str) -> str:
 
 def test_a_failing_assert_in_a_cell_fails_the_notebook(tmp_path: Path) -> None:
     good = notebook_of(tmp_path / "good.ipynb", "rows = 3\nprint(rows)", "assert rows == 3")
-    bad = notebook_of(tmp_path / "bad.ipynb", "rows = 3\nprint(rows)", "assert rows == 4, 'rows are missing'", "print('after')")
+    bad = notebook_of(
+        tmp_path / "bad.ipynb", "rows = 3\nprint(rows)", "assert rows == 4, 'rows are missing'", "print('after')"
+    )
     nbval = [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "--nbval-lax", "-x", "--nbval-current-env", "-rpf"]
     done = subprocess.run(
-        [*nbval, good, bad], cwd=tmp_path, capture_output=True, text=True, check=False,
+        [*nbval, good, bad],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
     assert done.returncode == 1, done.stdout + done.stderr
     outcomes = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("PASSED", "FAILED"))]
     assert outcomes == [
-        "PASSED good.ipynb::Cell 0", "PASSED good.ipynb::Cell 1", "PASSED bad.ipynb::Cell 0", "FAILED bad.ipynb::Cell 1",
+        "PASSED good.ipynb::Cell 0",
+        "PASSED good.ipynb::Cell 1",
+        "PASSED bad.ipynb::Cell 0",
+        "FAILED bad.ipynb::Cell 1",
     ], "the good one passes, and with -x nothing runs after the failure"
     assert "rows are missing" in done.stdout

@@ -11,8 +11,9 @@ ERRORS += [*["parse_row: KeyError: 'a'"] * 3, "engine: x"]
 def test_errors_that_differ_in_numbers_are_one_kind() -> None:
     assert counted(ERRORS) == {
         "tokenize: the prompt has 0 tokens": (7, "tokenize: the prompt has 1000 tokens"),
-        "parse_row: KeyError: 'a'": (3, "parse_row: KeyError: 'a'"), "engine: x": (1, "engine: x"),
-    }  # fmt: skip
+        "parse_row: KeyError: 'a'": (3, "parse_row: KeyError: 'a'"),
+        "engine: x": (1, "engine: x"),
+    }
     assert by_stage(counted([*ERRORS, "engine: y"])) == {"tokenize": 7, "parse_row": 3, "engine": 2}
 
 

@@ -47,30 +47,41 @@ def tarred() -> bytes:
     return made(write)
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("rows.jsonl", gzip.compress(b'{"text": "a"}\n'), ["gzip", "rows.jsonl.gz"]),
-    ("rows.csv", bz2.compress(b"text\na\n"), ["bz2", "rows.csv.bz2"]),
-    ("rows.parquet", gzip.compress(b"x"), ["gzip"]),
-    ("rows.csv", made(lambda sink: pyarrow.parquet.write_table(TABLE, sink)), ["parquet", "name it .parquet"]),
-    ("rows.jsonl", made(lambda sink: pyarrow.feather.write_feather(TABLE, sink)), ["Arrow"]),
-    ("rows.json", made(lambda sink: pyarrow.orc.write_table(TABLE, sink)), ["ORC", "read_orc"]),
-    ("rows.csv", zipped("[Content_Types].xml", "xl/workbook.xml"), ["Excel workbook", "CSV UTF-8"]),
-    ("rows.csv", zipped("[Content_Types].xml", "word/document.xml"), ["Word document"]),
-    ("rows.csv", zipped("rows.csv"), ["zip archive"]),
-    ("rows.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), ["Office"]),
-    ("rows.jsonl", tarred(), ["tar archive"]),
-    ("rows.jsonl", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", ["HTML", "login"]),
-    ("rows.csv", b"\n <html lang='en'>", ["HTML"]),
-    ("rows.parquet", b"<?xml version='1.0'?><Error><Message>Access Denied</Message></Error>", ["XML", "Access Denied"]),
-    ("rows.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS", "git lfs pull"]),
-    ("rows.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS"]),
-    ("rows.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS"]),
-    ("rows.jsonl.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS"]),
-    ("rows.jsonl.gz", b'{"text": "a"}\n', ["not gzip"]),
-    ("rows.jsonl.zst", gzip.compress(b"x"), ["gzip"]),
-    ("rows.parquet", b"text\na\n", ["not parquet", "text"]),
-    ("rows.csv", b"%PDF-1.7\n", ["a PDF"]),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("rows.jsonl", gzip.compress(b'{"text": "a"}\n'), ["gzip", "rows.jsonl.gz"]),
+        ("rows.csv", bz2.compress(b"text\na\n"), ["bz2", "rows.csv.bz2"]),
+        ("rows.parquet", gzip.compress(b"x"), ["gzip"]),
+        ("rows.csv", made(lambda sink: pyarrow.parquet.write_table(TABLE, sink)), ["parquet", "name it .parquet"]),
+        ("rows.jsonl", made(lambda sink: pyarrow.feather.write_feather(TABLE, sink)), ["Arrow"]),
+        ("rows.json", made(lambda sink: pyarrow.orc.write_table(TABLE, sink)), ["ORC", "read_orc"]),
+        ("rows.csv", zipped("[Content_Types].xml", "xl/workbook.xml"), ["Excel workbook", "CSV UTF-8"]),
+        ("rows.csv", zipped("[Content_Types].xml", "word/document.xml"), ["Word document"]),
+        ("rows.csv", zipped("rows.csv"), ["zip archive"]),
+        ("rows.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), ["Office"]),
+        ("rows.jsonl", tarred(), ["tar archive"]),
+        ("rows.jsonl", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", ["HTML", "login"]),
+        ("rows.csv", b"\n <html lang='en'>", ["HTML"]),
+        (
+            "rows.parquet",
+            b"<?xml version='1.0'?><Error><Message>Access Denied</Message></Error>",
+            ["XML", "Access Denied"],
+        ),
+        (
+            "rows.parquet",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            ["Git LFS", "git lfs pull"],
+        ),
+        ("rows.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS"]),
+        ("rows.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS"]),
+        ("rows.jsonl.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS"]),
+        ("rows.jsonl.gz", b'{"text": "a"}\n', ["not gzip"]),
+        ("rows.jsonl.zst", gzip.compress(b"x"), ["gzip"]),
+        ("rows.parquet", b"text\na\n", ["not parquet", "text"]),
+        ("rows.csv", b"%PDF-1.7\n", ["a PDF"]),
+    ],
+)
 def test_the_message_says_what_it_is(name: str, content: bytes, words: list[str], put: Any) -> None:
     message = refusal(put(name, content))
     assert name in message and all(word in message for word in words), message
@@ -96,4 +107,6 @@ def test_text_that_begins_like_something_else(header: str, put: Any) -> None:
 
 
 def test_text_has_no_kind() -> None:
-    assert [kind_of(head) for head in (b"", b"a,b\n", b'{"a": 1}', b"[", b"<a> b", lzma.compress(b"")[:0])] == [None] * 6
+    assert [kind_of(head) for head in (b"", b"a,b\n", b'{"a": 1}', b"[", b"<a> b", lzma.compress(b"")[:0])] == [
+        None
+    ] * 6

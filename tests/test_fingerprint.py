@@ -23,7 +23,7 @@ from rayllm_batch.engine.vllm_newest_fields import MORE_ENGINE_FIELDS
 from rayllm_batch.output.code_text import as_text, digest
 from rayllm_batch.output.fingerprint import HOW_FAST, Job, describe_job, differences
 
-CODE = '''\
+CODE = """\
 import re
 from dataclasses import dataclass, field
 from typing import Any, Callable
@@ -81,11 +81,16 @@ class Mine(ChatWorkloadBase):
         # A comment.
         text = " ".join(w for w in shorten(self.choose(row)).split() if w in {"a", "b", "c"} or w in WORDS)
         return {"messages": [{"role": self.role, "content": Shape().finish(self.clean(text))}]}
-'''
+"""
 
 
 def engine(**given: Any) -> Any:
-    config = {"model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "CPU", "engine_kwargs": {"max_model_len": 512}}
+    config = {
+        "model_id": "org/model",
+        "llm_engine": "vllm",
+        "accelerator_type": "CPU",
+        "engine_kwargs": {"max_model_len": 512},
+    }
     return init_engine_from_config(config, override=given)
 
 
@@ -142,11 +147,17 @@ def test_changed_code_is_a_hint(change: Callable[[str], str]) -> None:
     differing = differences(job_of_code(CODE), job_of_code(change(CODE)))
     assert differing and all(text.startswith(("code of Mine ", "workload.choose ")) for text in differing)
     jobs = [describe_job(engine(), in_a_cell(code)["Mine"](), None) for code in (CODE, change(CODE))]
-    assert jobs[0].settings == jobs[1].settings and jobs[0].fingerprint == jobs[1].fingerprint and jobs[0].hints != jobs[1].hints
+    assert (
+        jobs[0].settings == jobs[1].settings
+        and jobs[0].fingerprint == jobs[1].fingerprint
+        and jobs[0].hints != jobs[1].hints
+    )
 
 
 def test_a_prompt_in_triple_quotes_may_start_at_the_left_edge() -> None:
-    code = CODE.replace('text = " ".join', 'prompt = f"""\nDear model,\n  be {STYLE}\n"""\n        text = prompt + " ".join')
+    code = CODE.replace(
+        'text = " ".join', 'prompt = f"""\nDear model,\n  be {STYLE}\n"""\n        text = prompt + " ".join'
+    )
     job = job_of_code(code)
     assert job == job_of_code(code.replace("# A comment.", "# Another comment."))
     assert len({str(j) for j in (job, job_of_code(CODE), job_of_code(code.replace("  be ", " be ")))}) == 3
@@ -180,14 +191,18 @@ def test_a_notebook_a_script_and_a_module_are_one_job_in_any_process(tmp_path: P
     printed = {}
     for seed, name in enumerate(("script.py", "user.py", "cell.py")):
         env = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
-        run = subprocess.run([sys.executable, str(tmp_path / name)], env=env, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, str(tmp_path / name)], env=env, capture_output=True, text=True, check=True
+        )
         printed[name] = json.loads(run.stdout)
     assert printed["script.py"] == printed["user.py"] == printed["cell.py"]
     assert "code of Mine" in printed["script.py"]
 
 
 def test_code_without_source_is_told_by_its_bytecode_in_any_process(tmp_path: Path) -> None:
-    program = "from rayllm_batch.output.code_text import code_of_class\nexec({code!r})\nprint(code_of_class(Mine, {{}}))"
+    program = (
+        "from rayllm_batch.output.code_text import code_of_class\nexec({code!r})\nprint(code_of_class(Mine, {{}}))"
+    )
     printed = []
     for seed, code in (("1", CODE), ("2", CODE), ("3", CODE.replace("text[:100]", "text[:200]"))):
         env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
@@ -218,7 +233,9 @@ def test_a_decorated_helper_counts() -> None:
 def test_a_decorator_s_code_counts() -> None:
     decorator = "import functools\ndef loud(f):\n    @functools.wraps(f)\n    def g(*a):\n        return f(*a) + '!'\n    return g\n@loud\n"
     code = CODE.replace("def longer", decorator + "def longer")
-    assert job_of_code(code) == job_of_code(code.replace("+ '!'", "+  '!'")) != job_of_code(code.replace("+ '!'", "+ '?'"))
+    assert (
+        job_of_code(code) == job_of_code(code.replace("+ '!'", "+  '!'")) != job_of_code(code.replace("+ '!'", "+ '?'"))
+    )
 
 
 BESIDE = """\
@@ -247,18 +264,33 @@ HIDDEN = {
     "a bytearray": ("T = bytearray(b'OLD')", "T.decode()"),
     "a getter": ("import operator\nT = operator.itemgetter('OLD')", "T(row)"),
     "an object's state": ("class C:\n    def __init__(self, x): self.x = x\nT = C('OLD')", "T.x"),
-    "an object with slots": ("class C:\n    __slots__ = 'x'\n    def __init__(self, x): self.x = x\nT = C('OLD')", "T.x"),
-    "an object with a lock": ("import threading\nclass C:\n    def __init__(self, x): self.x, self.y = x, threading.Lock()\nT = C('OLD')", "T.x"),
+    "an object with slots": (
+        "class C:\n    __slots__ = 'x'\n    def __init__(self, x): self.x = x\nT = C('OLD')",
+        "T.x",
+    ),
+    "an object with a lock": (
+        "import threading\nclass C:\n    def __init__(self, x): self.x, self.y = x, threading.Lock()\nT = C('OLD')",
+        "T.x",
+    ),
     "an object's code": ("class C:\n    def go(self): return 'OLD'\nT = C()", "T.go()"),
     "a bound method": ("class C:\n    def go(self): return 'OLD'\nT = C().go", "T()"),
     "a member of an enum": ("import enum\nclass E(enum.Enum):\n    A = 'OLD'\nT = E.A", "T.value"),
-    "a method of an enum": ("import enum\nclass E(enum.Enum):\n    A = 1\n    def text(self): return 'OLD'\nT = E.A", "T.text()"),
-    "a dataclass's method": ("import dataclasses\n@dataclasses.dataclass\nclass D:\n    x: int = 1\n    def t(self): return 'OLD'\nT = D()", "T.t()"),
+    "a method of an enum": (
+        "import enum\nclass E(enum.Enum):\n    A = 1\n    def text(self): return 'OLD'\nT = E.A",
+        "T.text()",
+    ),
+    "a dataclass's method": (
+        "import dataclasses\n@dataclasses.dataclass\nclass D:\n    x: int = 1\n    def t(self): return 'OLD'\nT = D()",
+        "T.t()",
+    ),
     "a dict that makes values": ("class D(dict):\n    def __missing__(self, key): return 'OLD'\nT = D()", "T['x']"),
     "a method that Python calls": ("class C:\n    def __str__(self): return 'OLD'", "str(C())"),
     "a base's attribute": ("class A:\n    x = 'OLD'\nclass B(A): pass", "B.x"),
     "a metaclass's attribute": ("class M(type):\n    x = 'OLD'\nclass B(metaclass=M): pass", "B.x"),
-    "a dispatching function": ("import functools\n@functools.singledispatch\ndef g(x): return ''\n@g.register\ndef _(x: str): return 'OLD'", "g('')"),
+    "a dispatching function": (
+        "import functools\n@functools.singledispatch\ndef g(x): return ''\n@g.register\ndef _(x: str): return 'OLD'",
+        "g('')",
+    ),
 }
 
 
@@ -269,7 +301,12 @@ def hints_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
     def described(code: str, beside: str) -> dict[str, str]:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         (folder / "pack").mkdir()
-        for file, text in (("prompts.py", beside), ("pack/__init__.py", ""), ("pack/sub.py", beside), ("mine.py", code)):
+        for file, text in (
+            ("prompts.py", beside),
+            ("pack/__init__.py", ""),
+            ("pack/sub.py", beside),
+            ("mine.py", code),
+        ):
             (folder / file).write_text(text)
         with monkeypatch.context() as patched:
             patched.syspath_prepend(folder)
@@ -296,20 +333,33 @@ def test_whatever_changes_a_prompt_is_a_hint(hints_of: Any, before: str, prompt:
     assert hints_of(code, BESIDE) == first != hints_of(code.replace("OLD", "NEW"), BESIDE.replace("OLD", "NEW"))
 
 
-@pytest.mark.parametrize("imports", ["import prompts", "import prompts as p, json", "from prompts import SYSTEM", "import pack.sub"])
+@pytest.mark.parametrize(
+    "imports", ["import prompts", "import prompts as p, json", "from prompts import SYSTEM", "import pack.sub"]
+)
 def test_a_module_that_parse_row_imports_itself_counts(hints_of: Any, imports: str) -> None:
     code = mine("", "''").replace("return {", f"{imports}\n        return {{")
     first = hints_of(code, BESIDE)
-    assert hints_of(code, BESIDE) == first == hints_of(code, "# a comment\n" + BESIDE) != hints_of(code, BESIDE.replace("OLD", "NEW"))
+    assert (
+        hints_of(code, BESIDE)
+        == first
+        == hints_of(code, "# a comment\n" + BESIDE)
+        != hints_of(code, BESIDE.replace("OLD", "NEW"))
+    )
 
 
 def test_what_a_module_has_besides_does_not_count(hints_of: Any) -> None:
     code = mine("import prompts", "prompts.SYSTEM")
-    assert hints_of(code, BESIDE) == hints_of(code, BESIDE + "OTHER = 1\n") != hints_of(code, BESIDE.replace("'OLD'\ndef", "'NEW'\ndef"))
+    assert (
+        hints_of(code, BESIDE)
+        == hints_of(code, BESIDE + "OTHER = 1\n")
+        != hints_of(code, BESIDE.replace("'OLD'\ndef", "'NEW'\ndef"))
+    )
 
 
 @pytest.mark.parametrize("what", ["SYSTEM", "build()", "helper()", "sub.build()"])
-def test_a_workload_of_an_installed_package_is_the_user_s_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str) -> None:
+def test_a_workload_of_an_installed_package_is_the_user_s_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
     monkeypatch.setattr("rayllm_batch.output.code_text.is_installed", lambda file: True)
     before = "from installed_jobs import sub\nfrom installed_jobs.sub import build, SYSTEM\ndef helper(): return 'OLD'"
     hints = []
@@ -353,11 +403,27 @@ def test_a_value_that_cannot_be_described_is_known_by_its_kind(made: Callable[[]
 
 
 FAST = {
-    "tensor_parallel_size": 4, "gpu_memory_utilization": 0.5, "max_num_seqs": 7, "enforce_eager": True, "max_num_batched_tokens": 4096,
-    "max_model_len": 256, "renderer_num_workers": 2, "numa_bind": True, "cudagraph_capture_sizes": [1, 2], "mm_processor_cache_gb": 1,
-}  # fmt: skip
-ANSWERS = {"quantization": "fp8", "dtype": "float16", "seed": 3, "kv_cache_dtype": "fp8", "revision": "main", "load_format": "dummy"}
-DECIDES = set("""
+    "tensor_parallel_size": 4,
+    "gpu_memory_utilization": 0.5,
+    "max_num_seqs": 7,
+    "enforce_eager": True,
+    "max_num_batched_tokens": 4096,
+    "max_model_len": 256,
+    "renderer_num_workers": 2,
+    "numa_bind": True,
+    "cudagraph_capture_sizes": [1, 2],
+    "mm_processor_cache_gb": 1,
+}
+ANSWERS = {
+    "quantization": "fp8",
+    "dtype": "float16",
+    "seed": 3,
+    "kv_cache_dtype": "fp8",
+    "revision": "main",
+    "load_format": "dummy",
+}
+DECIDES = set(
+    """
     model enable_return_routed_experts return_sampling_mask model_weights tokenizer hf_config_path runner convert
     skip_tokenizer_init enable_prompt_embeds tokenizer_mode trust_remote_code allowed_local_media_path
     allowed_media_domains load_format config_format dtype kv_cache_dtype seed disable_sliding_window logprobs_mode
@@ -372,7 +438,8 @@ DECIDES = set("""
     override_generation_config model_impl kv_cache_dtype_skip_layers mamba_cache_dtype mamba_ssm_cache_dtype
     mamba_ssu_algorithm enable_mamba_cache_stochastic_rounding mamba_cache_philox_rounds additional_config
     logits_processors kv_sharing_fast_prefill tokens_only aux_output_config watermark_config swa_bounded_replay
-""".split())
+""".split()
+)
 
 
 def test_every_setting_of_vllm_is_sorted_into_speed_or_answers() -> None:
@@ -399,10 +466,13 @@ def test_model_template_and_sampling_count_and_the_accelerator_does_not() -> Non
     assert job_of(in_a_cell(CODE)["Mine"](), model_id="org/other") != job
     assert job_of(in_a_cell(CODE)["Mine"](), chat_template="{{ messages }}") != job
     assert job_of_code(CODE, sampling_params={"max_tokens": 3}) != job
-    assert "id_column was null, is \"id\"" in differences(
-        describe_job(engine(), in_a_cell(CODE)["Mine"](), None).settings, describe_job(engine(), in_a_cell(CODE)["Mine"](), "id").settings
+    assert 'id_column was null, is "id"' in differences(
+        describe_job(engine(), in_a_cell(CODE)["Mine"](), None).settings,
+        describe_job(engine(), in_a_cell(CODE)["Mine"](), "id").settings,
     )
-    assert describe_job(engine(), in_a_cell(CODE)["Mine"](sampling_params={"max_tokens": 3}), None).settings["workload.sampling_params"]
+    assert describe_job(engine(), in_a_cell(CODE)["Mine"](sampling_params={"max_tokens": 3}), None).settings[
+        "workload.sampling_params"
+    ]
 
 
 def test_which_rows_are_read_is_no_other_job(tmp_path: Path) -> None:
@@ -419,15 +489,24 @@ def test_which_rows_are_read_is_no_other_job(tmp_path: Path) -> None:
         def load_dataset(self) -> Any:
             return None
 
-    assert describe_job(engine(), Own(dataset_file=str(tmp_path / "rows.jsonl")), None).rows == {}, "who knows what it reads"
+    assert describe_job(engine(), Own(dataset_file=str(tmp_path / "rows.jsonl")), None).rows == {}, (
+        "who knows what it reads"
+    )
 
 
 def test_a_job_of_format_1_is_sorted_anew() -> None:
     parts = {
-        "model_id": "org/model", "engine_kwargs.dtype": '"float32"', "engine_kwargs.cudagraph_capture_sizes": "[1]", "id_column": "null",
-        "workload": "Mine", "workload.sampling_params": "{}", "workload.note": '""', "workload.dataset_fraction": "8",
-        "code of Mine": "a", "files of dataset_file": "1 file(s)",
-    }  # fmt: skip
+        "model_id": "org/model",
+        "engine_kwargs.dtype": '"float32"',
+        "engine_kwargs.cudagraph_capture_sizes": "[1]",
+        "id_column": "null",
+        "workload": "Mine",
+        "workload.sampling_params": "{}",
+        "workload.note": '""',
+        "workload.dataset_fraction": "8",
+        "code of Mine": "a",
+        "files of dataset_file": "1 file(s)",
+    }
     job = Job.of_format_1(parts)
     assert set(job.settings) == {"model_id", "engine_kwargs.dtype", "id_column", "workload.sampling_params"}
     assert set(job.hints) == {"workload", "workload.note", "code of Mine"} and job.rows == {}
@@ -446,10 +525,16 @@ def test_a_local_model_that_was_trained_again_is_another(tmp_path: Path) -> None
 
 
 SECRETS = {
-    "token": "abcdefgh12345678", "api_key": "k-12345-secretvalue", "password": "letmein-12345678", "auth": "Bearer abcdefgh12345678",
-    "source": "s3://user:pw-12345678@bucket/x", "url": "https://x/y?sv=1&sig=abc12345678", "note": "hf_abcdefghijklmnopqrstuv12345678",
-    "headers": {"Authorization": "Basic abc12345678"}, "nested": {"deep": [{"secret_key": "abc12345678"}]},
-}  # fmt: skip
+    "token": "abcdefgh12345678",
+    "api_key": "k-12345-secretvalue",
+    "password": "letmein-12345678",
+    "auth": "Bearer abcdefgh12345678",
+    "source": "s3://user:pw-12345678@bucket/x",
+    "url": "https://x/y?sv=1&sig=abc12345678",
+    "note": "hf_abcdefghijklmnopqrstuv12345678",
+    "headers": {"Authorization": "Basic abc12345678"},
+    "nested": {"deep": [{"secret_key": "abc12345678"}]},
+}
 
 
 @pytest.mark.parametrize(("name", "value"), SECRETS.items(), ids=SECRETS)
@@ -491,9 +576,25 @@ def test_a_workload_of_any_kind_can_be_described() -> None:
 
     assert job_of(Slots())["workload"].endswith("Slots")
     values = [
-        {"a", "b"}, {("x", 1): 2, "y": 3}, Path("p"), b"x", np.arange(3), functools.partial(int, base=2), Plain, 1 + 2j, float("nan"),
-        "\ud800", 10**400, {1: 2, "1": 3}, [object()], lambda row: row, functools.partial(int, base=8), Path("q"), {"a", "c"}, np.arange(4),
-    ]  # fmt: skip
+        {"a", "b"},
+        {("x", 1): 2, "y": 3},
+        Path("p"),
+        b"x",
+        np.arange(3),
+        functools.partial(int, base=2),
+        Plain,
+        1 + 2j,
+        float("nan"),
+        "\ud800",
+        10**400,
+        {1: 2, "1": 3},
+        [object()],
+        lambda row: row,
+        functools.partial(int, base=8),
+        Path("q"),
+        {"a", "c"},
+        np.arange(4),
+    ]
     jobs = [job_of(Plain(value=value)) for value in values]
     assert len({digest(json.dumps(job, sort_keys=True)) for job in jobs}) == len(values)
     assert [job_of(Plain(value=value)) for value in values] == jobs
@@ -515,10 +616,14 @@ def test_data_files_count_by_name_size_and_time(tmp_path: Path) -> None:
     before = job_of(mine(dataset_file=str(tmp_path / "rows.jsonl")))
     assert job_of(mine(dataset_file=str(tmp_path / "rows.jsonl"))) == before
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
-    assert [t.split(" was ")[0] for t in differences(before, job_of(mine(dataset_file=str(tmp_path / "rows.jsonl"))))] == [
-        "files of dataset_file"
-    ]
+    assert [
+        t.split(" was ")[0] for t in differences(before, job_of(mine(dataset_file=str(tmp_path / "rows.jsonl"))))
+    ] == ["files of dataset_file"]
 
 
 def test_differences_name_what_came_and_what_went() -> None:
-    assert differences({"a": "1", "b": "2"}, {"b": "3", "c": "4"}) == ["a was 1, is not set", "b was 2, is 3", "c was not set, is 4"]
+    assert differences({"a": "1", "b": "2"}, {"b": "3", "c": "4"}) == [
+        "a was 1, is not set",
+        "b was 2, is 3",
+        "c was not set, is 4",
+    ]

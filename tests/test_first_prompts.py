@@ -20,7 +20,9 @@ NO_TOOLS = (
 )
 
 
-def check(*chats: dict[str, Any], failed: tuple[str, ...] = (), facts: ModelFacts | None = None, **config: Any) -> list[str]:
+def check(
+    *chats: dict[str, Any], failed: tuple[str, ...] = (), facts: ModelFacts | None = None, **config: Any
+) -> list[str]:
     given = init_engine_from_config("configs/demo-cpu.yaml", override=config)
     facts = facts or ModelFacts({"vocab_size": 8192}, folder=MODEL)
     return check_first_prompts(given, facts, Rows(None, [{}], 1, chats=chats, failed=failed))
@@ -58,23 +60,42 @@ def test_what_is_too_long() -> None:
 def test_length_alone_refuses_no_table(caplog: pytest.LogCaptureFixture) -> None:
     long, short = {"prompt_token_ids": [3] * 3000}, {"prompt_token_ids": [3]}
     given = init_engine_from_config("configs/demo-cpu.yaml")
-    rows = Rows(None, [{}], 1, chats=(long, long), failed=("parse_row: x",), others=lambda: ([long, short, short], ["parse_row: y"]))
+    rows = Rows(
+        None,
+        [{}],
+        1,
+        chats=(long, long),
+        failed=("parse_row: x",),
+        others=lambda: ([long, short, short], ["parse_row: y"]),
+    )
     assert len(check_first_prompts(given, ModelFacts({"vocab_size": 8192}, folder=MODEL), rows)) == 3
     [record] = caplog.records
     assert "2 of the first 3 row(s) are too long to be answered, and so are 1 of 3 further ones." in record.getMessage()
     assert "3,000 tokens, but max_model_len is 2,048" in record.getMessage()
 
 
-@pytest.mark.parametrize(("model", "length"), [
-    ({"model_type": "llama", "max_position_embeddings": 100}, 100), ({"model_type": "bert", "max_position_embeddings": 100}, None),
-    ({"model_type": "llama", "max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4}}, None),
-    ({"model_type": "qwen3", "max_position_embeddings": 100, "rope_parameters": {"rope_type": "yarn"}}, None),
-    ({"model_type": "qwen3", "max_position_embeddings": 100, "rope_parameters": {"rope_type": "default"}}, 100), ({}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "length"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 100}, 100),
+        ({"model_type": "bert", "max_position_embeddings": 100}, None),
+        (
+            {"model_type": "llama", "max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4}},
+            None,
+        ),
+        ({"model_type": "qwen3", "max_position_embeddings": 100, "rope_parameters": {"rope_type": "yarn"}}, None),
+        ({"model_type": "qwen3", "max_position_embeddings": 100, "rope_parameters": {"rope_type": "default"}}, 100),
+        ({}, None),
+    ],
+)
 def test_what_is_too_long_for_the_model(model: dict[str, Any], length: int | None) -> None:
     long = {"prompt_token_ids": [5] * 100}
     found = check(chat(), long, facts=ModelFacts(model, folder=MODEL), engine_kwargs={"max_model_len": None})
-    assert found == ([f"tokenize: the prompt has 100 tokens, but the model's context is {length} (prompt and answer together)"] if length else [])
+    assert found == (
+        [f"tokenize: the prompt has 100 tokens, but the model's context is {length} (prompt and answer together)"]
+        if length
+        else []
+    )
     assert check(chat(), long, facts=ModelFacts(model, folder=MODEL), engine_kwargs={"max_model_len": 101}) == []
     assert check(chat(), long, facts=ModelFacts(model, folder=MODEL), engine_kwargs={"max_model_len": -1}) == []
 

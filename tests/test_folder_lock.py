@@ -49,7 +49,10 @@ def local(path: Path) -> FolderLock:
 @pytest.fixture
 def holder(tmp_path: Path):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": ROOT}
+        [sys.executable, "-c", HOLD, str(tmp_path / "lock")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": ROOT},
     )
     assert process.stdout.readline() == "held\n"
     yield process
@@ -136,7 +139,9 @@ def in_memory(folder: str) -> FolderLock:
 
 
 @pytest.mark.usefixtures("short")
-def test_a_living_lease_is_respected_and_a_released_one_is_free_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_living_lease_is_respected_and_a_released_one_is_free_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = remote(tmp_path)
     one.acquire()
     with pytest.raises(OutputError, match=f"s3://out.*process {os.getpid()} on"):
@@ -251,7 +256,9 @@ def test_a_driver_that_slept_longer_than_its_lease_finds_out_before_it_writes(tm
 
 
 @pytest.mark.usefixtures("short")
-def test_a_storage_that_cannot_be_read_just_now_is_not_taken_for_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_cannot_be_read_just_now_is_not_taken_for_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(self: FolderLock) -> dict[str, Any]:
         raise OSError("connection reset")
 

@@ -74,10 +74,18 @@ asyncio.run(main())
 def test_engines_are_forked_where_spawned_ones_would_have_no_other_environment(tmp_path):
     with Driver(DRIVER, tmp_path / "log") as driver:
         driver.wait_for("its answers", lambda: "TOLD" in driver.said, 240)
-        assert json.loads(next(line for line in driver.said.splitlines() if line.startswith("TOLD")).removeprefix("TOLD ")) == {
-            "answer": 8, "died": True, "ended soon": True, "second answer": 8, "forked from the same": True, "begins as": "forkserver",
-            "not served, as": "spawn", "then as": "spawn",
-        }  # fmt: skip
+        assert json.loads(
+            next(line for line in driver.said.splitlines() if line.startswith("TOLD")).removeprefix("TOLD ")
+        ) == {
+            "answer": 8,
+            "died": True,
+            "ended soon": True,
+            "second answer": 8,
+            "forked from the same": True,
+            "begins as": "forkserver",
+            "not served, as": "spawn",
+            "then as": "spawn",
+        }
         family = driver.family()
         driver.process.kill()
         _, alive = psutil.wait_procs(family, timeout=20)
@@ -91,7 +99,9 @@ def test_where_it_does_not_suit_vllm_starts_processes_as_ever(kwargs):
 
 
 def test_an_engine_on_a_cpu_has_none(monkeypatch):
-    monkeypatch.setattr(Forkserver, "start", lambda kwargs: pytest.fail("vLLM sets variables there that a fork would not have"))
+    monkeypatch.setattr(
+        Forkserver, "start", lambda kwargs: pytest.fail("vLLM sets variables there that a fork would not have")
+    )
     VLLM().starter({}, "CPU", 0, None)
 
 

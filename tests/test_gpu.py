@@ -18,10 +18,12 @@ BUSY = [100, 50, 0]  # per cent
 def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """Three GPUs; a handle is the GPU's number."""
     made = SimpleNamespace(
-        started=0, nvmlDeviceGetCount=lambda: 3, nvmlDeviceGetHandleByIndex=lambda index: range(3)[index],
+        started=0,
+        nvmlDeviceGetCount=lambda: 3,
+        nvmlDeviceGetHandleByIndex=lambda index: range(3)[index],
         nvmlDeviceGetUUID=lambda handle: UUIDS[handle],
         nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=BUSY[handle], memory=1),
-    )  # fmt: skip
+    )
 
     def start() -> None:
         made.started += 1
@@ -33,11 +35,21 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     gpu._found.clear()
 
 
-@pytest.mark.parametrize(("visible", "expected"), [
-    (None, 0.5), ("0,1,2", 0.5), ("0", 1.0), ("1, 0", 0.75), ("GPU-1111", 0.5), ("GPU-8932f937,GPU-2222bbbb", 0.5),
-    ("", None),  # hides them all
-    ("7", None), ("GPU-ffff", None), ("MIG-41b5", None),
-])
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, 0.5),
+        ("0,1,2", 0.5),
+        ("0", 1.0),
+        ("1, 0", 0.75),
+        ("GPU-1111", 0.5),
+        ("GPU-8932f937,GPU-2222bbbb", 0.5),
+        ("", None),  # hides them all
+        ("7", None),
+        ("GPU-ffff", None),
+        ("MIG-41b5", None),
+    ],
+)
 def test_the_mean_over_the_visible_ones(
     nvml: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: float | None
 ) -> None:

@@ -46,7 +46,11 @@ def test_another_gpu_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_engine_that_was_killed_while_it_started_leaves_no_lock(tmp_path: Path) -> None:
     code = "from rayllm_batch.workers.gpu_lock import gpu_to_itself; lock = gpu_to_itself(); print('has it', flush=True); input()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert process.stdout.readline() == "has it\n"
     process.send_signal(signal.SIGKILL)

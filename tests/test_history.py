@@ -34,12 +34,18 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_a_point_adds_up_the_replicas(run: Run) -> None:
-    one = replace(READY, rows=5, failed=1, input_tokens=50, output_tokens=7, running=9, in_flight=12, kv_cache_usage=0.2)
+    one = replace(
+        READY, rows=5, failed=1, input_tokens=50, output_tokens=7, running=9, in_flight=12, kv_cache_usage=0.2
+    )
     dead = replace(one, state="dead", kv_cache_usage=0.9)
     run.at(1, one, replace(one, waiting=3, kv_cache_usage=0.4, gpu_utilization=0.9), dead, STARTING)
     (point,) = run.history.points
-    assert (point.rows, point.failed, point.input_tokens, point.output_tokens) == (15, 3, 150, 21), "the dead one's rows count"
-    assert (point.running, point.waiting, point.in_flight, point.slots, point.ready) == (18, 3, 24, 200, 2), "but not its load"
+    assert (point.rows, point.failed, point.input_tokens, point.output_tokens) == (15, 3, 150, 21), (
+        "the dead one's rows count"
+    )
+    assert (point.running, point.waiting, point.in_flight, point.slots, point.ready) == (18, 3, 24, 200, 2), (
+        "but not its load"
+    )
     assert point.kv_cache_usage == pytest.approx(0.3) and point.gpu_utilization == 0.9 and point.full == 0.5
 
 
@@ -49,10 +55,17 @@ def test_nothing_is_told_before_an_engine_is_ready(run: Run) -> None:
     assert point.kv_cache_usage is None and point.gpu_utilization is None and point.full == 0 and not run.history.phases
 
 
-@pytest.mark.parametrize(("load", "full"), [
-    ({"running": 89}, 0), ({"running": 90}, 1), ({"running": 5, "waiting": 1}, 1), ({"running": 5, "kv_cache_usage": 0.95}, 1),
-    ({"running": 5, "kv_cache_usage": 0.5}, 0), ({"running": 5000, "settings": {}}, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("load", "full"),
+    [
+        ({"running": 89}, 0),
+        ({"running": 90}, 1),
+        ({"running": 5, "waiting": 1}, 1),
+        ({"running": 5, "kv_cache_usage": 0.95}, 1),
+        ({"running": 5, "kv_cache_usage": 0.5}, 0),
+        ({"running": 5000, "settings": {}}, 0),
+    ],
+)
 def test_what_is_full(run: Run, load: dict[str, Any], full: float) -> None:
     run.at(1, replace(READY, **load))
     assert run.history.points[-1].full == full
@@ -103,7 +116,13 @@ def test_generating_is_from_the_first_request_to_the_last_row_with_the_gaps(run:
     run.at(10, replace(READY, rows=9, in_flight=1))
     run.at(13, replace(READY, rows=10))
     run.at(20, replace(READY, rows=10))
-    assert [(seconds, point.time_s) for seconds, point in run.history.generating] == [(2, 4), (1, 5), (4, 9), (1, 10), (3, 13)]
+    assert [(seconds, point.time_s) for seconds, point in run.history.generating] == [
+        (2, 4),
+        (1, 5),
+        (4, 9),
+        (1, 10),
+        (3, 13),
+    ]
 
 
 def test_nothing_was_generated(run: Run) -> None:
@@ -112,9 +131,14 @@ def test_nothing_was_generated(run: Run) -> None:
     assert run.history.generating == []
 
 
-@pytest.mark.parametrize(("error", "said"), [
-    (ValueError("one\ntwo"), "ValueError: one"), (ValueError(), "ValueError"), (KeyboardInterrupt(), "it was interrupted"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("one\ntwo"), "ValueError: one"),
+        (ValueError(), "ValueError"),
+        (KeyboardInterrupt(), "it was interrupted"),
+    ],
+)
 def test_what_ended_it(run: Run, error: BaseException, said: str) -> None:
     assert run.history.ended is None
     run.history.end(error)

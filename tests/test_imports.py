@@ -12,13 +12,29 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "rayllm_batch").rglob("*.py"))
 UTIL = sorted((ROOT / "util").rglob("*.py"))
-HEAVY = ("torch", "vllm", "transformers", "tokenizers", "datasets", "ray", "pandas", "huggingface_hub", "IPython", "ipywidgets", "matplotlib")
+HEAVY = (
+    "torch",
+    "vllm",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "ray",
+    "pandas",
+    "huggingface_hub",
+    "IPython",
+    "ipywidgets",
+    "matplotlib",
+)
 
 
 def loaded_by(statement: str) -> set[str]:
     """The top-level modules that a fresh interpreter has after `statement`."""
     code = f"{statement}; import sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    return set(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
 
 
 def imported(path: Path) -> list[tuple[str, bool]]:
@@ -42,13 +58,20 @@ def imported(path: Path) -> list[tuple[str, bool]]:
 
 
 def test_importing_the_package_is_light() -> None:
-    loaded = loaded_by("import rayllm_batch, rayllm_batch.workload, rayllm_batch.workers.prompts, rayllm_batch.workers.replica")
+    loaded = loaded_by(
+        "import rayllm_batch, rayllm_batch.workload, rayllm_batch.workers.prompts, rayllm_batch.workers.replica"
+    )
     assert "rayllm_batch" in loaded
     assert not loaded & {*HEAVY, "util"}
 
 
 def test_the_token_prompt_is_light() -> None:
-    assert not loaded_by("from util.utils import prompt_for_hugging_face_token") & {"torch", "vllm", "transformers", "ray"}
+    assert not loaded_by("from util.utils import prompt_for_hugging_face_token") & {
+        "torch",
+        "vllm",
+        "transformers",
+        "ray",
+    }
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -66,7 +89,9 @@ def test_no_other_projects_internals(path: Path) -> None:
     for name, _ in imported(path):
         top, *rest = name.split(".")
         if top not in ("rayllm_batch", "util"):
-            assert not any(part.startswith("_") and not part.startswith("__") for part in (top, *rest)), f"{path}: {name}"
+            assert not any(part.startswith("_") and not part.startswith("__") for part in (top, *rest)), (
+                f"{path}: {name}"
+            )
 
 
 def test_the_errors_and_the_field_lists_depend_on_nothing_of_ours() -> None:
@@ -79,7 +104,12 @@ def test_what_is_public() -> None:
     from rayllm_batch import config, workload
 
     assert sorted(rayllm_batch.__all__) == [
-        "CNNDailySummary", "ChatWorkloadBase", "EngineConfig", "RayLLMBatch", "SyntheticWithSharedPrefix", "init_engine_from_config",
+        "CNNDailySummary",
+        "ChatWorkloadBase",
+        "EngineConfig",
+        "RayLLMBatch",
+        "SyntheticWithSharedPrefix",
+        "init_engine_from_config",
     ]
     assert sorted(workload.__all__) == ["ChatWorkloadBase", "check_workload", "read_dataset_file"]
     assert sorted(config.__all__) == ["EngineConfig", "EnvVars", "init_engine_from_config"]

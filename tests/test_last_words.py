@@ -19,13 +19,23 @@ from rayllm_batch.output.part_file import encoded
 from rayllm_batch.show import last_words
 
 ERRORS = [
-    *(f"tokenize: the prompt has {n} tokens" for n in range(1000, 1007)), *["parse_row: KeyError: 'a'"] * 3, "engine: x", "engine: x", "b", "c",
-]  # fmt: skip
+    *(f"tokenize: the prompt has {n} tokens" for n in range(1000, 1007)),
+    *["parse_row: KeyError: 'a'"] * 3,
+    "engine: x",
+    "engine: x",
+    "b",
+    "c",
+]
 
 
 def test_errors_that_differ_in_numbers_are_one_kind_and_the_most_frequent_come_first() -> None:
     lines = last_words.most_frequent(counted(ERRORS))
-    assert lines == ["  7 x tokenize: the prompt has 1000 tokens", "  3 x parse_row: KeyError: 'a'", "  2 x engine: x", "  2 x other errors"]
+    assert lines == [
+        "  7 x tokenize: the prompt has 1000 tokens",
+        "  3 x parse_row: KeyError: 'a'",
+        "  2 x engine: x",
+        "  2 x other errors",
+    ]
 
 
 def test_those_that_were_too_many_to_keep_come_last() -> None:
@@ -36,12 +46,16 @@ def test_those_that_were_too_many_to_keep_come_last() -> None:
 
 def test_of_a_folder() -> None:
     errors = counted(ERRORS)
-    text = last_words.of_folder(20, 14, "5 s", errors, path="out", output_format="parquet", alike=True, id_column="ticket")
+    text = last_words.of_folder(
+        20, 14, "5 s", errors, path="out", output_format="parquet", alike=True, id_column="ticket"
+    )
     assert text.startswith("20 rows, 14 failed, 6 answered; 5 s\n  7 x tokenize")
     assert "pd.read_parquet('out')[['ticket', 'generated_text', 'error']], on='ticket', how='left')" in text
     assert text.isascii() and "retry_failed=True (--retry-failed)" in text
     text = last_words.of_folder(20, 0, "5 s", {}, path="s3://b/out", output_format="jsonl", alike=True, id_column="id")
-    assert "retry" not in text and "merge" not in text and "glob" not in text and "the Dataset that run() returns" in text
+    assert (
+        "retry" not in text and "merge" not in text and "glob" not in text and "the Dataset that run() returns" in text
+    )
 
 
 PARTS = {
@@ -50,23 +64,44 @@ PARTS = {
     "nothing, then text": ({"id": [1], "note": pa.nulls(1)}, {"id": [2], "note": ["x"]}),
     "days, then times": ({"id": [1], "at": [date(2024, 1, 1)]}, {"id": [2], "at": [datetime(2024, 1, 1, 12)]}),
     "whole numbers, then others": ({"id": [1], "n": [1]}, {"id": [2], "n": [1.5]}),
-    "text like dates and numbers": ({"id": ["2024-01-02"], "n": ["007"]}, {"id": ["2024-01-03"], "n": ["12345678901234567890"]}),
+    "text like dates and numbers": (
+        {"id": ["2024-01-02"], "n": ["007"]},
+        {"id": ["2024-01-03"], "n": ["12345678901234567890"]},
+    ),
     "all alike": ({"id": [1]}, {"id": [2]}),
 }
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
-@pytest.mark.parametrize("name", ["out", 'o"u\'t', "o\\n", "o u=t"])
+@pytest.mark.parametrize("name", ["out", "o\"u't", "o\\n", "o u=t"])
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_what_it_says_reads_every_value_and_joins_every_row(tmp_path: Path, parts: Any, name: str, output_format: str) -> None:
+def test_what_it_says_reads_every_value_and_joins_every_row(
+    tmp_path: Path, parts: Any, name: str, output_format: str
+) -> None:
     with OutputFolder(tmp_path / name, Job({"model_id": "m"}), output_format) as folder:
         for number, columns in enumerate(parts, start=1):
             table = pa.table({**columns, "generated_text": [f"answer {number}"], "error": pa.nulls(1, pa.string())})
             file = encoded(table, output_format)
-            folder.store(f"part-{number:06d}-aaaaaaaa.{output_format}", file.content, bytes([number]) * 16, file.schema, as_text=file.as_text)
-        where = {"path": folder.given, "output_format": output_format, "alike": folder.alike, "id_column": folder.has_as_is("id")}
+            folder.store(
+                f"part-{number:06d}-aaaaaaaa.{output_format}",
+                file.content,
+                bytes([number]) * 16,
+                file.schema,
+                as_text=file.as_text,
+            )
+        where = {
+            "path": folder.given,
+            "output_format": output_format,
+            "alike": folder.alike,
+            "id_column": folder.has_as_is("id"),
+        }
     lines = last_words.of_folder(2, 0, "5 s", {}, **where).splitlines()
-    space = {"pd": pandas, "glob": glob, "json": json, "table": pandas.DataFrame({"id": [part["id"][0] for part in parts]})}
+    space = {
+        "pd": pandas,
+        "glob": glob,
+        "json": json,
+        "table": pandas.DataFrame({"id": [part["id"][0] for part in parts]}),
+    }
     read = eval(lines[-2].partition("its row: ")[2].removesuffix("."), space)
     assert {*read.columns} == {*parts[0], *parts[1], "generated_text", "error"}
     for number, part in enumerate(parts, start=1):
@@ -79,18 +114,33 @@ def test_what_it_says_reads_every_value_and_joins_every_row(tmp_path: Path, part
             elif expected is None:
                 assert pandas.isna(shown)
             else:
-                assert (pandas.Timestamp(shown) == pandas.Timestamp(expected)) if isinstance(expected, date) else shown == expected
+                assert (
+                    (pandas.Timestamp(shown) == pandas.Timestamp(expected))
+                    if isinstance(expected, date)
+                    else shown == expected
+                )
     joined = eval(lines[-1].partition("With your table: ")[2], space)
     assert list(joined["generated_text"]) == ["answer 1", "answer 2"]
 
 
-@pytest.mark.parametrize(("output_format", "ids", "joins"), [
-    ("parquet", [date(2024, 1, 1)], True), ("jsonl", [date(2024, 1, 1)], False), ("jsonl", [b"x"], False), ("jsonl", [7], True), ("jsonl", ["7"], True),
-])
-def test_no_join_by_values_that_a_file_does_not_have(tmp_path: Path, output_format: str, ids: list[Any], joins: bool) -> None:
+@pytest.mark.parametrize(
+    ("output_format", "ids", "joins"),
+    [
+        ("parquet", [date(2024, 1, 1)], True),
+        ("jsonl", [date(2024, 1, 1)], False),
+        ("jsonl", [b"x"], False),
+        ("jsonl", [7], True),
+        ("jsonl", ["7"], True),
+    ],
+)
+def test_no_join_by_values_that_a_file_does_not_have(
+    tmp_path: Path, output_format: str, ids: list[Any], joins: bool
+) -> None:
     with OutputFolder(tmp_path / "out", Job({"model_id": "m"}), output_format) as folder:
         file = encoded(pa.table({"id": ids, "generated_text": ["a"], "error": pa.nulls(1, pa.string())}), output_format)
-        folder.store(f"part-000001-aaaaaaaa.{output_format}", file.content, bytes(16), file.schema, as_text=file.as_text)
+        folder.store(
+            f"part-000001-aaaaaaaa.{output_format}", file.content, bytes(16), file.schema, as_text=file.as_text
+        )
         assert folder.has_as_is("id") == ("id" if joins else None) and folder.has_as_is(None) is None
         folder.store(f"part-000002-aaaaaaaa.{output_format}", file.content, bytes(16), file.schema, as_text=("id",))
         assert folder.has_as_is("id") is None

@@ -51,9 +51,17 @@ runtime_env:
 KEPT = {"tensor_parallel_size": 1, "max_num_seqs": 64, "max_model_len": 8192, "enable_prefix_caching": False}
 
 
-def load(engine_kwargs: dict[str, Any] | None = None, env_vars: dict[str, Any] | None = None, **keys: Any) -> tuple[EngineConfig, list[str]]:
+def load(
+    engine_kwargs: dict[str, Any] | None = None, env_vars: dict[str, Any] | None = None, **keys: Any
+) -> tuple[EngineConfig, list[str]]:
     """The config and the lines of its one warning; none where nothing was touched."""
-    raw = {"model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "A10G", "engine_kwargs": engine_kwargs or {}, **keys}
+    raw = {
+        "model_id": "org/model",
+        "llm_engine": "vllm",
+        "accelerator_type": "A10G",
+        "engine_kwargs": engine_kwargs or {},
+        **keys,
+    }
     if env_vars is not None:
         raw["runtime_env"] = {"env_vars": env_vars}
     with warnings.catch_warnings(record=True) as caught:
@@ -73,14 +81,31 @@ def test_a_whole_config_of_2024(tmp_path: Path) -> None:
     heading, *notes = str(warning.message).splitlines()
     assert str(path) in heading
     changed = [
-        "use_v2_block_manager", "preemption_mode", "max_seq_len_to_capture", "swap_space", "num_scheduler_steps",
-        "multi_step_stream_outputs", "disable_log_requests", "worker_use_ray", "guided_decoding_backend", "rope_scaling",
-        "rope_theta", "speculative_model", "num_speculative_tokens", "ngram_prompt_lookup_max",
-        "speculative_disable_by_batch_size", "VLLM_ATTENTION_BACKEND", "ENABLE_ANYSCALE_PREFIX_OPTIMIZATIONS",
-        "vllm_use_ray_spmd_worker", "VLLM_USE_RAY_COMPILED_DAG", "VLLM_USE_V1",
+        "use_v2_block_manager",
+        "preemption_mode",
+        "max_seq_len_to_capture",
+        "swap_space",
+        "num_scheduler_steps",
+        "multi_step_stream_outputs",
+        "disable_log_requests",
+        "worker_use_ray",
+        "guided_decoding_backend",
+        "rope_scaling",
+        "rope_theta",
+        "speculative_model",
+        "num_speculative_tokens",
+        "ngram_prompt_lookup_max",
+        "speculative_disable_by_batch_size",
+        "VLLM_ATTENTION_BACKEND",
+        "ENABLE_ANYSCALE_PREFIX_OPTIMIZATIONS",
+        "vllm_use_ray_spmd_worker",
+        "VLLM_USE_RAY_COMPILED_DAG",
+        "VLLM_USE_V1",
     ]
     for name in changed:
-        assert any(name in note and (": dropped: " in note or ": now " in note or "upper-cased" in note) for note in notes), name
+        assert any(
+            name in note and (": dropped: " in note or ": now " in note or "upper-cased" in note) for note in notes
+        ), name
     for name in [*KEPT, "NCCL_DEBUG", "SOME_SHARE"]:
         assert not any(note.startswith((f"  - {name}:", f"  - environment variable {name}:")) for note in notes), name
     assert config.engine_kwargs == {
@@ -157,9 +182,16 @@ def test_what_a_setting_became_is_one_that_vllm_has(engine_kwargs: dict[str, Any
         ({"rope_theta": None}, {}),
         ({"rope_theta": 2.0, "hf_overrides": None}, {"hf_overrides": {"rope_theta": 2.0}}),
         ({"rope_theta": 2.0, "hf_overrides": {"rope_theta": 1.0}}, {"hf_overrides": {"rope_theta": 1.0}}),
-        ({"speculative_model": "ngram", "num_speculative_tokens": 2}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}),
         (
-            {"speculative_model": "org/d", "speculative_draft_tensor_parallel_size": 1, "speculative_max_model_len": None},
+            {"speculative_model": "ngram", "num_speculative_tokens": 2},
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
+        ),
+        (
+            {
+                "speculative_model": "org/d",
+                "speculative_draft_tensor_parallel_size": 1,
+                "speculative_max_model_len": None,
+            },
             {"speculative_config": {"model": "org/d", "draft_tensor_parallel_size": 1}},
         ),
         ({"speculative_model": None, "num_speculative_tokens": 2}, {}),

@@ -18,7 +18,9 @@ from rayllm_batch.load_workload import load_workload, pairs
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "mine"})  # another test's
+    monkeypatch.setattr(
+        sys, "modules", {name: module for name, module in sys.modules.items() if name != "mine"}
+    )  # another test's
     monkeypatch.setenv("PYTHONPATH", "")
     (tmp_path / "mine.py").write_text(
         "from rayllm_batch import ChatWorkloadBase\nfrom dataclasses import dataclass\n"
@@ -128,17 +130,38 @@ open("sent", "wb").write(cloudpickle.dumps(made.parse_row))
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("no", "no"), ("on", "on"), ("Yes", "Yes"), ("010", "010"), ("0x10", "0x10"), ("12:30", "12:30"), ("2024-01-01", "2024-01-01"),
-        ("2024-99-01", "2024-99-01"), ("0x_", "0x_"), ("1_000", "1_000"), ("=", "="), ("[no, 2024-01-01]", ["no", "2024-01-01"]),
-        ("1e3", 1000.0), ("-1", -1), (".5", 0.5), ("true", True), ("null", None), ("~", None), ('""', ""), ('"\\n"', "\n"), ("{a: [1]}", {"a": [1]}),
+        ("no", "no"),
+        ("on", "on"),
+        ("Yes", "Yes"),
+        ("010", "010"),
+        ("0x10", "0x10"),
+        ("12:30", "12:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("2024-99-01", "2024-99-01"),
+        ("0x_", "0x_"),
+        ("1_000", "1_000"),
+        ("=", "="),
+        ("[no, 2024-01-01]", ["no", "2024-01-01"]),
+        ("1e3", 1000.0),
+        ("-1", -1),
+        (".5", 0.5),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ('""', ""),
+        ('"\\n"', "\n"),
+        ("{a: [1]}", {"a": [1]}),
     ],
-)  # fmt: skip
+)
 def test_values_are_what_they_look_like(text: str, value: Any) -> None:
     """Not `no` false, 010 eight, 12:30 750 and 2024-01-01 a date, as in YAML 1.1."""
     assert pairs([f"key={text}"], "-s") == {"key": value} and type(pairs([f"key={text}"], "-s")["key"]) is type(value)
 
 
-@pytest.mark.parametrize(("text", "value"), [("1.10", "1.10"), ("true", "true"), ("2024", "2024"), ("1e3", "1e3"), ("'a'", "a"), ("null", None)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1.10", "1.10"), ("true", "true"), ("2024", "2024"), ("1e3", "1e3"), ("'a'", "a"), ("null", None)],
+)
 def test_a_field_of_text_gets_the_text(folder: Path, text: str, value: Any) -> None:
     (folder / "texts.py").write_text(
         "from rayllm_batch.workload import ChatWorkloadBase\n"
@@ -148,8 +171,19 @@ def test_a_field_of_text_gets_the_text(folder: Path, text: str, value: Any) -> N
     assert made.version == value and made.many == 7
 
 
-@pytest.mark.parametrize(("file", "imported"), [("email.py", "email.errors"), ("queue.py", "queue"), ("jobs.py", "statistics"), ("jobs.py", "numpy"), ("yaml.py", "yaml")])
-def test_a_file_beside_that_is_named_as_one_of_the_standard_library_hides_it_from_nobody(folder: Path, file: str, imported: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "imported"),
+    [
+        ("email.py", "email.errors"),
+        ("queue.py", "queue"),
+        ("jobs.py", "statistics"),
+        ("jobs.py", "numpy"),
+        ("yaml.py", "yaml"),
+    ],
+)
+def test_a_file_beside_that_is_named_as_one_of_the_standard_library_hides_it_from_nobody(
+    folder: Path, file: str, imported: str
+) -> None:
     """Here and in the processes that Ray starts; and what lies beside the workload is still found."""
     jobs = folder / "more"
     jobs.mkdir()

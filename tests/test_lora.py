@@ -117,30 +117,53 @@ def test_what_the_engine_refuses_is_asked_of_it_once(tmp_path: Path) -> None:
     assert {str(one) for one in asyncio.run(ask())} == {"rank 64 is greater than 16"} and asked == ["a"]
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("adapter_config.json", b"", "adapter_config.json is empty"), ("adapter_config.json", b"[" * 100_000, "adapter_config.json is "),
-    ("adapter_config.json", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "Git LFS pointer"),
-    (lora.WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", f"{lora.WEIGHTS} is a Git LFS pointer"),
-    (lora.WEIGHTS, struct.pack("<Q", 2) + b"{}" + b"more", "damaged"), (lora.WEIGHTS, b"123", "cut short"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("adapter_config.json", b"", "adapter_config.json is empty"),
+        ("adapter_config.json", b"[" * 100_000, "adapter_config.json is "),
+        (
+            "adapter_config.json",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n",
+            "Git LFS pointer",
+        ),
+        (
+            lora.WEIGHTS,
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n",
+            f"{lora.WEIGHTS} is a Git LFS pointer",
+        ),
+        (lora.WEIGHTS, struct.pack("<Q", 2) + b"{}" + b"more", "damaged"),
+        (lora.WEIGHTS, b"123", "cut short"),
+    ],
+)
 def test_files_that_are_none(name: str, content: bytes, words: str, tmp_path: Path) -> None:
     folder(tmp_path, "a", tensors={})
     (tmp_path / "a" / name).write_bytes(content)
     assert words in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("tensors", [
-    {"x.layers.0.self_attn.q_proj.lora_A.weight": [8, 512]}, {"x.layers.0.mlp.down_proj.lora_B.weight": [512, 8]},
-    {"x.layers.0.self_attn.o_proj.lora_B.weight": [512, 8], "x.layers.0.mlp.gate_up_proj.lora_A.weight": [8, 512]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"x.layers.0.self_attn.q_proj.lora_A.weight": [8, 512]},
+        {"x.layers.0.mlp.down_proj.lora_B.weight": [512, 8]},
+        {"x.layers.0.self_attn.o_proj.lora_B.weight": [512, 8], "x.layers.0.mlp.gate_up_proj.lora_A.weight": [8, 512]},
+    ],
+)
 def test_one_of_another_base_model(tensors: dict[str, list[int]], tmp_path: Path) -> None:
     folder(tmp_path, "a", tensors=tensors)
     assert "another base model, whose hidden size is 512; that of this one is 256" in refusal(tmp_path)
-    assert asyncio.run(lora.Adapters(str(tmp_path), taken, 512).get("a")) and asyncio.run(lora.Adapters(str(tmp_path), taken).get("a"))
+    assert asyncio.run(lora.Adapters(str(tmp_path), taken, 512).get("a")) and asyncio.run(
+        lora.Adapters(str(tmp_path), taken).get("a")
+    )
 
 
 def test_shapes_that_tell_nothing(tmp_path: Path) -> None:
-    told = {"x.layers.0.self_attn.q_proj.lora_A.weight": [8, 256], "x.vision.q_proj.lora_A.weight": [8, 64], "x.o_proj.lora_B.weight": [8]}
+    told = {
+        "x.layers.0.self_attn.q_proj.lora_A.weight": [8, 256],
+        "x.vision.q_proj.lora_A.weight": [8, 64],
+        "x.o_proj.lora_B.weight": [8],
+    }
     for name, tensors in {"a": told, "b": {"x.c_attn.lora_A.weight": [8, 5]}, "c": {}}.items():
         folder(tmp_path, name, tensors=tensors)
         assert asyncio.run(lora.Adapters(str(tmp_path), taken, 256).get(name)).lora_name == name

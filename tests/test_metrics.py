@@ -21,7 +21,9 @@ from rayllm_batch.tasks.base import Answer
 def process(actor: str = "a", rows: int = 10, **values: Any) -> ReplicaState:
     """It has handed on what it has finished."""
     stats = RowStats(Counts(rows, 1, 100, 40))
-    return ReplicaState(**{"actor_id": actor, "busy_s": 4.0, "start_s": 9.0, "delivered": stats, **vars(stats.counts), **values})
+    return ReplicaState(
+        **{"actor_id": actor, "busy_s": 4.0, "start_s": 9.0, "delivered": stats, **vars(stats.counts), **values}
+    )
 
 
 ONE = process()
@@ -42,7 +44,9 @@ def test_a_restarted_replica_is_one() -> None:
 def test_only_what_was_handed_on_counts() -> None:
     """Of an interrupted run: rows that were done in a block that was not."""
     told = replace(ONE, delivered=RowStats(Counts(4, 1, 30, 12)))
-    metrics = RunMetrics.of({"k": told, "l": replace(told, actor_id="b"), "m": replace(ONE, delivered=RowStats())}, 20.0)
+    metrics = RunMetrics.of(
+        {"k": told, "l": replace(told, actor_id="b"), "m": replace(ONE, delivered=RowStats())}, 20.0
+    )
     assert (metrics.rows, metrics.failed, metrics.num_input_tokens, metrics.num_generated_tokens) == (8, 2, 60, 24)
 
 
@@ -74,19 +78,55 @@ def test_rows_by_outcome() -> None:
     rows = stats(an_answer("x", 5, 5, "length"), a_failure("parse_row: x"), a_failure("engine: y"))
     second = replace(ONE, actor_id="b", delivered=rows)
     metrics = RunMetrics.of({"k": first, "l": second}, 20.0)
-    assert metrics.failed_by_kind == {"parse_row": 2, "engine": 1} and metrics.finish_reasons == {"stop": 1, "length": 1, "error": 3}
+    assert metrics.failed_by_kind == {"parse_row": 2, "engine": 1} and metrics.finish_reasons == {
+        "stop": 1,
+        "length": 1,
+        "error": 3,
+    }
     assert metrics.mean_latency_s == 2.0 and metrics.input_tokens_per_s == 2.5
 
 
 def test_each_replica_over_its_restarts() -> None:
-    metrics = RunMetrics.of({
-        "k": process(node="10.0.0.1"), "l": process("b", node="10.0.0.2"), "m": ReplicaState(actor_id="c", node="10.0.0.2"),
-        "n": process(rows=5, node="10.0.0.3", start_s=3.0),
-    }, 20.0)  # fmt: skip
+    metrics = RunMetrics.of(
+        {
+            "k": process(node="10.0.0.1"),
+            "l": process("b", node="10.0.0.2"),
+            "m": ReplicaState(actor_id="c", node="10.0.0.2"),
+            "n": process(rows=5, node="10.0.0.3", start_s=3.0),
+        },
+        20.0,
+    )
     assert metrics.replicas == (
-        ReplicaMetrics("10.0.0.3", start_s=9.0, engine_s=8.0, rows=15, failed=2, num_input_tokens=200, num_generated_tokens=80, restarts=1),
-        ReplicaMetrics("10.0.0.2", start_s=9.0, engine_s=4.0, rows=10, failed=1, num_input_tokens=100, num_generated_tokens=40, restarts=0),
-        ReplicaMetrics("10.0.0.2", start_s=0.0, engine_s=0.0, rows=0, failed=0, num_input_tokens=0, num_generated_tokens=0, restarts=0),
+        ReplicaMetrics(
+            "10.0.0.3",
+            start_s=9.0,
+            engine_s=8.0,
+            rows=15,
+            failed=2,
+            num_input_tokens=200,
+            num_generated_tokens=80,
+            restarts=1,
+        ),
+        ReplicaMetrics(
+            "10.0.0.2",
+            start_s=9.0,
+            engine_s=4.0,
+            rows=10,
+            failed=1,
+            num_input_tokens=100,
+            num_generated_tokens=40,
+            restarts=0,
+        ),
+        ReplicaMetrics(
+            "10.0.0.2",
+            start_s=0.0,
+            engine_s=0.0,
+            rows=0,
+            failed=0,
+            num_input_tokens=0,
+            num_generated_tokens=0,
+            restarts=0,
+        ),
     )
     assert metrics.busy_share == pytest.approx(6.0 / 20.0)
 
@@ -110,5 +150,9 @@ def test_json() -> None:
     text = json.dumps(metrics.to_dict(), allow_nan=False)
     read = json.loads(text)
     assert read["rows"] == 2 and read["rows_per_s"] == 0.25 and read["failed_by_kind"] == {"parse_row": 1}
-    assert read["replicas"][0]["engine_s"] == 4.0 and read["mean_gpu_utilization"] is None and read["full_share"] == pytest.approx(0.4)
+    assert (
+        read["replicas"][0]["engine_s"] == 4.0
+        and read["mean_gpu_utilization"] is None
+        and read["full_share"] == pytest.approx(0.4)
+    )
     assert "secret answer" not in text, "figures, and nothing of the rows"

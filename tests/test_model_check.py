@@ -29,15 +29,35 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 # From the models' pages: config.json, and the sum of the safetensors files.
 LLAMA_8B = {
-    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "max_position_embeddings": 131072, "torch_dtype": "bfloat16", "vocab_size": 128256, "intermediate_size": 14336,
-}  # fmt: skip
-LLAMA_70B = {**LLAMA_8B, "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "intermediate_size": 28672}
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 128256,
+    "intermediate_size": 14336,
+}
+LLAMA_70B = {
+    **LLAMA_8B,
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "intermediate_size": 28672,
+}
 LLAMA_1B = {**LLAMA_8B, "hidden_size": 2048, "num_hidden_layers": 16, "head_dim": 64, "intermediate_size": 8192}
 QWEN_7B = {
-    "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
-    "max_position_embeddings": 32768, "torch_dtype": "bfloat16", "sliding_window": 131072, "use_sliding_window": False,
-}  # fmt: skip
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "torch_dtype": "bfloat16",
+    "sliding_window": 131072,
+    "use_sliding_window": False,
+}
 FACTS = {
     "meta-llama/Llama-3.1-8B-Instruct": ModelFacts(LLAMA_8B, 16_060_556_376, True),
     "meta-llama/Llama-3.3-70B-Instruct": ModelFacts(LLAMA_70B, 141_107_497_872, True),
@@ -48,9 +68,9 @@ LLAMA = FACTS["meta-llama/Llama-3.1-8B-Instruct"]
 
 
 def config(accelerator: str = "A10G", model: str = "org/model", **engine_kwargs: Any) -> EngineConfig:
-    return init_engine_from_config({
-        "model_id": str(model), "llm_engine": "vllm", "accelerator_type": accelerator, "engine_kwargs": engine_kwargs,
-    })
+    return init_engine_from_config(
+        {"model_id": str(model), "llm_engine": "vllm", "accelerator_type": accelerator, "engine_kwargs": engine_kwargs}
+    )
 
 
 def facts(weights_gib: float, **changed: Any) -> ModelFacts:
@@ -93,21 +113,24 @@ def test_keys_and_values_of_known_models() -> None:
     assert kv_values_per_token({"model_type": "llava", "text_config": LLAMA_8B}) == kv_values_per_token(LLAMA_8B)
 
 
-@pytest.mark.parametrize("unusual", [
-    {"model_type": "deepseek_v3", "kv_lora_rank": 512},
-    {"model_type": "mistral", "sliding_window": 4096},
-    {"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": True},
-    {"model_type": "qwen3", "layer_types": ["sliding_attention", "full_attention"]},
-    {"model_type": "falcon", "multi_query": True, "num_key_value_heads": None},
-    {"model_type": "nemotron-nas", "num_key_value_heads": None},
-    {"model_type": "nemotron_h"},
-    {"model_type": "jamba"},
-    {"model_type": "llama4_text"},
-    {"model_type": None},
-    {"num_hidden_layers": None},
-    {"num_attention_heads": 0},
-    {"hidden_size": "4096"},
-])
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"model_type": "deepseek_v3", "kv_lora_rank": 512},
+        {"model_type": "mistral", "sliding_window": 4096},
+        {"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": True},
+        {"model_type": "qwen3", "layer_types": ["sliding_attention", "full_attention"]},
+        {"model_type": "falcon", "multi_query": True, "num_key_value_heads": None},
+        {"model_type": "nemotron-nas", "num_key_value_heads": None},
+        {"model_type": "nemotron_h"},
+        {"model_type": "jamba"},
+        {"model_type": "llama4_text"},
+        {"model_type": None},
+        {"num_hidden_layers": None},
+        {"num_attention_heads": 0},
+        {"hidden_size": "4096"},
+    ],
+)
 def test_attention_that_is_not_known_is_not_refused(unusual: dict) -> None:
     assert kv_values_per_token({**LLAMA_8B, **unusual}) == 0
     check_memory(config(), facts(15, max_position_embeddings=10_000_000, **unusual))
@@ -118,10 +141,11 @@ def test_a_context_that_a_small_gpu_cannot_hold() -> None:
     2 GiB for activations and graphs are 3.74 GiB: 30,655 tokens, in whole 256 30,464."""
     message = refusal(config(max_model_len=131_072), LLAMA)
     for words in (
-        "max_model_len=131,072 needs 16.0 GiB", "beside 15.0 GiB of weights",
+        "max_model_len=131,072 needs 16.0 GiB",
+        "beside 15.0 GiB of weights",
         "one A10G has 22.5 GiB, of which gpu_memory_utilization=0.92 may be used (20.7 GiB)",
         "Set max_model_len to at most 30,464 (or leave it out)",
-    ):  # fmt: skip
+    ):
         assert words in message
     check_memory(config(max_model_len=30_464), LLAMA)
     check_memory(config(), LLAMA)  # the engine takes what fits
@@ -138,7 +162,9 @@ def test_lengths_that_vllm_makes_fit_itself(length: Any) -> None:
 
 
 def test_weights_that_do_not_fit() -> None:
-    assert "take 131.4 GiB a GPU, but one A100 has 80 GiB" in refusal(config("A100"), FACTS["meta-llama/Llama-3.3-70B-Instruct"])
+    assert "take 131.4 GiB a GPU, but one A100 has 80 GiB" in refusal(
+        config("A100"), FACTS["meta-llama/Llama-3.3-70B-Instruct"]
+    )
     assert "Raise tensor_parallel_size" in refusal(config("T4"), LLAMA)
     check_memory(config(gpu_memory_utilization=0.7, max_model_len=1024), facts(15.5))
     assert "gpu_memory_utilization=0.7" in refusal(config(gpu_memory_utilization=0.7, max_model_len=1024), facts(15.8))
@@ -148,7 +174,9 @@ def test_parallel_gpus_share_weights_and_cache() -> None:
     assert refusal(config(), facts(39))
     check_memory(config(tensor_parallel_size=2, max_model_len=8192), facts(39))
     check_memory(config(tensor_parallel_size=2, pipeline_parallel_size=2, max_model_len=131_072), facts(60))
-    assert "needs 8.0 GiB of KV cache a GPU beside 19.5 GiB" in refusal(config(tensor_parallel_size=2, max_model_len=131_072), facts(39))
+    assert "needs 8.0 GiB of KV cache a GPU beside 19.5 GiB" in refusal(
+        config(tensor_parallel_size=2, max_model_len=131_072), facts(39)
+    )
 
 
 def test_quantizing_while_loading() -> None:
@@ -180,9 +208,10 @@ def test_the_format_of_the_cache() -> None:
     check_memory(config(kv_cache_dtype="nvfp4", max_model_len=131_072), LLAMA)  # not known here: not refused
 
 
-@pytest.mark.parametrize(("accelerator", "engine_kwargs"), [
-    ("GPU", {}), ("B300", {}), ("CPU", {}), ("A10G", {"load_format": "dummy"}), ("A10G", {"cpu_offload_gb": 40}),
-])
+@pytest.mark.parametrize(
+    ("accelerator", "engine_kwargs"),
+    [("GPU", {}), ("B300", {}), ("CPU", {}), ("A10G", {"load_format": "dummy"}), ("A10G", {"cpu_offload_gb": 40})],
+)
 def test_what_is_not_known_is_not_refused(accelerator: str, engine_kwargs: dict) -> None:
     check_memory(config(accelerator, **engine_kwargs), facts(500))
     check_memory(config(), ModelFacts())
@@ -208,20 +237,25 @@ INDEX = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-000
 BIN = {"pytorch_model-00001-of-00002.bin": 600, "pytorch_model-00002-of-00002.bin": 500}
 
 
-@pytest.mark.parametrize(("sizes", "index", "expected"), [
-    ({"model.safetensors": 1000}, None, 1000),
-    (SHARDS, INDEX, 1000),
-    ({**SHARDS, **BIN}, INDEX, 1000),
-    ({**SHARDS, **BIN}, None, 1000),
-    ({**SHARDS, "model.safetensors": 1000}, INDEX, 1000),
-    ({**SHARDS, "consolidated.safetensors": 990}, None, 990),
-    ({**SHARDS, "original/consolidated.00.pth": 990, "lora/adapter.safetensors": 50}, INDEX, 1000),
-    (BIN, None, 1100),
-    ({"model.Q4.gguf": 400, "model.Q8.gguf": 800}, None, None),
-    ({}, None, None),
-    ({"model-00001-of-00002.safetensors": 700}, INDEX, 700),
-])
-def test_bytes_of_the_weights_that_the_engine_reads(sizes: dict, index: dict | None, expected: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "index", "expected"),
+    [
+        ({"model.safetensors": 1000}, None, 1000),
+        (SHARDS, INDEX, 1000),
+        ({**SHARDS, **BIN}, INDEX, 1000),
+        ({**SHARDS, **BIN}, None, 1000),
+        ({**SHARDS, "model.safetensors": 1000}, INDEX, 1000),
+        ({**SHARDS, "consolidated.safetensors": 990}, None, 990),
+        ({**SHARDS, "original/consolidated.00.pth": 990, "lora/adapter.safetensors": 50}, INDEX, 1000),
+        (BIN, None, 1100),
+        ({"model.Q4.gguf": 400, "model.Q8.gguf": 800}, None, None),
+        ({}, None, None),
+        ({"model-00001-of-00002.safetensors": 700}, INDEX, 700),
+    ],
+)
+def test_bytes_of_the_weights_that_the_engine_reads(
+    sizes: dict, index: dict | None, expected: int | None, tmp_path: Path
+) -> None:
     files = {"model__safetensors__index__json": index} if index else {}
     model = folder(tmp_path / "model", sizes=sizes, config__json=LLAMA_8B, **files)
     found = look_at(config(model=model), "")
@@ -334,16 +368,19 @@ def test_what_is_still_to_be_downloaded_is_not_missing(tmp_path: Path) -> None:
 # --- the chat template
 
 
-@pytest.mark.parametrize(("files", "expected"), [
-    ({"tokenizer_config__json": {"chat_template": "{{ messages }}"}}, True),
-    ({"tokenizer_config__json": {"chat_template": [{"name": "default", "template": "{{ messages }}"}]}}, True),
-    ({"tokenizer_config__json": {}, "chat_template__jinja": "{{ messages }}"}, True),
-    ({"tokenizer_config__json": {}, "chat_template__json": {"chat_template": "{{ messages }}"}}, True),
-    ({"tokenizer_config__json": {"chat_template": None}}, False),
-    ({"tokenizer_config__json": {}, "tokenizer__json": {}}, False),
-    ({"tokenizer_config__json": {}, "tekken__json": {}}, None),  # mistral_common has its own
-    ({"tokenizer__json": {}}, None),
-])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"tokenizer_config__json": {"chat_template": "{{ messages }}"}}, True),
+        ({"tokenizer_config__json": {"chat_template": [{"name": "default", "template": "{{ messages }}"}]}}, True),
+        ({"tokenizer_config__json": {}, "chat_template__jinja": "{{ messages }}"}, True),
+        ({"tokenizer_config__json": {}, "chat_template__json": {"chat_template": "{{ messages }}"}}, True),
+        ({"tokenizer_config__json": {"chat_template": None}}, False),
+        ({"tokenizer_config__json": {}, "tokenizer__json": {}}, False),
+        ({"tokenizer_config__json": {}, "tekken__json": {}}, None),  # mistral_common has its own
+        ({"tokenizer__json": {}}, None),
+    ],
+)
 def test_a_chat_template(files: dict, expected: bool | None, tmp_path: Path) -> None:
     model = folder(tmp_path / "model", config__json=LLAMA_8B, **files)
     found = look_at(config(model=model), "")
@@ -365,7 +402,9 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.mark.parametrize(("missing", "free", "fits"), [(16, 20, True), (16, 16, True), (16, 15, False), (0, 0, True)])
-def test_disk_for_what_is_still_to_be_downloaded(missing, free, fits, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_for_what_is_still_to_be_downloaded(
+    missing, free, fits, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "not" / "there" / "yet"))
@@ -388,17 +427,36 @@ def test_the_disk_that_the_configs_environment_names(name, place, tmp_path, monk
     asked = []
     (tmp_path / "hub").mkdir()
     monkeypatch.setattr(model_check.shutil, "disk_usage", lambda path: asked.append(path) or Usage(0, 0, 99 * GIB))
-    with_env = init_engine_from_config({
-        "model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "L4", "runtime_env": {"env_vars": {name: str(tmp_path)}},
-    })
+    with_env = init_engine_from_config(
+        {
+            "model_id": "org/model",
+            "llm_engine": "vllm",
+            "accelerator_type": "L4",
+            "runtime_env": {"env_vars": {name: str(tmp_path)}},
+        }
+    )
     check_disk(with_env, ModelFacts(LLAMA_8B, GIB, True, missing_bytes=GIB))
     assert asked == [tmp_path / place]
 
 
-@pytest.mark.parametrize("name", [
-    "model_type", "text_config", "rope_scaling", "rope_parameters", "quantization_config", "torch_dtype", "dtype", "layer_types", "head_dim",
-    "hidden_size", "num_key_value_heads", "max_position_embeddings", "vocab_size",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_type",
+        "text_config",
+        "rope_scaling",
+        "rope_parameters",
+        "quantization_config",
+        "torch_dtype",
+        "dtype",
+        "layer_types",
+        "head_dim",
+        "hidden_size",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "vocab_size",
+    ],
+)
 @pytest.mark.parametrize("value", [["a"], {"a": {}}, "x", -1.5, True])
 def test_odd_values_in_a_config_end_no_check(name: str, value: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA_8B, name: value}))

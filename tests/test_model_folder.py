@@ -44,13 +44,22 @@ def header_of(length: int) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (cut_to(0), "is empty"), (cut_to(5), "cut short: 5 bytes"), (cut_to(60), "cut short: it has 60 bytes"), (cut_to(2_000_000), "cut short"),
-    (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "damaged: it has"), (header_of(2**60), "makes no sense"),
-    (header_of(16), "its header is not JSON"), (lambda path: path.write_text(POINTER), "Git LFS pointer"),
-    (lambda path: path.write_text("<html><title>503</title>"), "HTML page"), (lambda path: path.write_bytes(b"\0" * 9000), "zero bytes"),
-    (lambda path: path.write_bytes(b"GGUF" + bytes(100)), "GGUF"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut_to(0), "is empty"),
+        (cut_to(5), "cut short: 5 bytes"),
+        (cut_to(60), "cut short: it has 60 bytes"),
+        (cut_to(2_000_000), "cut short"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "damaged: it has"),
+        (header_of(2**60), "makes no sense"),
+        (header_of(16), "its header is not JSON"),
+        (lambda path: path.write_text(POINTER), "Git LFS pointer"),
+        (lambda path: path.write_text("<html><title>503</title>"), "HTML page"),
+        (lambda path: path.write_bytes(b"\0" * 9000), "zero bytes"),
+        (lambda path: path.write_bytes(b"GGUF" + bytes(100)), "GGUF"),
+    ],
+)
 def test_weights(damage: Callable[[Path], object], words: str, folder: Path) -> None:
     damage(folder / WEIGHTS)
     message = refusal(folder)
@@ -58,10 +67,17 @@ def test_weights(damage: Callable[[Path], object], words: str, folder: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json"])
-@pytest.mark.parametrize(("content", "words"), [
-    ("", "is empty"), ("{", "not JSON, or cut short"), (POINTER, "Git LFS pointer"), ("[]", "not a JSON object"), ("<!DOCTYPE html>", "HTML page"),
-    pytest.param("[" * 100_000, "not JSON, or cut short", id="deep"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty"),
+        ("{", "not JSON, or cut short"),
+        (POINTER, "Git LFS pointer"),
+        ("[]", "not a JSON object"),
+        ("<!DOCTYPE html>", "HTML page"),
+        pytest.param("[" * 100_000, "not JSON, or cut short", id="deep"),
+    ],
+)
 def test_small_files(name: str, content: str, words: str, folder: Path) -> None:
     (folder / name).write_text(content)
     message = refusal(folder)
@@ -82,7 +98,9 @@ def test_all_at_once(folder: Path) -> None:
 
 
 def test_a_shard_that_is_missing(folder: Path) -> None:
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": WEIGHTS, "b": "second.safetensors", "c": "third.safetensors"}}))
+    (folder / INDEX).write_text(
+        json.dumps({"weight_map": {"a": WEIGHTS, "b": "second.safetensors", "c": "third.safetensors"}})
+    )
     assert f"{INDEX} lists second.safetensors and 1 more, which is not there" in refusal(folder)
 
 
@@ -100,7 +118,11 @@ def test_pytorchs_own_weights(folder: Path) -> None:
     check_folder(folder, ["pytorch_model.bin"])
     cut_to(5000)(folder / "pytorch_model.bin")
     assert "pytorch_model.bin is cut short" in refusal(folder, ["pytorch_model.bin"])
-    for content, words in ((b"Not Found", "not a file of torch.save"), (b"<html>Sign in</html>", "an HTML page"), (b"", "empty")):
+    for content, words in (
+        (b"Not Found", "not a file of torch.save"),
+        (b"<html>Sign in</html>", "an HTML page"),
+        (b"", "empty"),
+    ):
         (folder / "pytorch_model.bin").write_bytes(content)
         assert f"pytorch_model.bin is {words}" in refusal(folder, ["pytorch_model.bin"])
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02 of an older torch")
@@ -142,10 +164,15 @@ def test_an_index_of_nothing(index: str, folder: Path) -> None:
         check_folder(folder, [WEIGHTS])
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("chat_template.jinja", POINTER, "is a Git LFS pointer"), ("chat_template.jinja", "", "is empty"), ("chat_template.json", "{", "not JSON"),
-    ("special_tokens_map.json", "<html>", "is an HTML page"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("chat_template.jinja", POINTER, "is a Git LFS pointer"),
+        ("chat_template.jinja", "", "is empty"),
+        ("chat_template.json", "{", "not JSON"),
+        ("special_tokens_map.json", "<html>", "is an HTML page"),
+    ],
+)
 def test_what_a_tokenizer_has_beside_it(name: str, content: str, words: str, folder: Path) -> None:
     (folder / name).write_text(content)
     assert f"{name} " in refusal(folder) and words in refusal(folder)
@@ -202,10 +229,19 @@ def test_mistrals_own_format(folder: Path) -> None:
     check_folder(folder, [WEIGHTS])
 
 
-@pytest.mark.parametrize("header", [
-    [], {"a": []}, {"a": {"data_offsets": "ab"}}, {"a": {"data_offsets": ["0", "4"]}}, {"a": {"data_offsets": [0, 4.0]}}, {"a": {"data_offsets": {}}},
-    {"a": {"data_offsets": [0, None]}}, {"__metadata__": {}, "a": 5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        {"a": []},
+        {"a": {"data_offsets": "ab"}},
+        {"a": {"data_offsets": ["0", "4"]}},
+        {"a": {"data_offsets": [0, 4.0]}},
+        {"a": {"data_offsets": {}}},
+        {"a": {"data_offsets": [0, None]}},
+        {"__metadata__": {}, "a": 5},
+    ],
+)
 def test_a_header_that_is_not_that_of_tensors(header: object, folder: Path) -> None:
     said = json.dumps(header).encode()
     (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(said)) + said + bytes(4))
@@ -219,19 +255,38 @@ def test_an_index_that_is_none(listed: object, folder: Path) -> None:
         assert f"{name} has no weight_map, a file's name for each tensor" in refusal(folder)
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("model_type", ["llama"]), ("text_config", "x"), ("rope_scaling", 2), ("quantization_config", [1]), ("torch_dtype", {}), ("layer_types", 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_type", ["llama"]),
+        ("text_config", "x"),
+        ("rope_scaling", 2),
+        ("quantization_config", [1]),
+        ("torch_dtype", {}),
+        ("layer_types", 5),
+    ],
+)
 def test_a_config_whose_fields_are_odd(name: str, value: object, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, name: value}))
     assert f"config.json has a {name} that is {type(value).__name__}: " in refusal(folder)
 
 
-@pytest.mark.parametrize("name", [
-    "tokenizer.model.v3", "sentencepiece.bpe.model", "spm.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json", "qwen.tiktoken",
-    "source.spm", "tiktoken.model",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.model.v3",
+        "sentencepiece.bpe.model",
+        "spm.model",
+        "spiece.model",
+        "vocab.json",
+        "vocab.txt",
+        "tekken.json",
+        "qwen.tiktoken",
+        "source.spm",
+        "tiktoken.model",
+    ],
+)
 def test_tokenizers_in_less_usual_files(name: str, folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / name).write_text("{}")
@@ -240,5 +295,7 @@ def test_tokenizers_in_less_usual_files(name: str, folder: Path) -> None:
 
 def test_a_tokenizer_that_is_code(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}})
+    )
     check_folder(folder, [WEIGHTS])

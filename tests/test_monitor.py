@@ -48,7 +48,9 @@ class Run:
     def snapshot(self) -> Snapshot:
         return Snapshot.of(pickle.loads(pickle.dumps(self.monitor.snapshot())))
 
-    def die(self, in_engine: list[bytes], rows: int = 0, failed: int = 0, actor: str = "actor", words: str = "CUDA error") -> dict:
+    def die(
+        self, in_engine: list[bytes], rows: int = 0, failed: int = 0, actor: str = "actor", words: str = "CUDA error"
+    ) -> dict:
         key, told = self.start(actor)
         self.update(key)
         self.died(key, in_engine, words, rows=rows, failed=failed)
@@ -80,7 +82,9 @@ def test_deaths_without_an_answer_end_the_run_with_the_last_words() -> None:
     run = Run()
     for _ in range(MAX_DEATHS_WITHOUT_AN_ANSWER - 1):
         run.die(some(50))
-        assert run.stop is None and run.failure is None, "the run goes on: another failure must not be explained by this"
+        assert run.stop is None and run.failure is None, (
+            "the run goes on: another failure must not be explained by this"
+        )
         assert run.last_death == "The engine died. Its last words:\nCUDA error"
     run.die(some(50), words="Xid 79: GPU has fallen off the bus")
     assert run.stop == (
@@ -154,7 +158,10 @@ def test_an_engine_that_runs_out_of_memory_makes_nobody_a_suspect_unless_it_goes
         assert runs_out(rows=1)
     for n in range(1, MAX_BACK_OFFS_WITHOUT_AN_ANSWER + 2):
         assert runs_out(rows=0) == (n < MAX_BACK_OFFS_WITHOUT_AN_ANSWER)
-    assert run.last_death == "The engine ran out of GPU memory. Its last words:\nCUDA out of memory" and run.failure is None
+    assert (
+        run.last_death == "The engine ran out of GPU memory. Its last words:\nCUDA out of memory"
+        and run.failure is None
+    )
 
 
 def test_stalls_without_an_answer_end_the_run() -> None:

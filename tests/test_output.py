@@ -19,12 +19,20 @@ from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers import prompts as prompt
 
 COLUMNS = {
-    "text": pa.array(["a", None]), "long": pa.array(["a", "b"], pa.large_string()), "number": pa.array([1, 2]),
-    "fraction": pa.array([0.5, float("nan")]), "list": pa.array([[1], []]), "struct": pa.array([{"x": 1, "y": [{"z": "k"}]}, None]),
-    "when": pa.array([datetime.datetime(2024, 1, 2), None], pa.timestamp("us", "UTC")), "bytes": pa.array([b"\x00", b""]),
-    "word": pa.array(["a", "a"]).dictionary_encode(), "nothing": pa.nulls(2), "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
-    "fixed": pa.array([[1, 2], [3, 4]], pa.list_(pa.int64(), 2)), "yes": pa.array([True, False]),
-}  # fmt: skip
+    "text": pa.array(["a", None]),
+    "long": pa.array(["a", "b"], pa.large_string()),
+    "number": pa.array([1, 2]),
+    "fraction": pa.array([0.5, float("nan")]),
+    "list": pa.array([[1], []]),
+    "struct": pa.array([{"x": 1, "y": [{"z": "k"}]}, None]),
+    "when": pa.array([datetime.datetime(2024, 1, 2), None], pa.timestamp("us", "UTC")),
+    "bytes": pa.array([b"\x00", b""]),
+    "word": pa.array(["a", "a"]).dictionary_encode(),
+    "nothing": pa.nulls(2),
+    "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+    "fixed": pa.array([[1, 2], [3, 4]], pa.list_(pa.int64(), 2)),
+    "yes": pa.array([True, False]),
+}
 
 
 @pytest.fixture
@@ -41,7 +49,9 @@ def ray_get(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def job(done: list[bytes] | None, id_column: str | None = None) -> prompt.PromptJob:
     finished = None if done is None else RowCounts(as_pairs(b"".join(done)))
-    return prompt.PromptJob(parse_row=lambda row: row, tokenizer="", with_row_ids=True, id_column=id_column, finished=finished)
+    return prompt.PromptJob(
+        parse_row=lambda row: row, tokenizer="", with_row_ids=True, id_column=id_column, finished=finished
+    )
 
 
 def test_ids_go_beside_their_rows() -> None:
@@ -101,14 +111,18 @@ def test_a_run_that_is_not_continued_has_no_marker() -> None:
 
 @pytest.mark.usefixtures("ray_get")
 def test_a_batch_that_is_all_finished_is_a_marker_alone() -> None:
-    rows, marker = prompt._without_finished(pa.table(COLUMNS), job([row_id(row) for row in pa.table(COLUMNS).to_pylist()]))
+    rows, marker = prompt._without_finished(
+        pa.table(COLUMNS), job([row_id(row) for row in pa.table(COLUMNS).to_pylist()])
+    )
     assert rows.num_rows == 0 and marker.num_rows == 1 and rows.schema == marker.schema
     assert len(marker.column(output.FINISHED_IDS).to_pylist()[0]) == 2 * ID_BYTES
 
 
 @pytest.mark.usefixtures("ray_get")
 def test_an_id_column_alone_says_which_rows_are_finished() -> None:
-    rows, marker = prompt._without_finished(pa.table({"id": [1, 2], "a": ["new", "y"]}), job([row_id({"id": 1, "a": "old"}, "id")], "id"))
+    rows, marker = prompt._without_finished(
+        pa.table({"id": [1, 2], "a": ["new", "y"]}), job([row_id({"id": 1, "a": "old"}, "id")], "id")
+    )
     assert rows.column("id").to_pylist() == [2] and marker is not None
 
 

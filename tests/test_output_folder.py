@@ -70,7 +70,9 @@ def finished(folder: OutputFolder) -> Counter:
 
 def in_files(folder: OutputFolder) -> Counter:
     """The values in the parts that count; raises when one cannot be read."""
-    return Counter(v for name in folder.parts for v in pa.parquet.read_table(f"{folder.place.root}/{name}").column("a").to_pylist())
+    return Counter(
+        v for name in folder.parts for v in pa.parquet.read_table(f"{folder.place.root}/{name}").column("a").to_pylist()
+    )
 
 
 def test_a_folder_is_continued_where_it_was_left(tmp_path: Path) -> None:
@@ -102,12 +104,23 @@ def test_a_part_that_is_not_what_was_written_does_not_count(tmp_path: Path, left
 
 
 IDS_CUTS = {
-    "empty": lambda b: b"", "a byte": lambda b: b[:1], "half of the header": lambda b: b[:40], "the header": lambda b: b[: b.index(b"\n")],
-    "the header's line": lambda b: b[: b.index(b"\n") + 1], "half an id": lambda b: b[:-24], "an id": lambda b: b[:-16],
-    "a byte less": lambda b: b[:-1], "an id more": lambda b: b + bytes(16), "zeros": lambda b: bytes(len(b)), "a number": lambda b: b"7\n",
-    "a list": lambda b: b"[]\n", "no fields": lambda b: b"{}\n", "a wrong field": lambda b: b.replace(b'"rows": 2', b'"rows": "x"'),
-    "no rows": lambda b: b.replace(b'"rows": 2', b'"rows": null'), "not text": lambda b: b"\xff\xfe" + b,
-}  # fmt: skip
+    "empty": lambda b: b"",
+    "a byte": lambda b: b[:1],
+    "half of the header": lambda b: b[:40],
+    "the header": lambda b: b[: b.index(b"\n")],
+    "the header's line": lambda b: b[: b.index(b"\n") + 1],
+    "half an id": lambda b: b[:-24],
+    "an id": lambda b: b[:-16],
+    "a byte less": lambda b: b[:-1],
+    "an id more": lambda b: b + bytes(16),
+    "zeros": lambda b: bytes(len(b)),
+    "a number": lambda b: b"7\n",
+    "a list": lambda b: b"[]\n",
+    "no fields": lambda b: b"{}\n",
+    "a wrong field": lambda b: b.replace(b'"rows": 2', b'"rows": "x"'),
+    "no rows": lambda b: b.replace(b'"rows": 2', b'"rows": null'),
+    "not text": lambda b: b"\xff\xfe" + b,
+}
 
 
 @pytest.mark.parametrize("cut", IDS_CUTS.values(), ids=IDS_CUTS)
@@ -122,9 +135,16 @@ def test_a_part_without_readable_ids_does_not_count(tmp_path: Path, cut: Any) ->
 
 
 MANIFEST_CUTS = {
-    "missing": None, "empty": lambda b: b"", "a byte": lambda b: b[:1], "half": lambda b: b[: len(b) // 2], "a byte less": lambda b: b[:-1],
-    "garbage": lambda b: b"\xff\x00garbage", "zeros": lambda b: bytes(len(b)), "null": lambda b: b"null", "a list": lambda b: b"[1]",
-}  # fmt: skip
+    "missing": None,
+    "empty": lambda b: b"",
+    "a byte": lambda b: b[:1],
+    "half": lambda b: b[: len(b) // 2],
+    "a byte less": lambda b: b[:-1],
+    "garbage": lambda b: b"\xff\x00garbage",
+    "zeros": lambda b: bytes(len(b)),
+    "null": lambda b: b"null",
+    "a list": lambda b: b"[1]",
+}
 
 
 @pytest.mark.parametrize("cut", MANIFEST_CUTS.values(), ids=MANIFEST_CUTS)
@@ -135,10 +155,16 @@ def test_without_its_manifest_a_folder_is_still_that_of_its_rows(tmp_path: Path,
     for attempt in ("other job", "other format", "same"):
         manifest.unlink() if cut is None else manifest.write_bytes(cut(content))
         if attempt == "other job":
-            with pytest.raises(OutputError, match=r"another job.*another output_path"), opened(tmp_path, job=Job({"model_id": "x"})):
+            with (
+                pytest.raises(OutputError, match=r"another job.*another output_path"),
+                opened(tmp_path, job=Job({"model_id": "x"})),
+            ):
                 pass
         elif attempt == "other format":
-            with pytest.raises(OutputError, match="output_format='parquet', not 'jsonl'"), opened(tmp_path, output_format="jsonl"):
+            with (
+                pytest.raises(OutputError, match="output_format='parquet', not 'jsonl'"),
+                opened(tmp_path, output_format="jsonl"),
+            ):
                 pass
         else:
             with opened(tmp_path) as folder:
@@ -172,12 +198,16 @@ def test_another_job_is_refused_and_told_apart(tmp_path: Path) -> None:
         assert folder.rows == 7
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "data.parquet", "part-1.parquet", "sub/file", "part-000001-aaaaaaaa.parquet"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "data.parquet", "part-1.parquet", "sub/file", "part-000001-aaaaaaaa.parquet"]
+)
 def test_a_folder_with_other_files_is_refused_and_nothing_is_made_in_it(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("x")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OutputError, match=f"not of a run of this library.*{Path(name).parts[0]}.*Give an empty or a new folder"):
+    with pytest.raises(
+        OutputError, match=f"not of a run of this library.*{Path(name).parts[0]}.*Give an empty or a new folder"
+    ):
         opened(tmp_path).__enter__()
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -198,7 +228,11 @@ def test_hidden_files_are_no_obstacle(tmp_path: Path) -> None:
 def test_what_a_killed_driver_was_writing_is_removed(tmp_path: Path) -> None:
     begun(tmp_path)
     inside = tmp_path / "_rayllm_batch"
-    left = [tmp_path / "part-000004-bbbbbbbb.parquet.unfinished", inside / "manifest.json.unfinished", inside / "rows/x.ids.unfinished"]
+    left = [
+        tmp_path / "part-000004-bbbbbbbb.parquet.unfinished",
+        inside / "manifest.json.unfinished",
+        inside / "rows/x.ids.unfinished",
+    ]
     for path in left:
         path.write_bytes(b"x" * 100)
     (tmp_path / "mine.unfinished").write_text("kept")
@@ -243,7 +277,9 @@ def test_retry_failed_of_a_folder_without_failed_rows_has_nothing_to_do(tmp_path
 
 @pytest.mark.parametrize("step", range(6))
 @pytest.mark.parametrize("again", [True, False])
-def test_retry_failed_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, again: bool) -> None:
+def test_retry_failed_killed_at_any_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, again: bool
+) -> None:
     """Two failed parts; each is moved, then its ids are removed. No row is doubled, and none that is not there counts."""
     begun(tmp_path)
     with opened(tmp_path) as folder:
@@ -300,7 +336,12 @@ def test_rows_that_are_run_again_killed_at_any_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, output_format: str
 ) -> None:
     """Of three parts, one loses a row, one all, one none. Each row is there once or not at all; the others stay, with what was asked."""
-    parts = {"part-000001-aaaaaaaa": [1, 2, 3], "part-000002-aaaaaaaa": [4], "failed-000003-aaaaaaaa": [5], "part-000004-aaaaaaaa": [6, 6]}
+    parts = {
+        "part-000001-aaaaaaaa": [1, 2, 3],
+        "part-000002-aaaaaaaa": [4],
+        "failed-000003-aaaaaaaa": [5],
+        "part-000004-aaaaaaaa": [6, 6],
+    }
     with opened(tmp_path, output_format=output_format) as folder:
         for name, values in parts.items():
             store(folder, f"{name}.{output_format}", values, np.array([10 * v for v in values]))
@@ -374,7 +415,9 @@ def test_an_output_path_that_is_none(given: Any) -> None:
         opened("x", output_format="csv")
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/proc/self/x", "/sys/x/y", "/dev/null", "/dev/null/x"])
+@pytest.mark.parametrize(
+    "place", ["file", "file/below", "/proc/x", "/proc/self/x", "/sys/x/y", "/dev/null", "/dev/null/x"]
+)
 def test_a_place_that_cannot_be_a_folder(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(OutputError, match="Give the path of a folder|Choose another output_path"):
@@ -447,6 +490,7 @@ def test_a_folder_on_storage_without_locks(remote: Path) -> None:
 
 # Killed for real.
 
+
 def write_until_killed(path: str, seed: int) -> None:
     choose = random.Random(seed)
     wait = choose.uniform(0, 0.1)
@@ -478,7 +522,9 @@ def kill_again_and_again(path: str) -> None:
 def run_here(code: str) -> subprocess.CompletedProcess:
     env = {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
     code = "import test_output_folder as t\n" + code
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_killed_while_writing_nothing_that_counts_is_broken(tmp_path: Path) -> None:
@@ -558,7 +604,9 @@ def test_the_last_runs_metrics_stand_beside_its_rows(tmp_path: Path) -> None:
         assert path.exists() and (folder.rows, folder.set_aside) == (7, [])
 
 
-@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), OutputError("another driver has the folder"), ValueError("x")])
+@pytest.mark.parametrize(
+    "problem", [OSError(28, "No space left on device"), OutputError("another driver has the folder"), ValueError("x")]
+)
 def test_metrics_that_cannot_be_written_are_a_warning(
     tmp_path: Path, problem: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -581,7 +629,9 @@ def test_the_number_of_failed_rows_is_known_without_reading_them(tmp_path: Path)
 
 
 def test_a_folder_that_cannot_be_made_is_refused() -> None:
-    with pytest.raises(OutputError, match=r"The output folder '/proc/answers' cannot be written: .*Choose another output_path\."):
+    with pytest.raises(
+        OutputError, match=r"The output folder '/proc/answers' cannot be written: .*Choose another output_path\."
+    ):
         opened("/proc/answers").__enter__()
 
 
@@ -594,7 +644,9 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [3, "3", 2.5, None, [], -1, 0])
 @pytest.mark.parametrize("left", ["all", "no fingerprint", "no parts that this version knows"])
-def test_a_folder_of_any_format_that_is_not_known_is_refused_and_left_alone(tmp_path: Path, number: Any, left: str) -> None:
+def test_a_folder_of_any_format_that_is_not_known_is_refused_and_left_alone(
+    tmp_path: Path, number: Any, left: str
+) -> None:
     manifest = begun(tmp_path, "complete") / "_rayllm_batch" / "manifest.json"
     changed = {**json.loads(manifest.read_text()), "format": number}
     if left != "all":
@@ -620,7 +672,10 @@ def test_parts_that_were_copied_from_another_job_s_folder_are_refused(tmp_path: 
     with pytest.raises(OutputError, match="some parts are of another one.*: part-000001-6f746865"), opened(mine):
         pass
     shutil.copy(other / "_rayllm_batch" / "manifest.json", mine / "_rayllm_batch")
-    with pytest.raises(OutputError, match="some parts are of another one.*: part-000001-6d696e65"), opened(mine, job=Job({"model_id": "org/other"})):
+    with (
+        pytest.raises(OutputError, match="some parts are of another one.*: part-000001-6d696e65"),
+        opened(mine, job=Job({"model_id": "org/other"})),
+    ):
         pass
     next(mine.glob("*6d696e65.parquet")).unlink()
     with opened(mine, job=Job({"model_id": "org/other"})) as folder:
@@ -636,7 +691,15 @@ def test_a_part_that_was_copied_under_another_name_does_not_count_twice(tmp_path
         assert folder.complete and folder.set_aside == [copy] and finished(folder) == Counter([1, 2, 3, 4, 5, 6, 6])
 
 
-ODD = [("job", ["x"]), ("job", {}), ("replaces", ["x"]), ("replaces", {"a": 1}), ("as_text", [["a"]]), ("as_text", [1]), ("part", None)]
+ODD = [
+    ("job", ["x"]),
+    ("job", {}),
+    ("replaces", ["x"]),
+    ("replaces", {"a": 1}),
+    ("as_text", [["a"]]),
+    ("as_text", [1]),
+    ("part", None),
+]
 
 
 @pytest.mark.parametrize("manifest", [True, False])
@@ -658,18 +721,26 @@ def test_json_that_is_deeper_than_python_reads_is_as_good_as_none(tmp_path: Path
         assert finished(folder) == in_files(folder)
 
 
-@pytest.mark.parametrize(("output_format", "hurt"), [
-    ("parquet", lambda content: content[:-60] + bytes(60)),
-    ("parquet", lambda content: bytes(len(content))),
-    ("jsonl", lambda content: b"x" * len(content)),
-    ("jsonl", lambda content: content.replace(b'"error"', b'"errol"')),
-    ("jsonl", lambda content: content.replace(b"went", b"\xff\xfewe")[: len(content)]),
-])
-def test_failed_rows_that_cannot_be_read_any_more_name_their_file(tmp_path: Path, output_format: str, hurt: Any) -> None:
+@pytest.mark.parametrize(
+    ("output_format", "hurt"),
+    [
+        ("parquet", lambda content: content[:-60] + bytes(60)),
+        ("parquet", lambda content: bytes(len(content))),
+        ("jsonl", lambda content: b"x" * len(content)),
+        ("jsonl", lambda content: content.replace(b'"error"', b'"errol"')),
+        ("jsonl", lambda content: content.replace(b"went", b"\xff\xfewe")[: len(content)]),
+    ],
+)
+def test_failed_rows_that_cannot_be_read_any_more_name_their_file(
+    tmp_path: Path, output_format: str, hurt: Any
+) -> None:
     name = f"failed-000001-aaaaaaaa.{output_format}"
     table = pa.table({"error": ["what went wrong with this row" * 9]})
     with opened(tmp_path, output_format=output_format) as folder:
         folder.store(name, encoded(table, output_format).content, row_id({"a": 1}), table.schema)
     (tmp_path / name).write_bytes(hurt((tmp_path / name).read_bytes()))
-    with opened(tmp_path, output_format=output_format) as folder, pytest.raises(OutputError, match=f"{name} in the output folder .* Delete it"):
+    with (
+        opened(tmp_path, output_format=output_format) as folder,
+        pytest.raises(OutputError, match=f"{name} in the output folder .* Delete it"),
+    ):
         list(folder.errors())

@@ -21,7 +21,11 @@ from rayllm_batch.run import output_room
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.rows import SAMPLE_ROWS, Rows
 
-WORDS = [f"{a}{b}" for a in ("re", "con", "mar", "tel", "os", "quin", "vor") for b in ("tion", "ped", "al", "ist", "um", "ering")]
+WORDS = [
+    f"{a}{b}"
+    for a in ("re", "con", "mar", "tel", "os", "quin", "vor")
+    for b in ("tion", "ped", "al", "ist", "um", "ering")
+]
 WORKLOAD = SimpleNamespace(sampling_params={"max_tokens": 100})
 
 
@@ -55,11 +59,15 @@ def test_the_estimate_holds_for_files_as_they_are_written(
     rows = Rows(None, SAMPLE, 4000)
     size = len(encoded(pa.Table.from_pylist([article(number) for number in range(4000)]), output_format).content)
     asked = free(size)
-    check_output_room(folder(tmp_path, output_format), rows, WORKLOAD)  # the input alone fills the disk: that may not fit
+    check_output_room(
+        folder(tmp_path, output_format), rows, WORKLOAD
+    )  # the input alone fills the disk: that may not fit
     assert "may not fit: 4,000 rows need up to" in caplog.text and asked == [str(tmp_path)]
     caplog.clear()
     free(size * 0.2)
-    with pytest.raises(OutputError, match=rf"does not fit: 4,000 rows .* as {output_format} need .* larger disk, or a URI"):
+    with pytest.raises(
+        OutputError, match=rf"does not fit: 4,000 rows .* as {output_format} need .* larger disk, or a URI"
+    ):
         check_output_room(folder(tmp_path, output_format), rows, WORKLOAD)
     free(size * 1.2 + 4000 * (100 * output_room.BYTES_PER_TOKEN + 48))
     check_output_room(folder(tmp_path, output_format), rows, WORKLOAD)
@@ -78,15 +86,25 @@ def test_rows_that_are_there_already_need_no_room(tmp_path: Path, free: Any, cap
 
 def test_the_answers_count_but_they_may_be_short(tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture) -> None:
     free(50_000_000)
-    check_output_room(folder(tmp_path), Rows(None, [{"id": 1}], 20_000), SimpleNamespace(sampling_params={"max_tokens": 1000}))
-    assert [record.levelno for record in caplog.records] == [logging.WARNING] and "1,000 tokens an answer" in caplog.text
+    check_output_room(
+        folder(tmp_path), Rows(None, [{"id": 1}], 20_000), SimpleNamespace(sampling_params={"max_tokens": 1000})
+    )
+    assert [record.levelno for record in caplog.records] == [
+        logging.WARNING
+    ] and "1,000 tokens an answer" in caplog.text
     caplog.clear()
-    for workload in (SimpleNamespace(sampling_params={}), SimpleNamespace(), SimpleNamespace(sampling_params={"max_tokens": None})):
+    for workload in (
+        SimpleNamespace(sampling_params={}),
+        SimpleNamespace(),
+        SimpleNamespace(sampling_params={"max_tokens": None}),
+    ):
         check_output_room(folder(tmp_path), Rows(None, [{"id": 1}], 20_000), workload)
     assert not caplog.text, "an answer without a limit may be short"
 
 
-def test_more_rows_asked_for_than_there_may_be_are_not_refused(tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_rows_asked_for_than_there_may_be_are_not_refused(
+    tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     free(1000)
     check_output_room(folder(tmp_path), Rows(None, SAMPLE, 10**9, total_is_a_limit=True), WORKLOAD)
     assert "may not fit" in caplog.text

@@ -27,20 +27,30 @@ def opened(path: Path, output_format: str = "parquet") -> OutputFolder:
 def store(folder: OutputFolder, kind: str, table: pa.Table) -> None:
     file = encoded(table, folder.format)
     ids = b"".join(map(row_id, table.to_pylist()))
-    folder.store(f"{kind}-{folder.next_number():06d}-aaaaaaaa.{folder.format}", file.content, ids, file.schema, as_text=file.as_text)
+    folder.store(
+        f"{kind}-{folder.next_number():06d}-aaaaaaaa.{folder.format}",
+        file.content,
+        ids,
+        file.schema,
+        as_text=file.as_text,
+    )
 
 
 def read(folder: OutputFolder) -> list[dict[str, Any]]:
     """As the tasks do it, one after the other."""
     tasks = folder.pieces()
     wanted = common_schema([piece for pieces in tasks for piece in pieces], folder.place.fs, folder.format)
-    tables = [table for pieces in tasks for table in part_reader._Reading(pieces, folder.place.fs, folder.format, wanted)()]
+    tables = [
+        table for pieces in tasks for table in part_reader._Reading(pieces, folder.place.fs, folder.format, wanted)()
+    ]
     assert all(table.schema == wanted for table in tables)
     assert sum(table.num_rows for table in tables) == folder.rows
     return [row for table in tables for row in table.to_pylist()]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, "tensors", "tensors of fractions", "tensors of other shapes", "Arrow's tensors", "objects"])
+@pytest.mark.parametrize(
+    "name", [*PLAIN, "tensors", "tensors of fractions", "tensors of other shapes", "Arrow's tensors", "objects"]
+)
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 def test_a_file_has_every_type_and_value(name: str, output_format: str) -> None:
     table = merged(pa.table({"n": [0, 1, 2], "c": PLAIN[name] if name in PLAIN else rays()[name]}))
@@ -59,7 +69,9 @@ def test_a_value_that_parquet_has_not_is_text_where_its_type_is_none_otherwise()
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 def test_parts_of_an_earlier_version_are_read(tmp_path: Path, output_format: str) -> None:
     """Their headers do not say what is text, and their schemas may have dictionaries that parquet does not keep."""
-    table = pa.table({"n": pa.array([7, None, 7]).dictionary_encode(), "at": PLAIN["time stamp, us"], "s": PLAIN["struct"]})
+    table = pa.table(
+        {"n": pa.array([7, None, 7]).dictionary_encode(), "at": PLAIN["time stamp, us"], "s": PLAIN["struct"]}
+    )
     plain = table.set_column(0, "n", pa.array([7, None, 7]))
     with opened(tmp_path, output_format) as folder:
         ids = b"".join(map(row_id, table.to_pylist()))
@@ -72,7 +84,9 @@ def test_parts_of_an_earlier_version_are_read(tmp_path: Path, output_format: str
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_order_of_reading_is_that_of_the_ids(tmp_path: Path, output_format: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_reading_is_that_of_the_ids(
+    tmp_path: Path, output_format: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows lie in parts in any order; some are in the data several times."""
     monkeypatch.setattr(part_reader, "TASK_BYTES", random.Random(seed).choice([200, 3000, 1 << 20]))
     choose = random.Random(seed)
@@ -103,13 +117,20 @@ def test_answered_rows_come_before_failed_ones(tmp_path: Path, monkeypatch: pyte
 
 
 PARTS = {
-    "text, then numbers": (pa.array(["127", "k127"]), pa.array([127, 2**60])), "numbers, then text": (pa.array([127]), pa.array(["k127"])),
-    "lists, then structs": (pa.array([[1]]), pa.array([{"a": 1}])), "bytes, then text": (pa.array([b"x"]), pa.array(["x"])),
-    "too many digits": (pa.array([2**53 + 1]), pa.array([0.5])), "empty structs, then text": (pa.array([{}]), pa.array(["x"])),
-    "kinds under a key": (pa.array([{"a": {"b": 1}}]), pa.array([{"a": {"b": "x"}}])), "days, then times": (PLAIN["date"], PLAIN["time stamp, us"]),
-    "null, then map": (pa.nulls(2), PLAIN["map"]), "a map, then null": (PLAIN["map"], pa.nulls(1)), "null, then union": (pa.nulls(1), PLAIN["union"]),
-    "half, then double": (PLAIN["half"], PLAIN["double"]), "words, then text": (PLAIN["words"], PLAIN["text"]),
-}  # fmt: skip
+    "text, then numbers": (pa.array(["127", "k127"]), pa.array([127, 2**60])),
+    "numbers, then text": (pa.array([127]), pa.array(["k127"])),
+    "lists, then structs": (pa.array([[1]]), pa.array([{"a": 1}])),
+    "bytes, then text": (pa.array([b"x"]), pa.array(["x"])),
+    "too many digits": (pa.array([2**53 + 1]), pa.array([0.5])),
+    "empty structs, then text": (pa.array([{}]), pa.array(["x"])),
+    "kinds under a key": (pa.array([{"a": {"b": 1}}]), pa.array([{"a": {"b": "x"}}])),
+    "days, then times": (PLAIN["date"], PLAIN["time stamp, us"]),
+    "null, then map": (pa.nulls(2), PLAIN["map"]),
+    "a map, then null": (PLAIN["map"], pa.nulls(1)),
+    "null, then union": (pa.nulls(1), PLAIN["union"]),
+    "half, then double": (PLAIN["half"], PLAIN["double"]),
+    "words, then text": (PLAIN["words"], PLAIN["text"]),
+}
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -121,7 +142,9 @@ def test_parts_of_other_types_are_read_whatever_comes_first(tmp_path: Path, name
         with opened(path, output_format) as folder:
             for array in order:
                 store(folder, "part", pa.table({"c": array}))
-            assert repr([row["c"] for row in read(folder)]) == repr([value for array in order for value in array.to_pylist()])
+            assert repr([row["c"] for row in read(folder)]) == repr(
+                [value for array in order for value in array.to_pylist()]
+            )
 
 
 def test_a_column_of_tensors_that_a_part_lacks(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ from rayllm_batch.tasks.generate import Generate
 ROOT = str(Path(__file__).parents[1])
 
 
-def answered(rows: list[dict[str, Any]] | pa.Table, failed: tuple[int, ...] = (), id_column: str | None = None) -> pa.Table:
+def answered(
+    rows: list[dict[str, Any]] | pa.Table, failed: tuple[int, ...] = (), id_column: str | None = None
+) -> pa.Table:
     """What comes out of the engine stage for these rows."""
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
     ids = [row_id(row, id_column) for row in table.to_pylist()]
@@ -141,14 +143,22 @@ def test_blocks_as_they_come_from_a_run_whose_columns_have_other_types(tmp_path:
     every = {**PLAIN, **rays()}
     known = pa.schema([("n", pa.int64()), *((name, pa.float64()) for name in every)])
     blocks = [
-        pa.table({"n": [1, 2, 3], **every}), pa.table({"n": [4], **{name: pa.array([0.5]) for name in every}}),
-        pa.table({"n": [5, 6, 7], **every}), pa.table({"n": [8]}),
-    ]  # fmt: skip
+        pa.table({"n": [1, 2, 3], **every}),
+        pa.table({"n": [4], **{name: pa.array([0.5]) for name in every}}),
+        pa.table({"n": [5, 6, 7], **every}),
+        pa.table({"n": [8]}),
+    ]
     with opened(tmp_path, output_format) as folder, PartWriter(folder) as writer:
         for block in blocks:
             rows = carried(block, known)
-            table = output.with_row_ids(rows, [row_id(row) for row in columns.rows(rows)]).drop_columns([output.FINISHED_IDS])
-            writer.add(output.with_answers(table, [an_answer(str(n), 1, 2, "stop") for n in block.column("n").to_pylist()], Generate()))
+            table = output.with_row_ids(rows, [row_id(row) for row in columns.rows(rows)]).drop_columns(
+                [output.FINISHED_IDS]
+            )
+            writer.add(
+                output.with_answers(
+                    table, [an_answer(str(n), 1, 2, "stop") for n in block.column("n").to_pylist()], Generate()
+                )
+            )
             if block is blocks[2]:
                 writer._flush()
     with opened(tmp_path, output_format) as folder:
@@ -157,7 +167,9 @@ def test_blocks_as_they_come_from_a_run_whose_columns_have_other_types(tmp_path:
     for row in (row for block in blocks for row in block.to_pylist()):
         for name in every:
             found, value = back[row["n"]][name], row.get(name)
-            assert repr(found) == repr(value) or found == value or isinstance(value, dict) or tuple(value) == found, name
+            assert repr(found) == repr(value) or found == value or isinstance(value, dict) or tuple(value) == found, (
+                name
+            )
 
 
 def test_whole_numbers_beside_fractions_keep_every_digit(tmp_path: Path) -> None:
@@ -171,11 +183,21 @@ def test_whole_numbers_beside_fractions_keep_every_digit(tmp_path: Path) -> None
 
 
 VALUES = {
-    "ünïcode 図": "ünïcode 図 🙂 \u2028 \n \t \" \\ \x00", "none": None, "when": datetime.datetime(2024, 1, 2, 3, 4, 5, 6),
-    "day": datetime.date(2024, 1, 2), "zone": datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc), "bytes": b"\x00\xff",
-    "nan": float("nan"), "inf": [float("inf"), 1.5], "big": 2**63 - 1, "small": -(2**63), "price": decimal.Decimal("1.50"),
-    "nested": {"a": [{"b": float("-inf"), "c": b"x"}], "d": None}, "took": datetime.timedelta(seconds=1), "yes": True,
-}  # fmt: skip
+    "ünïcode 図": 'ünïcode 図 🙂 \u2028 \n \t " \\ \x00',
+    "none": None,
+    "when": datetime.datetime(2024, 1, 2, 3, 4, 5, 6),
+    "day": datetime.date(2024, 1, 2),
+    "zone": datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc),
+    "bytes": b"\x00\xff",
+    "nan": float("nan"),
+    "inf": [float("inf"), 1.5],
+    "big": 2**63 - 1,
+    "small": -(2**63),
+    "price": decimal.Decimal("1.50"),
+    "nested": {"a": [{"b": float("-inf"), "c": b"x"}], "d": None},
+    "took": datetime.timedelta(seconds=1),
+    "yes": True,
+}
 
 
 def test_jsonl_is_valid_json_of_every_kind_of_value(tmp_path: Path) -> None:
@@ -189,8 +211,17 @@ def test_jsonl_is_valid_json_of_every_kind_of_value(tmp_path: Path) -> None:
 
     for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
         row = json.loads(line, parse_constant=refuse)
-        assert row["ünïcode 図"] == VALUES["ünïcode 図"] and row["none"] is None and row["nan"] == "NaN" and row["yes"] is True
-        assert row["bytes"] == "AP8=" and row["inf"] == ["Infinity", 1.5] and (row["big"], row["small"]) == (2**63 - 1, -(2**63))
+        assert (
+            row["ünïcode 図"] == VALUES["ünïcode 図"]
+            and row["none"] is None
+            and row["nan"] == "NaN"
+            and row["yes"] is True
+        )
+        assert (
+            row["bytes"] == "AP8="
+            and row["inf"] == ["Infinity", 1.5]
+            and (row["big"], row["small"]) == (2**63 - 1, -(2**63))
+        )
         assert row["nested"] == {"a": [{"b": "-Infinity", "c": "eA=="}], "d": None} and row["price"] == "1.50"
         assert row["when"] == "2024-01-02 03:04:05.000006" and row["day"] == "2024-01-02" and row["error"] is None
 
@@ -240,7 +271,10 @@ class Full:
 def test_a_full_disk_is_told_with_the_next_step_and_loses_nothing_stored(tmp_path: Path) -> None:
     with opened(tmp_path) as folder:
         Full(folder, 1, OSError(28, "No space left on device"))
-        with pytest.raises(OutputError, match=r"No space left.*The 2 rows written so far are safe.*run the same again"), PartWriter(folder) as w:
+        with (
+            pytest.raises(OutputError, match=r"No space left.*The 2 rows written so far are safe.*run the same again"),
+            PartWriter(folder) as w,
+        ):
             w.add(answered([{"a": 1}, {"a": 2}]))
             w._flush()
             w.add(answered([{"a": 3}]))
@@ -253,7 +287,9 @@ def test_a_full_disk_is_told_with_the_next_step_and_loses_nothing_stored(tmp_pat
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a bug")], ids=["full", "bug"])
-def test_an_error_in_the_background_reaches_the_next_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_an_error_in_the_background_reaches_the_next_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     monkeypatch.setattr(part_writer, "WAIT_S", (0.0, 0.0))
     raised = []
     with opened(tmp_path) as folder:
@@ -272,7 +308,9 @@ def test_an_error_in_the_background_reaches_the_next_add(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("failing", ["store", "write_manifest", "encode", "nothing"])
-@pytest.mark.parametrize("original", [ValueError("the original"), KeyboardInterrupt("the original")], ids=["error", "interrupt"])
+@pytest.mark.parametrize(
+    "original", [ValueError("the original"), KeyboardInterrupt("the original")], ids=["error", "interrupt"]
+)
 def test_leaving_after_an_error_does_not_hide_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, original: BaseException
 ) -> None:
@@ -295,7 +333,11 @@ def test_a_manifest_that_cannot_be_written_at_the_end_is_told(tmp_path: Path, mo
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    with opened(tmp_path) as folder, pytest.raises(OutputError, match="1 rows written so far are safe"), PartWriter(folder) as writer:
+    with (
+        opened(tmp_path) as folder,
+        pytest.raises(OutputError, match="1 rows written so far are safe"),
+        PartWriter(folder) as writer,
+    ):
         writer.add(answered([{"a": 1}]))
         monkeypatch.setattr(folder, "write_manifest", fail)
 
@@ -318,7 +360,9 @@ def test_an_interrupt_while_parts_are_stored_neither_loses_nor_doubles(
                 monkeypatch.setattr(part_writer, "PART_BYTES", 100 if i % 3 == 2 else 1 << 30)
                 for row in rows:
                     writer._waiting["failed" if row["a"] == i and i % 2 else "part"].append(("", answered([row])))
-                writer.add(answered([{"a": i}]).slice(0, 0)) if i % 3 != 2 else writer.add(answered([{"a": "y" if mixed else 0}]))
+                writer.add(answered([{"a": i}]).slice(0, 0)) if i % 3 != 2 else writer.add(
+                    answered([{"a": "y" if mixed else 0}])
+                )
                 added += ["y" if mixed else "0"] if i % 3 == 2 else []
     added += ["y" if mixed else "0"]  # of the call that was interrupted
     with opened(tmp_path) as folder:
@@ -328,12 +372,19 @@ def test_an_interrupt_while_parts_are_stored_neither_loses_nor_doubles(
 
 def test_an_id_column_with_repeated_values_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as folder:
-        with pytest.raises(DatasetError, match="id_column='id' is not unique: 7 comes more than once"), PartWriter(folder, "id") as writer:
+        with (
+            pytest.raises(DatasetError, match="id_column='id' is not unique: 7 comes more than once"),
+            PartWriter(folder, "id") as writer,
+        ):
             for i in range(20):
                 writer.add(answered([{"id": i, "a": "x"}], id_column="id"))
             writer.add(answered([{"id": 30, "a": "x"}, {"id": 7, "a": "y"}], id_column="id"))
         assert folder.rows == 20, "what came before is kept"
-    with opened(tmp_path / "within") as folder, pytest.raises(DatasetError, match="'k' comes more"), PartWriter(folder, "id") as writer:
+    with (
+        opened(tmp_path / "within") as folder,
+        pytest.raises(DatasetError, match="'k' comes more"),
+        PartWriter(folder, "id") as writer,
+    ):
         writer.add(answered([{"id": "j"}, {"id": "k"}, {"id": "k"}], id_column="id"))
 
 
@@ -366,7 +417,11 @@ with OutputFolder(sys.argv[1], Job({"model_id": "m"}), "parquet") as folder, Par
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     rows = 1_000_000
     run = subprocess.run(
-        [sys.executable, "-c", MANY, str(tmp_path), str(rows)], env={"PYTHONPATH": ROOT}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", MANY, str(tmp_path), str(rows)],
+        env={"PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     peaks = json.loads(run.stdout)
     assert peaks[-1] - peaks[1] < 60, f"MiB after each 100,000 rows: {peaks}"  # rows that are kept would be 120 more

@@ -20,29 +20,50 @@ TOKENIZER = ROOT / "assets" / "demo-model" / "tokenizer.json"
 GIB = 1 << 30
 LLAMA_1B = ModelFacts(
     {
-        "model_type": "llama", "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-        "hidden_size": 2048, "dtype": "bfloat16",
+        "model_type": "llama",
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "hidden_size": 2048,
+        "dtype": "bfloat16",
     },
     int(2.3 * GIB),
-)  # fmt: skip
+)
 LLAMA_8B = ModelFacts(
     {
-        "model_type": "llama", "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096,
+        "model_type": "llama",
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "hidden_size": 4096,
         "dtype": "bfloat16",
     },
     15 * GIB,
-)  # fmt: skip
+)
 SHORT = Lengths(145, 256)
 
 
 def plan(
-    accelerator: str, facts: ModelFacts, *, batch_size: Optional[int] = None, total: Optional[int] = None, lengths: Optional[Lengths] = SHORT,
-    replicas: int = 1, engines_per_gpu: Optional[int] = None, **engine_kwargs: Any,
-) -> Plan:  # fmt: skip
-    config = init_engine_from_config({
-        "model_id": "org/model", "llm_engine": "vllm", "accelerator_type": accelerator, "engine_kwargs": engine_kwargs,
-        "engines_per_gpu": engines_per_gpu,
-    })
+    accelerator: str,
+    facts: ModelFacts,
+    *,
+    batch_size: Optional[int] = None,
+    total: Optional[int] = None,
+    lengths: Optional[Lengths] = SHORT,
+    replicas: int = 1,
+    engines_per_gpu: Optional[int] = None,
+    **engine_kwargs: Any,
+) -> Plan:
+    config = init_engine_from_config(
+        {
+            "model_id": "org/model",
+            "llm_engine": "vllm",
+            "accelerator_type": accelerator,
+            "engine_kwargs": engine_kwargs,
+            "engines_per_gpu": engines_per_gpu,
+        }
+    )
     return make_plan(config, facts, (replicas, replicas), batch_size=batch_size, total=total, lengths=lengths)
 
 
@@ -57,11 +78,18 @@ def test_two_engines_share_a_large_gpu_where_the_model_is_small_and_the_job_long
         assert words in small.chosen(None)
 
 
-@pytest.mark.parametrize(("total", "more", "engines"), [
-    (60_000, {}, 3), (59_999, {}, 2), (20_000, {}, 2), (119_999, {"replicas": 2}, 2), (120_000, {"replicas": 2}, 3),
-    # 32 KiB a token are 25 GiB for 819,200, of the 36 that a half of the GPU has, but not of the 22 of a third
-    (60_000, {"max_model_len": 819_200}, 2),
-])
+@pytest.mark.parametrize(
+    ("total", "more", "engines"),
+    [
+        (60_000, {}, 3),
+        (59_999, {}, 2),
+        (20_000, {}, 2),
+        (119_999, {"replicas": 2}, 2),
+        (120_000, {"replicas": 2}, 3),
+        # 32 KiB a token are 25 GiB for 819,200, of the 36 that a half of the GPU has, but not of the 22 of a third
+        (60_000, {"max_model_len": 819_200}, 2),
+    ],
+)
 def test_a_longer_job_has_three(total: int, more: dict[str, Any], engines: int) -> None:
     made = plan("H100", LLAMA_1B, total=total, **more)
     assert made.config.engines_per_gpu == engines and made.engines == (engines * more.get("replicas", 1),) * 2
@@ -84,7 +112,11 @@ def test_a_longer_job_has_three(total: int, more: dict[str, Any], engines: int) 
         # 32 KiB a token are 31 GiB for a million, of the 36 that half of the GPU has beside 2.3 of weights; 40 for 1.3 million
         ("H100", LLAMA_1B, {"max_model_len": 1_300_000}),
         ("H100", dataclasses.replace(LLAMA_1B, config={**LLAMA_1B.config, "max_position_embeddings": 1_300_000}), {}),
-        ("H100", dataclasses.replace(LLAMA_1B, config={**LLAMA_1B.config, "model_type": "mamba"}), {}),  # its cache is not known
+        (
+            "H100",
+            dataclasses.replace(LLAMA_1B, config={**LLAMA_1B.config, "model_type": "mamba"}),
+            {},
+        ),  # its cache is not known
     ],
 )
 def test_one_engine_elsewhere(accelerator: str, facts: ModelFacts, more: dict[str, Any]) -> None:
@@ -107,14 +139,21 @@ def test_more_sequences_where_the_kv_cache_holds_them() -> None:
     more = plan("H100", LLAMA_1B, engines_per_gpu=1)
     assert more.config.engine_kwargs == {"max_num_seqs": 2048}
     assert "max_num_seqs=2,048 (vLLM's own: 1,024)" in more.chosen(None)
-    assert plan("H100", LLAMA_1B, engines_per_gpu=1, total=900).config.engine_kwargs == {}  # it has no more rows than that
+    assert (
+        plan("H100", LLAMA_1B, engines_per_gpu=1, total=900).config.engine_kwargs == {}
+    )  # it has no more rows than that
     # 22.5 x 0.92 less 4.3 are 16.4 GiB, 537,000 tokens, 1,968 requests; at most 1,024 on a small GPU
     assert plan("A10G", LLAMA_1B).config.engine_kwargs == {"max_num_seqs": 1024}
     assert plan("A10G", LLAMA_1B, lengths=Lengths(700, 256)).config.engine_kwargs == {"max_num_seqs": 512}
-    assert plan("A10G", LLAMA_1B, max_num_batched_tokens=600).config.engine_kwargs == {"max_num_batched_tokens": 600, "max_num_seqs": 512}
+    assert plan("A10G", LLAMA_1B, max_num_batched_tokens=600).config.engine_kwargs == {
+        "max_num_batched_tokens": 600,
+        "max_num_seqs": 512,
+    }
     # Over four GPUs each has a fourth: 30 GiB of weights, 80 KiB a token, 41.6 GiB for 545,000 tokens, 619 requests
     large = ModelFacts({**LLAMA_8B.config, "num_hidden_layers": 80, "hidden_size": 4096}, 120 * GIB)
-    assert plan("H100", large, lengths=Lengths(817, 128), tensor_parallel_size=4).config.engine_kwargs == {"tensor_parallel_size": 4}
+    assert plan("H100", large, lengths=Lengths(817, 128), tensor_parallel_size=4).config.engine_kwargs == {
+        "tensor_parallel_size": 4
+    }
     # 56.6 GiB, 128 KiB a token: 464,000 tokens (the engine said 457,872), 527 requests of 817 + 64
     assert plan("H100", LLAMA_8B, lengths=Lengths(817, 128)).config.engine_kwargs == {}
 
@@ -128,7 +167,9 @@ def test_the_users_limits_and_unknown_lengths_leave_it_to_vllm(more: dict[str, A
 def test_limits_are_those_of_vllm() -> None:
     assert limits("H100")["max_num_seqs"] == limits("H200")["max_num_seqs"] == 1024
     assert limits("A10G")["max_num_seqs"] == limits("A100")["max_num_seqs"] == limits("CPU")["max_num_seqs"] == 256
-    assert limits("GPU")["max_num_seqs"] == 1024  # of an unknown one: rows that wait cost little, an engine that starves does
+    assert (
+        limits("GPU")["max_num_seqs"] == 1024
+    )  # of an unknown one: rows that wait cost little, an engine that starves does
 
 
 # --- rows on their way
@@ -146,7 +187,12 @@ def test_small_jobs_get_small_blocks_and_no_engine_takes_more_than_its_share() -
 
 def test_a_long_job_has_larger_blocks() -> None:
     large = plan("H100", LLAMA_8B)
-    assert [large.rows_a_block(total) for total in (2000, 4096, 8192, 1_000_000)] == [64, 128, 256, 512]  # at least 32 of them
+    assert [large.rows_a_block(total) for total in (2000, 4096, 8192, 1_000_000)] == [
+        64,
+        128,
+        256,
+        512,
+    ]  # at least 32 of them
     assert plan("H100", LLAMA_8B, replicas=4).rows_a_block(8192) == 64, "32 for each engine"
     assert plan("A10G", LLAMA_8B, lengths=None).rows_a_block(1_000_000) == 128, "three blocks could not keep it full"
     assert plan("A10G", LLAMA_8B, max_num_seqs=16).rows_a_block(1_000_000) == 64
@@ -186,7 +232,10 @@ def test_lengths_come_from_the_first_rows() -> None:
     from tokenizers import Tokenizer
 
     chats = [chat("one two three"), chat("four", sampling_params={"max_tokens": 100})]
-    by_hand = [len(Tokenizer.from_file(str(TOKENIZER)).encode(text, add_special_tokens=False).ids) for text in ("one two three", "four")]
+    by_hand = [
+        len(Tokenizer.from_file(str(TOKENIZER)).encode(text, add_special_tokens=False).ids)
+        for text in ("one two three", "four")
+    ]
     assert lengths_of(chats, GENERATE, {"max_tokens": 20}, TOKENIZER) == Lengths(sum(by_hand) / 2, 60)
 
 
@@ -194,7 +243,9 @@ def test_lengths_of_token_ids() -> None:
     from tokenizers import Tokenizer
 
     words = len(Tokenizer.from_file(str(TOKENIZER)).encode("one two", add_special_tokens=False).ids)
-    assert lengths_of([chat("one two"), {"prompt_token_ids": [1] * 50}], GENERATE, {"max_tokens": 20}, TOKENIZER) == Lengths((words + 50) / 2, 20)
+    assert lengths_of(
+        [chat("one two"), {"prompt_token_ids": [1] * 50}], GENERATE, {"max_tokens": 20}, TOKENIZER
+    ) == Lengths((words + 50) / 2, 20)
 
 
 def test_lengths_that_cannot_be_known(tmp_path: Path) -> None:

@@ -29,7 +29,20 @@ from rayllm_batch.tasks.generate import Generate
 
 FACTS = ModelFacts({"model_type": "llama"}, 1000, True)
 ROWS = Rows(None, [{"text": "a"}], 1)
-ORDER = ["cluster", "versions", "token", "look_at", "files", "memory", "here", "disk", "rows", "template", "prompts", "room"]
+ORDER = [
+    "cluster",
+    "versions",
+    "token",
+    "look_at",
+    "files",
+    "memory",
+    "here",
+    "disk",
+    "rows",
+    "template",
+    "prompts",
+    "room",
+]
 
 
 class Checks:
@@ -43,11 +56,18 @@ class Checks:
         self.cpus = 4.0
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": self.cpus}}])
         for name, place, attribute in [
-            ("cluster", cluster_resources, "check"), ("versions", preflight, "check_versions"), ("token", preflight, "hub_token"),
-            ("look_at", preflight, "look_at"), ("files", preflight, "check_files"),
-            ("prompts", preflight, "check_first_prompts"), ("template", preflight, "check_chat_template"),
-            ("memory", preflight, "check_memory"), ("here", preflight, "runs_here"), ("disk", preflight, "check_disk"),
-            ("rows", preflight, "read_rows"), ("room", preflight, "check_output_room"),
+            ("cluster", cluster_resources, "check"),
+            ("versions", preflight, "check_versions"),
+            ("token", preflight, "hub_token"),
+            ("look_at", preflight, "look_at"),
+            ("files", preflight, "check_files"),
+            ("prompts", preflight, "check_first_prompts"),
+            ("template", preflight, "check_chat_template"),
+            ("memory", preflight, "check_memory"),
+            ("here", preflight, "runs_here"),
+            ("disk", preflight, "check_disk"),
+            ("rows", preflight, "read_rows"),
+            ("room", preflight, "check_output_room"),
         ]:
             monkeypatch.setattr(place, attribute, self._check(name))
 
@@ -64,8 +84,12 @@ class Checks:
     def run(self, llm_engine: str = "vllm", folder: Any = "folder") -> preflight.Ready:
         return preflight.preflight(
             init_engine_from_config({"model_id": "org/model", "llm_engine": llm_engine, "accelerator_type": "A10G"}),
-            "workload", 2, preserve_order=True, id_column="id", folder=folder,
-        )  # fmt: skip
+            "workload",
+            2,
+            preserve_order=True,
+            id_column="id",
+            folder=folder,
+        )
 
     def refusal(self) -> BaseException:
         with pytest.raises(Exception) as caught:  # noqa: PT011
@@ -98,9 +122,10 @@ def test_an_empty_token_is_a_token(checks: Checks) -> None:
     assert checks.run().token == "" and checks.done == ORDER
 
 
-@pytest.mark.parametrize(("chats", "checked"), [
-    ([{"prompt_token_ids": [1]}], False), ([{"prompt_token_ids": [1]}, {"messages": ["a"]}], True), ([], True),
-])
+@pytest.mark.parametrize(
+    ("chats", "checked"),
+    [([{"prompt_token_ids": [1]}], False), ([{"prompt_token_ids": [1]}, {"messages": ["a"]}], True), ([], True)],
+)
 def test_token_ids_need_no_chat_template(chats: list, checked: bool, checks: Checks) -> None:
     checks.results["rows"] = Rows(None, [{}], 1, chats=tuple(chats))
     checks.run()
@@ -120,8 +145,12 @@ def test_one_problem_is_raised_as_itself(name: str, checks: Checks) -> None:
 
 def test_all_problems_are_listed_in_order(checks: Checks) -> None:
     checks.errors = {
-        "rows": DatasetError("no such file"), "cluster": ClusterError("no GPU"), "versions": ClusterError("no vLLM"),
-        "template": ConfigError("no chat template"), "memory": ConfigError("too large"), "disk": ClusterError("no room"),
+        "rows": DatasetError("no such file"),
+        "cluster": ClusterError("no GPU"),
+        "versions": ClusterError("no vLLM"),
+        "template": ConfigError("no chat template"),
+        "memory": ConfigError("too large"),
+        "disk": ClusterError("no room"),
     }
     error = checks.refusal()
     assert type(error) is PreflightError
@@ -130,17 +159,31 @@ def test_all_problems_are_listed_in_order(checks: Checks) -> None:
         "6 things are to be mended before the run can start:\n"
         "  1. no GPU\n  2. no vLLM\n  3. too large\n  4. no room\n  5. no such file\n  6. no chat template"
     )
-    assert checks.done == ORDER[:-2], "none hides another; only the prompts and the room cannot be looked at without the rows"
+    assert checks.done == ORDER[:-2], (
+        "none hides another; only the prompts and the room cannot be looked at without the rows"
+    )
 
 
-@pytest.mark.parametrize(("name", "left_out"), [
-    ("token", {"look_at", "files", "template", "memory", "here", "disk"}), ("look_at", {"files", "template", "memory", "here", "disk"}),
-    ("here", {"disk"}), ("cluster", set()), ("versions", set()), ("template", set()), ("memory", set()), ("disk", set()), ("files", set()),
-])
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("token", {"look_at", "files", "template", "memory", "here", "disk"}),
+        ("look_at", {"files", "template", "memory", "here", "disk"}),
+        ("here", {"disk"}),
+        ("cluster", set()),
+        ("versions", set()),
+        ("template", set()),
+        ("memory", set()),
+        ("disk", set()),
+        ("files", set()),
+    ],
+)
 def test_what_a_failed_check_leaves_out(name: str, left_out: set[str], checks: Checks) -> None:
     checks.errors = {name: GatedModelError("no access.", "Ask for it."), "rows": WorkloadError("parse_row fails")}
     error = checks.refusal()
-    assert error.problems == [checks.errors[each] for each in ORDER if each in checks.errors] and len(error.problems) == 2
+    assert (
+        error.problems == [checks.errors[each] for each in ORDER if each in checks.errors] and len(error.problems) == 2
+    )
     assert checks.done == [each for each in ORDER if each not in {*left_out, "prompts", "room"}]
 
 

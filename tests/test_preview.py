@@ -10,16 +10,24 @@ PROMPT = "<|begin|><|user|>Summarise:\n\n<b>x</b> & y<|end|><|assistant|>"
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    made = {"prompt": PROMPT, "generated_text": "A <i>short</i> answer.", "num_input_tokens": 1234, "num_generated_tokens": 5}
+    made = {
+        "prompt": PROMPT,
+        "generated_text": "A <i>short</i> answer.",
+        "num_input_tokens": 1234,
+        "num_generated_tokens": 5,
+    }
     return {**made, "finish_reason": "stop", "error": None, **changes}
 
 
 def test_the_prompt_is_whole_and_its_special_tokens_are_seen() -> None:
     text = as_text([row()])
     assert text.splitlines() == [
-        "[1] 1,234 in, 5 out, stop", "    | <|begin|><|user|>Summarise:", "    | ", "    | <b>x</b> & y<|end|><|assistant|>",
+        "[1] 1,234 in, 5 out, stop",
+        "    | <|begin|><|user|>Summarise:",
+        "    | ",
+        "    | <b>x</b> & y<|end|><|assistant|>",
         "    generated_text: A <i>short</i> answer.",
-    ]  # fmt: skip
+    ]
 
 
 def test_in_a_table_nothing_that_a_model_wrote_is_html() -> None:
@@ -30,7 +38,9 @@ def test_in_a_table_nothing_that_a_model_wrote_is_html() -> None:
 
 
 def test_a_row_that_failed_shows_its_error_and_a_row_without_a_prompt_none() -> None:
-    text = as_text([row(), row(prompt="", error="parse_row: KeyError: 'article'", finish_reason="error", num_input_tokens=0)])
+    text = as_text(
+        [row(), row(prompt="", error="parse_row: KeyError: 'article'", finish_reason="error", num_input_tokens=0)]
+    )
     assert "[2] 0 in, 5 out, error" in text and "error: parse_row: KeyError: 'article'" in text
 
 

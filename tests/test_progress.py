@@ -13,7 +13,9 @@ from rayllm_batch.show import progress as progress_module
 from rayllm_batch.show.progress import Progress
 from rayllm_batch.show.status import Status
 
-STARTING = ReplicaState(node="10.0.0.1", pid=1, state="starting", log="/tmp/ray/session_1/logs/rayllm_batch-aaaa-k1.log")
+STARTING = ReplicaState(
+    node="10.0.0.1", pid=1, state="starting", log="/tmp/ray/session_1/logs/rayllm_batch-aaaa-k1.log"
+)
 READY = replace(STARTING, state="ready", start_s=41.6, settings={"max_num_seqs": 128, "max_model_len": 8192}, rows=0)
 
 
@@ -54,7 +56,9 @@ def test_where_the_logs_are_and_the_resolved_settings_are_said_once(view: Kept) 
     ]
 
 
-def test_the_rate_is_of_the_last_seconds_and_begins_when_an_engine_is_ready(view: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_is_of_the_last_seconds_and_begins_when_an_engine_is_ready(
+    view: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [1000.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     progress = Progress(1, 1000, view=view)
@@ -66,7 +70,9 @@ def test_the_rate_is_of_the_last_seconds_and_begins_when_an_engine_is_ready(view
         rows = 10 * second
         progress.observe(snapshot(k1=replace(READY, rows=rows, output_tokens=5 * rows, busy_s=float(second))))
         now[0] += 1
-    assert view.shown[-1].startswith("generating: 200 of 1,000 rows (20%), 1 min 20 s left, 50 output tokens/s, 50 on average, ")
+    assert view.shown[-1].startswith(
+        "generating: 200 of 1,000 rows (20%), 1 min 20 s left, 50 output tokens/s, 50 on average, "
+    )
 
 
 def test_a_run_that_goes_well_ends_with_its_figures(view: Kept) -> None:
@@ -93,7 +99,10 @@ def test_verbose_follows_the_engines_logs(view: Kept, tmp_path: Path) -> None:
     log = tmp_path / "rayllm_batch-aaaa-k1.log"
     log.write_text(":actor_name:Replica\nINFO loading\nINFO half a li")
     progress = Progress(1, 10, verbose=True, view=view)
-    replicas = {"k1": replace(STARTING, log=str(log)), "k2": replace(STARTING, log="/not/here/rayllm_batch-aaaa-k2.log")}
+    replicas = {
+        "k1": replace(STARTING, log=str(log)),
+        "k2": replace(STARTING, log="/not/here/rayllm_batch-aaaa-k2.log"),
+    }
     progress.observe(snapshot(**replicas))
     with log.open("a") as file:
         file.write("ne\n\nWARNING last\n")
@@ -102,8 +111,9 @@ def test_verbose_follows_the_engines_logs(view: Kept, tmp_path: Path) -> None:
     assert view.said[1:] == [
         "(k1) INFO loading",
         "(k2) its log is on another node: ray logs cluster rayllm_batch-aaaa-k2.log --node-ip 10.0.0.1 --follow",
-        "(k1) INFO half a line", "(k1) WARNING last",
-    ]  # fmt: skip
+        "(k1) INFO half a line",
+        "(k1) WARNING last",
+    ]
 
 
 def test_without_verbose_the_logs_stay_where_they_are(view: Kept, tmp_path: Path) -> None:

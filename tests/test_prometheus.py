@@ -31,7 +31,15 @@ class Metric:
 
 MADE: dict[str, Metric] = {}
 FIRST = ReplicaState(
-    actor_id="a", state="ready", rows=10, failed=1, input_tokens=900, output_tokens=50, running=8, waiting=2, kv_cache_usage=0.25
+    actor_id="a",
+    state="ready",
+    rows=10,
+    failed=1,
+    input_tokens=900,
+    output_tokens=50,
+    running=8,
+    waiting=2,
+    kv_cache_usage=0.25,
 )
 
 
@@ -51,9 +59,14 @@ def test_a_replica_that_starts_again_goes_on_in_the_same_series(prometheus: Prom
     prometheus.observe(Snapshot({"k1": FIRST}))
     prometheus.observe(Snapshot({"k1": FIRST}))
     assert values() == {
-        "rows": {"0": 10}, "failed_rows": {"0": 1}, "input_tokens": {"0": 900}, "output_tokens": {"0": 50},
-        "running_requests": {"0": 8}, "waiting_requests": {"0": 2}, "kv_cache_usage": {"0": 0.25},
-    }  # fmt: skip
+        "rows": {"0": 10},
+        "failed_rows": {"0": 1},
+        "input_tokens": {"0": 900},
+        "output_tokens": {"0": 50},
+        "running_requests": {"0": 8},
+        "waiting_requests": {"0": 2},
+        "kv_cache_usage": {"0": 0.25},
+    }
     assert MADE["rayllm_batch_rows"].tags == {"run_id": "1f3a9c20", "model": "org/model", "replica": "0"}
     died = replace(FIRST, state="dead", rows=12)
     prometheus.observe(Snapshot({"k1": died, "k2": ReplicaState(actor_id="a", state="starting", rows=0)}))

@@ -125,7 +125,10 @@ def test_a_chat_template_of_the_config_replaces_the_tokenizers_own(folders: dict
     from transformers import AutoTokenizer
 
     given = job(
-        folders["both"], from_row, chat_template="{{ messages[0].content }}|{{ mood }}", chat_template_kwargs={"mood": "calm"}
+        folders["both"],
+        from_row,
+        chat_template="{{ messages[0].content }}|{{ mood }}",
+        chat_template_kwargs={"mood": "calm"},
     )
     [row] = built(chats([{"role": "user", "content": "hello"}]), given)
     assert AutoTokenizer.from_pretrained(folders["both"]).decode(row[output.TOKEN_IDS]) == "hello|calm"
@@ -226,7 +229,9 @@ def test_a_long_answer_is_shown_shortened(folders: dict[str, Path]) -> None:
 def test_sampling_params_that_no_engine_takes(folders: dict[str, Path]) -> None:
     chat = {"messages": [{"role": "user", "content": "x"}], "sampling_params": {"stop": {"a", "b"}}}
     error = only_row_1_fails(folders["none"], lambda: chat)
-    assert error.startswith("sampling_params: stop in this row's sampling_params must be text or a list of texts, given set: {")
+    assert error.startswith(
+        "sampling_params: stop in this row's sampling_params must be text or a list of texts, given set: {"
+    )
 
 
 def test_a_template_that_refuses_a_role(folders: dict[str, Path]) -> None:
@@ -236,7 +241,9 @@ def test_a_template_that_refuses_a_role(folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("shape", ["template", "python_only"])
 def test_text_that_the_tokenizer_refuses(shape: str, folders: dict[str, Path]) -> None:
-    error = only_row_1_fails(folders[shape], lambda: {"messages": [{"role": "user", "content": "half \ud83d an emoji"}]})
+    error = only_row_1_fails(
+        folders[shape], lambda: {"messages": [{"role": "user", "content": "half \ud83d an emoji"}]}
+    )
     assert error.startswith("tokenize: ")
 
 
@@ -248,7 +255,9 @@ def test_each_error_in_one_batch_lands_in_its_row(folders: dict[str, Path]) -> N
         {"messages": [{"role": "user", "content": "\ud800"}]},
         {"messages": [{"role": "user", "content": "fine too"}]},
     ]
-    stages = [error and error.split(":")[0] for error in errors_of(folders["both"], lambda row: answers[row["n"]], rows=5)]
+    stages = [
+        error and error.split(":")[0] for error in errors_of(folders["both"], lambda row: answers[row["n"]], rows=5)
+    ]
     assert stages == [None, "parse_row", "chat_template", "tokenize", None]
 
 
@@ -299,7 +308,7 @@ def test_token_ids_need_no_tokenizer(tmp_path: Path) -> None:
     ids = job(tmp_path / "absent", lambda row: {"prompt_token_ids": row["ids"]})
     out = built(pa.table({"ids": [[1, 2], None, []]}), ids)
     assert [row[output.TOKEN_IDS] for row in out] == [[1, 2], None, None]
-    assert out[1][output.STAGE_ERROR].startswith("parse_row: TypeError: parse_row's \"prompt_token_ids\" must be a list")
+    assert out[1][output.STAGE_ERROR].startswith('parse_row: TypeError: parse_row\'s "prompt_token_ids" must be a list')
     assert "NoneType: None" in out[1][output.STAGE_ERROR] and "list: []" in out[2][output.STAGE_ERROR]
 
 
@@ -333,10 +342,16 @@ def test_a_plain_tokenizer_is_loaded_without_torch_and_is_what_auto_tokenizer_gi
     subprocess.run([sys.executable, "-c", code, tmp_path / "job"], check=True)
 
 
-@pytest.mark.parametrize(("file", "change"), [
-    ("tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"}), ("tokenizer_config.json", {"auto_map": {}}),
-    ("config.json", {"model_type": "mistral"}), ("tokenizer.json", None), ("config.json", None),
-])
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"}),
+        ("tokenizer_config.json", {"auto_map": {}}),
+        ("config.json", {"model_type": "mistral"}),
+        ("tokenizer.json", None),
+        ("config.json", None),
+    ],
+)
 def test_others_are_left_to_auto_tokenizer(file: str, change: Any, tmp_path: Path) -> None:
     shutil.copytree("assets/demo-model", tmp_path, dirs_exist_ok=True)
     if change is None:
@@ -386,20 +401,28 @@ def test_answers_replace_the_stage_columns_and_keep_one_schema(folders: dict[str
     failed = mixed.to_pylist()[1]
     assert failed["error"] == "engine: it broke" and failed["finish_reason"] == "error"
     assert (failed["generated_text"], failed["num_input_tokens"], failed["num_generated_tokens"]) == (None, 0, 0)
-    assert output.with_answers(table, [a_failure("x")] * 2, Generate()).schema == mixed.schema, "also where no row has an answer"
+    assert output.with_answers(table, [a_failure("x")] * 2, Generate()).schema == mixed.schema, (
+        "also where no row has an answer"
+    )
 
 
 # --- the last message is the assistant's
 
 
-@pytest.mark.parametrize("begun", ["The answer is", "Two\nlines", "  with spaces  ", "Größe 🙂", [{"type": "text", "text": "A part"}]])
+@pytest.mark.parametrize(
+    "begun", ["The answer is", "Two\nlines", "  with spaces  ", "Größe 🙂", [{"type": "text", "text": "A part"}]]
+)
 def test_an_answer_that_is_begun_is_continued(begun: Any, folders: dict[str, Path]) -> None:
     messages = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": begun}]
     given = job(folders["template"], from_row)
     continued, other = built(chats(messages, CHATS[0]), given)
     text = tokenizer.decode(continued[output.TOKEN_IDS], given)
-    assert text.rstrip().endswith((begun if isinstance(begun, str) else "A part").strip()) and text.count("How many?") == 1
-    assert other[output.TOKEN_IDS] == built(chats(CHATS[0]), given)[0][output.TOKEN_IDS], "a row beside it is asked as ever"
+    assert (
+        text.rstrip().endswith((begun if isinstance(begun, str) else "A part").strip()) and text.count("How many?") == 1
+    )
+    assert other[output.TOKEN_IDS] == built(chats(CHATS[0]), given)[0][output.TOKEN_IDS], (
+        "a row beside it is asked as ever"
+    )
 
 
 def test_an_answer_that_is_begun_with_nothing_is_an_answer_to_come(folders: dict[str, Path]) -> None:
@@ -410,7 +433,10 @@ def test_an_answer_that_is_begun_with_nothing_is_an_answer_to_come(folders: dict
 
 def test_a_template_that_alters_what_is_begun(folders: dict[str, Path]) -> None:
     upper = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | upper }}{% endfor %}"
-    [row] = built(chats([*CHATS[0], {"role": "assistant", "content": "so far"}]), job(folders["template"], from_row, chat_template=upper))
+    [row] = built(
+        chats([*CHATS[0], {"role": "assistant", "content": "so far"}]),
+        job(folders["template"], from_row, chat_template=upper),
+    )
     assert row[output.TOKEN_IDS] is None and row[output.STAGE_ERROR].startswith("chat_template: ")
 
 
@@ -436,7 +462,9 @@ def test_the_space_behind_what_is_begun_stays(begun: str, folders: dict[str, Pat
 
 @pytest.mark.parametrize("more", [{"reasoning_content": "because"}, {"tool_calls": [{"name": "add", "arguments": {}}]}])
 def test_what_cannot_be_continued(more: dict[str, Any], folders: dict[str, Path]) -> None:
-    error = only_row_1_fails(folders["none"], lambda: {"messages": [*CHATS[0], {"role": "assistant", "content": "", **more}]})
+    error = only_row_1_fails(
+        folders["none"], lambda: {"messages": [*CHATS[0], {"role": "assistant", "content": "", **more}]}
+    )
     assert error.startswith("chat_template: ") and "only its content can be continued" in error
 
 
@@ -458,10 +486,15 @@ QWENS = (
 
 @pytest.mark.parametrize("role", ["developer", "human", "User", "function"])
 def test_a_message_that_a_template_leaves_out_without_a_word(role: str, folders: dict[str, Path]) -> None:
-    messages = {"with another": [{"role": role, "content": "Answer in French."}, *CHATS[0]], "alone": [{"role": role, "content": "Hello"}]}
+    messages = {
+        "with another": [{"role": role, "content": "Answer in French."}, *CHATS[0]],
+        "alone": [{"role": role, "content": "Hello"}],
+    }
     out = built(chats(*messages.values(), CHATS[0]), job(folders["template"], from_row, chat_template=QWENS))
     for row in out[:2]:
-        assert row[output.STAGE_ERROR] == f"chat_template: ValueError: the template leaves out the message of the {role!r}"
+        assert (
+            row[output.STAGE_ERROR] == f"chat_template: ValueError: the template leaves out the message of the {role!r}"
+        )
     assert out[2][output.STAGE_ERROR] is None
 
 
@@ -471,7 +504,10 @@ THINKS = "{% for m in messages %}{{ m.role }}: {{ m.get('reasoning_content', '')
 
 def test_names_that_a_template_leaves_out(folders: dict[str, Path]) -> None:
     chat = [{"role": "user", "content": "Hi", "name": "Ada"}, {"role": "tool", "content": "4", "name": "add"}]
-    for template, error in ((NAMED, None), (THINKS, "chat_template: ValueError: the template leaves out the 'name' of the 'user'")):
+    for template, error in (
+        (NAMED, None),
+        (THINKS, "chat_template: ValueError: the template leaves out the 'name' of the 'user'"),
+    ):
         named, tool = built(chats(chat, chat[1:]), job(folders["template"], from_row, chat_template=template))
         assert tool[output.STAGE_ERROR] is None and (named[output.STAGE_ERROR] or "").startswith(error or "")
         assert (named[output.STAGE_ERROR] is None) == (error is None)
@@ -488,14 +524,29 @@ def test_thoughts_that_a_template_does_not_read(folders: dict[str, Path]) -> Non
         assert f"does not read '{key}' of a message; leave it out" in asked(NAMED, key)
 
 
-@pytest.mark.parametrize(("template", "messages"), [
-    (QWENS, [*CHATS[0], {"role": "assistant", "content": "<think>hm</think>Yes."}, {"role": "user", "content": "Why?"}]),
-    (QWENS, [{"role": "system", "content": " "}, *CHATS[0]]),
-    ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }} {% endfor %}", CHATS[1]),
-    ("{% for m in messages %}{{ m.role }}: {{ m.content | tojson }} {% endfor %}", [{"role": "tool", "content": 'two "quoted" words'}]),
-    ("{{ messages[0].content }}{% if messages[1].content != 'quiet' %}{{ raise_exception('no') }}{% endif %}", [*CHATS[0], {"role": "tool", "content": "quiet"}]),
-], ids=["thoughts", "blank", "upper case", "escaped", "looked at"])  # fmt: skip
-def test_what_a_template_makes_of_a_message_is_its_own_affair(template: str, messages: list[dict[str, Any]], folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("template", "messages"),
+    [
+        (
+            QWENS,
+            [*CHATS[0], {"role": "assistant", "content": "<think>hm</think>Yes."}, {"role": "user", "content": "Why?"}],
+        ),
+        (QWENS, [{"role": "system", "content": " "}, *CHATS[0]]),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }} {% endfor %}", CHATS[1]),
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m.content | tojson }} {% endfor %}",
+            [{"role": "tool", "content": 'two "quoted" words'}],
+        ),
+        (
+            "{{ messages[0].content }}{% if messages[1].content != 'quiet' %}{{ raise_exception('no') }}{% endif %}",
+            [*CHATS[0], {"role": "tool", "content": "quiet"}],
+        ),
+    ],
+    ids=["thoughts", "blank", "upper case", "escaped", "looked at"],
+)
+def test_what_a_template_makes_of_a_message_is_its_own_affair(
+    template: str, messages: list[dict[str, Any]], folders: dict[str, Path]
+) -> None:
     [row] = built(chats(messages), job(folders["template"], from_row, chat_template=template))
     assert row[output.STAGE_ERROR] is None
 
@@ -520,15 +571,26 @@ def test_a_tokenizer_that_panics(folders: dict[str, Path], monkeypatch: pytest.M
     assert error.startswith("tokenize: Panic: called")
 
 
-@pytest.mark.parametrize("template", [
-    "{% for i in range(10 ** 9) %}x{% endfor %}", "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "{{ messages[7].content.x }}", "{{ 1 // 0 }}",
-], ids=["loop", "recursion", "undefined", "division"])  # fmt: skip
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(10 ** 9) %}x{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ messages[7].content.x }}",
+        "{{ 1 // 0 }}",
+    ],
+    ids=["loop", "recursion", "undefined", "division"],
+)
 def test_a_template_that_fails_is_the_rows_error(template: str, folders: dict[str, Path]) -> None:
     [row] = built(chats(CHATS[0]), job(folders["template"], from_row, chat_template=template))
     assert row[output.STAGE_ERROR].startswith("chat_template: ")
 
 
-@pytest.mark.parametrize("content", ["a\x00b", "\ufffe\uffff", "x" * 1_000_000, "\u202e\u200b", "<|end|>"], ids=["NUL", "noncharacters", "long", "marks", "special"])
+@pytest.mark.parametrize(
+    "content",
+    ["a\x00b", "\ufffe\uffff", "x" * 1_000_000, "\u202e\u200b", "<|end|>"],
+    ids=["NUL", "noncharacters", "long", "marks", "special"],
+)
 def test_odd_text_reaches_the_model(content: str, folders: dict[str, Path]) -> None:
     given = job(folders["none"], from_row)
     [row] = built(chats([{"role": "user", "content": content}]), given)

@@ -139,7 +139,9 @@ def config(kind: FakeKind, **engine_kwargs: Any) -> EngineConfig:
 
 
 class Made:
-    def __init__(self, *errors: Exception, told: Told = TOLD, may_back_off: bool = False, pinned: tuple = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *errors: Exception, told: Told = TOLD, may_back_off: bool = False, pinned: tuple = (), **kwargs: Any
+    ) -> None:
         self.kind, self.monitor = FakeKind(*errors), FakeMonitor(told, may_back_off)
         self.process = FakeProcess(self.monitor)
         prompt = PromptJob(parse_row=dict, tokenizer="none", defaults=Defaults({"temperature": 0.0}))
@@ -150,13 +152,19 @@ class Made:
     def engine(self) -> FakeEngine:
         return self.kind.started[-1]
 
-    def answers(self, *prompts: list[int], settings: str | None = None, errors: tuple = (), finished: tuple = ()) -> list[dict]:
+    def answers(
+        self, *prompts: list[int], settings: str | None = None, errors: tuple = (), finished: tuple = ()
+    ) -> list[dict]:
         table = output.with_stage_columns(
-            pa.table({"n": list(range(len(prompts)))}), [np.array(ids, dtype=np.int32) for ids in prompts],
-            [settings] * len(prompts), [*errors, *[None] * (len(prompts) - len(errors))],
-        )  # fmt: skip
+            pa.table({"n": list(range(len(prompts)))}),
+            [np.array(ids, dtype=np.int32) for ids in prompts],
+            [settings] * len(prompts),
+            [*errors, *[None] * (len(prompts) - len(errors))],
+        )
         if finished:
-            table = table.append_column(output.FINISHED_IDS, pa.array([b"id" if n in finished else None for n in range(len(prompts))]))
+            table = table.append_column(
+                output.FINISHED_IDS, pa.array([b"id" if n in finished else None for n in range(len(prompts))])
+            )
         return self.replica(table, "block").to_pylist()
 
 
@@ -168,11 +176,21 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_row_gets_an_answer_in_its_place() -> None:
     made = Made()
-    rows = made.answers([1, 2], [66], [3] * 8, [5, 100], [9], errors=(None, None, None, None, "parse_row: KeyError: 'x'"))
+    rows = made.answers(
+        [1, 2], [66], [3] * 8, [5, 100], [9], errors=(None, None, None, None, "parse_row: KeyError: 'x'")
+    )
     assert [row["generated_text"] for row in rows] == ["2 tokens", None, None, None, None]
-    assert [(row["error"] or "").partition(":")[0] for row in rows] == ["", "engine", "tokenize", "tokenize", "parse_row"]
+    assert [(row["error"] or "").partition(":")[0] for row in rows] == [
+        "",
+        "engine",
+        "tokenize",
+        "tokenize",
+        "parse_row",
+    ]
     assert "raise max_model_len" in rows[2]["error"] and "beyond the model's vocabulary of 100" in rows[3]["error"]
-    assert [row["num_input_tokens"] for row in rows] == [2, 1, 8, 2, 1] and [row["finish_reason"] for row in rows][1] == "error"
+    assert [row["num_input_tokens"] for row in rows] == [2, 1, 8, 2, 1] and [row["finish_reason"] for row in rows][
+        1
+    ] == "error"
     [(block, stats)] = made.monitor.of("delivers")
     assert block == "block" and stats.counts == Counts(5, 4, 14, 3) and stats.finish_reasons == {"stop": 1, "error": 4}
     assert made.monitor.states == ["ready"] and made.monitor.latest.rows == 5
@@ -222,7 +240,9 @@ def test_a_dead_engine_ends_the_process_and_names_what_it_computed() -> None:
     assert computing == [prompt_key([77], None)] and message == "it is dead" and last.rows == 0
 
 
-OUT_OF_MEMORY = "Model loading took 2.0 GiB\nGPU KV cache size: 10 tokens\nCUDA out of memory occurred with 8 dummy requests"
+OUT_OF_MEMORY = (
+    "Model loading took 2.0 GiB\nGPU KV cache size: 10 tokens\nCUDA out of memory occurred with 8 dummy requests"
+)
 
 
 def test_an_engine_that_lacks_memory_starts_with_less() -> None:
@@ -254,10 +274,18 @@ def test_a_run_that_is_over_starts_no_engine() -> None:
 def test_it_takes_part_in_the_next_run_with_its_engine() -> None:
     made = Made()
     made.answers([1])
-    made.monitor.told = Told(job=replace(made.replica._job, run_id="next", prompt=replace(made.replica.prompt_job, defaults=Defaults({"temperature": 1.0}))))
+    made.monitor.told = Told(
+        job=replace(
+            made.replica._job,
+            run_id="next",
+            prompt=replace(made.replica.prompt_job, defaults=Defaults({"temperature": 1.0})),
+        )
+    )
     made.replica.adopt("next")
     made.answers([1])
-    assert [request.settings["temperature"] for request in made.engine.asked] == [0.0, 1.0] and len(made.kind.started) == 1
+    assert [request.settings["temperature"] for request in made.engine.asked] == [0.0, 1.0] and len(
+        made.kind.started
+    ) == 1
     assert made.monitor.latest.rows == 1, "counted anew"
     made.replica.adopt("next")
     assert made.monitor.latest.kept and made.monitor.latest.start_s == 0.0
@@ -274,7 +302,9 @@ def test_it_reports_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_requests_for_a_trial_and_the_errors_of_the_others() -> None:
     made = Made()
-    table = output.with_stage_columns(pa.table({"n": [1, 2]}), [np.array([1], dtype=np.int32), None], [None, None], [None, "parse_row: x"])
+    table = output.with_stage_columns(
+        pa.table({"n": [1, 2]}), [np.array([1], dtype=np.int32), None], [None, None], [None, "parse_row: x"]
+    )
     requests, failed = made.replica.requests(table)
     assert [request.prompt_token_ids for request in requests] == [[1]] and failed == ["parse_row: x"]
     trial = made.replica.try_out(requests, 2, reading_only=True)

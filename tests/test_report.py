@@ -76,34 +76,54 @@ def told(run: SampleRun) -> Verdict:
 
 def test_full() -> None:
     found = told(SampleRun())
-    assert found.sentence.startswith("The GPUs were full: they had all the work they could take for 100% of the generating time"), found
+    assert found.sentence.startswith(
+        "The GPUs were full: they had all the work they could take for 100% of the generating time"
+    ), found
     assert re.search(r"All [\d,]+ rows were answered\.$", found.sentence)
-    assert any("max_num_seqs (254 requests of the 256 that max_num_seqs allows ran on average), with 60% of the KV cache in use" in note for note in found.notes)
+    assert any(
+        "max_num_seqs (254 requests of the 256 that max_num_seqs allows ran on average), with 60% of the KV cache in use"
+        in note
+        for note in found.notes
+    )
     assert any("GPU use averaged 8" in note or "GPU use averaged 9" in note for note in found.notes)
     assert any("KV cache (" in note for note in told(SampleRun(kv=0.97)).notes)
 
 
 def test_starved() -> None:
     found = told(SampleRun(feed=0.1, waiting=0))
-    assert "The GPUs were not full: they had all the work they could take during only 0% of the generating time" in found.sentence
+    assert (
+        "The GPUs were not full: they had all the work they could take during only 0% of the generating time"
+        in found.sentence
+    )
     assert "waited for rows" in found.sentence
-    assert any("parse_row" in note and "of the 256 that max_num_seqs allows ran on average" in note for note in found.notes)
+    assert any(
+        "parse_row" in note and "of the 256 that max_num_seqs allows ran on average" in note for note in found.notes
+    )
 
 
 def test_engines_that_died_are_not_called_starved() -> None:
     run = SampleRun(feed=0.1, waiting=0)
     run.replicas["b"] = ReplicaState(actor_id="actor")
     found = told(run)
-    assert "were starting again or had few rows in the rest" in found.sentence and "parse_row" not in " ".join(found.notes)
+    assert "were starting again or had few rows in the rest" in found.sentence and "parse_row" not in " ".join(
+        found.notes
+    )
     assert any("started again 1 time" in note for note in found.notes)
 
 
 def test_a_small_job_and_a_long_tail() -> None:
-    assert "too small to fill the GPUs: they had all its rows at once and ran up to" in told(SampleRun(tail_s=295, feed=0.5, waiting=0)).sentence
+    assert (
+        "too small to fill the GPUs: they had all its rows at once and ran up to"
+        in told(SampleRun(tail_s=295, feed=0.5, waiting=0)).sentence
+    )
     at_first = told(SampleRun(tail_s=280)).sentence
-    assert at_first.startswith("The GPUs were full only at first: for 65% of the generating time just the last rows were left"), at_first
+    assert at_first.startswith(
+        "The GPUs were full only at first: for 65% of the generating time just the last rows were left"
+    ), at_first
     all_at_once = told(SampleRun(tail_s=295, waiting=2000)).sentence
-    assert "The GPUs were full" in all_at_once and "up to the last rows" in all_at_once, "more rows than can run, all there at once"
+    assert "The GPUs were full" in all_at_once and "up to the last rows" in all_at_once, (
+        "more rows than can run, all there at once"
+    )
     notes = told(SampleRun(tail_s=150)).notes
     assert any("only the last rows were left" in note for note in notes)
 
@@ -154,16 +174,28 @@ def test_the_figures_are_in_the_page() -> None:
     assert "meta-llama/Llama-3.1-8B-Instruct" in top and html.unescape(told(run).sentence) in top
     for value in (metrics.rows, metrics.num_input_tokens, metrics.num_generated_tokens):
         assert f" {value:,} " in top
-    assert f"{metrics.num_generated_tokens / 300:,.0f} a second" in top and "38.5 s" in top and "1 parse_row, 1 tokenize" in top
+    assert (
+        f"{metrics.num_generated_tokens / 300:,.0f} a second" in top
+        and "38.5 s" in top
+        and "1 parse_row, 1 tokenize" in top
+    )
     timeline = shown_page.under("Over time")
     for words in ("Output tokens/s", "Input tokens/s", "Requests", "KV cache", "GPU", "engine ready", "last row"):
         assert words in timeline
     assert "Prompt length" in shown_page.under("Lengths") and "Answer length" in shown_page.under("Lengths")
     reasons = shown_page.under("Finish reasons")
-    assert f"stop {metrics.finish_reasons['stop']:,}" in reasons and "error 2" in reasons and "cut off at max_tokens" in reasons
-    assert shown_page.under("Failures").startswith("parse_row: 1 row parse_row: KeyError: 'text'") and "(9,000 tokens)" in shown_page.under("Failures")
+    assert (
+        f"stop {metrics.finish_reasons['stop']:,}" in reasons
+        and "error 2" in reasons
+        and "cut off at max_tokens" in reasons
+    )
+    assert shown_page.under("Failures").startswith(
+        "parse_row: 1 row parse_row: KeyError: 'text'"
+    ) and "(9,000 tokens)" in shown_page.under("Failures")
     assert "took tokens in out finish reason the answer begins 30.0 s" in shown_page.under("Slowest rows")
-    assert "10.0.0.1 38.5 s" in shown_page.under("Replicas") and "max_tokens 150" in shown_page.under("Sampling parameters")
+    assert "10.0.0.1 38.5 s" in shown_page.under("Replicas") and "max_tokens 150" in shown_page.under(
+        "Sampling parameters"
+    )
 
 
 def test_everything_foreign_is_escaped_and_shown_as_it_is() -> None:
@@ -196,7 +228,7 @@ def test_plots_take_the_pages_colours_and_keep_their_ids_apart() -> None:
     for svg in (timeline, lengths):
         assert not re.search(r"#[0-9a-f]{6}|rgb\(|black|white", svg) and "var(--fg)" in svg and "var(--grid)" in svg
         ids = set(re.findall(r'id="([^"]+)"', svg))
-        assert {*re.findall(r'url\(#([^)]+)\)', svg), *re.findall(r'href="#([^"]+)"', svg)} <= ids
+        assert {*re.findall(r"url\(#([^)]+)\)", svg), *re.findall(r'href="#([^"]+)"', svg)} <= ids
     assert not set(re.findall(r'id="([^"]+)"', timeline)) & set(re.findall(r'id="([^"]+)"', lengths))
     assert len(timeline) < 150_000, "it is kept in notebooks"
 
@@ -210,9 +242,19 @@ def test_plots_of_nothing() -> None:
     assert ">none<" in plots.lengths({5: 1}, {}).replace("\n", "")
 
 
-@pytest.mark.parametrize("lengths", [
-    [800] * 5 + [1200], [1, 2, 3], [0], [0] * 3 + [5000], [150] * 9, list(range(20, 3000, 7)), [1, 1_000_000], [130_000, 131_000],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [800] * 5 + [1200],
+        [1, 2, 3],
+        [0],
+        [0] * 3 + [5000],
+        [150] * 9,
+        list(range(20, 3000, 7)),
+        [1, 1_000_000],
+        [130_000, 131_000],
+    ],
+)
 def test_no_row_is_lost_on_the_way_into_bars(lengths: list[int]) -> None:
     counts: dict[int, int] = {}
     for length in lengths:
@@ -227,18 +269,32 @@ def test_bars_are_where_the_rows_are() -> None:
     assert [(edges[i], height) for i, height in enumerate(heights) if height] == [(10.0, 4), (20.0, 6)]
 
 
-@pytest.mark.parametrize(("name", "value", "text"), [
-    ("max_tokens", 150, "150"), ("temperature", 0.0, "0.0"), ("stop", ["a", "b"], '["a", "b"]'), ("dataset_file", Path("a/b"), "a/b"),
-    ("ds", object(), "a object"), ("system_prompt", "x" * 1000, "x" * 296 + " ..."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("max_tokens", 150, "150"),
+        ("temperature", 0.0, "0.0"),
+        ("stop", ["a", "b"], '["a", "b"]'),
+        ("dataset_file", Path("a/b"), "a/b"),
+        ("ds", object(), "a object"),
+        ("system_prompt", "x" * 1000, "x" * 296 + " ..."),
+    ],
+)
 def test_settings(name: str, value: Any, text: str) -> None:
     assert shown(name, value) == text
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("hf_token", "abc"), ("headers", {"Authorization": "Bearer abc"}), ("dataset_file", "s3://user:abc@bucket/x"), ("x", TOKEN),
-    ("api_key", "abc"), ("nested", {"deep": [{"password": "abc"}]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hf_token", "abc"),
+        ("headers", {"Authorization": "Bearer abc"}),
+        ("dataset_file", "s3://user:abc@bucket/x"),
+        ("x", TOKEN),
+        ("api_key", "abc"),
+        ("nested", {"deep": [{"password": "abc"}]}),
+    ],
+)
 def test_settings_that_may_be_secret(name: str, value: Any) -> None:
     assert shown(name, value) == "(not shown: it may hold a secret)"
 
@@ -256,7 +312,8 @@ class Told(ChatWorkloadBase):
 
 def finished() -> RayLLMBatch:
     config = init_engine_from_config(
-        "configs/demo-cpu.yaml", override={"llm_engine": "echo", "runtime_env": {"env_vars": {"HF_TOKEN": TOKEN, "MY_FLAG": "private-value"}}}
+        "configs/demo-cpu.yaml",
+        override={"llm_engine": "echo", "runtime_env": {"env_vars": {"HF_TOKEN": TOKEN, "MY_FLAG": "private-value"}}},
     )
     batch, run = RayLLMBatch(config, Told(dataset_file="articles.jsonl")), SampleRun(seconds=30)
     of = batch._execution
@@ -271,7 +328,9 @@ def test_before_any_run(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_report_in_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_in_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = finished()
     monkeypatch.chdir(tmp_path)
     path = batch.report("new/report.html")
@@ -280,21 +339,35 @@ def test_report_in_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     content = Path(path).read_text(encoding="utf-8")
     assert TOKEN not in content and "private-value" not in content and TOKEN not in html.unescape(content)
     shown_page = Page(content)
-    assert "env_vars.HF_TOKEN (not shown)" in shown_page.under("Config") and "env_vars.MY_FLAG (not shown)" in shown_page.under("Config")
-    assert "llm_engine echo" in shown_page.under("Config") and "max_tokens 77" in shown_page.under("Sampling parameters")
+    assert "env_vars.HF_TOKEN (not shown)" in shown_page.under(
+        "Config"
+    ) and "env_vars.MY_FLAG (not shown)" in shown_page.under("Config")
+    assert "llm_engine echo" in shown_page.under("Config") and "max_tokens 77" in shown_page.under(
+        "Sampling parameters"
+    )
     assert f"note {NASTY}" in shown_page.under("Workload") and "api_key (not shown" in shown_page.under("Workload")
-    assert f"Python {sys.version.split()[0]}" in shown_page.under("Versions") and "ray 2" in shown_page.under("Versions")
+    assert f"Python {sys.version.split()[0]}" in shown_page.under("Versions") and "ray 2" in shown_page.under(
+        "Versions"
+    )
 
 
-def test_report_in_a_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_in_a_notebook(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     displayed: list[dict[str, str]] = []
     shell = SimpleNamespace(kernel=object())
-    ipython = SimpleNamespace(get_ipython=lambda: shell, display=SimpleNamespace(display=lambda data, raw: displayed.append(data)))
+    ipython = SimpleNamespace(
+        get_ipython=lambda: shell, display=SimpleNamespace(display=lambda data, raw: displayed.append(data))
+    )
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     path = finished().report(tmp_path / "report.html")
     (data,) = displayed
     ((tag, attributes),) = Page(data["text/html"]).tags
-    assert tag == "iframe" and attributes["srcdoc"] == Path(path).read_text(encoding="utf-8") and attributes["sandbox"] == ""
+    assert (
+        tag == "iframe"
+        and attributes["srcdoc"] == Path(path).read_text(encoding="utf-8")
+        and attributes["sandbox"] == ""
+    )
     assert data["text/plain"] == f"The report is in {path}" and capsys.readouterr().out == ""
 
 

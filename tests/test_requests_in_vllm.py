@@ -33,8 +33,16 @@ def adapter(
             added[f"{key}.weight"] = up @ down
     (root / name).mkdir(parents=True)
     save_file(weights, root / name / "adapter_model.safetensors")
-    about = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": list(parts)}
-    (root / name / "adapter_config.json").write_text(json.dumps({**about, "bias": "none", "base_model_name_or_path": str(MODEL)}))
+    about = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": list(parts),
+    }
+    (root / name / "adapter_config.json").write_text(
+        json.dumps({**about, "bias": "none", "base_model_name_or_path": str(MODEL)})
+    )
     return added
 
 
@@ -53,7 +61,9 @@ def expected(added: dict[str, torch.Tensor], numbers: list[int]) -> dict[int, st
             model.get_parameter(name).add_(more)
     texts = {}
     for n in numbers:
-        ids = tokenizer.apply_chat_template(prompt(n), add_generation_prompt=True, return_dict=False, return_tensors="pt")
+        ids = tokenizer.apply_chat_template(
+            prompt(n), add_generation_prompt=True, return_dict=False, return_tensors="pt"
+        )
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
         text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
         texts[n] = text.rstrip("\ufffd")  # a letter cut in two by max_tokens, which vLLM leaves out
@@ -88,26 +98,44 @@ def test_adapters_and_settings_of_rows(ray_cluster: Any, tmp_path: Path) -> None
     adapter(tmp_path, "of-another", 8, hidden=128)
     adapter(tmp_path, "elsewhere", 9, parts=("w_proj",))
     adapter(tmp_path, "a-pointer", 10)
-    (tmp_path / "a-pointer" / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n")
+    (tmp_path / "a-pointer" / "adapter_model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n"
+    )
     assert load_file(tmp_path / "red" / "adapter_model.safetensors")
     numbers = list(range(8, 32))  # more than max_num_seqs, so that what stands beside what changes
     adapters = {n: ADAPTERS[n % 4] for n in numbers if n % 4 < 3}  # every fourth row asks the model itself
     own = {
-        32: {"logit_bias": {"350": 100.0}}, 33: {"logit_bias": {350: 100.0}}, 34: {"max_tokens": None}, 35: {"max_tokens": 2},
-        36: {"max_tokens": 5.0}, 37: {"temperature": "cold"}, 38: {"stop_token_ids": [2**30]}, 39: {"allowed_token_ids": [9_000]},
-        40: {"structured_outputs": {"grammar": "root ::= ("}}, 41: {"structured_outputs": {"choice": ["yes", "no"]}, "max_tokens": 20},
-    }  # fmt: skip
+        32: {"logit_bias": {"350": 100.0}},
+        33: {"logit_bias": {350: 100.0}},
+        34: {"max_tokens": None},
+        35: {"max_tokens": 2},
+        36: {"max_tokens": 5.0},
+        37: {"temperature": "cold"},
+        38: {"stop_token_ids": [2**30]},
+        39: {"allowed_token_ids": [9_000]},
+        40: {"structured_outputs": {"grammar": "root ::= ("}},
+        41: {"structured_outputs": {"choice": ["yes", "no"]}, "max_tokens": 20},
+    }
     kwargs = {
-        "max_model_len": 256, "max_num_seqs": 8, "speculative_config": None, "max_loras": 2, "max_lora_rank": RANK,
+        "max_model_len": 256,
+        "max_num_seqs": 8,
+        "speculative_config": None,
+        "max_loras": 2,
+        "max_lora_rank": RANK,
         "override_generation_config": {"max_new_tokens": TOKENS},
-    }  # fmt: skip
-    config = init_engine_from_config("configs/demo-cpu.yaml", override={
-        "engine_kwargs": kwargs, "lora_config": {"dynamic_lora_loading_path": str(tmp_path)},
-    })  # fmt: skip
+    }
+    config = init_engine_from_config(
+        "configs/demo-cpu.yaml",
+        override={"engine_kwargs": kwargs, "lora_config": {"dynamic_lora_loading_path": str(tmp_path)}},
+    )
     refused = {
-        42: ("no-such-adapter", "no LoRA adapter"), 43: ("too-wide", "max_lora_rank"), 44: ("too-wide", "max_lora_rank"),
-        45: ("of-another", "another base model"), 46: ("elsewhere", "target modules"), 47: ("a-pointer", "Git LFS pointer"),
-    }  # fmt: skip
+        42: ("no-such-adapter", "no LoRA adapter"),
+        43: ("too-wide", "max_lora_rank"),
+        44: ("too-wide", "max_lora_rank"),
+        45: ("of-another", "another base model"),
+        46: ("elsewhere", "target modules"),
+        47: ("a-pointer", "Git LFS pointer"),
+    }
     adapters |= {n: name for n, (name, _) in refused.items()}
     batch = RayLLMBatch(config, Asking(count=49, adapters=adapters, own=own), stall_timeout_s=120)
     rows = {row["n"]: row for row in batch.run().take_all()}

@@ -11,12 +11,23 @@ from util import results
 
 def row(**given: Any) -> dict[str, Any]:
     return {
-        "article": "A storm closed the harbour.", "generated_text": "Storm, harbour closed.", "num_input_tokens": 1234,
-        "num_generated_tokens": 56, "finish_reason": "stop", "error": None, **given,
+        "article": "A storm closed the harbour.",
+        "generated_text": "Storm, harbour closed.",
+        "num_input_tokens": 1234,
+        "num_generated_tokens": 56,
+        "finish_reason": "stop",
+        "error": None,
+        **given,
     }
 
 
-FAILED = row(generated_text=None, num_input_tokens=0, num_generated_tokens=0, finish_reason="error", error="parse_row: KeyError: 'text'")
+FAILED = row(
+    generated_text=None,
+    num_input_tokens=0,
+    num_generated_tokens=0,
+    finish_reason="error",
+    error="parse_row: KeyError: 'text'",
+)
 
 
 class Cells(HTMLParser):
@@ -55,8 +66,10 @@ def test_text_shortens_the_input_and_wraps_the_whole_answer() -> None:
     lines = text.splitlines()
     assert max(map(len, lines)) <= results.TEXT_WIDTH
     assert "..." in text and text.count("long") < 60
-    answer_lines = lines[next(i for i, line in enumerate(lines) if "generated_text:" in line):]
-    assert " ".join(" ".join(answer_lines).replace("generated_text:", "").split()) == answer, "nothing of the answer is lost"
+    answer_lines = lines[next(i for i, line in enumerate(lines) if "generated_text:" in line) :]
+    assert " ".join(" ".join(answer_lines).replace("generated_text:", "").split()) == answer, (
+        "nothing of the answer is lost"
+    )
 
 
 def test_text_keeps_a_row_in_one_block() -> None:
@@ -67,9 +80,18 @@ def test_text_keeps_a_row_in_one_block() -> None:
 def test_html() -> None:
     table = Cells(results.as_html([row(), FAILED], "article"))
     assert table.cells == [
-        "", "article", "generated_text", "tokens",
-        "1", "A storm closed the harbour.", "Storm, harbour closed.", "1,234 in, 56 out, stop",
-        "2", "A storm closed the harbour.", "error: parse_row: KeyError: 'text'", "0 in, 0 out, error",
+        "",
+        "article",
+        "generated_text",
+        "tokens",
+        "1",
+        "A storm closed the harbour.",
+        "Storm, harbour closed.",
+        "1,234 in, 56 out, stop",
+        "2",
+        "A storm closed the harbour.",
+        "error: parse_row: KeyError: 'text'",
+        "0 in, 0 out, error",
     ]
 
 
@@ -114,7 +136,9 @@ def test_show_results(capsys: Any) -> None:
     assert capsys.readouterr().out.count("generated_text:") == 3
     results.show_results(Rows([FAILED] * 3 + [row()] * 20), "article", n=3)
     shown = capsys.readouterr().out
-    assert shown.count("generated_text:") == 3 and "3 of the first 3 rows failed: only_failures=True shows them." in shown
+    assert (
+        shown.count("generated_text:") == 3 and "3 of the first 3 rows failed: only_failures=True shows them." in shown
+    )
     results.show_results(tell_failed(Rows([FAILED] * 3 + [row()] * 2), 3), "article", n=3)
     shown = capsys.readouterr().out
     assert shown.count("generated_text:") == 2 and shown.count("error:") == 1 and "3 of 5 rows failed" in shown

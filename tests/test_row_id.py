@@ -18,13 +18,46 @@ from rayllm_batch.data.row_id import ID_BYTES, RowCounts, UniqueIds, as_pairs, r
 from rayllm_batch.errors import DatasetError
 
 DIFFERENT = [
-    {"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": "x"}, {"a": "x "}, {"a": ""}, {}, {"a": [1]}, {"a": [[1]]}, {"a": []},
-    {"a": {"b": 1}}, {"a": {"b": 2}}, {"a": [{"b": 1}]}, {"a": True}, {"a": 0.5}, {"a": float("nan")}, {"a": float("inf")},
-    {"a": b"x"}, {"a": b""}, {"a": 2**63}, {"a": -(2**63)}, {"a": 2**64 + 1}, {"a": 2**64 + 2}, {"a": 10**5000}, {"a": "\ud800"},
-    {"a": "\udfff"}, {"a": datetime.datetime(2024, 1, 2)}, {"a": datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc)},
-    {"a": datetime.time(1)}, {"a": datetime.timedelta(1)}, {"a": decimal.Decimal("1.50")}, {"a": {"x", "y"}}, {"a": "1", "b": "2"},
-    {"a": "2", "b": "1"}, {"a": "12", "b": ""}, {"a": [None]}, {"a": [None, None]}, {"a": np.datetime64("2024-01-02T03")},
-]  # fmt: skip
+    {"a": 1},
+    {"a": 2},
+    {"b": 1},
+    {"a": "1"},
+    {"a": "x"},
+    {"a": "x "},
+    {"a": ""},
+    {},
+    {"a": [1]},
+    {"a": [[1]]},
+    {"a": []},
+    {"a": {"b": 1}},
+    {"a": {"b": 2}},
+    {"a": [{"b": 1}]},
+    {"a": True},
+    {"a": 0.5},
+    {"a": float("nan")},
+    {"a": float("inf")},
+    {"a": b"x"},
+    {"a": b""},
+    {"a": 2**63},
+    {"a": -(2**63)},
+    {"a": 2**64 + 1},
+    {"a": 2**64 + 2},
+    {"a": 10**5000},
+    {"a": "\ud800"},
+    {"a": "\udfff"},
+    {"a": datetime.datetime(2024, 1, 2)},
+    {"a": datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc)},
+    {"a": datetime.time(1)},
+    {"a": datetime.timedelta(1)},
+    {"a": decimal.Decimal("1.50")},
+    {"a": {"x", "y"}},
+    {"a": "1", "b": "2"},
+    {"a": "2", "b": "1"},
+    {"a": "12", "b": ""},
+    {"a": [None]},
+    {"a": [None, None]},
+    {"a": np.datetime64("2024-01-02T03")},
+]
 # As Arrow, NumPy and Ray Data give one row at different times, alone in its block or beside others.
 EQUAL = [
     ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
@@ -89,7 +122,9 @@ def test_ids_are_the_same_in_every_process() -> None:
     row = "{'a': {'x', 'y', 'z', 'w'}, 'b': frozenset('abcdef'), 'c': b'x', 'd': 0.1, 'e': [1, None, 'ä']}"
     code = f"from rayllm_batch.data.row_id import row_id; print(row_id({row}).hex())"
     printed = {
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
         for seed in "123"
     }
     assert printed == {row_id(eval(row)).hex() + "\n"}  # noqa: S307 (text of this file)
@@ -115,7 +150,9 @@ def test_counts_and_places_against_a_counter(seed: int) -> None:
     places = counts.find(pairs(*asked))
     assert len(counts) == len(expected)
     assert [int(counts.counts[p]) if p >= 0 else 0 for p in places] == [expected[pair] for pair in asked]
-    assert [tuple(map(int, counts.pairs()[p])) for p in places if p >= 0] == [pair for pair in asked if pair in expected]
+    assert [tuple(map(int, counts.pairs()[p])) for p in places if p >= 0] == [
+        pair for pair in asked if pair in expected
+    ]
 
 
 def test_bytes_and_pairs_are_one_order() -> None:

@@ -39,7 +39,11 @@ def test_each_length_has_one_bin_and_the_bins_are_narrow() -> None:
 
 
 def test_counts_and_means() -> None:
-    stats = of((answered(100, 10), 1.0), (answered(100, 12, reason="length"), 3.0), (failed("engine: ValueError: x", 100), 50.0))
+    stats = of(
+        (answered(100, 10), 1.0),
+        (answered(100, 12, reason="length"), 3.0),
+        (failed("engine: ValueError: x", 100), 50.0),
+    )
     assert stats.input_lengths == {bin_of(100): 3} and stats.output_lengths == {10: 1, 12: 1}
     assert stats.finish_reasons == {"stop": 1, "length": 1, "error": 1}
     assert stats.mean_latency_s == 2.0, "of the rows that were answered"
@@ -47,12 +51,19 @@ def test_counts_and_means() -> None:
 
 
 def test_failures_by_what_they_say_with_examples_of_each_stage_that_differ() -> None:
-    rows = [(failed("parse_row: KeyError: 'text'"), 0.0)] * 500 + [(failed(f"engine: bad row {n}", n), 0.0) for n in range(1, 9)]
+    rows = [(failed("parse_row: KeyError: 'text'"), 0.0)] * 500 + [
+        (failed(f"engine: bad row {n}", n), 0.0) for n in range(1, 9)
+    ]
     stats = of(*rows, (failed("engine: x"), 0.0))
-    assert [*stats.errors.values()] == [(500, "parse_row: KeyError: 'text'"), (8, "engine: bad row 1"), (1, "engine: x")]
+    assert [*stats.errors.values()] == [
+        (500, "parse_row: KeyError: 'text'"),
+        (8, "engine: bad row 1"),
+        (1, "engine: x"),
+    ]
     assert stats.examples == {
-        "parse_row": [("parse_row: KeyError: 'text'", 0)], "engine": [(f"engine: bad row {n}", n) for n in (1, 2, 3)],
-    }  # fmt: skip
+        "parse_row": [("parse_row: KeyError: 'text'", 0)],
+        "engine": [(f"engine: bad row {n}", n) for n in (1, 2, 3)],
+    }
 
 
 def test_the_slowest_rows() -> None:
@@ -65,7 +76,9 @@ def test_the_slowest_rows() -> None:
 
 
 def test_two_replicas_add_up_to_what_one_would_have() -> None:
-    rows = [(answered(n, n % 7), n / 10) for n in range(1, 300)] + [(failed(f"tokenize: {n % 2}", n), 0.0) for n in range(50)]
+    rows = [(answered(n, n % 7), n / 10) for n in range(1, 300)] + [
+        (failed(f"tokenize: {n % 2}", n), 0.0) for n in range(50)
+    ]
     one, both = of(*rows), RowStats.merged(of(*part) for part in (rows[::2], rows[1::2]))
     assert both.latency_s == pytest.approx(one.latency_s) and both.slowest == one.slowest
     for same in ("counts", "input_lengths", "output_lengths", "finish_reasons"):
@@ -90,7 +103,9 @@ def test_it_stays_small() -> None:
     for n in range(20_000):
         stats.add(answered(draw.randrange(1_000_000), draw.randrange(1_000_000), "x" * 5000), draw.random())
         stats.add(failed(f"stage {chr(97 + n % 26)}: " + "y" * 5000), 0.0)
-    assert len(stats.examples) == MAX_STAGES and all(len(examples) <= MAX_EXAMPLES for examples in stats.examples.values())
+    assert len(stats.examples) == MAX_STAGES and all(
+        len(examples) <= MAX_EXAMPLES for examples in stats.examples.values()
+    )
     assert {len(error) for examples in stats.examples.values() for error, _ in examples} == {EXAMPLE_CHARACTERS}
     assert len(pickle.dumps(stats.plain())) < 24_000, "with 26 kinds of failures, far more than there are"
 

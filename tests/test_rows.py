@@ -85,7 +85,9 @@ def test_a_long_dataset_is_read_only_at_its_beginning() -> None:
     assert not found.dataset.context.execution_options.preserve_order
 
 
-@pytest.mark.parametrize(("size", "others"), [(5000, list(range(8, 249, 31))[:8]), (10, [8, 9]), (8, []), (3, []), (16, list(range(8, 16)))])
+@pytest.mark.parametrize(
+    ("size", "others"), [(5000, list(range(8, 249, 31))[:8]), (10, [8, 9]), (8, []), (3, []), (16, list(range(8, 16)))]
+)
 def test_other_rows_are_tried_when_asked_for(size: int, others: list[int]) -> None:
     work = Work(data=Lazy(some(size)))
     found = read_rows(work)
@@ -113,10 +115,22 @@ def test_a_size_that_the_files_have_told_is_known(monkeypatch: pytest.MonkeyPatc
         assert (found.total, found.total_is_a_limit) == (total, False)
 
 
-@pytest.mark.parametrize(("fraction", "of", "expected"), [
-    (0.25, 1000, 250), (0.07, 100, 7), (0.55, 100, 55), (0.29, 100, 29), (1e-9, 1000, 1), (0.999, 10, 10), (0.34, 3, 2),
-    (300, 1000, 300), (1000.0, 5000, 1000), (1.5, 1000, 1), (2.9, 1000, 2),
-])
+@pytest.mark.parametrize(
+    ("fraction", "of", "expected"),
+    [
+        (0.25, 1000, 250),
+        (0.07, 100, 7),
+        (0.55, 100, 55),
+        (0.29, 100, 29),
+        (1e-9, 1000, 1),
+        (0.999, 10, 10),
+        (0.34, 3, 2),
+        (300, 1000, 300),
+        (1000.0, 5000, 1000),
+        (1.5, 1000, 1),
+        (2.9, 1000, 2),
+    ],
+)
 def test_a_fraction_is_a_share_or_a_number(fraction: float, of: int, expected: int) -> None:
     found = read(Lazy(some(of)), fraction)
     assert found.dataset.limited == found.total == expected
@@ -132,7 +146,13 @@ def test_a_number_of_rows_that_was_asked_for_is_a_limit_where_nobody_has_counted
     assert many.total_is_a_limit and many.exact_total is None and str(many) == "at most 100,000 rows"
     few = read(Lazy(some(5000)), 10 * COUNTED_ROWS)
     assert few.exact_total == 5000 and str(few) == "5,000 rows" and str(read(Lazy(some(5000)))) == "more than 256 rows"
-    for known in (read(Lazy(some(5000)), 1000), read(Lazy(some(20)), 1000), read(Lazy(some(5000)), 0.5), read(Materialized(some(5000)), 9000), read(Lazy(some(300)))):
+    for known in (
+        read(Lazy(some(5000)), 1000),
+        read(Lazy(some(20)), 1000),
+        read(Lazy(some(5000)), 0.5),
+        read(Materialized(some(5000)), 9000),
+        read(Lazy(some(300))),
+    ):
         assert not known.total_is_a_limit
 
 
@@ -151,11 +171,19 @@ def test_no_rows(fraction: float) -> None:
         read(Lazy([]), fraction)
 
 
-@pytest.mark.parametrize(("ids", "words"), [
-    ([1, 2, 1], "not unique: 1 comes more than once"), (["a", "b", "b"], "not unique: 'b'"), ([[1], [1], [2]], "not unique"),
-    ([1, None, 2], "null in row 2"), ([1.0, 2, 1], "not unique"), ([1.5, float("nan")], "null in row 2"),
-    ([{"a": 1}, {"a": 1}], "not unique"), (["", ""], "not unique"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([1, 2, 1], "not unique: 1 comes more than once"),
+        (["a", "b", "b"], "not unique: 'b'"),
+        ([[1], [1], [2]], "not unique"),
+        ([1, None, 2], "null in row 2"),
+        ([1.0, 2, 1], "not unique"),
+        ([1.5, float("nan")], "null in row 2"),
+        ([{"a": 1}, {"a": 1}], "not unique"),
+        (["", ""], "not unique"),
+    ],
+)
 def test_ids_that_do_not_tell_rows_apart(ids: list[Any], words: str) -> None:
     data = [{"id": n, "text": "t", "key": key} for n, key in enumerate(ids)]
     with pytest.raises(DatasetError, match=f"id_column='key' is {words}"):
@@ -183,7 +211,7 @@ def test_a_row_of_nothing() -> None:
 
 
 def test_a_column_that_comes_twice() -> None:
-    error = KeyError("Field \"text\" exists 2 times in schema")
+    error = KeyError('Field "text" exists 2 times in schema')
     with pytest.raises(DatasetError, match="more than one column named 'text'"):
         read(Lazy(some(3), error))
 
@@ -213,11 +241,12 @@ def test_rows_in_memory_are_read_without_a_task(ray_cluster: Any, monkeypatch: p
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # with which Ray refuses types that it otherwise pickles
     table = pa.table({"id": range(600), "text": pa.array([f"text {n}" for n in range(600)], pa.string_view())})
     given = {
-        "arrow": ray.data.from_arrow(table), "items": ray.data.from_items(table.to_pylist()), "pandas": ray.data.from_pandas(table.to_pandas()),
-        "several": ray.data.from_arrow([table.slice(0, 100), table.slice(100, 0), table.slice(100)]), "computed": ray.data.range(600).map(
-            lambda row: {"id": row["id"], "text": f"text {row['id']}"}
-        ).materialize(),
-    }  # fmt: skip
+        "arrow": ray.data.from_arrow(table),
+        "items": ray.data.from_items(table.to_pylist()),
+        "pandas": ray.data.from_pandas(table.to_pandas()),
+        "several": ray.data.from_arrow([table.slice(0, 100), table.slice(100, 0), table.slice(100)]),
+        "computed": ray.data.range(600).map(lambda row: {"id": row["id"], "text": f"text {row['id']}"}).materialize(),
+    }
     for name, dataset in given.items():
         found = read(dataset)
         assert found.sample == table.to_pylist()[:SAMPLE_ROWS] and found.total == 600, name
@@ -286,7 +315,6 @@ def test_an_error_that_goes_in_a_circle_ends() -> None:
     assert explain_read(error) is error
 
 
-
 def test_a_long_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "NOTICE_S", 0.01)
     monkeypatch.setattr(cluster_resources, "free", lambda: "The cluster has 2 CPUs on 1 node; free: 0 CPUs.")
@@ -301,7 +329,9 @@ def test_a_long_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Lazy(some(3))
     slow.take = lambda limit: heard.wait(60) and some(3)
     assert read(slow).total == 3
-    assert said == ["Reading the first rows of Work takes more than 0 s. The cluster has 2 CPUs on 1 node; free: 0 CPUs."]
+    assert said == [
+        "Reading the first rows of Work takes more than 0 s. The cluster has 2 CPUs on 1 node; free: 0 CPUs."
+    ]
 
 
 def test_a_quick_read_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

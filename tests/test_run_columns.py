@@ -20,7 +20,11 @@ def echo():
 
 
 def run(workload, place, path, **kwargs):
-    made = {"batch_size": 16, "stall_timeout_s": 120, **{name: kwargs.pop(name) for name in ("preserve_order",) if name in kwargs}}
+    made = {
+        "batch_size": 16,
+        "stall_timeout_s": 120,
+        **{name: kwargs.pop(name) for name in ("preserve_order",) if name in kwargs},
+    }
     batch = RayLLMBatch(echo(), workload, **made)
     return batch.run() if place == "memory" else batch.run(path, output_format=place, **kwargs)
 
@@ -57,15 +61,39 @@ def plainly(value):
         return {key: plainly(item) for key, item in value.items() if item is not None}
     if hasattr(value, "tolist"):  # Ray gives arrays where Arrow has lists
         return value.tolist()
-    return float(value) if type(value) is int and abs(value) <= 2**53 else tuple(value) if type(value).__name__ == "MonthDayNano" else value
+    return (
+        float(value)
+        if type(value) is int and abs(value) <= 2**53
+        else tuple(value)
+        if type(value).__name__ == "MonthDayNano"
+        else value
+    )
 
 
 ALIKE, MIXED, LATE = Blocks(), Blocks(other="double", odd=(1, 3)), Blocks(other="null", odd=(0, 1, 2))
 
 
-@pytest.mark.parametrize(("place", "workload"), [
-    ("memory", ALIKE), ("memory", MIXED), ("memory", LATE), ("parquet", MIXED), ("parquet", LATE), ("jsonl", ALIKE), ("jsonl", MIXED),
-], ids=["memory, alike", "memory, mixed", "memory, late", "parquet, mixed", "parquet, late", "jsonl, alike", "jsonl, mixed"])
+@pytest.mark.parametrize(
+    ("place", "workload"),
+    [
+        ("memory", ALIKE),
+        ("memory", MIXED),
+        ("memory", LATE),
+        ("parquet", MIXED),
+        ("parquet", LATE),
+        ("jsonl", ALIKE),
+        ("jsonl", MIXED),
+    ],
+    ids=[
+        "memory, alike",
+        "memory, mixed",
+        "memory, late",
+        "parquet, mixed",
+        "parquet, late",
+        "jsonl, alike",
+        "jsonl, mixed",
+    ],
+)
 def test_every_value_of_every_type_comes_out(ray_cluster, tmp_path, workload, place):
     rows = run(workload, place, tmp_path / "out").take_all()
     found = {row["n"]: row for row in rows}
@@ -117,7 +145,9 @@ def lose(folder, output_format):
 
 
 @pytest.mark.parametrize(("output_format", "twice"), [("parquet", True), ("jsonl", False)])
-def test_the_order_of_reading_outlives_failures_a_kill_and_retries(ray_cluster, tmp_path, monkeypatch, output_format, twice):
+def test_the_order_of_reading_outlives_failures_a_kill_and_retries(
+    ray_cluster, tmp_path, monkeypatch, output_format, twice
+):
     monkeypatch.setattr("rayllm_batch.output.part_writer.PART_BYTES", 3000)  # some parts
     folder, broken = tmp_path / "out", tmp_path / "broken"
     broken.touch()
@@ -156,7 +186,11 @@ def test_answered_rows_are_shown_first_and_failed_ones_are_counted(ray_cluster, 
     capsys.readouterr()
     show_results(result, input_column="text", n=20)
     shown = capsys.readouterr().out
-    assert shown.count("error:") == 0 and shown.count("[") >= 20 and "30 of 80 rows failed: only_failures=True shows them." in shown
+    assert (
+        shown.count("error:") == 0
+        and shown.count("[") >= 20
+        and "30 of 80 rows failed: only_failures=True shows them." in shown
+    )
     show_results(result, input_column="text", n=20, only_failures=True)
     assert capsys.readouterr().out.count("error:") == 20
     everything = result.to_pandas()
@@ -190,11 +224,14 @@ class Odd(Some):
         return ray.data.from_items([{"n": 1, "thing": object()}])
 
 
-@pytest.mark.parametrize(("kind", "error", "named"), [
-    ("ours", DatasetError, "_rayllm_mine"), ("object", OutputError, "'thing'.*type object"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "error", "named"),
+    [("ours", DatasetError, "_rayllm_mine"), ("object", OutputError, "'thing'.*type object")],
+)
 def test_what_cannot_go_through_is_refused_by_name_before_an_engine(ray_cluster, tmp_path, kind, error, named):
-    engine = init_engine_from_config("configs/demo-cpu.yaml", override={"llm_engine": "echo", "engine_kwargs": {"start_error": "reached"}})
+    engine = init_engine_from_config(
+        "configs/demo-cpu.yaml", override={"llm_engine": "echo", "engine_kwargs": {"start_error": "reached"}}
+    )
     batch = RayLLMBatch(engine, Odd(kind=kind))
     for call in (batch.check, batch.run):
         for output_format in ("parquet", "jsonl"):
@@ -209,12 +246,21 @@ class FromFile(Some):
 
 @pytest.mark.parametrize("place", ["memory", "jsonl"])
 def test_a_late_column_with_a_name_of_the_output_is_an_error_of_its_rows(ray_cluster, tmp_path, monkeypatch, place):
-    monkeypatch.setattr("rayllm_batch.data.dataset_file.IN_MEMORY_BYTES", 0)  # as a file too large for the driver to read
-    late = {3500: {"error": "mine"}, 3501: {"generated_text": {"a": 1}}, 3502: {"error": None}, 3503: {"_rayllm_bad_line": 5}}
+    monkeypatch.setattr(
+        "rayllm_batch.data.dataset_file.IN_MEMORY_BYTES", 0
+    )  # as a file too large for the driver to read
+    late = {
+        3500: {"error": "mine"},
+        3501: {"generated_text": {"a": 1}},
+        3502: {"error": None},
+        3503: {"_rayllm_bad_line": 5},
+    }
     # Further down than what is looked at before a run.
     lines = [json.dumps({"n": n, "text": "x" * 500, **late.get(n, {})}) for n in range(3510)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    rows = run(FromFile(dataset_file=str(tmp_path / "rows.jsonl"), bad_lines="keep"), place, tmp_path / "out").take_all()
+    rows = run(
+        FromFile(dataset_file=str(tmp_path / "rows.jsonl"), bad_lines="keep"), place, tmp_path / "out"
+    ).take_all()
     failed = {row["n"]: row for row in rows if row["error"]}
     assert len(rows) == 3510 and failed.keys() == {3500, 3501, None}
     for n, name in ((3500, "'error'"), (3501, "'generated_text'"), (None, "'_rayllm_bad_line'")):

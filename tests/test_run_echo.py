@@ -27,7 +27,8 @@ ARTICLES = "assets/sample_articles.jsonl"
 
 def echo(**engine_kwargs):
     return init_engine_from_config(
-        "configs/demo-cpu.yaml", override={"llm_engine": "echo", "engine_kwargs": {"max_model_len": 4096, **engine_kwargs}}
+        "configs/demo-cpu.yaml",
+        override={"llm_engine": "echo", "engine_kwargs": {"max_model_len": 4096, **engine_kwargs}},
     )
 
 
@@ -49,9 +50,13 @@ class Numbered(ChatWorkloadBase):
 def prometheus_rows(ray, run_id) -> dict[str, float]:
     """What the node's endpoint says of a run: the rows of each replica."""
     node = next(node for node in ray.nodes() if node["Alive"])
-    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}", timeout=10) as answer:
+    with urllib.request.urlopen(
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}", timeout=10
+    ) as answer:
         lines = answer.read().decode().splitlines()
-    of_run = [line for line in lines if line.startswith("ray_rayllm_batch_rows_total{") and f'run_id="{run_id}"' in line]
+    of_run = [
+        line for line in lines if line.startswith("ray_rayllm_batch_rows_total{") and f'run_id="{run_id}"' in line
+    ]
     return {re.search(r'replica="(\w+)"', line)[1]: float(line.split()[-1]) for line in of_run}
 
 
@@ -62,7 +67,14 @@ def test_every_row_comes_back_once_with_the_columns_of_the_public_surface(ray_cl
     assert sorted(row["id"] for row in rows) == sorted(row["id"] for row in given)
     assert {row["id"]: row["article"] for row in rows} == {row["id"]: row["article"] for row in given}
     assert set(rows[0]) == {
-        "id", "article", "highlights", "generated_text", "num_input_tokens", "num_generated_tokens", "finish_reason", "error",
+        "id",
+        "article",
+        "highlights",
+        "generated_text",
+        "num_input_tokens",
+        "num_generated_tokens",
+        "finish_reason",
+        "error",
     }
     assert all(row["error"] is None and row["finish_reason"] == "length" for row in rows)
     assert all(row["num_generated_tokens"] == 150 and row["num_input_tokens"] > 150 for row in rows)
@@ -167,9 +179,13 @@ def test_synthetic_prompts_have_the_lengths_asked_for(ray_cluster):
 def test_two_replicas_share_the_rows(ray_cluster):
     batch = RayLLMBatch(echo(seconds_per_request=3), Numbered(), batch_size=5, num_replicas=2)
     assert batch.run().count() == 100
-    assert len(batch._execution.replicas) == 2 and all(replica.rows > 0 for replica in batch._execution.replicas.values())
+    assert len(batch._execution.replicas) == 2 and all(
+        replica.rows > 0 for replica in batch._execution.replicas.values()
+    )
     run_id, until = batch._execution.replicas.copy().popitem()[1].log.split("-")[-2], time.monotonic() + 60
-    while sum((exported := prometheus_rows(ray_cluster, run_id)).values()) < 100 and time.monotonic() < until:  # Ray sends every 10 s
+    while (
+        sum((exported := prometheus_rows(ray_cluster, run_id)).values()) < 100 and time.monotonic() < until
+    ):  # Ray sends every 10 s
         time.sleep(0.5)
     assert exported == {str(number): replica.rows for number, replica in enumerate(batch._execution.replicas.values())}
 
@@ -215,7 +231,9 @@ def test_an_engine_without_memory_starts_again_with_less_and_nothing_is_lost(ray
     for name, values in (("max_num_seqs", "256 128 64"), ("gpu_memory_utilization", "0.92 0.86 0.8")):
         steps = values.split()
         for before, after in zip(steps, steps[1:], strict=False):
-            assert said.count(f"out of memory: the engine is started again with {name}={after} instead of {before}.") == 1, said
+            assert (
+                said.count(f"out of memory: the engine is started again with {name}={after} instead of {before}.") == 1
+            ), said
     assert "max_num_seqs=64" in said
 
 
@@ -233,7 +251,15 @@ def test_an_engine_for_which_no_memory_is_enough_says_what_to_change(ray_cluster
     pinned = {"max_num_seqs": 128, "max_num_batched_tokens": 8192}
     with pytest.raises(EngineError) as caught:
         RayLLMBatch(echo(**pinned, gpu_memory_utilization=0.6, oom_above=16), Numbered()).run()
-    for words in ("does not fit the GPU", "2.0 GiB on each GPU", "Your config sets", "max_num_seqs=128", "tensor_parallel_size", "quantized", "max_model_len"):
+    for words in (
+        "does not fit the GPU",
+        "2.0 GiB on each GPU",
+        "Your config sets",
+        "max_num_seqs=128",
+        "tensor_parallel_size",
+        "quantized",
+        "max_model_len",
+    ):
         assert words in str(caught.value)
     assert "started again" not in capsys.readouterr().out, "what the user has set stays"
 
@@ -241,7 +267,9 @@ def test_an_engine_for_which_no_memory_is_enough_says_what_to_change(ray_cluster
 def test_a_row_that_crashes_the_engine_costs_itself_and_no_other(ray_cluster):
     batch = RayLLMBatch(echo(crash_on="number 57 "), Numbered(), batch_size=10)
     rows = {row["id"]: row for row in batch.run().take_all()}
-    assert (batch.metrics.rows, batch.metrics.failed) == (len(rows), 1), "those of the engines that died are counted once"
+    assert (batch.metrics.rows, batch.metrics.failed) == (len(rows), 1), (
+        "those of the engines that died are counted once"
+    )
     assert sum(batch.metrics.finish_reasons.values()) == len(rows) and batch.metrics.failed_by_kind == {"engine": 1}
     assert sorted(rows) == list(range(100))
     assert {i for i, row in rows.items() if row["error"]} == {57}
@@ -266,14 +294,19 @@ def test_a_parse_row_that_hangs_is_not_waited_for_for_ever(ray_cluster):
             time.sleep(1000 if row["id"] > 20 else 0)
             return super().parse_row(row)
 
-    with pytest.raises(EngineError, match="No row reached an engine for 5 s.*parse_row hangs.*The cluster has no GPU, 2 CPUs"):
+    with pytest.raises(
+        EngineError, match="No row reached an engine for 5 s.*parse_row hangs.*The cluster has no GPU, 2 CPUs"
+    ):
         RayLLMBatch(echo(), Hangs(), stall_timeout_s=5).run()
 
 
-@pytest.mark.parametrize(("override", "said"), [
-    ({"accelerator_type": "H100"}, "accelerator_type is H100, but the cluster has no GPU, 2 CPUs on 1 node"),
-    ({"accelerator_type": "A10G", "engine_kwargs": {"tensor_parallel_size": 8}}, "no GPU, 2 CPUs on 1 node"),
-])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ({"accelerator_type": "H100"}, "accelerator_type is H100, but the cluster has no GPU, 2 CPUs on 1 node"),
+        ({"accelerator_type": "A10G", "engine_kwargs": {"tensor_parallel_size": 8}}, "no GPU, 2 CPUs on 1 node"),
+    ],
+)
 def test_gpus_that_the_cluster_lacks(ray_cluster, override, said):
     with pytest.raises(ClusterError, match=said):
         RayLLMBatch(init_engine_from_config("configs/demo-cpu.yaml", override=override), Numbered()).run()
@@ -302,12 +335,15 @@ class Chained(Numbered):
         return ray.data.from_items([{"generated_text": "before"}])
 
 
-@pytest.mark.parametrize(("workload", "error", "said"), [
-    (LacksColumn(), WorkloadError, "parse_row fails on each of the first 8.*'article'.*the row has: text"),
-    (ReturnsList(), WorkloadError, "must return a ray.data.Dataset, but returned a list"),
-    (NoRows(), DatasetError, "has no rows"),
-    (Chained(), DatasetError, "already has the column.*generated_text"),
-])
+@pytest.mark.parametrize(
+    ("workload", "error", "said"),
+    [
+        (LacksColumn(), WorkloadError, "parse_row fails on each of the first 8.*'article'.*the row has: text"),
+        (ReturnsList(), WorkloadError, "must return a ray.data.Dataset, but returned a list"),
+        (NoRows(), DatasetError, "has no rows"),
+        (Chained(), DatasetError, "already has the column.*generated_text"),
+    ],
+)
 def test_a_workload_that_cannot_run_is_refused_before_an_engine_starts(ray_cluster, workload, error, said):
     with pytest.raises(error, match=said):
         RayLLMBatch(echo(start_error="must not be reached"), workload).run()
@@ -327,17 +363,37 @@ def test_bad_lines_that_are_kept_are_failed_rows(ray_cluster, tmp_path, monkeypa
     (tmp_path / "lang=de").mkdir()
     path = tmp_path / "lang=de" / "rows.csv"
     path.write_bytes(b"id,article\n1,one\n2\n3,caf\xe9\n4,four\n")
-    batch = RayLLMBatch(echo(), CNNDailySummary(dataset_file=str(tmp_path / "lang=*"), bad_lines="keep"), preserve_order=True)
+    batch = RayLLMBatch(
+        echo(), CNNDailySummary(dataset_file=str(tmp_path / "lang=*"), bad_lines="keep"), preserve_order=True
+    )
     rows = batch.run(tmp_path / "out", id_column="id").take_all()
     assert sorted((row["id"] or "", row["lang"]) for row in rows) == [("", "de"), ("", "de"), ("1", "de"), ("4", "de")]
     assert sorted(row["error"][:40] for row in rows if row["error"]) == [f"Line {n} of '{path}"[:40] for n in (3, 4)]
-    assert set(rows[0]) == {"id", "article", "lang", "generated_text", "num_input_tokens", "num_generated_tokens", "finish_reason", "error"}
+    assert set(rows[0]) == {
+        "id",
+        "article",
+        "lang",
+        "generated_text",
+        "num_input_tokens",
+        "num_generated_tokens",
+        "finish_reason",
+        "error",
+    }
     again = batch.run(tmp_path / "out", id_column="id").take_all()
     assert len(again) == 4 and sorted(row["error"] or "" for row in again) == sorted(row["error"] or "" for row in rows)
 
 
 def test_a_large_file_is_read_as_a_small_one(ray_cluster, tmp_path, monkeypatch):
-    lines = [{"n": n, "key": n if n < 2000 else f"k{n}", "at": "2024-03-01", "id": 2**63 + n, **({"late": [{"a": None}]} if n > 3000 else {})} for n in range(4000)]
+    lines = [
+        {
+            "n": n,
+            "key": n if n < 2000 else f"k{n}",
+            "at": "2024-03-01",
+            "id": 2**63 + n,
+            **({"late": [{"a": None}]} if n > 3000 else {}),
+        }
+        for n in range(4000)
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(file_part, "TASK_BYTES", 50_000)
@@ -369,7 +425,9 @@ def test_check_lists_all_that_is_wrong_and_says_when_nothing_is(ray_cluster, cap
     assert [type(problem) for problem in caught.value.problems] == [ClusterError, DatasetError]
 
 
-@pytest.mark.parametrize("arguments", [{"num_replicas": 0}, {"num_replicas": 1.5}, {"batch_size": 0}, {"batch_size": True}])
+@pytest.mark.parametrize(
+    "arguments", [{"num_replicas": 0}, {"num_replicas": 1.5}, {"batch_size": 0}, {"batch_size": True}]
+)
 def test_sizes_are_checked(arguments):
     with pytest.raises(ConfigError, match="whole number of at least 1"):
         RayLLMBatch(echo(), Numbered(), **arguments)
@@ -378,7 +436,8 @@ def test_sizes_are_checked(arguments):
 def test_both_spellings_and_positions_of_the_first_arguments():
     engine, workload = echo(), Numbered()
     for batch in (
-        RayLLMBatch(engine, workload), RayLLMBatch(engine_config=engine, workload=workload),
+        RayLLMBatch(engine, workload),
+        RayLLMBatch(engine_config=engine, workload=workload),
         RayLLMBatch(engine_cfg=engine, workload=workload),
     ):
         assert batch.engine_config is engine and batch.workload is workload

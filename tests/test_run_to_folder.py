@@ -14,7 +14,9 @@ pytestmark = pytest.mark.ray
 
 
 def echo(**engine_kwargs):
-    return init_engine_from_config("configs/demo-cpu.yaml", override={"llm_engine": "echo", "engine_kwargs": engine_kwargs})
+    return init_engine_from_config(
+        "configs/demo-cpu.yaml", override={"llm_engine": "echo", "engine_kwargs": engine_kwargs}
+    )
 
 
 class Repeated(ChatWorkloadBase):
@@ -28,7 +30,9 @@ class Repeated(ChatWorkloadBase):
     def load_dataset(self):
         import ray.data
 
-        return ray.data.from_items([{"number": i % self.different, "note": None} for i in range(self.different * self.times)])
+        return ray.data.from_items(
+            [{"number": i % self.different, "note": None} for i in range(self.different * self.times)]
+        )
 
     def parse_row(self, row):
         if self.broken and row["number"] == 13 and Path(self.broken).exists():
@@ -82,12 +86,22 @@ def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tm
     dataset = batch.run(folder)
     assert numbers(dataset.take_all()) == everything
     assert (metrics(folder)["rows"], metrics(folder)["failed_by_kind"]) == (180, {"parse_row": 3})
-    assert metrics(folder)["finish_reasons"] == {"length": 177, "error": 3} and metrics(folder) == as_json(batch.metrics.to_dict())
-    assert batch._execution.history.points[-1].rows == 180 and {"first engine ready", "last row"} <= set(batch._execution.history.phases)
+    assert metrics(folder)["finish_reasons"] == {"length": 177, "error": 3} and metrics(folder) == as_json(
+        batch.metrics.to_dict()
+    )
+    assert batch._execution.history.points[-1].rows == 180 and {"first engine ready", "last row"} <= set(
+        batch._execution.history.phases
+    )
     report = Path(batch.report(tmp_path / "report.html")).read_text(encoding="utf-8")
     assert "3 of 180 rows failed (2%), all in parse_row." in report and "parse_row: ValueError: broken" in report
     assert set(dataset.schema().names) == {
-        "number", "note", "generated_text", "num_input_tokens", "num_generated_tokens", "finish_reason", "error",
+        "number",
+        "note",
+        "generated_text",
+        "num_input_tokens",
+        "num_generated_tokens",
+        "finish_reason",
+        "error",
     }
     rows = rows_in(folder)
     assert {row["number"] for row in rows if row["error"]} == {13}
@@ -98,10 +112,15 @@ def test_a_folder_is_written_continued_retried_and_then_complete(ray_cluster, tm
     rewritten(parts(folder)[0], 70)
     RayLLMBatch(echo(), workload).check(folder)
     assert f"Ready to run: 180 rows, 73 of them answered in {folder}, 1 replica(s)" in capsys.readouterr().out
-    with pytest.raises(OutputError, match='holds another job: workload.sampling_params was {"max_tokens": 8}, is {"max_tokens": 9}'):
+    with pytest.raises(
+        OutputError, match='holds another job: workload.sampling_params was {"max_tokens": 8}, is {"max_tokens": 9}'
+    ):
         RayLLMBatch(echo(), Repeated(sampling_params={"max_tokens": 9}, broken=str(broken))).check(folder)
     RayLLMBatch(echo(), Repeated(different=61, broken=str(broken))).check(folder)
-    assert "not what it was when they were answered (workload.different was 60, is 61): run() finds out" in capsys.readouterr().out
+    assert (
+        "not what it was when they were answered (workload.different was 60, is 61): run() finds out"
+        in capsys.readouterr().out
+    )
     RayLLMBatch(echo(), workload).run(folder)
     assert numbers(rows_in(folder)) == everything
     assert "73 rows are in" in capsys.readouterr().out and metrics(folder)["rows"] == 107, "of the last run"
@@ -141,7 +160,10 @@ def test_data_that_is_read_differently_each_time_is_said(ray_cluster, tmp_path, 
     notes.write_text("10")
     dataset = RayLLMBatch(echo(), Drifting(notes=str(notes))).run(folder, output_format="jsonl", id_column="number")
     assert numbers(dataset.take_all()) == Counter(range(40))
-    assert "10 rows are new, 20 were known, 10 are gone from the data and keep their answers (or does load_dataset" in capsys.readouterr().out
+    assert (
+        "10 rows are new, 20 were known, 10 are gone from the data and keep their answers (or does load_dataset"
+        in capsys.readouterr().out
+    )
 
 
 def test_an_id_column_must_be_there_and_unique(ray_cluster, tmp_path):
@@ -195,16 +217,23 @@ def test_a_workload_that_was_changed_keeps_what_is_asked_the_same(ray_cluster, t
         assert said in capsys.readouterr().out
     # what failed is run with today's code
     RayLLMBatch(echo(), Letters(dataset_file=file, mended=True)).run(folder, retry_failed=True)
-    assert answers(folder) == {**first, "e": answers(folder)["e"]} and answers(folder)["e"] and not parts(folder, "failed")
+    assert (
+        answers(folder) == {**first, "e": answers(folder)["e"]} and answers(folder)["e"] and not parts(folder, "failed")
+    )
 
     changed = Letters(dataset_file=file, mended=True, other="bg")
-    with pytest.raises(OutputError, match=r"\(workload.other was .*bg.*of 8 answered rows 6 are asked the same as before, 2 something else.*"
-                                          r'changed="keep".*--changed keep.*changed="redo"'):
+    with pytest.raises(
+        OutputError,
+        match=r"\(workload.other was .*bg.*of 8 answered rows 6 are asked the same as before, 2 something else.*"
+        r'changed="keep".*--changed keep.*changed="redo"',
+    ):
         RayLLMBatch(echo(**NO_ENGINE), changed).run(folder)
     second = answers(folder)
     RayLLMBatch(echo(), changed).run(folder, changed="redo")
     third = answers(folder)
-    assert len(rows_in(folder)) == 8 and {c for c in third if third[c] != second[c]} == {"b", "g"} and "b!" in third["b"]
+    assert (
+        len(rows_in(folder)) == 8 and {c for c in third if third[c] != second[c]} == {"b", "g"} and "b!" in third["b"]
+    )
     RayLLMBatch(echo(**NO_ENGINE), Letters(dataset_file=file, mended=True, other="c")).run(folder, changed="keep")
     assert answers(folder) == third and "3 something else and keep their answers" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="changed= must be one of 'refuse', 'keep', 'redo'"):
@@ -227,7 +256,10 @@ def test_a_prompt_that_comes_from_a_file_was_changed(ray_cluster, tmp_path, caps
     first = answers(folder)
     prompt.write_text("another letter")
     letters(file, "abcdef")
-    with pytest.raises(OutputError, match=r"its code is the same, but not what parse_row makes of.*of 4 answered rows 0 are asked the same as before, 4"):
+    with pytest.raises(
+        OutputError,
+        match=r"its code is the same, but not what parse_row makes of.*of 4 answered rows 0 are asked the same as before, 4",
+    ):
         RayLLMBatch(echo(**NO_ENGINE), workload).run(folder)
     assert answers(folder) == first
     RayLLMBatch(echo(), workload).run(folder, changed="keep")
@@ -258,7 +290,10 @@ def test_rows_that_are_known_by_an_id_have_other_values(ray_cluster, tmp_path, c
     manifest = folder / "_rayllm_batch" / "manifest.json"
     manifest.write_text(manifest.read_text().replace("complete", state))
     letters(file, "bacde")  # a and b another number of times, e is new
-    with pytest.raises(OutputError, match=r"The data is not what it was .*\(rows with the same ids.*of 4 answered rows 2 are asked the same as before, 2"):
+    with pytest.raises(
+        OutputError,
+        match=r"The data is not what it was .*\(rows with the same ids.*of 4 answered rows 2 are asked the same as before, 2",
+    ):
         RayLLMBatch(echo(**NO_ENGINE), workload).run(folder, id_column="letter")
     RayLLMBatch(echo(), workload).run(folder, id_column="letter", changed="redo")
     assert answers(folder).keys() == set("abcde") and len(rows_in(folder)) == 5
@@ -306,6 +341,10 @@ def test_a_folder_of_the_version_before_is_continued(ray_cluster, tmp_path, caps
     RayLLMBatch(echo(), Letters(dataset_file=file, mended=True)).run(folder, retry_failed=True)
     assert "What was asked for 5 answers is not known" in capsys.readouterr().out
     after = answers(folder)
-    assert sorted(after) == list("abcdefgh") and all(after.values()) and {c: after[c] for c in "abcdf"} == {c: before[c] for c in "abcdf"}
+    assert (
+        sorted(after) == list("abcdefgh")
+        and all(after.values())
+        and {c: after[c] for c in "abcdf"} == {c: before[c] for c in "abcdf"}
+    )
     with pytest.raises(OutputError, match="of 8 answered rows 2 are asked the same as before, 1 something else"):
         RayLLMBatch(echo(), Letters(dataset_file=file, mended=True, other="ah")).run(folder)

@@ -57,7 +57,9 @@ print("SETTINGS", json.dumps(next(iter(batch._execution.replicas.values())).sett
 
 def written(folder):
     """The rows in the part files of a folder that is being written: a file has its name when it is complete."""
-    return [row for part in sorted(folder.glob("part-*.parquet")) for row in pyarrow.parquet.read_table(part).to_pylist()]
+    return [
+        row for part in sorted(folder.glob("part-*.parquet")) for row in pyarrow.parquet.read_table(part).to_pylist()
+    ]
 
 
 def said_by_transformers(rows):
@@ -78,8 +80,10 @@ def said_by_transformers(rows):
         out = model.generate(ids, max_new_tokens=MAX_TOKENS, do_sample=False)[0, ids.shape[1] :]
         said[row["article"]] = {
             "generated_text": tokenizer.decode(out, skip_special_tokens=True),
-            "num_input_tokens": ids.shape[1], "num_generated_tokens": len(out), "error": None,
-        }  # fmt: skip
+            "num_input_tokens": ids.shape[1],
+            "num_generated_tokens": len(out),
+            "error": None,
+        }
         yield said[row["article"]]
 
 
@@ -93,7 +97,9 @@ def job(folder):
     rows = [{**row, "id": f"{row['id']} {copy}"} for copy in range(COPIES) for row in given]
     articles = folder.with_name("articles.jsonl")
     articles.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    code = DRIVER.format(model=os.path.abspath("assets/demo-model"), articles=str(articles), max_tokens=MAX_TOKENS, folder=str(folder))
+    code = DRIVER.format(
+        model=os.path.abspath("assets/demo-model"), articles=str(articles), max_tokens=MAX_TOKENS, folder=str(folder)
+    )
     return code, [row["id"] for row in rows]
 
 
@@ -117,7 +123,9 @@ def completed(code, ids, folder, log):
     """The rows that were there already, and the engine's settings, after a last run; all that can be known is right."""
     with Driver(code, log) as driver:
         assert driver.process.wait(400) == 0
-        there = int(re.search(rf"^(\d+) rows are in {folder} already: continuing with the rest.$", driver.said, re.MULTILINE)[1])
+        there = int(
+            re.search(rf"^(\d+) rows are in {folder} already: continuing with the rest.$", driver.said, re.MULTILINE)[1]
+        )
         assert f"COMPUTED {len(ids) - there}\n" in driver.said, "finished rows are not computed again"
         settings = json.loads(re.search(r"^SETTINGS (.*)$", driver.said, re.MULTILINE)[1])
     assert engine_processes() == []

@@ -32,23 +32,83 @@ BAD = [
     *[("skip_special_tokens", value) for value in (0, "no")],
     *[("spaces_between_special_tokens", value) for value in (1,)],
     *[("include_stop_str_in_output", value) for value in ("yes",)],
-    *[("logit_bias", value) for value in ([1], {"a": 1.0}, {1: "1"}, {1: NAN}, {-1: 1.0}, {1.5: 1.0}, {"1.5": 1.0}, {2**31: 1.0}, dict.fromkeys(range(1025), 1.0))],
+    *[
+        ("logit_bias", value)
+        for value in (
+            [1],
+            {"a": 1.0},
+            {1: "1"},
+            {1: NAN},
+            {-1: 1.0},
+            {1.5: 1.0},
+            {"1.5": 1.0},
+            {2**31: 1.0},
+            dict.fromkeys(range(1025), 1.0),
+        )
+    ],
     *[("allowed_token_ids", value) for value in ([], [1.0], 1, [-2], list(range(1025)))],
     *[("extra_args", value) for value in ([], {1: 2}, {"a": object()}, {"a": "\ud800"})],
     *[("thinking_token_budget", value) for value in (-2, 1.0)],
-    *[("repetition_detection", value) for value in (5, {"max_pattern": 1}, {"max_pattern_size": 3}, {"min_pattern_size": 2, "min_count": 3})],
-    *[("structured_outputs", value) for value in (
-        "json", {}, {"json": {}, "regex": "a"}, {"jsn": {}}, {"choice": []}, {"choice": "ab"}, {"choice": [1]}, {"choice": ["a", ""]},
-        {"regex": ""}, {"regex": "("}, {"regex": "a)"}, {"regex": "[a"}, {"regex": "*a"}, {"regex": "a\0"}, {"json_object": False},
-        {"grammar": " \n"}, {"grammar": ""}, {"structural_tag": "{"}, {"structural_tag": " "}, {"structural_tag": "[]"}, {"structural_tag": "{}"},
-        {"json": "{"}, {"json": ""}, {"json": "[1]"}, {"json": {"type": "strng"}}, {"json": {"type": ["string", "nul"]}},
-        {"json": {"properties": {"a": "string"}}}, {"json": {"properties": []}}, {"json": {"type": "object", "required": True}},
-        {"json": {"type": "array", "items": 5}}, {"json": {"type": "string", "minLength": "5"}}, {"json": '{"type": "any"}'},
-        {"json": {"type": "object", "properties": {"a": {"type": "text"}}}}, {"json": "[" * 9000},
-        {"regex": 5}, {"json": 5}, {"disable_any_whitespace": True}, {"json_object": "yes"},
-    )],
-    *[(name, 1) for name in ("n_", "logprobs", "prompt_logprobs", "flat_logprobs", "output_kind", "skip_clone", "stream_interval")],
-]  # fmt: skip
+    *[
+        ("repetition_detection", value)
+        for value in (5, {"max_pattern": 1}, {"max_pattern_size": 3}, {"min_pattern_size": 2, "min_count": 3})
+    ],
+    *[
+        ("structured_outputs", value)
+        for value in (
+            "json",
+            {},
+            {"json": {}, "regex": "a"},
+            {"jsn": {}},
+            {"choice": []},
+            {"choice": "ab"},
+            {"choice": [1]},
+            {"choice": ["a", ""]},
+            {"regex": ""},
+            {"regex": "("},
+            {"regex": "a)"},
+            {"regex": "[a"},
+            {"regex": "*a"},
+            {"regex": "a\0"},
+            {"json_object": False},
+            {"grammar": " \n"},
+            {"grammar": ""},
+            {"structural_tag": "{"},
+            {"structural_tag": " "},
+            {"structural_tag": "[]"},
+            {"structural_tag": "{}"},
+            {"json": "{"},
+            {"json": ""},
+            {"json": "[1]"},
+            {"json": {"type": "strng"}},
+            {"json": {"type": ["string", "nul"]}},
+            {"json": {"properties": {"a": "string"}}},
+            {"json": {"properties": []}},
+            {"json": {"type": "object", "required": True}},
+            {"json": {"type": "array", "items": 5}},
+            {"json": {"type": "string", "minLength": "5"}},
+            {"json": '{"type": "any"}'},
+            {"json": {"type": "object", "properties": {"a": {"type": "text"}}}},
+            {"json": "[" * 9000},
+            {"regex": 5},
+            {"json": 5},
+            {"disable_any_whitespace": True},
+            {"json_object": "yes"},
+        )
+    ],
+    *[
+        (name, 1)
+        for name in (
+            "n_",
+            "logprobs",
+            "prompt_logprobs",
+            "flat_logprobs",
+            "output_kind",
+            "skip_clone",
+            "stream_interval",
+        )
+    ],
+]
 
 
 def checked(params: Any, **how: Any) -> dict[str, Any]:
@@ -64,27 +124,53 @@ def test_what_no_engine_takes_is_refused_by_name(key: str, value: Any) -> None:
     assert "here" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("params", [
-    {"max_tokens": 8, "min_tokens": 8}, {"temperature": 0}, {"temperature": 2}, {"top_p": 1}, {"top_k": -1}, {"top_k": 0}, {"seed": -5},
-    {"seed": 2**63 - 1}, {"stop": "x"}, {"stop": ["a", "ü", "🙂"]}, {"stop": []}, {"logit_bias": {5: 1, 6: -100.0}}, {"bad_words": ["x"]},
-    {"structured_outputs": {"choice": ["yes", "no"]}}, {"structured_outputs": {"json": {"type": "object"}, "disable_any_whitespace": True}},
-    {"structured_outputs": {"json_object": True}}, {"extra_args": {"a": [1, None, {"b": "c"}]}}, {"n": 1}, {"allowed_token_ids": [0, 5]},
-    {"repetition_detection": {"max_pattern_size": 5, "min_pattern_size": 1, "min_count": 3}}, {"ignore_eos": True}, {"min_p": 0}, {},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"max_tokens": 8, "min_tokens": 8},
+        {"temperature": 0},
+        {"temperature": 2},
+        {"top_p": 1},
+        {"top_k": -1},
+        {"top_k": 0},
+        {"seed": -5},
+        {"seed": 2**63 - 1},
+        {"stop": "x"},
+        {"stop": ["a", "ü", "🙂"]},
+        {"stop": []},
+        {"logit_bias": {5: 1, 6: -100.0}},
+        {"bad_words": ["x"]},
+        {"structured_outputs": {"choice": ["yes", "no"]}},
+        {"structured_outputs": {"json": {"type": "object"}, "disable_any_whitespace": True}},
+        {"structured_outputs": {"json_object": True}},
+        {"extra_args": {"a": [1, None, {"b": "c"}]}},
+        {"n": 1},
+        {"allowed_token_ids": [0, 5]},
+        {"repetition_detection": {"max_pattern_size": 5, "min_pattern_size": 1, "min_count": 3}},
+        {"ignore_eos": True},
+        {"min_p": 0},
+        {},
+    ],
+)
 def test_what_is_meant_is_taken_as_it_is(params: dict[str, Any]) -> None:
     assert checked(params) == params
 
 
-@pytest.mark.parametrize(("value", "plain"), [
-    (np.int64(5), 5), (np.uint8(5), 5), (np.array(5), 5), (np.int32(7).astype(object), 7),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "plain"), [(np.int64(5), 5), (np.uint8(5), 5), (np.array(5), 5), (np.int32(7).astype(object), 7)]
+)
 def test_numpys_whole_numbers(value: Any, plain: int) -> None:
     [taken] = checked({"max_tokens": value}).values()
     assert taken == plain and type(taken) is int
 
 
 def test_numpys_other_kinds() -> None:
-    given = {"temperature": np.float64(0.5), "ignore_eos": np.bool_(True), "stop": np.array(["a", "b"]), "stop_token_ids": (3, np.int64(4))}
+    given = {
+        "temperature": np.float64(0.5),
+        "ignore_eos": np.bool_(True),
+        "stop": np.array(["a", "b"]),
+        "stop_token_ids": (3, np.int64(4)),
+    }
     assert checked(given) == {"temperature": 0.5, "ignore_eos": True, "stop": ["a", "b"], "stop_token_ids": [3, 4]}
     taken = checked({**given, "logit_bias": {np.int64(3): np.float32(1.5)}})
     assert {type(value) for value in taken.values()} == {float, bool, list, dict} and taken["logit_bias"] == {3: 1.5}
@@ -104,25 +190,36 @@ def test_what_is_null_is_not_given() -> None:
 
 
 def test_a_number_with_a_point_is_told_how_to_be_written() -> None:
-    with pytest.raises(WorkloadError, match=r"max_tokens in here must be a whole number \(write 30\), given float: 30\.0\."):
+    with pytest.raises(
+        WorkloadError, match=r"max_tokens in here must be a whole number \(write 30\), given float: 30\.0\."
+    ):
         checked({"max_tokens": 30.0})
 
 
-@pytest.mark.parametrize(("base", "own", "words"), [
-    ({"max_tokens": 10}, {"min_tokens": 11}, "min_tokens=11.*max_tokens=10"),
-    ({"min_tokens": 5}, {"max_tokens": 4}, "min_tokens=5.*max_tokens=4"),
-    ({"min_tokens": 5}, {"stop_token_ids": list(range(121))}, "stop_token_ids.*beside min_tokens"),
-    ({"stop_token_ids": list(range(121))}, {"min_tokens": 1}, "stop_token_ids.*beside min_tokens"),
-    ({}, {"n": 3}, "n=3.*Repeat the row"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("base", "own", "words"),
+    [
+        ({"max_tokens": 10}, {"min_tokens": 11}, "min_tokens=11.*max_tokens=10"),
+        ({"min_tokens": 5}, {"max_tokens": 4}, "min_tokens=5.*max_tokens=4"),
+        ({"min_tokens": 5}, {"stop_token_ids": list(range(121))}, "stop_token_ids.*beside min_tokens"),
+        ({"stop_token_ids": list(range(121))}, {"min_tokens": 1}, "stop_token_ids.*beside min_tokens"),
+        ({}, {"n": 3}, "n=3.*Repeat the row"),
+    ],
+)
 def test_what_excludes_each_other_between_workload_and_row(base: dict, own: dict, words: str) -> None:
     with pytest.raises(WorkloadError, match=words):
         checked(own, base=base)
 
 
-@pytest.mark.parametrize("kwargs", [
-    {"speculative_config": {"method": "ngram"}}, {"spec_method": "ngram"}, {"spec_model": "org/draft"}, {"spec_tokens": 3},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"speculative_config": {"method": "ngram"}},
+        {"spec_method": "ngram"},
+        {"spec_model": "org/draft"},
+        {"spec_tokens": 3},
+    ],
+)
 @pytest.mark.parametrize("own", [{"min_p": 0.1}, {"logit_bias": {5: 1.0}}])
 def test_what_speculation_excludes(own: dict[str, Any], kwargs: dict[str, Any]) -> None:
     checked(own, excluded=sampling.excluded_by({"max_num_seqs": 4, "speculative_config": None, "spec_method": None}))
@@ -142,13 +239,29 @@ def test_a_budget_for_thoughts_needs_to_know_where_they_end() -> None:
             checked({"thinking_token_budget": budget}, excluded=sampling.excluded_by(kwargs))
 
 
-@pytest.mark.parametrize("taken", [
-    {"regex": r"\p{L}+"}, {"regex": "(?<n>a)"}, {"regex": "a**"}, {"regex": "(?=a)b"}, {"regex": " "}, {"regex": "(" * 2000 + ")" * 2000},
-    {"json": {"type": "string", "title": None, "description": 5, "default": None}}, {"json": {"required": ["a", "a"], "type": "object"}},
-    {"json": {"properties": {"type": {"type": "string"}, "items": {"type": "array", "items": {"$ref": "#/$defs/x"}}}, "$defs": {"x": {}}}},
-    {"json": '{"type": "integer"}'}, {"json": {}}, {"structural_tag": '{"type": "structural_tag", "format": {"type": "any_text"}}'},
-    {"structural_tag": '{"structures": [], "triggers": []}'},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "taken",
+    [
+        {"regex": r"\p{L}+"},
+        {"regex": "(?<n>a)"},
+        {"regex": "a**"},
+        {"regex": "(?=a)b"},
+        {"regex": " "},
+        {"regex": "(" * 2000 + ")" * 2000},
+        {"json": {"type": "string", "title": None, "description": 5, "default": None}},
+        {"json": {"required": ["a", "a"], "type": "object"}},
+        {
+            "json": {
+                "properties": {"type": {"type": "string"}, "items": {"type": "array", "items": {"$ref": "#/$defs/x"}}},
+                "$defs": {"x": {}},
+            }
+        },
+        {"json": '{"type": "integer"}'},
+        {"json": {}},
+        {"structural_tag": '{"type": "structural_tag", "format": {"type": "any_text"}}'},
+        {"structural_tag": '{"structures": [], "triggers": []}'},
+    ],
+)
 def test_what_an_engine_may_take(taken: dict[str, Any]) -> None:
     assert checked({"structured_outputs": taken}) == {"structured_outputs": taken}
 
@@ -162,9 +275,13 @@ def test_a_deep_schema() -> None:
 
 def test_nulls_in_a_struct_are_not_given() -> None:
     assert checked({"logit_bias": {"5": 1.0, "6": None}}) == {"logit_bias": {5: 1.0}}
-    assert checked({"structured_outputs": {"regex": None, "choice": ["a"], "json": None}}) == {"structured_outputs": {"choice": ["a"]}}
+    assert checked({"structured_outputs": {"regex": None, "choice": ["a"], "json": None}}) == {
+        "structured_outputs": {"choice": ["a"]}
+    }
     detection = {"max_pattern_size": 4, "min_pattern_size": None, "min_count": 3}
-    assert checked({"repetition_detection": detection}) == {"repetition_detection": {"max_pattern_size": 4, "min_count": 3}}
+    assert checked({"repetition_detection": detection}) == {
+        "repetition_detection": {"max_pattern_size": 4, "min_count": 3}
+    }
     assert checked({"logit_bias": {"6": None}, "structured_outputs": {"regex": None}, "seed": 3}) == {"seed": 3}
     schema = {"json": {"enum": [None, "a"], "default": None}}
     assert checked({"structured_outputs": schema}) == {"structured_outputs": schema}
@@ -182,10 +299,18 @@ def test_what_holds_itself() -> None:
                 checked(given)
 
 
-@pytest.mark.parametrize(("given", "known"), [
-    ("guided_regex", "structured_outputs"), ("guided_choice", "structured_outputs"), ("guided_grammar", "structured_outputs"),
-    ("guided_decoding", "structured_outputs"), ("max_new_tokens", "max_tokens"), ("stop_sequences", "stop"), ("temperatur", "temperature"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("guided_regex", "structured_outputs"),
+        ("guided_choice", "structured_outputs"),
+        ("guided_grammar", "structured_outputs"),
+        ("guided_decoding", "structured_outputs"),
+        ("max_new_tokens", "max_tokens"),
+        ("stop_sequences", "stop"),
+        ("temperatur", "temperature"),
+    ],
+)
 def test_names_of_others_are_translated(given: str, known: str) -> None:
     with pytest.raises(WorkloadError, match=f"{given}.*{known}"):
         checked({given: 5})
@@ -198,4 +323,6 @@ def test_not_a_dict() -> None:
 
 
 def test_the_widest_ranges_are_those_of_the_fields() -> None:
-    assert set(sampling.RANGES) <= set(sampling.known_fields().sampling) and all(math.isfinite(bounds.least) for bounds in sampling.RANGES.values())
+    assert set(sampling.RANGES) <= set(sampling.known_fields().sampling) and all(
+        math.isfinite(bounds.least) for bounds in sampling.RANGES.values()
+    )

@@ -17,9 +17,46 @@ from rayllm_batch.errors import WorkloadError
 
 pytestmark = pytest.mark.vllm
 VALUES: list[Any] = [
-    0, 1, -1, -2, 2, 5, 1000, 2**31 - 1, 2**31, 2**63, -(2**63), 0.0, 0.5, 1.0, -0.5, 2.0, 2.5, float("nan"), float("inf"), True, False,
-    "", "a", "5", [], [1], ["a"], [""], [1.5], [None], [[1]], {}, {"a": 1}, {1: 1.0}, {"json": {}}, {"choice": ["a"]}, "\ud800", b"a", (1,),
-]  # fmt: skip
+    0,
+    1,
+    -1,
+    -2,
+    2,
+    5,
+    1000,
+    2**31 - 1,
+    2**31,
+    2**63,
+    -(2**63),
+    0.0,
+    0.5,
+    1.0,
+    -0.5,
+    2.0,
+    2.5,
+    float("nan"),
+    float("inf"),
+    True,
+    False,
+    "",
+    "a",
+    "5",
+    [],
+    [1],
+    ["a"],
+    [""],
+    [1.5],
+    [None],
+    [[1]],
+    {},
+    {"a": 1},
+    {1: 1.0},
+    {"json": {}},
+    {"choice": ["a"]},
+    "\ud800",
+    b"a",
+    (1,),
+]
 
 
 def vllm_takes(key: str, value: Any) -> bool:
@@ -35,7 +72,9 @@ def vllm_takes(key: str, value: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("key", sorted(set(known_fields().sampling) - set(sampling.NOT_TO_SET) - set(sampling.NO_COLUMN)))
+@pytest.mark.parametrize(
+    "key", sorted(set(known_fields().sampling) - set(sampling.NOT_TO_SET) - set(sampling.NO_COLUMN))
+)
 def test_whatever_we_take_vllm_takes(key: str) -> None:
     taken = []
     for value in VALUES:
@@ -57,7 +96,9 @@ def test_the_fields_are_those_of_the_installed_vllm() -> None:
 
     fields = installed_fields()
     assert fields is not None
-    assert list(fields.sampling) == [field.name for field in msgspec.structs.fields(SamplingParams) if not field.name.startswith("_")]
+    assert list(fields.sampling) == [
+        field.name for field in msgspec.structs.fields(SamplingParams) if not field.name.startswith("_")
+    ]
     for names, of in ((fields.repetition, RepetitionDetectionParams), (fields.structured, StructuredOutputsParams)):
         assert list(names) == [field.name for field in dataclasses.fields(of) if not field.name.startswith("_")]
 
@@ -75,7 +116,13 @@ def test_what_would_end_the_engines_reading_thread_is_found_before() -> None:
 
     engine = VLLMEngine.__new__(VLLMEngine)
     engine._defaults, engine._params = {}, {}
-    for params in ({"max_tokens": 30.0}, {"seed": "7"}, {"ignore_eos": 1}, {"min_tokens": 5.0}, {"stop_token_ids": [2**70]}):
+    for params in (
+        {"max_tokens": 30.0},
+        {"seed": "7"},
+        {"ignore_eos": 1},
+        {"min_tokens": 5.0},
+        {"stop_token_ids": [2**70]},
+    ):
         with pytest.raises(BadRequest, match="sampling_params: .*(Error|Expected)"):
             engine._sampling_params(params)
     assert engine._sampling_params({"max_tokens": 30}).max_tokens == 30

@@ -62,8 +62,10 @@ def test_what_only_the_installed_vllm_has_is_taken_and_checked(install: Install,
     (tmp_path / "sampling_params.py").write_text(SOURCE)
     install(tmp_path)
     assert sampling_fields.known_fields() == (
-        {"n": "int", "max_tokens": "int | None", "of_tomorrow": "bool"}, {}, {"json": "str | dict | None"}
-    )  # fmt: skip
+        {"n": "int", "max_tokens": "int | None", "of_tomorrow": "bool"},
+        {},
+        {"json": "str | dict | None"},
+    )
     sampling.check({"of_tomorrow": True, "max_tokens": 3}, "sampling_params")
     assert "of_tomorrow in sampling_params must be true or false, given int: 1." in refusal(of_tomorrow=1)
 

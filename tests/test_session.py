@@ -34,7 +34,10 @@ def test_one_of_ours_in_rays_goes_before_what_a_replica_once_said() -> None:
 
 def test_what_ends_the_run_is_told() -> None:
     error = explained(OfRay(None), snapshot(("ModelAccessError", "no access"), DIED))
-    assert isinstance(error, RayLLMBatchError) and (type(error).__name__, str(error)) == ("ModelAccessError", "no access")
+    assert isinstance(error, RayLLMBatchError) and (type(error).__name__, str(error)) == (
+        "ModelAccessError",
+        "no access",
+    )
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), OfRay(ValueError("Arrow")), RuntimeError("the end")])

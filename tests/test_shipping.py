@@ -36,14 +36,25 @@ def job() -> ReplicaJob:
     return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), prompt, None)
 
 
-@pytest.mark.parametrize("sent", [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job], ids=lambda sent: sent.__name__)
+@pytest.mark.parametrize(
+    "sent",
+    [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job],
+    ids=lambda sent: sent.__name__,
+)
 def test_it_is_understood_without_the_package(sent: Any, tmp_path: Path) -> None:
     from ray import cloudpickle
 
     pipeline.ship_by_value(Mine())
     (tmp_path / "sent").write_bytes(cloudpickle.dumps(sent() if sent is job else sent))
     code = "import pickle, sys; pickle.load(open('sent', 'rb')); assert 'rayllm_batch' not in sys.modules"
-    there = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=False)
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert there.returncode == 0, there.stderr
 
 
@@ -53,5 +64,10 @@ def test_a_job_is_small(workload: Any) -> None:
     from ray import cloudpickle
 
     pipeline.ship_by_value(workload)
-    sent = dataclasses.replace(job(), prompt=PromptJob(parse_row=workload.parse_row, tokenizer="assets/demo-model", defaults=Defaults({"temperature": 0.0})))
+    sent = dataclasses.replace(
+        job(),
+        prompt=PromptJob(
+            parse_row=workload.parse_row, tokenizer="assets/demo-model", defaults=Defaults({"temperature": 0.0})
+        ),
+    )
     assert len(cloudpickle.dumps(sent)) < 200_000

@@ -12,16 +12,28 @@ from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
 from rayllm_batch.show.status import Status, duration, final_status, status
 
 READY = ReplicaState(
-    state="ready", start_s=41.6, rows=1200, input_tokens=400_000, output_tokens=30_000, busy_s=20.0, running=48.0,
-    waiting=12.0, kv_cache_usage=0.374, in_flight=60,
-)  # fmt: skip
+    state="ready",
+    start_s=41.6,
+    rows=1200,
+    input_tokens=400_000,
+    output_tokens=30_000,
+    busy_s=20.0,
+    running=48.0,
+    waiting=12.0,
+    kv_cache_usage=0.374,
+    in_flight=60,
+)
 STARTING = ReplicaState(node="10.0.0.1", pid=1, state="starting")
 
 
 def of(
-    *replicas: ReplicaState, n: int = 1, total: int | None = 5000, s: float = 7.4, before: dict[str, int] | None = None,
+    *replicas: ReplicaState,
+    n: int = 1,
+    total: int | None = 5000,
+    s: float = 7.4,
+    before: dict[str, int] | None = None,
     folder: bool = False,
-) -> Status:  # fmt: skip
+) -> Status:
     """before: the counts ten seconds ago."""
     snapshot, rates = Snapshot({str(number): replica for number, replica in enumerate(replicas)}), Rates()
     if before is not None:
@@ -81,7 +93,9 @@ def test_a_standstill_shows() -> None:
 def test_several_replicas_are_added_up() -> None:
     second = replace(READY, rows=100, busy_s=10.0, kv_cache_usage=0.9, running=2, gpu_utilization=0.5)
     text = of(replace(READY, gpu_utilization=None), second, n=2).text()
-    assert "1,300 of 5,000 rows" in text and "3,000 output tokens/s" in text, "over the time in which the busiest was busy"
+    assert "1,300 of 5,000 rows" in text and "3,000 output tokens/s" in text, (
+        "over the time in which the busiest was busy"
+    )
     assert "50 running, 24 waiting, KV cache 90%, GPU 50%" in text and "replicas ready" not in text
 
 
@@ -107,7 +121,9 @@ def test_writing_is_when_all_is_answered_and_goes_to_a_folder() -> None:
 
 def test_the_end() -> None:
     text = final_status(Snapshot({"a": replace(READY, rows=5000, failed=2)}), 5000, 65.2).text()
-    assert text == "done in 1 min 05 s: 5,000 of 5,000 rows (100%), 2 failed, 1,500 output tokens/s, 20,000 input tokens/s"
+    assert (
+        text == "done in 1 min 05 s: 5,000 of 5,000 rows (100%), 2 failed, 1,500 output tokens/s, 20,000 input tokens/s"
+    )
     assert final_status(Snapshot(), None, 3).text() == "done in 3 s: 0 rows"
 
 
@@ -124,9 +140,17 @@ def test_what_matters_less_goes_first_where_room_is_short() -> None:
     assert made.text(20) == "generating: 1,200 of"
 
 
-@pytest.mark.parametrize(("seconds", "said"), [
-    (0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.7, "1 h 00 min"), (7500, "2 h 05 min"),
-    (200_000, "55 h 33 min"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (200_000, "55 h 33 min"),
+    ],
+)
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said

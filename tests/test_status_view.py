@@ -81,7 +81,9 @@ def test_a_terminal_has_a_bar_that_is_written_over(screen: Screen) -> None:
     view = Terminal(screen.stream)
     for status in (STARTING, at(199), at(50)):
         view.show(status)
-    assert screen.lines() == ["generating [#####...............] 50 of 200 rows, 25 min left, 48 running, 12 waiting, KV cache 37%"]
+    assert screen.lines() == [
+        "generating [#####...............] 50 of 200 rows, 25 min left, 48 running, 12 waiting, KV cache 37%"
+    ]
     view.show(STARTING)
     view.close(None)
     assert screen.lines() == ["starting engine 1 of 1 ... 7 s", ""]
@@ -134,9 +136,12 @@ def test_a_log_gets_a_line_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
     view.close(at(200))
     written = stream.getvalue().splitlines()
     assert [line.split(",")[0] for line in written] == [
-        "generating: 0 of 200 rows", "generating: 20 of 200 rows", "generating: 40 of 200 rows", "generating: 60 of 200 rows",
+        "generating: 0 of 200 rows",
+        "generating: 20 of 200 rows",
+        "generating: 40 of 200 rows",
+        "generating: 60 of 200 rows",
         "Engine ready",
-    ]  # fmt: skip
+    ]
 
 
 class FakeIPython:
@@ -175,7 +180,9 @@ def ipython(monkeypatch: pytest.MonkeyPatch) -> FakeIPython:
 
 def test_a_notebook_has_one_output_that_changes_and_ends_as_text(ipython: FakeIPython) -> None:
     view = choose_view()
-    assert isinstance(view, Notebook) and ipython.messages == ["display"], "it is the cell's before any thread changes it"
+    assert isinstance(view, Notebook) and ipython.messages == ["display"], (
+        "it is the cell's before any thread changes it"
+    )
     view.show(STARTING)
     (shown,) = ipython.outputs.values()
     assert "<progress></progress> starting engine 1 of 1 ... 7 s" in shown["text/html"]
@@ -204,16 +211,21 @@ def test_a_notebook_that_nobody_watches_gets_lines(ipython: FakeIPython, capsys:
     ipython.shell.kernel.get_parent = lambda channel: {"content": {"allow_stdin": False}}
     view = choose_view()
     view.show(at(50))
-    assert isinstance(view, Lines) and not ipython.messages and capsys.readouterr().out.startswith("generating: 50 of 200")
+    assert (
+        isinstance(view, Lines) and not ipython.messages and capsys.readouterr().out.startswith("generating: 50 of 200")
+    )
 
 
-@pytest.mark.parametrize(("tty", "env", "only_lines", "kind"), [
-    (True, {"TERM": "xterm"}, False, Terminal),
-    (True, {"TERM": "xterm"}, True, Lines),  # verbose
-    (True, {"TERM": "dumb"}, False, Lines),
-    (True, {"TERM": "xterm", "CI": "true"}, False, Lines),
-    (False, {"TERM": "xterm"}, False, Lines),
-])
+@pytest.mark.parametrize(
+    ("tty", "env", "only_lines", "kind"),
+    [
+        (True, {"TERM": "xterm"}, False, Terminal),
+        (True, {"TERM": "xterm"}, True, Lines),  # verbose
+        (True, {"TERM": "dumb"}, False, Lines),
+        (True, {"TERM": "xterm", "CI": "true"}, False, Lines),
+        (False, {"TERM": "xterm"}, False, Lines),
+    ],
+)
 def test_what_suits_outside_a_notebook(
     monkeypatch: pytest.MonkeyPatch, tty: bool, env: dict[str, str], only_lines: bool, kind: type
 ) -> None:

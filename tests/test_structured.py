@@ -9,15 +9,26 @@ import pytest
 from rayllm_batch.tasks.structured import cut_short
 
 WHOLE = [
-    (None, "any"), ({}, "any"), ({"json": {"type": "object"}}, '{"a": [1, 2]} '), ({"json": '{"type": "string"}'}, '"x"'),
-    ({"json_object": True}, "{}\n"), ({"choice": ["yes", "no"]}, "no"), ({"regex": r"\d{3}"}, "123"), ({"regex": r"[a-z]*"}, "abc"),
+    (None, "any"),
+    ({}, "any"),
+    ({"json": {"type": "object"}}, '{"a": [1, 2]} '),
+    ({"json": '{"type": "string"}'}, '"x"'),
+    ({"json_object": True}, "{}\n"),
+    ({"choice": ["yes", "no"]}, "no"),
+    ({"regex": r"\d{3}"}, "123"),
+    ({"regex": r"[a-z]*"}, "abc"),
     ({"disable_any_whitespace": True}, "any"),
-]  # fmt: skip
+]
 CUT = [
-    ({"json": {"type": "object"}}, '{"a": [1, 2'), ({"json": {"type": "object"}}, ""), ({"json_object": True}, '{"a": "b'),
-    ({"choice": ["yes", "no"]}, "ye"), ({"regex": r"\d{3}"}, "12"), ({"regex": "(?<a"}, "x"), ({"grammar": 'root ::= "ab"'}, "a"),
+    ({"json": {"type": "object"}}, '{"a": [1, 2'),
+    ({"json": {"type": "object"}}, ""),
+    ({"json_object": True}, '{"a": "b'),
+    ({"choice": ["yes", "no"]}, "ye"),
+    ({"regex": r"\d{3}"}, "12"),
+    ({"regex": "(?<a"}, "x"),
+    ({"grammar": 'root ::= "ab"'}, "a"),
     ({"structural_tag": "{}"}, "<a"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("asked", "text"), WHOLE)

@@ -33,7 +33,9 @@ class Cluster:
     replica is told its suspects before another one's death.
     """
 
-    def __init__(self, replicas: list[list[str]], poison: Iterable[str], seqs: int, failing: Iterable[str] = (), block: int = 16) -> None:
+    def __init__(
+        self, replicas: list[list[str]], poison: Iterable[str], seqs: int, failing: Iterable[str] = (), block: int = 16
+    ) -> None:
         self.poison, self.failing, self.seqs = set(poison), set(failing), seqs
         self.blocks = [[rows[at : at + block] for at in range(0, len(rows), block)] for rows in replicas]
         self.monitor = RunMonitor({})
@@ -53,14 +55,18 @@ class Cluster:
                 random_order.shuffle(blocks)
                 for block in blocks:
                     random_order.shuffle(block)
-                told.append((number, key, self.monitor.register(key, None, ReplicaState(actor_id=f"actor-{number}").plain())))
+                told.append(
+                    (number, key, self.monitor.register(key, None, ReplicaState(actor_id=f"actor-{number}").plain()))
+                )
             died = await asyncio.gather(*(Life(self, *each).live() for each in told))
             for (number, key, _), (in_engine, answered) in zip(told, died, strict=True):
                 if in_engine is None:
                     continue
                 self.deaths += 1
                 self.beside.append(in_engine)
-                self.monitor.died(key, ReplicaState(actor_id=f"actor-{number}", rows=answered).plain(), list(in_engine), "last words")
+                self.monitor.died(
+                    key, ReplicaState(actor_id=f"actor-{number}", rows=answered).plain(), list(in_engine), "last words"
+                )
                 assert self.monitor._stop is None, self.monitor._stop
 
 
@@ -93,7 +99,11 @@ class Life:
         mine.remove(block)
         for row, answer in zip(block, answers, strict=True):
             self.cluster.results.setdefault(row, []).append(
-                "answered" if answer.error is None else "guilty" if "makes the engine crash" in answer.error else "failed"
+                "answered"
+                if answer.error is None
+                else "guilty"
+                if "makes the engine crash" in answer.error
+                else "failed"
             )
 
     async def generate(self, request: Request) -> Reply:
@@ -115,14 +125,20 @@ class Life:
 
 
 def as_row(text: str) -> dict[str, Any]:
-    return {output.TOKEN_IDS: np.array(list(map(ord, text)), dtype=np.int32), output.STAGE_ERROR: None, output.REQUEST: None}
+    return {
+        output.TOKEN_IDS: np.array(list(map(ord, text)), dtype=np.int32),
+        output.STAGE_ERROR: None,
+        output.REQUEST: None,
+    }
 
 
 def key_of(row: str) -> bytes:
     return prompt_key(list(map(ord, row)), None)
 
 
-def simulate(replicas: list[list[str]], poison: Iterable[str], seqs: int, seed: int, at_most: int | None = None, **kwargs) -> Cluster:
+def simulate(
+    replicas: list[list[str]], poison: Iterable[str], seqs: int, seed: int, at_most: int | None = None, **kwargs
+) -> Cluster:
     poison = set(poison)
     cluster = Cluster(replicas, poison, seqs, **kwargs)
     bound = DEATHS_EACH * len(poison) if at_most is None else at_most
@@ -314,5 +330,7 @@ def test_prompt_key_is_of_the_prompt_and_its_settings() -> None:
 
 def test_what_a_guilty_rows_error_says() -> None:
     text = guilty_error("first\n\nsecond\nthird\nlast: CUDA error\n")
-    assert text.startswith("engine: this row makes the engine crash") and text.endswith("second | third | last: CUDA error")
+    assert text.startswith("engine: this row makes the engine crash") and text.endswith(
+        "second | third | last: CUDA error"
+    )
     assert "\n" not in guilty_error("a\nb") and guilty_error("")

@@ -36,9 +36,18 @@ def test_tables_of_other_libraries_become_one(ray_cluster: Any) -> None:
     table = pa.table({"id": list(range(300)), "text": [f"text {n}" for n in range(300)]})
     frame = table.to_pandas()
     frame.index = range(500, 800)
-    for given in (table, frame, datasets.Dataset.from_dict(table.to_pydict()), table.to_pylist(), table.to_batches()[0]):
+    for given in (
+        table,
+        frame,
+        datasets.Dataset.from_dict(table.to_pydict()),
+        table.to_pylist(),
+        table.to_batches()[0],
+    ):
         made = as_dataset(given, "Work.load_dataset")
-        assert isinstance(made, ray.data.Dataset) and sorted(made.take_all(), key=lambda row: row["id"]) == table.to_pylist()
+        assert (
+            isinstance(made, ray.data.Dataset)
+            and sorted(made.take_all(), key=lambda row: row["id"]) == table.to_pylist()
+        )
         assert made.columns() == ["id", "text"], type(given)
 
 
@@ -54,12 +63,19 @@ def test_a_named_index_is_a_column(table_of: Any) -> None:
 def test_values_of_a_data_frame(table_of: Any) -> None:
     when = datetime.datetime(2024, 3, 1, 10, 30)
     given = {
-        "kinds": [1, "x", None, [2]], "gaps": [1.5, np.nan, 2.0, 3.0], "text": ["a", None, "", "NA"], "ids": [2**64, 1, None, "7"],
-        "when": [when, None, when, when], "bytes": [b"\xff", "a", None, b""], "arrays": [np.array([1, 2]), None, "x", [3]],
+        "kinds": [1, "x", None, [2]],
+        "gaps": [1.5, np.nan, 2.0, 3.0],
+        "text": ["a", None, "", "NA"],
+        "ids": [2**64, 1, None, "7"],
+        "when": [when, None, when, when],
+        "bytes": [b"\xff", "a", None, b""],
+        "arrays": [np.array([1, 2]), None, "x", [3]],
         "missing": [pd.NA, 5, "x", None],
-    }  # fmt: skip
+    }
     plain = ("gaps", "when", "text")
-    frame = pd.DataFrame({name: pd.Series(values, dtype=None if name in plain else object) for name, values in given.items()})
+    frame = pd.DataFrame(
+        {name: pd.Series(values, dtype=None if name in plain else object) for name, values in given.items()}
+    )
     found = rows(table_of(frame))
     for name, values in given.items():
         for row, value in zip(found, values, strict=True):
@@ -75,10 +91,14 @@ def test_names_of_columns_are_text(table_of: Any) -> None:
     assert table_of(pd.DataFrame([[1, "a"]])).column_names == ["0", "1"]
 
 
-@pytest.mark.parametrize("given", [
-    pd.DataFrame([["a", "b"]], columns=["text", "text"]), pd.DataFrame([["a", "b"]], columns=["1", 1]),
-    pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        pd.DataFrame([["a", "b"]], columns=["text", "text"]),
+        pd.DataFrame([["a", "b"]], columns=["1", 1]),
+        pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]),
+    ],
+)
 def test_two_columns_of_one_name(given: Any, table_of: Any) -> None:
     with pytest.raises(DatasetError, match="several columns of the name '(text|1)'"):
         table_of(given)
@@ -92,20 +112,39 @@ def of(library: str, kind: str) -> Any:
     return type(kind, (Elsewhere,), {"__module__": f"{library}.frame"})()
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    (None, "None. Does it end without a return"), ("rows.jsonl", "set dataset_file"), (Path("rows.csv"), "set dataset_file"),
-    ({"text": ["a"]}, "pyarrow.table"), ([], "without any row"), ([1, 2], "whose first element is a int"), (("a", "b"), "element is a str"),
-    ([[1]], "list of dicts"), (({"text": n} for n in range(3)), "list\\(...\\)"), (np.zeros((2, 2)), "from_numpy"), (5, "from_items"),
-    (pd.Series([1]), "from_pandas"), (of("pyspark", "DataFrame"), "from_spark"), (of("dask", "DataFrame"), "from_dask"),
-    (of("polars", "LazyFrame"), "collect"), (of("torch", "TensorDataset"), "from_torch"), (of("duckdb", "DuckDBPyRelation"), "df\\(\\)"),
-    (pa.RecordBatchReader.from_batches(pa.schema([]), []), "read_all"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "None. Does it end without a return"),
+        ("rows.jsonl", "set dataset_file"),
+        (Path("rows.csv"), "set dataset_file"),
+        ({"text": ["a"]}, "pyarrow.table"),
+        ([], "without any row"),
+        ([1, 2], "whose first element is a int"),
+        (("a", "b"), "element is a str"),
+        ([[1]], "list of dicts"),
+        (({"text": n} for n in range(3)), "list\\(...\\)"),
+        (np.zeros((2, 2)), "from_numpy"),
+        (5, "from_items"),
+        (pd.Series([1]), "from_pandas"),
+        (of("pyspark", "DataFrame"), "from_spark"),
+        (of("dask", "DataFrame"), "from_dask"),
+        (of("polars", "LazyFrame"), "collect"),
+        (of("torch", "TensorDataset"), "from_torch"),
+        (of("duckdb", "DuckDBPyRelation"), "df\\(\\)"),
+        (pa.RecordBatchReader.from_batches(pa.schema([]), []), "read_all"),
+    ],
+)
 def test_what_is_no_table_is_told_the_way(given: Any, words: str) -> None:
-    with pytest.raises(WorkloadError, match=f"Work.load_dataset must return a ray.data.Dataset, but returned .*{words}"):
+    with pytest.raises(
+        WorkloadError, match=f"Work.load_dataset must return a ray.data.Dataset, but returned .*{words}"
+    ):
         as_dataset(given, "Work.load_dataset")
 
 
-@pytest.mark.parametrize(("kind", "words"), [("dict", "splits.*train, test.*given\\['train'\\]"), ("stream", "streamed.*from_huggingface")])
+@pytest.mark.parametrize(
+    ("kind", "words"), [("dict", "splits.*train, test.*given\\['train'\\]"), ("stream", "streamed.*from_huggingface")]
+)
 def test_what_of_hugging_face_is_no_table(kind: str, words: str) -> None:
     import datasets
 

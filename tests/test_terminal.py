@@ -48,7 +48,9 @@ class Terminal:
         self._tmux("kill-server")
 
     def _tmux(self, *command: str, env: dict[str, str] | None = None) -> str:
-        return subprocess.run(["tmux", "-S", self._socket, *command], check=True, capture_output=True, text=True, env=env).stdout
+        return subprocess.run(
+            ["tmux", "-S", self._socket, *command], check=True, capture_output=True, text=True, env=env
+        ).stdout
 
 
 @pytest.fixture
@@ -66,11 +68,26 @@ def test_a_bar_that_moves_and_ctrl_c(terminal: Terminal, tmp_path: Path) -> None
     config.update(llm_engine="echo", model_id=str(Path("assets/demo-model").resolve()))
     config["engine_kwargs"].update(max_model_len=4096, max_num_seqs=8, seconds_per_request=6)
     (tmp_path / "echo.yaml").write_text(yaml.safe_dump(config))
-    command = shlex.join([
-        sys.executable, "-m", "rayllm_batch", "run", "--config", str(tmp_path / "echo.yaml"), "--workload", "rayllm_batch:CNNDailySummary",
-        "-w", "dataset_file=assets/sample_articles.jsonl", "-w", f"dataset_fraction={ROWS}", "--output", str(tmp_path / "out"),
-        "--batch-size", "1",
-    ])  # fmt: skip
+    command = shlex.join(
+        [
+            sys.executable,
+            "-m",
+            "rayllm_batch",
+            "run",
+            "--config",
+            str(tmp_path / "echo.yaml"),
+            "--workload",
+            "rayllm_batch:CNNDailySummary",
+            "-w",
+            "dataset_file=assets/sample_articles.jsonl",
+            "-w",
+            f"dataset_fraction={ROWS}",
+            "--output",
+            str(tmp_path / "out"),
+            "--batch-size",
+            "1",
+        ]
+    )
     (tmp_path / "go").write_text(f"clear\n{command}\n")
     terminal.type(f". {tmp_path}/go; echo first exit code: $?", "Enter")
     screen = terminal.wait_for(r"^generating \[#+\.+\] \d+ of 60 rows")  # some are done, not all

@@ -35,7 +35,9 @@ def ends(code: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("before", ["", "ray_init()\n"])
 def test_what_is_going_on_unwinds(before: str) -> None:
-    code = before + """
+    code = (
+        before
+        + """
 with heeded(lambda: "said"):
     ray_init()
     try:
@@ -44,6 +46,7 @@ with heeded(lambda: "said"):
         told()  # does not break it off
         print("written")
 """
+    )
     assert ends(code) == (termination.TERMINATED, "written\n", "said\n")
 
 

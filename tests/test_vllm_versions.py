@@ -20,9 +20,12 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {"vllm", "vllm.sampling_params", "vllm.lora.request"}  # as vLLM's documentation names them
 # Where vLLM says what back_off.py reads.
 SPEAKERS = (
-    "v1/core/kv_cache_utils.py", "v1/worker/gpu_worker.py", "v1/worker/utils.py", "v1/worker/gpu_model_runner.py",
+    "v1/core/kv_cache_utils.py",
+    "v1/worker/gpu_worker.py",
+    "v1/worker/utils.py",
+    "v1/worker/gpu_model_runner.py",
     "v1/worker/gpu/model_runner.py",
-)  # fmt: skip
+)
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
@@ -58,7 +61,9 @@ def test_it_is_said_where_this_package_is_not_installed(tmp_path: Path) -> None:
     """As on a worker's node: what a run needs there is sent by value."""
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
     (tmp_path / "sent").write_bytes(cloudpickle.dumps(vllm_versions._lacks))
-    code = "import pickle, sys; sys.modules['rayllm_batch'] = None; print(pickle.load(open('sent', 'rb'))(['PEFTHelper']))"
+    code = (
+        "import pickle, sys; sys.modules['rayllm_batch'] = None; print(pickle.load(open('sent', 'rb'))(['PEFTHelper']))"
+    )
     there = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "it has no PEFTHelper in vllm.lora.peft_helper. Install one of those." in there.stdout
 
@@ -85,10 +90,19 @@ def test_nothing_else_imports_what_is_inside_of_vllm() -> None:
 
 
 @needs_vllm
-@pytest.mark.parametrize("words", [
-    *back_off.NO_ROOM_FOR_CACHE.pattern.split("|"), back_off.CACHE_GAP, back_off.LESS_IS_FREE, back_off.WEIGHTS,
-    back_off.CACHE_IS_THERE, back_off.CHANGED_WHILE_MEASURED, back_off.WARMING_UP_SAMPLER, "out of memory",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        *back_off.NO_ROOM_FOR_CACHE.pattern.split("|"),
+        back_off.CACHE_GAP,
+        back_off.LESS_IS_FREE,
+        back_off.WEIGHTS,
+        back_off.CACHE_IS_THERE,
+        back_off.CHANGED_WHILE_MEASURED,
+        back_off.WARMING_UP_SAMPLER,
+        "out of memory",
+    ],
+)
 def test_vllm_still_says_what_is_read(words: str | re.Pattern[str], said_by_vllm: list[str]) -> None:
     """By back_off.py, in an engine's last words: a vLLM that words it differently is not started again with less."""
     assert any(re.search(words, text) for text in said_by_vllm)

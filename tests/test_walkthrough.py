@@ -17,7 +17,9 @@ def small_environment():
 
 
 def test_main_py_prints_summaries_and_throughput():
-    run = subprocess.run([sys.executable, "main.py"], check=False, env=small_environment(), capture_output=True, text=True, timeout=500)
+    run = subprocess.run(
+        [sys.executable, "main.py"], check=False, env=small_environment(), capture_output=True, text=True, timeout=500
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Found no GPU: using the CPU demo" in run.stdout
     assert run.stdout.count("generated_text: ") == 2 + 16, "of the preview and of the run"
@@ -34,11 +36,23 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     (tmp_path / "echo.yaml").write_text(yaml.safe_dump(config))
     run = subprocess.run(
         [
-            sys.executable, "-m", "pytest", "--nbval-lax", "-x", "--nbval-current-env", "--nbval-cell-timeout", "400",
-            "-p", "no:cacheprovider", "README.ipynb",
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval-lax",
+            "-x",
+            "--nbval-current-env",
+            "--nbval-cell-timeout",
+            "400",
+            "-p",
+            "no:cacheprovider",
+            "README.ipynb",
         ],
         env={**small_environment(), "CONFIG": str(tmp_path / "echo.yaml"), "OUTPUT": str(tmp_path / "summaries")},
-        check=False, capture_output=True, text=True, timeout=550,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=550,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert list((tmp_path / "summaries").glob("part-*.parquet"))

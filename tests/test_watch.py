@@ -68,7 +68,9 @@ def test_a_monitor_that_does_not_answer_is_asked_again(monitor: Monitor, monkeyp
     assert seen[:3] == [2, 4, 6]
 
 
-def test_an_observer_that_fails_stops_neither_the_others_nor_the_watch(monitor: Monitor, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_observer_that_fails_stops_neither_the_others_nor_the_watch(
+    monitor: Monitor, caplog: pytest.LogCaptureFixture
+) -> None:
     def fails(snapshot: Snapshot) -> None:
         raise ValueError(f"no such actor {snapshot.deaths}")
 

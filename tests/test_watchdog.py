@@ -28,7 +28,9 @@ class Scene:
         self.now, self.calls, self.restarted, self.said = 1000.0, [], [], []
         self.again, self.call_error, self.restart_error = True, None, None
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(cluster_resources, "free", lambda: "The cluster has no GPU, 2 CPUs on 1 node; free: 0 CPUs.")
+        monkeypatch.setattr(
+            cluster_resources, "free", lambda: "The cluster has no GPU, 2 CPUs on 1 node; free: 0 CPUs."
+        )
         self.signals: list[int] = []
         monkeypatch.setattr(watchdog.signal, "pthread_kill", lambda _, number: self.signals.append(number))
         self.dog = Watchdog(timeout, self.call, self.restart, self.said.append)
@@ -140,7 +142,10 @@ def test_a_silent_start_is_started_again(scene: Scene) -> None:
     assert scene.quiet
     scene.passes(2, STARTING)
     assert scene.restarted == ["key0"]
-    assert "has been starting its engine without a word for 100 s (stall_timeout_s). Its log: /tmp/the.log." in scene.said[0]
+    assert (
+        "has been starting its engine without a word for 100 s (stall_timeout_s). Its log: /tmp/the.log."
+        in scene.said[0]
+    )
 
 
 @pytest.mark.parametrize("state", ["dead", "failed", "stalled"])
@@ -152,10 +157,14 @@ def test_a_replica_that_has_ended_is_not_started_again(state: str, scene: Scene)
 
 def test_nothing_placed_is_said_and_then_ends_the_run(scene: Scene) -> None:
     scene.passes(WARN_AFTER_S + 1)
-    assert scene.said == ["No replica has a place on the cluster yet. The cluster has no GPU, 2 CPUs on 1 node; free: 0 CPUs."]
+    assert scene.said == [
+        "No replica has a place on the cluster yet. The cluster has no GPU, 2 CPUs on 1 node; free: 0 CPUs."
+    ]
     assert scene.quiet
     scene.passes(TIMEOUT_S)
-    assert scene.ended.startswith("No replica found a place on the cluster for 100 s (stall_timeout_s). The cluster has")
+    assert scene.ended.startswith(
+        "No replica found a place on the cluster for 100 s (stall_timeout_s). The cluster has"
+    )
     assert len(scene.said) == 1
 
 
@@ -207,7 +216,9 @@ def test_rows_that_never_come_end_the_run(scene: Scene) -> None:
     scene.passes(TIMEOUT_S, READY)
     assert scene.quiet, "the time counts from when the engine was ready"
     scene.passes(2, READY)
-    assert scene.ended.startswith("No row reached an engine for 100 s (stall_timeout_s). Reading the data or parse_row hangs")
+    assert scene.ended.startswith(
+        "No row reached an engine for 100 s (stall_timeout_s). Reading the data or parse_row hangs"
+    )
     scene.passes(500, READY)
     assert scene.ended, "once"
 

@@ -50,7 +50,12 @@ def test_with_dataclass_and_type_hints() -> None:
         sampling_params: dict[str, Any] = field(default_factory=lambda: {"max_tokens": 5})
 
     made = Workload(column="article", dataset_fraction=0.5)
-    assert (made.dataset_file, made.dataset_fraction, made.column, made.sampling_params) == ("rows.jsonl", 0.5, "article", {"max_tokens": 5})
+    assert (made.dataset_file, made.dataset_fraction, made.column, made.sampling_params) == (
+        "rows.jsonl",
+        0.5,
+        "article",
+        {"max_tokens": 5},
+    )
 
 
 def test_without_dataclass_and_without_type_hints() -> None:
@@ -61,7 +66,12 @@ def test_without_dataclass_and_without_type_hints() -> None:
         column = "article"  # neither a field of the base nor annotated: an ordinary class attribute
 
     made = Workload()
-    assert (made.dataset_file, made.dataset_fraction, made.sampling_params, made.column) == ("rows.jsonl", 10, {"max_tokens": 5}, "article")
+    assert (made.dataset_file, made.dataset_fraction, made.sampling_params, made.column) == (
+        "rows.jsonl",
+        10,
+        {"max_tokens": 5},
+        "article",
+    )
     assert Workload(dataset_file="other.jsonl", sampling_params={}).dataset_file == "other.jsonl"
     with pytest.raises(TypeError, match="column"):
         Workload(column="x")
@@ -107,7 +117,9 @@ def test_own_init_that_calls_the_base() -> None:
             super().__init__(dataset_file=path, sampling_params={"max_tokens": 1})
 
     made = Workload("rows.csv")
-    assert made.dataset_file == "rows.csv" and made.sampling_params == {"max_tokens": 1} and made.dataset_fraction == 1.0
+    assert (
+        made.dataset_file == "rows.csv" and made.sampling_params == {"max_tokens": 1} and made.dataset_fraction == 1.0
+    )
 
 
 def test_own_init_that_does_not() -> None:
@@ -197,7 +209,9 @@ def test_shipped_workloads_can_be_changed_in_the_same_ways() -> None:
     assert Mine().parse_row({"article": "A storm."})["messages"][-1]["content"].startswith("Article:\nA storm.")
 
 
-@pytest.mark.parametrize("made", [Parsing("rows.jsonl", 0.5), CNNDailySummary(), SyntheticWithSharedPrefix(num_synthetic_requests=3)])
+@pytest.mark.parametrize(
+    "made", [Parsing("rows.jsonl", 0.5), CNNDailySummary(), SyntheticWithSharedPrefix(num_synthetic_requests=3)]
+)
 def test_copies_are_equal(made: ChatWorkloadBase) -> None:
     for copied in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         assert copied == made and copied is not made and repr(copied) == repr(made)
@@ -257,7 +271,9 @@ def test_a_class_of_a_notebook_cell_travels_by_value(tmp_path: Path) -> None:
     (tmp_path / "cell.py").write_text(textwrap.dedent(CELL))
     cell, pickled = str(tmp_path / "cell.py"), str(tmp_path / "workload.pkl")
     subprocess.run([sys.executable, "-c", SENDER, cell, pickled], cwd=ROOT, check=True)
-    done = subprocess.run([sys.executable, "-c", RECEIVER, pickled], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", RECEIVER, pickled], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "received\n", done.stderr
 
 
@@ -326,8 +342,13 @@ def test_sampling_params(params: Any, words: list[str]) -> None:
 
 
 def synthetic(**given: Any) -> SyntheticWithSharedPrefix:
-    sizes = {"num_synthetic_requests": 6, "num_synthetic_prefixes": 2, "num_synthetic_prefix_tokens": 20,
-             "num_unique_synthetic_prompt_tokens": 10, "max_tokens": 8}
+    sizes = {
+        "num_synthetic_requests": 6,
+        "num_synthetic_prefixes": 2,
+        "num_synthetic_prefix_tokens": 20,
+        "num_unique_synthetic_prompt_tokens": 10,
+        "max_tokens": 8,
+    }
     return SyntheticWithSharedPrefix(**{**sizes, **given})
 
 
@@ -356,8 +377,13 @@ def test_synthetic_prompts_repeat_exactly_in_another_process() -> None:
 
 
 def test_synthetic_numbers_as_from_a_command_line() -> None:
-    made = synthetic(num_synthetic_requests=6.0, num_synthetic_prefixes="2", num_synthetic_prefix_tokens="20.0",
-                     num_unique_synthetic_prompt_tokens=10.9, max_tokens="8")
+    made = synthetic(
+        num_synthetic_requests=6.0,
+        num_synthetic_prefixes="2",
+        num_synthetic_prefix_tokens="20.0",
+        num_unique_synthetic_prompt_tokens=10.9,
+        max_tokens="8",
+    )
     assert made == synthetic() and isinstance(made.num_synthetic_requests, int)
     check_workload(made)
 
@@ -372,10 +398,16 @@ def test_synthetic_answers_have_their_full_length() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "least"),
     [
-        ("num_synthetic_requests", 0, 1), ("num_synthetic_requests", "many", 1), ("num_synthetic_requests", None, 1),
-        ("num_synthetic_prefixes", -1, 1), ("num_synthetic_prefixes", 0.5, 1), ("max_tokens", 0, 1),
-        ("max_tokens", float("inf"), 1), ("max_tokens", float("nan"), 1),
-        ("num_synthetic_prefix_tokens", -1, 0), ("num_unique_synthetic_prompt_tokens", "-3", 0),
+        ("num_synthetic_requests", 0, 1),
+        ("num_synthetic_requests", "many", 1),
+        ("num_synthetic_requests", None, 1),
+        ("num_synthetic_prefixes", -1, 1),
+        ("num_synthetic_prefixes", 0.5, 1),
+        ("max_tokens", 0, 1),
+        ("max_tokens", float("inf"), 1),
+        ("max_tokens", float("nan"), 1),
+        ("num_synthetic_prefix_tokens", -1, 0),
+        ("num_unique_synthetic_prompt_tokens", "-3", 0),
     ],
 )
 def test_synthetic_number_that_cannot_be(name: str, value: Any, least: int) -> None:
@@ -387,4 +419,6 @@ def test_synthetic_number_that_cannot_be(name: str, value: Any, least: int) -> N
 
 def test_synthetic_parts_may_be_empty() -> None:
     assert len(words_of(synthetic(num_synthetic_prefix_tokens=0), 0)) == 10
-    assert words_of(synthetic(num_unique_synthetic_prompt_tokens=0), 0) == words_of(synthetic(num_unique_synthetic_prompt_tokens=0), 2)
+    assert words_of(synthetic(num_unique_synthetic_prompt_tokens=0), 0) == words_of(
+        synthetic(num_unique_synthetic_prompt_tokens=0), 2
+    )

@@ -39,7 +39,9 @@ def is_engine(process: psutil.Process) -> bool:
         return False
     if SPAWNED in said:
         return "dashboard" not in title(parent)
-    return FORKSERVER in title(parent) and "dashboard" not in said  # which has the names of the modules that are imported
+    return (
+        FORKSERVER in title(parent) and "dashboard" not in said
+    )  # which has the names of the modules that are imported
 
 
 def left_after(seconds: float, engines: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -74,16 +74,28 @@ def as_text(rows: list[dict[str, Any]], input_column: str) -> str:
     blocks = []
     for number, row in enumerate(rows, start=1):
         text, label = answer(row)
-        blocks.append("\n".join([
-            f"[{number}] {counts(row)}",
-            wrapped(input_column, shortened(row.get(input_column), 2 * TEXT_WIDTH)),
-            wrapped(label, text),
-        ]))
+        blocks.append(
+            "\n".join(
+                [
+                    f"[{number}] {counts(row)}",
+                    wrapped(input_column, shortened(row.get(input_column), 2 * TEXT_WIDTH)),
+                    wrapped(label, text),
+                ]
+            )
+        )
     return "\n\n".join(blocks)
 
 
 def as_html(rows: list[dict[str, Any]], input_column: str) -> str:
     """A table; every text is escaped, since models write whatever they like."""
-    return html_table((input_column, "generated_text", "tokens"), (
-        (html.escape(shortened(row.get(input_column), INPUT_CHARACTERS)), html_answer(row), html.escape(counts(row))) for row in rows
-    ))
+    return html_table(
+        (input_column, "generated_text", "tokens"),
+        (
+            (
+                html.escape(shortened(row.get(input_column), INPUT_CHARACTERS)),
+                html_answer(row),
+                html.escape(counts(row)),
+            )
+            for row in rows
+        ),
+    )

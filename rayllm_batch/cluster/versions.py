@@ -79,7 +79,9 @@ def _ask(nodes: dict[str, str]) -> dict[str, str]:
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ASK_SECONDS) if asked else ([], [])
     if late:
         names = ", ".join(nodes[asked[ref]] for ref in late)
-        raise ClusterError(f"Node(s) {names} did not answer within {ASK_SECONDS:g} s: lost, or too busy to start a process.")
+        raise ClusterError(
+            f"Node(s) {names} did not answer within {ASK_SECONDS:g} s: lost, or too busy to start a process."
+        )
     found = {}
     for ref in done:
         try:

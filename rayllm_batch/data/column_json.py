@@ -58,7 +58,10 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
         names = [field.name for field in kind]
         children = [to_json(array.field(i)) for i in range(len(names))]
         values = zip(*children, strict=True) if children else ((),) * len(array)
-        return [dict(zip(names, value, strict=True)) if ok else None for ok, value in zip(_valid(array), values, strict=True)]
+        return [
+            dict(zip(names, value, strict=True)) if ok else None
+            for ok, value in zip(_valid(array), values, strict=True)
+        ]
     if is_list(kind):
         items, ends = to_json(array.flatten()), _ends(pa.compute.list_value_length(array))
         return [items[a:b] if ok else None for ok, (a, b) in zip(_valid(array), pairwise(ends), strict=True)]
@@ -68,7 +71,9 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
         return [pairs[a:b] if ok else None for ok, (a, b) in zip(_valid(array), pairwise([first, *ends]), strict=True)]
     if isinstance(kind, pa.BaseExtensionType):
         if shape := _shape(kind):  # a tensor as nested lists
-            return _each(to_json(array.storage), lambda value: np.reshape(np.array(value, dtype=object), shape).tolist())
+            return _each(
+                to_json(array.storage), lambda value: np.reshape(np.array(value, dtype=object), shape).tolist()
+            )
         if kind.extension_name == "arrow.uuid":
             return _each(array.storage.to_pylist(), lambda value: str(uuid.UUID(bytes=value)))
         return to_json(array.storage)
@@ -98,14 +103,21 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
         return from_json(values, kind.value_type).dictionary_encode().cast(kind)
     if types.is_struct(kind) and kind.num_fields:
         children = [from_json([None if value is None else value.get(f.name) for value in values], f.type) for f in kind]
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=pa.array([value is None for value in values], pa.bool_()))
+        return pa.StructArray.from_arrays(
+            children, fields=list(kind), mask=pa.array([value is None for value in values], pa.bool_())
+        )
     if is_list(kind):
         items = from_json([item for value in values for item in value or ()], kind.value_type)
-        made = lists(items, pa.array([None if value is None else [None] * len(value) for value in values], pa.list_(pa.null())))
+        made = lists(
+            items, pa.array([None if value is None else [None] * len(value) for value in values], pa.list_(pa.null()))
+        )
         return made if made.type == kind else made.cast(kind)
     if types.is_map(kind):
         pairs = [pair for value in values for pair in value or ()]
-        keys, items = from_json([pair[0] for pair in pairs], kind.key_type), from_json([pair[1] for pair in pairs], kind.item_type)
+        keys, items = (
+            from_json([pair[0] for pair in pairs], kind.key_type),
+            from_json([pair[1] for pair in pairs], kind.item_type),
+        )
         offsets = _ends(pa.array([None if value is None else len(value) for value in values], pa.int64()))
         starts = [None if value is None else start for value, start in zip(values, offsets, strict=False)]
         return pa.MapArray.from_arrays(pa.array([*starts, offsets[-1]], pa.int32()), keys, items).cast(kind)
@@ -113,7 +125,9 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
         if _shape(kind):
             values = _each(values, lambda value: np.array(value, dtype=object).ravel().tolist())
         if kind.extension_name == "arrow.uuid":
-            return pa.ExtensionArray.from_storage(kind, pa.array(_each(values, lambda text: uuid.UUID(text).bytes), kind.storage_type))
+            return pa.ExtensionArray.from_storage(
+                kind, pa.array(_each(values, lambda text: uuid.UUID(text).bytes), kind.storage_type)
+            )
         return pa.ExtensionArray.from_storage(kind, from_json(values, kind.storage_type))
     return pa.array(values, type=kind)
 
@@ -159,7 +173,10 @@ def _object_json(value: Any, refuse: bool = False) -> Any:  # noqa: PLR0911, PLR
     if isinstance(value, dict):
         if all(type(key) is str for key in value) and KIND not in value:
             return {key: _object_json(item, refuse) for key, item in value.items()}
-        return {KIND: "dict", "value": [[_object_json(k, refuse), _object_json(item, refuse)] for k, item in value.items()]}
+        return {
+            KIND: "dict",
+            "value": [[_object_json(k, refuse), _object_json(item, refuse)] for k, item in value.items()],
+        }
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return _object_json(value.item(), refuse)
     if isinstance(value, (np.ndarray, np.generic)):
@@ -168,9 +185,14 @@ def _object_json(value: Any, refuse: bool = False) -> Any:  # noqa: PLR0911, PLR
             content = base64.b64encode(value.tobytes()).decode()
         kind = "ndarray" if isinstance(value, np.ndarray) else "scalar"
         return {KIND: kind, "dtype": value.dtype.str, "shape": list(value.shape), "value": content}
-    if type(value).__module__.split(".")[0] == "pandas" and hasattr(value, "isoformat"):  # with nanoseconds, which Python's have not
+    if type(value).__module__.split(".")[0] == "pandas" and hasattr(
+        value, "isoformat"
+    ):  # with nanoseconds, which Python's have not
         zone = getattr(getattr(value, "tzinfo", None), "key", None)
-        return {KIND: "Timedelta" if isinstance(value, datetime.timedelta) else "Timestamp", "value": [value.isoformat(), zone]}
+        return {
+            KIND: "Timedelta" if isinstance(value, datetime.timedelta) else "Timestamp",
+            "value": [value.isoformat(), zone],
+        }
     for base in type(value).__mro__:
         if base in _KINDS:
             name, write, _ = _KINDS[base]

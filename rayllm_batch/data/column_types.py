@@ -129,7 +129,9 @@ def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (a line a kin
         return pa.large_list(plain_type(kind.value_type))
     if types.is_fixed_size_list(kind):
         item = plain_type(kind.value_type)
-        return pa.list_(item, kind.list_size) if kind.list_size else pa.list_(item)  # parquet fails to read those of none
+        return (
+            pa.list_(item, kind.list_size) if kind.list_size else pa.list_(item)
+        )  # parquet fails to read those of none
     if types.is_map(kind):
         return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
     if types.is_struct(kind):
@@ -148,7 +150,11 @@ def common_type(one: Optional[pa.DataType], other: Optional[pa.DataType]) -> Opt
     if isinstance(one, pa.BaseExtensionType) or isinstance(other, pa.BaseExtensionType):
         return None
     try:
-        kind = pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive").field(0).type
+        kind = (
+            pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive")
+            .field(0)
+            .type
+        )
     except pa.ArrowException:
         return None
     return kind if _fits(one, kind) and _fits(other, kind) else None
@@ -163,7 +169,14 @@ def _fits(kind: pa.DataType, into: pa.DataType) -> bool:
     if types.is_list(kind) or types.is_large_list(kind):
         return _fits(kind.value_type, into.value_type)
     if types.is_integer(kind):
-        return types.is_integer(into) and (types.is_signed_integer(into) == types.is_signed_integer(kind) or kind.bit_width < into.bit_width)
+        return types.is_integer(into) and (
+            types.is_signed_integer(into) == types.is_signed_integer(kind) or kind.bit_width < into.bit_width
+        )
     same = (types.is_floating, types.is_timestamp, types.is_duration, types.is_time)
     text = types.is_string(kind) and types.is_large_string(into)
-    return text or types.is_binary(kind) and types.is_large_binary(into) or any(is_kind(kind) and is_kind(into) for is_kind in same)
+    return (
+        text
+        or types.is_binary(kind)
+        and types.is_large_binary(into)
+        or any(is_kind(kind) and is_kind(into) for is_kind in same)
+    )

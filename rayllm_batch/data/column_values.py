@@ -43,7 +43,9 @@ def _array_of(values: list[Any], depth: int = 0) -> Optional[pa.Array]:  # noqa:
         return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), items, mask=absent if absent.true_count else None)
     if len(kinds) > 1:
         return None
-    kind = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[kinds.pop()] if kinds else pa.null()
+    kind = (
+        {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[kinds.pop()] if kinds else pa.null()
+    )
     try:
         return pa.array(values, kind)
     except OverflowError:

@@ -169,12 +169,21 @@ def settled(dataset: ray.data.Dataset) -> tuple[ray.data.Dataset, list[str]]:
     if not any(name.startswith(OTHER) for schema in schemas for name in schema.names):
         return dataset, []
     wanted = together(schemas)
-    unsure = {field.name for schema in schemas for field in schema if _is_unsure(field, wanted.field(name_of(field.name)).type)}
+    unsure = {
+        field.name
+        for schema in schemas
+        for field in schema
+        if _is_unsure(field, wanted.field(name_of(field.name)).type)
+    }
     if unsure:
-        looked_at = dataset.map_batches(_those, fn_kwargs={"names": unsure}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+        looked_at = dataset.map_batches(
+            _those, fn_kwargs={"names": unsure}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        )
         for table in looked_at.iter_batches(batch_size=None, batch_format="pyarrow"):
             wanted = fitting(table, wanted)
-    whole = dataset.map_batches(merged, fn_kwargs={"wanted": wanted}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    whole = dataset.map_batches(
+        merged, fn_kwargs={"wanted": wanted}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
     return whole.materialize(), mixed(schemas, wanted)
 
 

@@ -76,7 +76,11 @@ class _Rows:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    why = "a quote is opened and not closed" if "unexpected end" in str(error) or "limit" in str(error) else str(error)
+                    why = (
+                        "a quote is opened and not closed"
+                        if "unexpected end" in str(error) or "limit" in str(error)
+                        else str(error)
+                    )
                     self._again.extendleft(reversed(self._row[1:]))
                     self._number, self._tried = first, max(self._number, self._tried)
                     yield first, [], f"is not CSV ({why}): {shown(self._row[0])}."
@@ -121,7 +125,9 @@ class _Columns:
             try:
                 columns[name] = pa.array(values, pa.string())
             except UnicodeEncodeError:
-                self._refuse(values, lambda where, value: self._text.not_text(value, where) if _NOT_TEXT.search(value) else None)
+                self._refuse(
+                    values, lambda where, value: self._text.not_text(value, where) if _NOT_TEXT.search(value) else None
+                )
                 return self.taken()
         for name, kind in self._options.column_types.items():
             text = is_text(kind) or pa.types.is_string_view(kind)
@@ -174,7 +180,9 @@ def _header(rows: _Rows, text: FileText) -> Optional[list[str]]:
     check_names(names, text.path)
     for name in text.options.column_types:
         if name not in names:
-            raise DatasetError(f"column_types names {name!r}, which is not in {text.path!r}.{did_you_mean(name, names)}")
+            raise DatasetError(
+                f"column_types names {name!r}, which is not in {text.path!r}.{did_you_mean(name, names)}"
+            )
     return names
 
 

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 FORMATS = {"jsonl": "json", "ndjson": "json", "json": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet"}
 # What describes the data beside it, of the Hub's, Kaggle's, Frictionless' and Croissant's making.
 DESCRIPTIONS = {
-    "dataset_info.json", "dataset_infos.json", "dataset-metadata.json", "datapackage.json", "croissant.json",
-}  # fmt: skip
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset-metadata.json",
+    "datapackage.json",
+    "croissant.json",
+}
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -54,7 +58,7 @@ class DatasetFiles:
         first = len(names)
         while first and "=" in names[first - 1]:
             first -= 1
-        found = [name.split("=", 1) for name in names[min(first, below):] if "=" in name]
+        found = [name.split("=", 1) for name in names[min(first, below) :] if "=" in name]
         return {key: None if value == NO_VALUE else urllib.parse.unquote(value) for key, value in found if key}
 
 
@@ -76,7 +80,9 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
     fs, folder = filesystem or pyarrow.fs.LocalFileSystem(), None
     try:
         if wildcard:
-            root = path[: min(path.index(mark) for mark in "*?[" if mark in path)].rpartition("/")[0] or ("." if filesystem else "/")
+            root = path[: min(path.index(mark) for mark in "*?[" if mark in path)].rpartition("/")[0] or (
+                "." if filesystem else "/"
+            )
             pattern = os.path.normpath(path).split("/")
             found = [p for p in _visible(_listing(fs, root), root) if _matches(p.split("/"), pattern)]
             folder = root
@@ -128,7 +134,7 @@ def _filesystem(given: str) -> tuple[Optional[pyarrow.fs.FileSystem], str]:
         import pyarrow.fs
         from huggingface_hub import HfFileSystem
 
-        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(HfFileSystem())), given[len("hf://"):]
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(HfFileSystem())), given[len("hf://") :]
     if "://" not in given:
         return None, os.path.abspath(os.path.expanduser(given))
     try:
@@ -146,7 +152,9 @@ def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:
 
 def _visible(files: list[str], folder: str) -> list[str]:
     """Not what tools keep beside the data: .ipynb_checkpoints/rows-checkpoint.jsonl, _delta_log/0.json, _SUCCESS."""
-    return [path for path in files if not any(p.startswith((".", "_")) for p in os.path.relpath(path, folder).split("/"))]
+    return [
+        path for path in files if not any(p.startswith((".", "_")) for p in os.path.relpath(path, folder).split("/"))
+    ]
 
 
 def _ending(path: str) -> str:

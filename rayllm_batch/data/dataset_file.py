@@ -33,7 +33,10 @@ _FILES = "_rayllm_batch_files"  # an attribute of a Dataset: its DatasetFiles an
 
 
 def read_dataset_file(
-    dataset_file: str | os.PathLike, *, bad_lines: str = RAISE, encoding: Optional[str] = None,
+    dataset_file: str | os.PathLike,
+    *,
+    bad_lines: str = RAISE,
+    encoding: Optional[str] = None,
     column_types: Optional[Mapping[str, Any]] = None,
 ) -> ray.data.Dataset:
     """The rows of `dataset_file`, the same wherever it is, whatever its size, compressed or not.

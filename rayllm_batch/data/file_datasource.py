@@ -31,7 +31,10 @@ def dataset_of(reader: Reader, tasks: list[list[FilePart]], size: int) -> ray.da
                 ReadTask(
                     functools.partial(reader, parts),
                     BlockMetadata(
-                        num_rows=None, size_bytes=size // len(tasks), exec_stats=None, input_files=tuple(part.path for part in parts)
+                        num_rows=None,
+                        size_bytes=size // len(tasks),
+                        exec_stats=None,
+                        input_files=tuple(part.path for part in parts),
                     ),
                     per_task_row_limit=per_task_row_limit,
                 )

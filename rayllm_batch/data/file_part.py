@@ -54,7 +54,9 @@ class Reader:
             whole_table = table
             for name, value in part.partition:
                 if name not in own:
-                    whole_table = whole_table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+                    whole_table = whole_table.append_column(
+                        name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+                    )
             yield whole_table
 
     def __call__(self, parts: Sequence[FilePart]) -> Iterator[pa.Table]:
@@ -88,7 +90,9 @@ def tasks_of(files: DatasetFiles, sizes: Sequence[int], options: ReadOptions) ->
         lines = lines and (size <= most or _can_be_divided(files, path, options))  # others would read nothing
         of = -(-size // most) if lines or files.format == "parquet" else 1
         for number in range(of):
-            start, stop = (size * number // of, size * (number + 1) // of if number + 1 < of else None) if lines else (0, None)
+            start, stop = (
+                (size * number // of, size * (number + 1) // of if number + 1 < of else None) if lines else (0, None)
+            )
             if taken and taken + size // of > most:
                 tasks.append([])
                 taken = 0
@@ -121,7 +125,11 @@ def _parquet_tables(part: FilePart, fs: pyarrow.fs.FileSystem, size: int) -> Ite
         ) as file:
             check_names(file.schema_arrow.names, part.path)
             facts = file.metadata
-            groups = list(range(facts.num_row_groups * part.number // part.of, facts.num_row_groups * (part.number + 1) // part.of))
+            groups = list(
+                range(
+                    facts.num_row_groups * part.number // part.of, facts.num_row_groups * (part.number + 1) // part.of
+                )
+            )
             bytes_ = sum(facts.row_group(group).total_byte_size for group in groups)
             rows = sum(facts.row_group(group).num_rows for group in groups)
             at_once = min(BATCH_ROWS, max(1, size * rows // max(1, bytes_)))

@@ -24,9 +24,12 @@ LONGEST_LINE = 1 << 30
 CACHED_BYTES = 128 << 10  # what a comparison makes of so many stays in the processor's cache
 # The longer ones first: that of UTF-16 begins that of UTF-32.
 _BOMS = {
-    codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be", codecs.BOM_UTF8: UTF8,
-    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
-}  # fmt: skip
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF8: UTF8,
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 
 @dataclass
@@ -62,7 +65,7 @@ class FileText:
                     self.head = pa.CompressedInputStream(raw, codec).read(HEAD_BYTES)
             with self.fs.open_input_file(self.path) as raw:
                 bom, named = next(((bom, name) for bom, name in _BOMS.items() if self.head.startswith(bom)), (b"", ""))
-                self.head = self.head[len(bom):]
+                self.head = self.head[len(bom) :]
                 self.encoding = named or self.options.encoding or UTF8
                 if self.encoding == UTF8 and self.head.count(0) > len(self.head) // 4:
                     raise DatasetError(self._not_text("it is full of NUL bytes, as UTF-16 is", "utf-16-le"))
@@ -124,7 +127,9 @@ class FileText:
             if not cut:
                 kept.append(piece)
                 if sum(map(len, kept)) > LONGEST_LINE:
-                    raise DatasetError(f"A line of {self.path!r} is longer than {LONGEST_LINE >> 30} GiB, which is no row.")
+                    raise DatasetError(
+                        f"A line of {self.path!r} is longer than {LONGEST_LINE >> 30} GiB, which is no row."
+                    )
                 continue
             view = memoryview(piece)
             yield b"".join((*kept, view[:cut]))

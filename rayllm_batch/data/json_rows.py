@@ -155,7 +155,12 @@ def _why(problem: _BadLineError, number: int, lines: list[str], block: Block) ->
     if not what:
         return f'{where} must be a JSON object such as {{"article": "..."}}, given {shown(line)}.'
     hint = ""
-    if line.strip() == "{" or line.strip().startswith("{") and number + 1 < len(lines) and lines[number + 1].startswith((" ", "\t")):
+    if (
+        line.strip() == "{"
+        or line.strip().startswith("{")
+        and number + 1 < len(lines)
+        and lines[number + 1].startswith((" ", "\t"))
+    ):
         hint = (
             " It looks like one object over several lines (pretty-printed): write each on one line, or all as one JSON "
             "array."
@@ -201,7 +206,9 @@ class _Array:
                 self._lines += self._buffer.count("\n", 0, self._at)
                 left = self._buffer[self._at :]
                 if len(left) > LONGEST_LINE:
-                    raise DatasetError(f"An item of {self._text.path!r} is longer than {LONGEST_LINE >> 30} GiB, which is no row.")
+                    raise DatasetError(
+                        f"An item of {self._text.path!r} is longer than {LONGEST_LINE >> 30} GiB, which is no row."
+                    )
                 piece = read(max(self._size, len(left)))
                 self._buffer, self._at = left + decoder.decode(piece, final=not piece), 0
                 if found := _NOT_TEXT.search(self._buffer, len(left)):
@@ -266,7 +273,9 @@ def table_of_rows(rows: list[dict[str, Any]]) -> pa.Table:
     names = dict.fromkeys(chain.from_iterable(rows))
     if names:
         return pa.table({name: column_of([row.get(name) for row in rows]) for name in names})
-    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(pa.array(rows, pa.struct([])))])  # rows without a column are rows
+    return pa.Table.from_batches(
+        [pa.RecordBatch.from_struct_array(pa.array(rows, pa.struct([])))]
+    )  # rows without a column are rows
 
 
 def _is_utf8(content: bytes) -> bool:

@@ -66,7 +66,9 @@ class ReadOptions:
     def bad_row(self, why: str) -> dict[str, Any]:
         """What stands for a bad line. Raises DatasetError where bad lines end the reading."""
         if not self.keeps:
-            raise DatasetError(f"{why} Mend or remove it, or set bad_lines={KEEP!r}: then it is a failed row of the output.")
+            raise DatasetError(
+                f"{why} Mend or remove it, or set bad_lines={KEEP!r}: then it is a failed row of the output."
+            )
         return {BAD_LINE: why}
 
 

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 # How a Dataset is made of what is not in this process's memory, or no table.
 MADE_BY = {
     **{name: f"ray.data.from_{name}(...) makes one." for name in ("dask", "modin", "daft", "numpy", "torch")},
-    "pyspark": "ray.data.from_spark(...) makes one.", "tensorflow": "ray.data.from_tf(...) makes one.",
-    "duckdb": "Its df() is a table that is taken.", "polars": "Its collect() is a table that is taken.",
+    "pyspark": "ray.data.from_spark(...) makes one.",
+    "tensorflow": "ray.data.from_tf(...) makes one.",
+    "duckdb": "Its df() is a table that is taken.",
+    "polars": "Its collect() is a table that is taken.",
     "pyarrow": "A table of it is taken: its to_table() or read_all().",
-}  # fmt: skip
+}
 
 
 def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
@@ -60,7 +62,9 @@ def _of_pandas(frame: Any) -> pa.Table:
 def _column(series: Any) -> pa.Array:
     try:
         column = pa.array(series, from_pandas=True)
-        if not pa.types.is_binary(column.type) or not any(isinstance(value, str) for value in series):  # text would become bytes
+        if not pa.types.is_binary(column.type) or not any(
+            isinstance(value, str) for value in series
+        ):  # text would become bytes
             return column
     except Exception:  # values of several kinds, or of a kind that Arrow has no type for
         pass

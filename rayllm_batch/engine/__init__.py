@@ -3,7 +3,6 @@
 from rayllm_batch.engine.base import EngineKind
 from rayllm_batch.registry import Registry
 
-ENGINES: Registry[EngineKind] = Registry("llm_engine", {
-    "vllm": "rayllm_batch.engine.vllm:VLLM",
-    "echo": "rayllm_batch.engine.echo:Echo",
-})  # fmt: skip
+ENGINES: Registry[EngineKind] = Registry(
+    "llm_engine", {"vllm": "rayllm_batch.engine.vllm:VLLM", "echo": "rayllm_batch.engine.echo:Echo"}
+)

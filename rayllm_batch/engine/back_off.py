@@ -14,8 +14,12 @@ from typing import Any, Optional
 from rayllm_batch.engine.engine_args import UTILIZATION
 
 OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError", re.IGNORECASE)
-NO_ROOM_FOR_CACHE = re.compile(r"No available memory for the cache blocks|larger than the available KV cache|Cannot auto-fit max_model_len")
-CACHE_GAP = re.compile(r"([\d.]+) GiB KV\s+cache is needed.{0,60}?available KV cache\s+memory \(([\d.]+) GiB\)", re.DOTALL)
+NO_ROOM_FOR_CACHE = re.compile(
+    r"No available memory for the cache blocks|larger than the available KV cache|Cannot auto-fit max_model_len"
+)
+CACHE_GAP = re.compile(
+    r"([\d.]+) GiB KV\s+cache is needed.{0,60}?available KV cache\s+memory \(([\d.]+) GiB\)", re.DOTALL
+)
 LESS_IS_FREE = re.compile(r"Free memory on device.{0,40}?\(([\d.]+)/([\d.]+) GiB\) on startup is less than")
 WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
 CACHE_IS_THERE = "KV cache size: "  # said once the cache's memory is taken
@@ -50,7 +54,12 @@ def is_about_memory(words: str) -> bool:
 
 
 def next_step(
-    words: str, settings: Mapping[str, Any], pinned: Collection[str], changed: Collection[str] = (), *, was_running: bool = False
+    words: str,
+    settings: Mapping[str, Any],
+    pinned: Collection[str],
+    changed: Collection[str] = (),
+    *,
+    was_running: bool = False,
 ) -> Optional[Step]:
     """What to change after a start (or, was_running, a run) that ended with these last words; None if it was not for the lack
     of memory, or nothing is left to change.
@@ -62,7 +71,9 @@ def next_step(
         free, whole = float(less[1]), float(less[2])
         # Not LEAST: what is free is known here, and may do for a small model.
         share = max(0.05, math.floor(100 * (free / whole - FREE_MARGIN)) / 100)
-        return _set(Step("gpu_memory_utilization", settings["gpu_memory_utilization"], share, _free(less), True), pinned)
+        return _set(
+            Step("gpu_memory_utilization", settings["gpu_memory_utilization"], share, _free(less), True), pinned
+        )
     no_room, now = NO_ROOM_FOR_CACHE.search(words), settings["gpu_memory_utilization"]
     why = "No memory is left for the KV cache" if no_room else "The GPU is out of memory"
     # More than vLLM's own share, but not where it is less, since others need the rest.

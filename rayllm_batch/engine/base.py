@@ -111,6 +111,8 @@ class EngineKind:
     rehearses_memory = False
     own_settings: Optional[tuple[str, ...]] = None
 
-    def starter(self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]) -> Starter:
+    def starter(
+        self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]
+    ) -> Starter:
         """Of one replica. gpus: how many it has. lora_path: the folder or URI with the LoRA adapters."""
         raise NotImplementedError

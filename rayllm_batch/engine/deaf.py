@@ -55,7 +55,12 @@ def _cpu_seconds() -> dict[Process, float]:
         children = set()
     for process in psutil.process_iter():
         try:
-            if process in children or process.name().startswith(OF_RAY) and (parent := process.parent()) and parent.name() == "raylet":
+            if (
+                process in children
+                or process.name().startswith(OF_RAY)
+                and (parent := process.parent())
+                and parent.name() == "raylet"
+            ):
                 times = process.cpu_times()
                 used[process.pid, process.create_time()] = times.user + times.system
         except psutil.Error:

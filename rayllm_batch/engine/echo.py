@@ -77,12 +77,18 @@ class EchoEngine:
 
     def settings(self) -> dict[str, Any]:
         limits = self.limits()
-        return {"max_model_len": self.max_model_len, **{key: limits[key] for key in ("max_num_seqs", "max_num_batched_tokens")}}
+        return {
+            "max_model_len": self.max_model_len,
+            **{key: limits[key] for key in ("max_num_seqs", "max_num_batched_tokens")},
+        }
 
     def load(self) -> dict[str, float]:
         return {
-            "running": self._running, "waiting": 0, "kv_cache_usage": 0.0, "generation_tokens": self._generation_tokens
-        }  # fmt: skip
+            "running": self._running,
+            "waiting": 0,
+            "kv_cache_usage": 0.0,
+            "generation_tokens": self._generation_tokens,
+        }
 
     def is_deaf(self) -> bool:
         return False
@@ -103,9 +109,20 @@ class Echo(EngineKind):
     needs_gpus = False
     rehearses_memory = True
     own_settings = (
-        "max_model_len", "max_num_seqs", "max_num_batched_tokens", "start_seconds", "seconds_per_request",
-        "fail_on", "crash_on", "start_error", "oom_above", "run_oom_above", "calls_file",
-    )  # fmt: skip
+        "max_model_len",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "start_seconds",
+        "seconds_per_request",
+        "fail_on",
+        "crash_on",
+        "start_error",
+        "oom_above",
+        "run_oom_above",
+        "calls_file",
+    )
 
-    def starter(self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]) -> EchoStarter:
+    def starter(
+        self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]
+    ) -> EchoStarter:
         return EchoStarter()

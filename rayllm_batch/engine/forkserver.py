@@ -42,7 +42,12 @@ class Forkserver:
         import ray
 
         # numa_bind takes a spawned process; Ray's executor starts more actors from there. NVML does not survive a fork in WSL.
-        if METHOD in os.environ or kwargs.get("numa_bind") or kwargs.get("distributed_executor_backend") == "ray" or _in_wsl():
+        if (
+            METHOD in os.environ
+            or kwargs.get("numa_bind")
+            or kwargs.get("distributed_executor_backend") == "ray"
+            or _in_wsl()
+        ):
             return None
         # As vLLM does in an actor before it spawns; so the workers of a tensor_parallel_size above 1 are spawned from there.
         os.environ.update({METHOD: "spawn", "RAY_ADDRESS": ray.get_runtime_context().gcs_address})

@@ -25,7 +25,9 @@ class Adapters:
     Use it inside one event loop.
     """
 
-    def __init__(self, root: Optional[str], add: Callable[[Any], Awaitable[None]], hidden_size: Optional[int] = None) -> None:
+    def __init__(
+        self, root: Optional[str], add: Callable[[Any], Awaitable[None]], hidden_size: Optional[int] = None
+    ) -> None:
         self._root, self._add, self._hidden_size, self._numbers = root, add, hidden_size, itertools.count(1)
         self._loading: dict[str, asyncio.Task] = {}
 
@@ -68,7 +70,9 @@ def problem_of(folder: Path, hidden_size: Optional[int]) -> str:
         return ""  # vLLM reads other files too
     if problem := weights_problem(weights):
         return f"{WEIGHTS} {problem}"
-    widths = {width for name, tensor in safetensors_header(weights).items() if (width := _width(name, tensor.get("shape")))}
+    widths = {
+        width for name, tensor in safetensors_header(weights).items() if (width := _width(name, tensor.get("shape")))
+    }
     if hidden_size and widths and hidden_size not in widths:
         given = ", ".join(map(str, sorted(widths)))
         return f"it is of another base model, whose hidden size is {given}; that of this one is {hidden_size}"
@@ -110,7 +114,9 @@ class Turns:
 def find(name: str, root: Optional[str]) -> str:
     """The local folder of adapter `name`."""
     if root is None:
-        raise ValueError(f"the row asks for the LoRA adapter {name!r}, but lora_config.dynamic_lora_loading_path is not set")
+        raise ValueError(
+            f"the row asks for the LoRA adapter {name!r}, but lora_config.dynamic_lora_loading_path is not set"
+        )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name:
         raise ValueError(f"{name!r} is not the name of a LoRA adapter")
     if "://" not in root:

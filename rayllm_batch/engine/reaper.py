@@ -68,7 +68,9 @@ class Reaper:
 
     def __init__(self) -> None:
         code = [sys.executable, "-c", _CODE, str(os.getpid())]
-        with subprocess.Popen(code, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
+        with subprocess.Popen(
+            code, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as started:
             self.pid = int(started.stdout.readline())  # type: ignore[union-attr]
 
     def end_others(self, patience_s: float = 20.0) -> None:

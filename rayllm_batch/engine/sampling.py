@@ -26,7 +26,9 @@ from rayllm_batch.engine.vllm_newest_fields import MORE_SAMPLING_FIELDS
 from rayllm_batch.errors import WorkloadError, did_you_mean, is_deep, one_line, shown
 
 INT32, INT64 = 2**31 - 1, 2**63 - 1
-HALF_OF_A_PAIR = re.compile(r"[\ud800-\udfff]")  # of surrogates: no text, it can be neither sent to an engine nor stored
+HALF_OF_A_PAIR = re.compile(
+    r"[\ud800-\udfff]"
+)  # of surrogates: no text, it can be neither sent to an engine nor stored
 
 
 class Range(NamedTuple):
@@ -43,18 +45,35 @@ class Range(NamedTuple):
 
 
 RANGES = {
-    "presence_penalty": Range(-2, 2), "frequency_penalty": Range(-2, 2), "repetition_penalty": Range(0, without_least=True),
-    "temperature": Range(0, 2), "top_p": Range(0, 1, without_least=True), "top_k": Range(-1, INT32), "min_p": Range(0, 1),
-    "max_tokens": Range(1, INT32), "min_tokens": Range(0, INT32), "thinking_token_budget": Range(-1, INT32),
-}  # fmt: skip
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "repetition_penalty": Range(0, without_least=True),
+    "temperature": Range(0, 2),
+    "top_p": Range(0, 1, without_least=True),
+    "top_k": Range(-1, INT32),
+    "min_p": Range(0, 1),
+    "max_tokens": Range(1, INT32),
+    "min_tokens": Range(0, INT32),
+    "thinking_token_budget": Range(-1, INT32),
+}
 TOKEN_IDS = ("stop_token_ids", "allowed_token_ids")
 # Settings that the output has no column for, or that are the library's own, or the engine's.
 NO_COLUMN = (
-    "logprobs", "prompt_logprobs", "logprob_token_ids", "flat_logprobs", "prompt_logprob_token_ids", "prompt_logprob_start",
-)  # fmt: skip
+    "logprobs",
+    "prompt_logprobs",
+    "logprob_token_ids",
+    "flat_logprobs",
+    "prompt_logprob_token_ids",
+    "prompt_logprob_start",
+)
 NOT_TO_SET = (
-    "output_kind", "stream_interval", "skip_clone", "output_text_buffer_length", "routed_experts_prompt_start", "trace_decode_token_ids",
-)  # fmt: skip
+    "output_kind",
+    "stream_interval",
+    "skip_clone",
+    "output_text_buffer_length",
+    "routed_experts_prompt_start",
+    "trace_decode_token_ids",
+)
 OF_STRUCTS = ("logit_bias", "structured_outputs", "repetition_detection")
 # How many an engine on a GPU has places for: its process ends of a request with more (vllm/v1/worker/gpu/sample).
 MOST = {"allowed_token_ids": 1024, "logit_bias": 1024, "bad_words": 128}
@@ -63,22 +82,55 @@ CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_
 # Errors of Python's that are those of every engine of regexes; of others, each has more or less than Python.
 BAD_REGEX = ("missing )", "unbalanced parenthesis", "unterminated character set", "nothing to repeat")
 # What a grammar is made of. Elsewhere a schema may hold what it likes: a title that is null, as some tools write it.
-READ_OF_SCHEMAS = {"type", "properties", "items", "required", "anyOf", "allOf", "oneOf", "minLength", "maxLength", "minItems", "maxItems"}
+READ_OF_SCHEMAS = {
+    "type",
+    "properties",
+    "items",
+    "required",
+    "anyOf",
+    "allOf",
+    "oneOf",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+}
 SPECULATION = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
 REASONING = ("reasoning_parser", "reasoning_config")
 # Names of other libraries and of earlier vLLMs.
 OTHER_NAMES = {
-    "max_new_tokens": "max_tokens", "max_completion_tokens": "max_tokens", "max_length": "max_tokens", "stop_sequences": "stop",
-    "stop_strings": "stop", "do_sample": "temperature (0 is greedy)", "num_beams": "n", "random_seed": "seed",
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "do_sample": "temperature (0 is greedy)",
+    "num_beams": "n",
+    "random_seed": "seed",
     **dict.fromkeys(
-        ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding", "guided_json_object", "response_format"),
+        (
+            "guided_json",
+            "guided_regex",
+            "guided_choice",
+            "guided_grammar",
+            "guided_decoding",
+            "guided_json_object",
+            "response_format",
+        ),
         "structured_outputs, such as {'json': {...}} or {'choice': ['yes', 'no']}",
     ),
-}  # fmt: skip
+}
 _WORDS = {
-    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list[int]": "a list of whole numbers",
-    "list[str]": "a list of texts", "dict[int, float]": "a dict of numbers by token id", "dict[str, Any]": "a dict", "dict": "a dict",
-}  # fmt: skip
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list[int]": "a list of whole numbers",
+    "list[str]": "a list of texts",
+    "dict[int, float]": "a dict of numbers by token id",
+    "dict[str, Any]": "a dict",
+    "dict": "a dict",
+}
 
 
 def settings(given: Any, where: str) -> dict[str, Any]:
@@ -89,7 +141,9 @@ def settings(given: Any, where: str) -> dict[str, Any]:
     if given is not None and not isinstance(given, Mapping):
         raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given {shown(given)}.")
     if is_deep(given):
-        raise WorkloadError(f"{where} holds lists or dicts in more than 100 levels, or one that holds itself. Make it flatter.")
+        raise WorkloadError(
+            f"{where} holds lists or dicts in more than 100 levels, or one that holds itself. Make it flatter."
+        )
     plain = {key: _plain(value) for key, value in (given or {}).items() if value is not None}
     for key in OF_STRUCTS:  # columns have all fields of a struct in each row, those that are not given as nulls
         if isinstance(inner := plain.get(key), dict) and any(value is None for value in inner.values()):
@@ -108,11 +162,15 @@ def excluded_by(engine_kwargs: Mapping[str, Any]) -> dict[str, str]:
         why = f"does not go together with speculative decoding. Remove it, or {' and '.join(speculative)} from engine_kwargs."
         excluded = {"min_p": why, "logit_bias": why}
     if not any(engine_kwargs.get(name) for name in REASONING):
-        excluded["thinking_token_budget"] = "needs to know where thoughts end. Set reasoning_parser in engine_kwargs, or remove it."
+        excluded["thinking_token_budget"] = (
+            "needs to know where thoughts end. Set reasoning_parser in engine_kwargs, or remove it."
+        )
     return excluded
 
 
-def check(params: Mapping[str, Any], where: str, *, excluded: Mapping[str, str] = {}, base: Mapping[str, Any] = {}) -> None:
+def check(
+    params: Mapping[str, Any], where: str, *, excluded: Mapping[str, str] = {}, base: Mapping[str, Any] = {}
+) -> None:
     """Raise WorkloadError, naming the parameter, unless `params` are settings that this library and vLLM can honour.
 
     params: as `settings` gives them. base: what they go over, checked before. excluded: see `excluded_by`.
@@ -122,7 +180,9 @@ def check(params: Mapping[str, Any], where: str, *, excluded: Mapping[str, str] 
         if key not in known:
             near = of_another_vllm(key, SAMPLING_FIELDS, MORE_SAMPLING_FIELDS) or did_you_mean(key, known)
             near = f" It is {OTHER_NAMES[key]} here." if key in OTHER_NAMES else near
-            raise WorkloadError(f"Unknown sampling parameter {key!r} in {where}.{near} They are the fields of vLLM's SamplingParams.")
+            raise WorkloadError(
+                f"Unknown sampling parameter {key!r} in {where}.{near} They are the fields of vLLM's SamplingParams."
+            )
         if key in NO_COLUMN:
             raise WorkloadError(f"{where} sets {key!r}, which the output has no column for. Remove it.")
         if key in NOT_TO_SET:
@@ -137,9 +197,13 @@ def _check_together(params: Mapping[str, Any], where: str, excluded: Mapping[str
         raise WorkloadError(f"{where} asks for n={params['n']} answers, but a row has one. Repeat the row instead.")
     least, most = params.get("min_tokens", 0), params.get("max_tokens", math.inf)
     if least > most:
-        raise WorkloadError(f"min_tokens={least} in {where} is more than max_tokens={most}. Lower it, or raise max_tokens.")
+        raise WorkloadError(
+            f"min_tokens={least} in {where} is more than max_tokens={most}. Lower it, or raise max_tokens."
+        )
     if least and len(params.get("stop_token_ids", ())) > MOST_STOP_IDS:
-        raise WorkloadError(f"stop_token_ids in {where} are more than the {MOST_STOP_IDS} that there may be beside min_tokens. Shorten them.")
+        raise WorkloadError(
+            f"stop_token_ids in {where} are more than the {MOST_STOP_IDS} that there may be beside min_tokens. Shorten them."
+        )
     for key, why in excluded.items():
         if params.get(key) or key == "thinking_token_budget" and key in params:  # 0 is a budget
             raise WorkloadError(f"{key} in {where} {why}")
@@ -224,7 +288,11 @@ def _schema_problem(schema: dict[str, Any]) -> Optional[str]:
 
 def _repetition_problem(value: dict[str, Any]) -> Optional[str]:
     least, most, count = (value.get(name) or 0 for name in ("min_pattern_size", "max_pattern_size", "min_count"))
-    return None if 0 <= least <= most and (not most or count >= 2) else "a dict with min_pattern_size <= max_pattern_size and min_count >= 2"
+    return (
+        None
+        if 0 <= least <= most and (not most or count >= 2)
+        else "a dict with min_pattern_size <= max_pattern_size and min_count >= 2"
+    )
 
 
 def _fields_problem(value: Any, fields: Mapping[str, str]) -> Optional[str]:
@@ -232,7 +300,9 @@ def _fields_problem(value: Any, fields: Mapping[str, str]) -> Optional[str]:
         return f"a dict with keys of {', '.join(fields)}"
     for name, one in value.items():
         if name not in fields:
-            return f"a dict with keys of {', '.join(fields)} ({name!r} is none of them){did_you_mean(name, fields)}".rstrip("?")
+            return f"a dict with keys of {', '.join(fields)} ({name!r} is none of them){did_you_mean(name, fields)}".rstrip(
+                "?"
+            )
         if one is not None and not _fits(one, fields[name]):
             return f"a dict whose {name} is {_kinds(fields[name])}"
     return None

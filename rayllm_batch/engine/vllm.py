@@ -15,16 +15,24 @@ from rayllm_batch.engine.deaf import Hearing
 from rayllm_batch.engine.forkserver import DID_NOT_SURVIVE, Forkserver
 from rayllm_batch.errors import one_line
 
-ANSWERED = ("stop", "length", "repetition")  # vLLM's reasons that end an answer; "abort" and "error" end a request without one
+ANSWERED = (
+    "stop",
+    "length",
+    "repetition",
+)  # vLLM's reasons that end an answer; "abort" and "error" end a request without one
 
 
 class VLLMEngine:
     """One engine. Build it inside a running event loop, with the environment already set."""
 
     def __init__(
-        self, model: str, engine_kwargs: dict[str, Any], accelerator_type: str, lora_path: Optional[str],
+        self,
+        model: str,
+        engine_kwargs: dict[str, Any],
+        accelerator_type: str,
+        lora_path: Optional[str],
         forkserver: Optional[Forkserver] = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         from vllm import AsyncEngineArgs, AsyncLLMEngine
 
         vllm_versions.require_all()
@@ -54,14 +62,18 @@ class VLLMEngine:
         try:
             # Statistics go to _LoadLogger alone, not to vLLM's own log lines.
             self._engine = AsyncLLMEngine.from_vllm_config(
-                self._config, usage_context=usage_context, disable_log_stats=args.disable_log_stats,
+                self._config,
+                usage_context=usage_context,
+                disable_log_stats=args.disable_log_stats,
                 stat_loggers=[lambda _config, _index=0: _load_logger(self._load)],
-            )  # fmt: skip
+            )
         except Exception as error:
             raise EngineDidNotStart(str(error), self.limits()) from error
         model_config = self._config.model_config
         self.max_model_len, self.vocab_size = int(model_config.max_model_len), model_config.get_vocab_size()
-        self._adapters = lora.Adapters(lora_path, self._add_adapter, getattr(model_config.hf_text_config, "hidden_size", None))
+        self._adapters = lora.Adapters(
+            lora_path, self._add_adapter, getattr(model_config.hf_text_config, "hidden_size", None)
+        )
 
     async def generate(self, request: Request) -> Reply:
         request_id = str(next(self._counter))
@@ -101,7 +113,9 @@ class VLLMEngine:
             helper = vllm_versions.part("PEFTHelper").from_local_dir(adapter.lora_path, None)
             helper.validate_legal(self._config.lora_config)
         except Exception as error:
-            raise BadRequest(f"the LoRA adapter {adapter.lora_name!r} cannot be used: {one_line(error, named=False)}") from None
+            raise BadRequest(
+                f"the LoRA adapter {adapter.lora_name!r} cannot be used: {one_line(error, named=False)}"
+            ) from None
         loading = asyncio.ensure_future(self._engine.add_lora(adapter))
         while not (await asyncio.wait([loading], timeout=1))[0] and not self._engine.errored:
             pass
@@ -109,15 +123,18 @@ class VLLMEngine:
             loading.cancel()
             raise EngineDied(f"the engine's process died while it loaded the LoRA adapter {adapter.lora_name!r}")
         if problem := loading.exception():
-            raise BadRequest(f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(problem, named=False)}")
+            raise BadRequest(
+                f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(problem, named=False)}"
+            )
 
     def limits(self) -> dict[str, Any]:
         """What decides how much memory it takes."""
         scheduler = self._config.scheduler_config
         return {
-            "max_num_seqs": scheduler.max_num_seqs, "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+            "max_num_seqs": scheduler.max_num_seqs,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
             "gpu_memory_utilization": self._config.cache_config.gpu_memory_utilization,
-        }  # fmt: skip
+        }
 
     def settings(self) -> dict[str, Any]:
         scheduler, cache = self._config.scheduler_config, self._config.cache_config
@@ -192,7 +209,9 @@ class VLLMStarter(Starter):
 class VLLM(EngineKind):
     needs_vllm = True
 
-    def starter(self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]) -> VLLMStarter:
+    def starter(
+        self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]
+    ) -> VLLMStarter:
         return VLLMStarter(accelerator_type, lora_path, Forkserver.start(engine_kwargs) if gpus else None)
 
 
@@ -208,7 +227,9 @@ def _check_bad_words(params: Any, tokenizer: Any) -> None:
     params.update_from_tokenizer(tokenizer)
     most, tokens = vllm_versions.most_bad_words_tokens(), sum(map(len, params.bad_words_token_ids or ()))
     if most is not None and tokens > most:
-        raise ValueError(f"bad_words are {tokens:,} tokens, but must be at most {most:,} (VLLM_MAX_BAD_WORDS_TOTAL_TOKENS). Shorten them.")
+        raise ValueError(
+            f"bad_words are {tokens:,} tokens, but must be at most {most:,} (VLLM_MAX_BAD_WORDS_TOTAL_TOKENS). Shorten them."
+        )
 
 
 def _load_logger(load: dict[str, float]) -> Any:

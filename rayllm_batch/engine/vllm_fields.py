@@ -5,7 +5,8 @@ Written by scripts/update_vllm_fields.py; not edited by hand.
 
 RELEASE = "0.29.0"
 
-ENGINE_FIELDS = tuple("""
+ENGINE_FIELDS = tuple(
+    """
     model enable_return_routed_experts return_sampling_mask model_weights served_model_name tokenizer hf_config_path
     runner convert skip_tokenizer_init enable_prompt_embeds tokenizer_mode trust_remote_code allowed_local_media_path
     allowed_media_domains download_dir safetensors_load_strategy safetensors_prefetch_num_threads
@@ -52,7 +53,8 @@ ENGINE_FIELDS = tuple("""
     performance_mode fault_tolerance_config enable_fault_tolerance kv_offloading_size kv_offloading_backend tokens_only
     shutdown_timeout weight_transfer_config fail_on_environ_validation gdn_prefill_backend kda_prefill_backend
     enable_log_requests
-""".split())
+""".split()
+)
 
 # Of SamplingParams and of what stands in it, with their types.
 SAMPLING_FIELDS = {
@@ -94,11 +96,7 @@ SAMPLING_FIELDS = {
     "trace_decode_token_ids": "list[int] | None",
 }
 
-REPETITION_FIELDS = {
-    "max_pattern_size": "int",
-    "min_pattern_size": "int",
-    "min_count": "int",
-}
+REPETITION_FIELDS = {"max_pattern_size": "int", "min_pattern_size": "int", "min_count": "int"}
 
 STRUCTURED_FIELDS = {
     "json": "str | dict | None",

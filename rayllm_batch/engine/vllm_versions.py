@@ -65,7 +65,7 @@ def starter_of_engines() -> Optional[Any]:
 
 
 def vllm_version() -> str:
-    """"" where vLLM is not installed. The CPU build has another name on the package index."""
+    """ "" where vLLM is not installed. The CPU build has another name on the package index."""
     from importlib import metadata, util
 
     if util.find_spec("vllm") is None:

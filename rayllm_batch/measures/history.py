@@ -129,9 +129,7 @@ def _slots(replica: ReplicaState) -> int:
 def _is_full(replica: ReplicaState) -> bool:
     slots = _slots(replica)
     return bool(
-        replica.waiting > 0
-        or slots and replica.running >= NEARLY * slots
-        or (replica.kv_cache_usage or 0.0) >= NEARLY
+        replica.waiting > 0 or slots and replica.running >= NEARLY * slots or (replica.kv_cache_usage or 0.0) >= NEARLY
     )
 
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from rayllm_batch.data.row_id import RowCounts
 
-DIGEST = np.dtype(">u8")  # in files; 8 bytes: that one of 100 million other requests is taken for equal has a probability of 5e-12
+DIGEST = np.dtype(
+    ">u8"
+)  # in files; 8 bytes: that one of 100 million other requests is taken for equal has a probability of 5e-12
 UNKNOWN = 0  # of a failed row, and of answers of before digests were kept
 
 

@@ -55,7 +55,9 @@ def code_of_class(cls: type, seen: Seen) -> str:
 
 
 def _code_of_users_class(cls: type, seen: Seen) -> str:
-    return "".join(code_of_class(base, seen) for base in (*cls.__mro__, *inspect.getmro(type(cls))) if _is_users(base, seen))
+    return "".join(
+        code_of_class(base, seen) for base in (*cls.__mro__, *inspect.getmro(type(cls))) if _is_users(base, seen)
+    )
 
 
 def _functions(value: Any) -> list[types.FunctionType]:
@@ -90,7 +92,11 @@ def _named(name: str, value: Any, attributes: set[str], seen: Seen) -> list[str]
     if isinstance(value, types.ModuleType):
         own = sorted(attributes & vars(value).keys()) if _is_users(value, seen) else []
         new = [attribute for attribute in own if seen.setdefault((id(value), attribute), value) is value]
-        return [part for attribute in new for part in _named(f"{name}.{attribute}", vars(value)[attribute], attributes - {attribute}, seen)]
+        return [
+            part
+            for attribute in new
+            for part in _named(f"{name}.{attribute}", vars(value)[attribute], attributes - {attribute}, seen)
+        ]
     if functions := _functions(value):
         return [f"{name}: {_code(f, seen)}" for f in functions if _is_users(f, seen) or f.__closure__]
     if isinstance(value, type):
@@ -142,7 +148,9 @@ def _source_of(name: str) -> str:
         spec = importlib.util.find_spec(name.partition(".")[0])
         if spec is None or not spec.origin or is_installed(spec.origin) or not spec.origin.endswith(".py"):
             return ""
-        files = sorted(Path(spec.origin).parent.rglob("*.py")) if spec.submodule_search_locations else [Path(spec.origin)]
+        files = (
+            sorted(Path(spec.origin).parent.rglob("*.py")) if spec.submodule_search_locations else [Path(spec.origin)]
+        )
         return "\n".join(ast.unparse(ast.parse(file.read_bytes())) for file in files)
     except (ImportError, ValueError, OSError, SyntaxError):
         return ""
@@ -172,7 +180,11 @@ def canonical(value: Any, seen: Seen) -> Any:  # noqa: PLR0911, PLR0912 (a line 
     if functions := _functions(value):
         return [f"code {digest(_code(f, seen))}" for f in functions]
     if isinstance(value, type):
-        return [value.__qualname__, digest(_code_of_users_class(value, seen))] if _is_users(value, seen) else value.__qualname__
+        return (
+            [value.__qualname__, digest(_code_of_users_class(value, seen))]
+            if _is_users(value, seen)
+            else value.__qualname__
+        )
     if _is_users(type(value), seen):
         return _kept(value, seen)
     if isinstance(value, float) and value.is_integer():  # 64 in a notebook is 64.0 from a command line
@@ -182,7 +194,9 @@ def canonical(value: Any, seen: Seen) -> Any:  # noqa: PLR0911, PLR0912 (a line 
     if isinstance(value, (list, tuple)):
         return [canonical(item, seen) for item in value]
     if isinstance(value, Mapping) and type(value) is not type(os.environ):
-        return {key if isinstance(key, str) else as_text(key, seen): canonical(item, seen) for key, item in value.items()}
+        return {
+            key if isinstance(key, str) else as_text(key, seen): canonical(item, seen) for key, item in value.items()
+        }
     if isinstance(value, (set, frozenset)):
         return sorted(as_text(item, seen) for item in value)
     if isinstance(value, functools.partial):
@@ -217,12 +231,16 @@ def _kept(value: Any, seen: Seen) -> str:
         return f"{opaque(value)} {reduced}"
     made_with = [part for part in reduced[1] if part is not type(value)]
     parts = [made_with, *(list(part) if hasattr(part, "__next__") else part for part in reduced[2:])]
-    return f"{opaque(value)} {digest(its_code + as_text(parts, seen))[:12]}" if its_code or any(parts) else opaque(value)
+    return (
+        f"{opaque(value)} {digest(its_code + as_text(parts, seen))[:12]}" if its_code or any(parts) else opaque(value)
+    )
 
 
 def is_of_a_package(value: Any, seen: Seen) -> bool:
     name = type(value).__module__
-    return name != "numpy" and name.partition(".")[0] not in sys.stdlib_module_names and not _is_users(type(value), seen)
+    return (
+        name != "numpy" and name.partition(".")[0] not in sys.stdlib_module_names and not _is_users(type(value), seen)
+    )
 
 
 def opaque(value: Any) -> str:

@@ -19,7 +19,8 @@ from rayllm_batch.output.code_text import as_text, code_of_class, digest, home_o
 
 # Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other counts
 # as deciding answers. The tests have these, and all others of the vLLMs that were tried, so that a new one has to be sorted.
-HOW_FAST = set("""
+HOW_FAST = set(
+    """
     aggregate_engine_logging all2all_backend async_scheduling attention_backend block_size collect_detailed_traces
     compilation_config cp_kv_cache_interleave_size cpu_distributed_timeout_seconds cpu_offload_gb cpu_offload_params
     cudagraph_capture_sizes cudagraph_metrics custom_histogram_buckets data_parallel_address data_parallel_backend
@@ -56,11 +57,19 @@ HOW_FAST = set("""
     sleep_preserve_parameter_names sparse_indexer_topk_backend spec_method spec_model spec_tokens
     specialize_active_lora speculative_config stream_interval tensor_parallel_size ubatch_size use_replayssm
     use_tqdm_on_load watermark weight_transfer_config
-""".split()) | {
-    "cuda_graph_sizes", "swap_space",  # of earlier releases
-    "start_seconds", "seconds_per_request", "crash_on", "fail_on", "start_error", "oom_above",
-    "run_oom_above", "calls_file",  # of echo
-}  # fmt: skip
+""".split()
+) | {
+    "cuda_graph_sizes",
+    "swap_space",  # of earlier releases
+    "start_seconds",
+    "seconds_per_request",
+    "crash_on",
+    "fail_on",
+    "start_error",
+    "oom_above",
+    "run_oom_above",
+    "calls_file",  # of echo
+}
 HOW_READ = {"bad_lines", "dataset_encoding"}  # fields of a workload that show in its rows, which have ids
 WHICH_ROWS = {"dataset_file", "dataset_fraction"}  # fields too; see Job.rows
 FILES = "files of dataset_file"

@@ -53,12 +53,19 @@ class Manifest:
 
     def write(self, place: OutputPlace) -> None:
         content = {
-            "format": self.format, "version": self.version, "state": self.state, "rows": self.rows,
-            "failed": self.failed, "output_format": self.output_format, "fingerprint": self.job.fingerprint,
-            "settings": self.job.settings, "hints": self.job.hints,
-            "data": self.job.rows, "kept": self.kept,
+            "format": self.format,
+            "version": self.version,
+            "state": self.state,
+            "rows": self.rows,
+            "failed": self.failed,
+            "output_format": self.output_format,
+            "fingerprint": self.job.fingerprint,
+            "settings": self.job.settings,
+            "hints": self.job.hints,
+            "data": self.job.rows,
+            "kept": self.kept,
             "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-        }  # fmt: skip
+        }
         place.write(place.inside("manifest.json"), json.dumps(content, indent=1, ensure_ascii=False).encode())
 
     def check(self, job: Job, output_format: str, given: str) -> None:

@@ -98,11 +98,16 @@ def read_pieces(tasks: list[list[Piece]], fs: pyarrow.fs.FileSystem, output_form
             return sum(piece.size for pieces in tasks for piece in pieces)
 
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-            return [ReadTask(_Reading(pieces, fs, output_format, wanted), _metadata(pieces), schema=wanted) for pieces in tasks]
+            return [
+                ReadTask(_Reading(pieces, fs, output_format, wanted), _metadata(pieces), schema=wanted)
+                for pieces in tasks
+            ]
 
     def _metadata(pieces: list[Piece]) -> BlockMetadata:
         rows, size = (sum(getattr(piece, what) for piece in pieces) for what in ("rows", "size"))
-        return BlockMetadata(num_rows=rows, size_bytes=size, input_files=[piece.path for piece in pieces], exec_stats=None)
+        return BlockMetadata(
+            num_rows=rows, size_bytes=size, input_files=[piece.path for piece in pieces], exec_stats=None
+        )
 
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])  # workers elsewhere lack it
     dataset = ray.data.read_datasource(Parts(), override_num_blocks=len(tasks))

@@ -55,10 +55,15 @@ class PartRecord:
 
     def content(self) -> bytes:
         header = {
-            "part": self.name, "rows": self.rows, "bytes": self.size, "job": self.job,
-            "schema": base64.b64encode(self.schema).decode(), "as_text": self.as_text, "asked": bool(self.asked),
+            "part": self.name,
+            "rows": self.rows,
+            "bytes": self.size,
+            "job": self.job,
+            "schema": base64.b64encode(self.schema).decode(),
+            "as_text": self.as_text,
+            "asked": bool(self.asked),
             **({"replaces": self.replaces} if self.replaces else {}),
-        }  # fmt: skip
+        }
         return json.dumps(header).encode() + b"\n" + self.ids + self.asked
 
     @classmethod

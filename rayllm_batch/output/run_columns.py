@@ -98,7 +98,8 @@ def with_answers(table: pa.Table, answers: list[Answer], task: Task) -> pa.Table
     """The input columns and the answers, without what travelled between the stages."""
     table = table.drop_columns([name for name in STAGE_SCHEMA.names if name in table.column_names])
     rows = [
-        {"num_input_tokens": answer.num_input_tokens, "error": answer.error, **task.columns(answer)} for answer in answers
+        {"num_input_tokens": answer.num_input_tokens, "error": answer.error, **task.columns(answer)}
+        for answer in answers
     ]
     for field in task.schema:
         table = table.append_column(field, pa.array([row[field.name] for row in rows], type=field.type))

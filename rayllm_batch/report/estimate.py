@@ -30,7 +30,11 @@ class Spread:
         if not values:
             return cls(0.0, 0.0, 0.0)
         ordered = sorted(values)
-        return cls(statistics.fmean(values), ordered[int(0.05 * (len(ordered) - 1))], ordered[math.ceil(0.95 * (len(ordered) - 1))])
+        return cls(
+            statistics.fmean(values),
+            ordered[int(0.05 * (len(ordered) - 1))],
+            ordered[math.ceil(0.95 * (len(ordered) - 1))],
+        )
 
     def __str__(self) -> str:
         return f"{self.mean:,.0f} a row (nine in ten from {self.low:,.0f} to {self.high:,.0f})"
@@ -98,7 +102,11 @@ class Estimate:
         """What was said beside what it took. took_s: seconds of the run, start-up included. start_s: of these, the start-up."""
         run_s = max(took_s - start_s, 0.0)
         within = "within" if self.low_s <= run_s <= self.high_s else "outside"
-        warm = f"starting up took {duration(start_s)}, said were {duration(self.start_s)}" if start_s else "the engines were kept warm"
+        warm = (
+            f"starting up took {duration(start_s)}, said were {duration(self.start_s)}"
+            if start_s
+            else "the engines were kept warm"
+        )
         return (
             f"estimate() said about {duration(self.run_s)} ({duration(self.low_s)} to {duration(self.high_s)}) beside start-up: it took "
             f"{duration(run_s)}, {within} that; {warm}."
@@ -121,16 +129,26 @@ class Estimate:
             f"  bound by {self.bound_by}; of the engine's time {self.prefill_share:.0%} is prefill, {1 - self.prefill_share:.0%} decode; "
             f"the CPU side can give {self.cpu_headroom:,.1f} times what the engine takes"
         )
-        lines.append(f"  from {self.sample_rows:,} rows, of which {len(self.failed):,} failed{': ' + self.failed[0] if self.failed else ''}")
+        lines.append(
+            f"  from {self.sample_rows:,} rows, of which {len(self.failed):,} failed{': ' + self.failed[0] if self.failed else ''}"
+        )
         return "\n".join(lines)
 
     __repr__ = __str__
 
 
 def estimate(
-    sample: Sample, *, rows: int, num_replicas: int, gpus_per_replica: float, accelerator_type: str, max_num_seqs: int,
-    cpus: float, start_s: float, gpu_hour_usd: Optional[float] = None,
-) -> Estimate:  # fmt: skip
+    sample: Sample,
+    *,
+    rows: int,
+    num_replicas: int,
+    gpus_per_replica: float,
+    accelerator_type: str,
+    max_num_seqs: int,
+    cpus: float,
+    start_s: float,
+    gpu_hour_usd: Optional[float] = None,
+) -> Estimate:
     """The job of `rows` rows, from a sample of it.
 
     max_num_seqs: the engine's limit. cpus: those left for the CPU stage. start_s: seconds that the engines took to start.
@@ -148,7 +166,8 @@ def estimate(
     whole_s, prefill_s = sample.whole.seconds, sample.prefill.seconds / max(len(sample.prefill.output_tokens), 1)
     most = max((running for _, running, _ in sample.whole.load), default=0) or min(tried, max_num_seqs) or 1
     emptying_at, by_then = max(
-        ((seconds, done) for seconds, running, done in sample.whole.load if running >= FULL * most), default=(whole_s, generated)
+        ((seconds, done) for seconds, running, done in sample.whole.load if running >= FULL * most),
+        default=(whole_s, generated),
     )
     candidates = [(whole_s - prefill_s * tried, generated), (emptying_at - prefill_s * tried, by_then)]
     decode_s = max(0.0, min((seconds / count for seconds, count in candidates if count > 0), default=0.0))
@@ -169,13 +188,23 @@ def estimate(
     share = prefill_s / max(prefill_s + decode_each, 1e-9)
     bound_by = "CPU side" if headroom < 1 else "prefill" if share > 0.5 else "decode"
     return Estimate(
-        rows=rows, num_replicas=num_replicas, gpus=gpus_per_replica * num_replicas, accelerator_type=accelerator_type,
-        sample_rows=len(sample.input_tokens) + len(sample.failed), failed=sample.failed,
-        input_tokens_per_row=Spread.of(sample.input_tokens), output_tokens_per_row=Spread.of(outputs),
-        start_s=start_s, run_s=run_s, low_s=seconds(cheapest_decode_s) * (1 - unsure), high_s=seconds(decode_s) * (1 + unsure),
-        prefill_share=share, cpu_headroom=headroom, bound_by="start-up" if start_s > run_s else bound_by,
+        rows=rows,
+        num_replicas=num_replicas,
+        gpus=gpus_per_replica * num_replicas,
+        accelerator_type=accelerator_type,
+        sample_rows=len(sample.input_tokens) + len(sample.failed),
+        failed=sample.failed,
+        input_tokens_per_row=Spread.of(sample.input_tokens),
+        output_tokens_per_row=Spread.of(outputs),
+        start_s=start_s,
+        run_s=run_s,
+        low_s=seconds(cheapest_decode_s) * (1 - unsure),
+        high_s=seconds(decode_s) * (1 + unsure),
+        prefill_share=share,
+        cpu_headroom=headroom,
+        bound_by="start-up" if start_s > run_s else bound_by,
         gpu_hour_usd=gpu_hour_usd,
-    )  # fmt: skip
+    )
 
 
 def copies(sample_rows: int, rows_each: float, max_num_seqs: int) -> int:

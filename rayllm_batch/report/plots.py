@@ -15,22 +15,42 @@ if TYPE_CHECKING:
 
 # Drawn in colours that nothing else has, which become the page's own: light or dark is the browser's to choose.
 COLOURS = {
-    "--fg": "#010203", "--muted": "#020304", "--grid": "#030405",
-    "--one": "#040506", "--two": "#050607", "--three": "#060708",
-}  # fmt: skip
+    "--fg": "#010203",
+    "--muted": "#020304",
+    "--grid": "#030405",
+    "--one": "#040506",
+    "--two": "#050607",
+    "--three": "#060708",
+}
 FG, MUTED, GRID, ONE, TWO, THREE = COLOURS.values()
 WIDTH_IN = 9.0
 MOST_SAMPLES = 240  # a line of more cannot be told from it at this width
 BARS = 32
 STYLE = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5,
-    "axes.edgecolor": MUTED, "axes.labelcolor": FG, "text.color": FG,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": FG, "ytick.labelcolor": FG,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID,
-    "axes.axisbelow": True, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "axes.titlecolor": FG, "legend.frameon": False, "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": FG,
+    "text.color": FG,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": FG,
+    "ytick.labelcolor": FG,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GRID,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlecolor": FG,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
     "axes.prop_cycle": f"cycler('color', ['{ONE}', '{TWO}', '{THREE}'])",
-}  # fmt: skip
+}
 
 
 def timeline(history: History) -> str:
@@ -108,9 +128,16 @@ def _mark_phases(axes: Any, phases: dict[str, float], end_s: float) -> None:
     for at, names in places:
         side = "right" if at > 0.8 * end_s else "left"
         axes[0].annotate(
-            "\n".join(names), (at, 1), xycoords=("data", "axes fraction"), xytext=(-3 if side == "right" else 3, 3),
-            textcoords="offset points", ha=side, va="bottom", color=MUTED, fontsize=8.5,
-        )  # fmt: skip
+            "\n".join(names),
+            (at, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3 if side == "right" else 3, 3),
+            textcoords="offset points",
+            ha=side,
+            va="bottom",
+            color=MUTED,
+            fontsize=8.5,
+        )
     axes[0].set_title(axes[0].get_title("left"), pad=10 + 11 * max((len(names) for _, names in places), default=0))
 
 

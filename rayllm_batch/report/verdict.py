@@ -82,14 +82,20 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
             f"time{while_fed}."
         ), [_limit(fed, ran), *notes]
     if _restarts(metrics):  # then nothing says that the rows came too slowly
-        waited, starved = "were starting again or had few rows", (
-            f"In the rest engines were being started again, or had few rows ({ran}): those that an engine had when it "
-            "died are tried again a few at a time, to find the one that made it die."
+        waited, starved = (
+            "were starting again or had few rows",
+            (
+                f"In the rest engines were being started again, or had few rows ({ran}): those that an engine had when it "
+                "died are tried again a few at a time, to find the one that made it die."
+            ),
         )
     else:
-        waited, starved = "waited for rows", (
-            f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
-            "More CPUs for Ray, or a parse_row that does less, make it faster."
+        waited, starved = (
+            "waited for rows",
+            (
+                f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
+                "More CPUs for Ray, or a parse_row that does less, make it faster."
+            ),
         )
     if share >= PARTLY:
         return f"The {engines} were full only {_percent(share)} of the generating time.", [starved, *notes]

@@ -61,7 +61,9 @@ class Execution:
         pipeline.ship_by_value(self.workload, config.engine_kind, config.task_kind)
         engines = options.replica_range[0] * config.engines_per_replica
         defaults = self.defaults()
-        ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, defaults=defaults)
+        ready = preflight(
+            config, self.workload, engines, options.preserve_order, id_column, folder=folder, defaults=defaults
+        )
         rows = ready.rows
         lengths = lengths_of(rows.chats, config.task_kind, defaults.settings, ready.facts.tokenizer_file)
         plan = make_plan(
@@ -72,9 +74,14 @@ class Execution:
         return ready, plan
 
     def execute(
-        self, plan: Plan, rows: ray.data.Dataset, total: Optional[int], token: str,
-        consume: Callable[[ray.data.Dataset], Any], **prompt_job: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        plan: Plan,
+        rows: ray.data.Dataset,
+        total: Optional[int],
+        token: str,
+        consume: Callable[[ray.data.Dataset], Any],
+        **prompt_job: Any,
+    ) -> Any:
         """Run the pipeline for as long as `consume` reads its answers; every engine has ended when this returns."""
         engines = _kept_engines(plan, total)
         session = self._session(plan, self._job(plan, token, engines, **prompt_job), engines)
@@ -100,7 +107,9 @@ class Execution:
         engines = _kept_engines(plan, ready.rows.total)
         job = self._job(plan, ready.token, engines)
         if engines is None:
-            engines = warm.start(plan.config, job, least if least == most else 1, plan.blocks_in_flight(ready.rows.total))
+            engines = warm.start(
+                plan.config, job, least if least == most else 1, plan.blocks_in_flight(ready.rows.total)
+            )
         session = self._session(plan, job, engines)
         try:
             with session.watched(total):
@@ -116,7 +125,12 @@ class Execution:
         return Session(job, engines, plan.engines[0], self.options.stall_timeout_s, self.options.verbose)
 
     def _job(
-        self, plan: Plan, token: str, engines: Optional[WarmEngines], finished: Optional[RowCounts] = None, **folder_job: Any
+        self,
+        plan: Plan,
+        token: str,
+        engines: Optional[WarmEngines],
+        finished: Optional[RowCounts] = None,
+        **folder_job: Any,
     ) -> ReplicaJob:
         import ray
 

@@ -35,9 +35,11 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
         log.warning(
             "%d of the first %d row(s) are too long to be answered%s. The first: %s. Shorten them in parse_row, or use "
             "a longer max_model_len or another model.",
-            long, tried, f", and so are {long_too} of {len(chats)} further ones" if chats else "",
+            long,
+            tried,
+            f", and so are {long_too} of {len(chats)} further ones" if chats else "",
             next(error for error in failed if TOO_LONG in error),
-        )  # fmt: skip
+        )
     return failed
 
 
@@ -50,7 +52,10 @@ def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, A
         if (job := _job(config, facts)) is None:
             return []
         fill(ids, messages, errors, job)
-    found = [error or (None if one is None else _does_not_fit(one, config, facts)) for one, error in zip(ids, errors, strict=True)]
+    found = [
+        error or (None if one is None else _does_not_fit(one, config, facts))
+        for one, error in zip(ids, errors, strict=True)
+    ]
     return [error for error in found if error is not None]
 
 
@@ -62,9 +67,12 @@ def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
         return None
     trust = {"trust_remote_code": True} if kwargs.get("trust_remote_code") else {}
     return PromptJob(
-        parse_row=dict, tokenizer=str(tokenizer), tokenizer_kwargs=trust, chat_template=config.chat_template,
+        parse_row=dict,
+        tokenizer=str(tokenizer),
+        tokenizer_kwargs=trust,
+        chat_template=config.chat_template,
         chat_template_kwargs=config.chat_template_kwargs,
-    )  # fmt: skip
+    )
 
 
 def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -> Optional[str]:
@@ -72,4 +80,6 @@ def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -
     if length is not None and length <= len(ids):
         whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
         return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} {TOO_LONG}"
-    return beyond_vocabulary(ids, vocabulary) if isinstance(vocabulary, int) and config.engine_kind.needs_model else None
+    return (
+        beyond_vocabulary(ids, vocabulary) if isinstance(vocabulary, int) and config.engine_kind.needs_model else None
+    )

@@ -37,7 +37,9 @@ def run_in_memory(execution: Execution) -> ray.data.Dataset:
     execution.begin(began, plan.engines[0])
     say(plan.chosen(rows.total))
     try:
-        result = execution.execute(plan, rows.carried(), rows.exact_total, ready.token, lambda answers: answers.materialize())
+        result = execution.execute(
+            plan, rows.carried(), rows.exact_total, ready.token, lambda answers: answers.materialize()
+        )
     finally:
         metrics = execution.measure()
     result, mixed = columns.settled(result)
@@ -67,7 +69,9 @@ class FolderRun:
             self._execution.metrics = RunMetrics()
             self._say_last("all were there, and nothing was to run.")
             if self._keep_order and not folder.has_order:
-                print("It was completed without preserve_order, so its rows are not in the order in which they were read.")
+                print(
+                    "It was completed without preserve_order, so its rows are not in the order in which they were read."
+                )
         else:
             self._answer()
         if folder.as_text:
@@ -149,17 +153,29 @@ class FolderRun:
             gone = before.missing()
             print(
                 f"{folder.rows - already:,} rows are new, {already - gone:,} were known, {gone:,} are gone"
-                + (" from the data and keep their answers (or does load_dataset read other rows each time?)." if gone else ".")
+                + (
+                    " from the data and keep their answers (or does load_dataset read other rows each time?)."
+                    if gone
+                    else "."
+                )
             )
         self._say_last(self._execution.metrics if folder.rows > already else "there was nothing to run.")
 
     def _say_last(self, took: object) -> None:
         folder = self._folder
-        print(last_words.of_folder(
-            folder.rows, folder.failed_rows, took, failures.counted(folder.errors()), path=folder.given,
-            output_format=folder.format, alike=folder.alike, id_column=folder.has_as_is(self._id_column),
-            answer_column=self._execution.config.task_kind.answer_column,
-        ))  # fmt: skip
+        print(
+            last_words.of_folder(
+                folder.rows,
+                folder.failed_rows,
+                took,
+                failures.counted(folder.errors()),
+                path=folder.given,
+                output_format=folder.format,
+                alike=folder.alike,
+                id_column=folder.has_as_is(self._id_column),
+                answer_column=self._execution.config.task_kind.answer_column,
+            )
+        )
 
     def _survey(self, token: str, rows: Rows, all_ids: bool, **folder_job: Any) -> Optional[Survey]:
         """Which rows are new; and, where other things may be asked now, what becomes of those that are finished.

@@ -23,22 +23,54 @@ GIB = 1 << 30
 # GiB that the driver reports for the largest model of each kind ("A100" may have 40 or 80): from the vendor's data
 # sheets, so a job that is refused here would not fit.
 GPU_MEMORY_GIB = {
-    "T4": 15, "V100": 32, "A10": 22.5, "A10G": 22.5, "L4": 22.5, "L40S": 45, "A100": 80, "A100-40G": 40, "A100-80G": 80,
-    "H100": 80, "H200": 141, "B200": 180,
-}  # fmt: skip
+    "T4": 15,
+    "V100": 32,
+    "A10": 22.5,
+    "A10G": 22.5,
+    "L4": 22.5,
+    "L40S": 45,
+    "A100": 80,
+    "A100-40G": 40,
+    "A100-80G": 80,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+}
 BESIDE_GIB = 2.0  # activations and CUDA graphs: for a max_model_len that is suggested, not for what is refused
 BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 CHECKED = ("auto", "hf", "safetensors", "mistral", "pt", "npcache")  # load_formats; others read files of their own
 NO_WEIGHTS = (
-    "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "adapter_model.safetensors",
+    "training_args.bin",
+    "optimizer.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "adapter_model.safetensors",
     "adapter_model.bin",
-)  # fmt: skip
+)
 # Every layer of these keeps keys and values of all tokens, so their KV cache is known. Others (MLA, Mamba, windows,
 # layers that share) keep less, each in its own way.
 PLAIN_ATTENTION = {
-    "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3", "granite", "granitemoe",
-    "olmo", "olmo2", "olmoe", "gemma", "cohere", "stablelm", "starcoder2", "smollm3",
-}  # fmt: skip
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "phi",
+    "phi3",
+    "granite",
+    "granitemoe",
+    "olmo",
+    "olmo2",
+    "olmoe",
+    "gemma",
+    "cohere",
+    "stablelm",
+    "starcoder2",
+    "smollm3",
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +110,9 @@ def look_at(config: EngineConfig, token: str) -> ModelFacts:
         return facts
     client = HubClient(model, Secret(token) if token else None, "the token given", CHECK_SECONDS, RATE_LIMIT_SECONDS)
     try:
-        info = client.ask(lambda api: api.model_info(model, revision=revision, files_metadata=True, timeout=CHECK_SECONDS))
+        info = client.ask(
+            lambda api: api.model_info(model, revision=revision, files_metadata=True, timeout=CHECK_SECONDS)
+        )
     except HubUnavailableError:
         return facts
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
@@ -101,11 +135,12 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
     if facts.folder is not None:
         checked = needs_weights and load_format in CHECKED
         check_folder(
-            facts.folder, _weights(_names(facts.folder), load_format, facts.folder) if checked else None,
+            facts.folder,
+            _weights(_names(facts.folder), load_format, facts.folder) if checked else None,
             own_tokenizer=not kwargs.get("tokenizer"),
             own_config=config.engine_kind.needs_model and not kwargs.get("hf_config_path"),
             complete=complete,
-        )  # fmt: skip
+        )
     if (tokenizer := kwargs.get("tokenizer")) and Path(tokenizer).expanduser().is_dir():
         check_folder(Path(tokenizer).expanduser(), None, own_config=False)
 
@@ -149,7 +184,12 @@ def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
 def weights_gib(config: EngineConfig, facts: ModelFacts) -> float:
     """On each GPU of an engine; 0 where that is not known, or on CPU."""
     kwargs = config.engine_kwargs
-    if not config.gpus_per_replica or not facts.weight_bytes or kwargs.get("load_format") == "dummy" or kwargs.get("cpu_offload_gb"):
+    if (
+        not config.gpus_per_replica
+        or not facts.weight_bytes
+        or kwargs.get("load_format") == "dummy"
+        or kwargs.get("cpu_offload_gb")
+    ):
         return 0.0
     return facts.weight_bytes * _shrink(kwargs, facts.config) / _split(config) / GIB
 
@@ -223,7 +263,10 @@ def _shrink(kwargs: dict[str, Any], config: dict[str, Any]) -> float:
     """
     if config.get("quantization_config"):
         return 1.0
-    saved = next((part[key] for part in (text_config(config), config) for key in ("dtype", "torch_dtype") if part.get(key)), "float32")
+    saved = next(
+        (part[key] for part in (text_config(config), config) for key in ("dtype", "torch_dtype") if part.get(key)),
+        "float32",
+    )
     ratio = BYTES.get(str(kwargs.get("dtype")), 2) / BYTES.get(str(saved), 2)
     quantization = kwargs.get("quantization")
     return ratio if quantization is None else ratio * (0.5 if "fp8" in quantization or "int8" in quantization else 0.25)

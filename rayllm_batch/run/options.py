@@ -27,7 +27,9 @@ class RunOptions:
         for value in (least, most):
             check_whole("num_replicas", value)
         if least > most:
-            raise ConfigError(f"num_replicas=(least, most) must not have least above most, given {self.num_replicas!r}.")
+            raise ConfigError(
+                f"num_replicas=(least, most) must not have least above most, given {self.num_replicas!r}."
+            )
         if self.stall_timeout_s is not None and not self.stall_timeout_s > 0:
             raise ConfigError(f"stall_timeout_s must be above 0 seconds, or None, given {self.stall_timeout_s!r}.")
 

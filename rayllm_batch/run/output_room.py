@@ -56,7 +56,8 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
         )
     if most > free:
         log.warning(
-            "%s", f"The output may not fit: {left:,} rows need up to {most / GIB:,.1f} GiB, by the size of the first rows "
+            "%s",
+            f"The output may not fit: {left:,} rows need up to {most / GIB:,.1f} GiB, by the size of the first rows "
             f"and {tokens:,} tokens an answer, but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. {mend}",
         )
 

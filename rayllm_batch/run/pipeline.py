@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 WINDOW_ROWS = 4096
 SPREAD_OVER = 20_000  # rows that an estimate's sample comes from: some 100 MB to read
 QUEUED_BLOCKS = 6
-RELAY_CPUS = 0.001  # it only waits; the engine's actor has the CPUs. Not 0, and not the stage's before: those would be fused
+RELAY_CPUS = (
+    0.001  # it only waits; the engine's actor has the CPUs. Not 0, and not the stage's before: those would be fused
+)
 
 
-def answers(rows: ray.data.Dataset, job: ReplicaJob, plan: Plan, total: Optional[int], *, warm: bool) -> ray.data.Dataset:
+def answers(
+    rows: ray.data.Dataset, job: ReplicaJob, plan: Plan, total: Optional[int], *, warm: bool
+) -> ray.data.Dataset:
     """The rows with their answers, lazily: nothing runs before the result is read.
 
     total: the number of rows where it is known. warm: whether the engines run already, in actors of their own.

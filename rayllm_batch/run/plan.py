@@ -39,7 +39,9 @@ FEWEST_BLOCKS, FEWEST_LARGE_BLOCKS, FEWEST_IN_FLIGHT = 8, 32, 6  # an engine; th
 FEWEST_IN_FLIGHT_RATIO, UNKNOWN_IN_FLIGHT_RATIO, IN_FLIGHT_RATIO = 3, 6, 16
 IN_FLIGHT_BYTES, BYTES_PER_TOKEN = 1 << 30, 8  # in Ray's object store: of a token, its id and its text
 MOST_BLOCKS = 64  # in each engine, of those beyond the fewest: each is a thread of its actor
-LARGE_GPU_GIB = 70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
+LARGE_GPU_GIB = (
+    70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
+)
 # On H100s with 2.3 GiB of weights, two engines gave 1.6 to 2.2 times what one gives, and three 1.05 to 1.3 times what
 # two give (bench/RESULTS.md). Each starts after the one before, which takes 30 to 80 s: not worth it for a job that is
 # over by then.
@@ -97,7 +99,9 @@ class Plan:
         if self.input_tokens:
             most = min(most, int(IN_FLIGHT_BYTES / BYTES_PER_TOKEN / self.input_tokens))
         if self.engines[1] > 1:
-            others_too = UNKNOWN_IN_FLIGHT_RATIO * self._max_num_seqs if total is None else total // self.engines[1] // 4
+            others_too = (
+                UNKNOWN_IN_FLIGHT_RATIO * self._max_num_seqs if total is None else total // self.engines[1] // 4
+            )
             most = min(most, others_too)
         return max(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs, most)
 
@@ -111,11 +115,19 @@ class Plan:
             return ""
         block, blocks = self.rows_a_block(total), self.blocks_in_flight(total)
         rows = block * blocks if total is None else min(total, block * blocks)
-        return "; ".join([f"Chosen: blocks of {block} row(s), up to {rows:,} rows on their way to each engine", *self.why]) + "."
+        return (
+            "; ".join([f"Chosen: blocks of {block} row(s), up to {rows:,} rows on their way to each engine", *self.why])
+            + "."
+        )
 
 
 def make_plan(
-    config: EngineConfig, facts: ModelFacts, num_replicas: tuple[int, int], *, batch_size: Optional[int], total: Optional[int],
+    config: EngineConfig,
+    facts: ModelFacts,
+    num_replicas: tuple[int, int],
+    *,
+    batch_size: Optional[int],
+    total: Optional[int],
     lengths: Optional[Lengths],
 ) -> Plan:
     """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
@@ -137,8 +149,16 @@ def make_plan(
 
 def limits(accelerator_type: str) -> dict[str, int]:
     """vLLM's own, for LLM() on that GPU; of one whose memory is not known, the larger."""
-    small = accelerator_type == "CPU" or accelerator_type.startswith("A100") or GPU_MEMORY_GIB.get(accelerator_type, LARGE_GPU_GIB) < LARGE_GPU_GIB
-    return {"max_num_seqs": 256, "max_num_batched_tokens": 8192} if small else {"max_num_seqs": 1024, "max_num_batched_tokens": 16_384}
+    small = (
+        accelerator_type == "CPU"
+        or accelerator_type.startswith("A100")
+        or GPU_MEMORY_GIB.get(accelerator_type, LARGE_GPU_GIB) < LARGE_GPU_GIB
+    )
+    return (
+        {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
+        if small
+        else {"max_num_seqs": 1024, "max_num_batched_tokens": 16_384}
+    )
 
 
 def lengths_of(
@@ -157,7 +177,9 @@ def lengths_of(
 
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
         texts = ["\n".join(message["content"] for message in chat["messages"]) for chat in chats if "messages" in chat]
-        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is that row's error
+        texts = [
+            text.encode("utf-8", "replace").decode() for text in texts
+        ]  # half of a surrogate pair is that row's error
         inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
     except Exception:  # it is not installed here, or of another kind, or a text is nothing for it
         return None
@@ -167,7 +189,11 @@ def lengths_of(
 
 def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[int], gpus: int) -> Optional[int]:
     """How many on a GPU were measured to give more than one, where each has room for the longest request; None else."""
-    if config.engines_per_gpu is not None or config.gpus_per_replica != 1 or "gpu_memory_utilization" in config.engine_kwargs:
+    if (
+        config.engines_per_gpu is not None
+        or config.gpus_per_replica != 1
+        or "gpu_memory_utilization" in config.engine_kwargs
+    ):
         return None
     if config.accelerator_type not in GPU_MEMORY_GIB or limits(config.accelerator_type)["max_num_seqs"] < 1024:
         return None
@@ -177,7 +203,9 @@ def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[
     rows = min(ROWS_FOR_ENGINES.values()) if total is None else total // gpus
     longest = config.engine_kwargs.get("max_model_len") or facts.config.get("max_position_embeddings")
     for engines, needed in ROWS_FOR_ENGINES.items():
-        shared = dataclasses.replace(config, engines_per_gpu=engines, engine_kwargs={**config.engine_kwargs, "max_model_len": longest})
+        shared = dataclasses.replace(
+            config, engines_per_gpu=engines, engine_kwargs={**config.engine_kwargs, "max_model_len": longest}
+        )
         if rows >= needed and _fits(shared, facts):
             return engines
     return None
@@ -191,7 +219,9 @@ def _fits(config: EngineConfig, facts: ModelFacts) -> bool:
     return True
 
 
-def _more_seqs(config: EngineConfig, facts: ModelFacts, total: Optional[int], lengths: Optional[Lengths]) -> Optional[int]:
+def _more_seqs(
+    config: EngineConfig, facts: ModelFacts, total: Optional[int], lengths: Optional[Lengths]
+) -> Optional[int]:
     """A max_num_seqs above vLLM's own, where the KV cache holds so many of these rows; None else."""
     weights, per_token = weights_gib(config, facts), kv_bytes_per_token(config, facts)
     memory = GPU_MEMORY_GIB.get(config.accelerator_type)

@@ -219,7 +219,9 @@ def _copied(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _try_parse_row(
-    name: str, sample: list[dict[str, Any]], parse: Callable[[list[dict[str, Any]]], tuple[list[dict[str, Any]], list[str]]]
+    name: str,
+    sample: list[dict[str, Any]],
+    parse: Callable[[list[dict[str, Any]]], tuple[list[dict[str, Any]], list[str]]],
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """As `_parsed`. Not of more rows than that: parse_row is the user's code, and may be slow."""
     chats, problems = parse(sample)

@@ -40,8 +40,7 @@ class Session:
             Progress(self.num_replicas, total, self.job.prompt.with_row_ids, self.verbose) as progress,
             self._watchdog(progress) as watchdog,
             Watch(
-                self.job.monitor,
-                [progress.observe, *observers, *([watchdog.observe] if self.stall_timeout_s else [])],
+                self.job.monitor, [progress.observe, *observers, *([watchdog.observe] if self.stall_timeout_s else [])]
             ),
         ):
             yield

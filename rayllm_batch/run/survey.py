@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 SAY_EVERY_S = 10.0
 BATCH_ROWS = 4096
-FOUND_SCHEMA = pa.schema([("known", pa.binary()), ("changed", pa.binary()), ("compared", pa.int64()), ("new", pa.int64())])
+FOUND_SCHEMA = pa.schema(
+    [("known", pa.binary()), ("changed", pa.binary()), ("compared", pa.int64()), ("new", pa.int64())]
+)
 
 
 @dataclass

@@ -75,7 +75,13 @@ class Host:
         many = copies(len(requests) or 1, rows_each, settings["max_num_seqs"])
         prefill = self._replica.try_out(requests, many, reading_only=True)
         whole = self._replica.try_out(requests, many)
-        sample = Sample([len(request.prompt_token_ids) for request in requests], failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
+        sample = Sample(
+            [len(request.prompt_token_ids) for request in requests],
+            failed + whole.errors[: len(requests)],
+            prepare_s,
+            prefill,
+            whole,
+        )
         return sample, settings["max_num_seqs"], self._replica.start_s
 
 
@@ -151,7 +157,9 @@ def start(config: EngineConfig, job: ReplicaJob, num_replicas: int, blocks_in_fl
     import ray
 
     host = ray.remote(Host).options(
-        max_restarts=-1, max_concurrency=blocks_in_flight + CONTROL_THREADS, **cluster_resources.replica_resources(config, num_replicas)
+        max_restarts=-1,
+        max_concurrency=blocks_in_flight + CONTROL_THREADS,
+        **cluster_resources.replica_resources(config, num_replicas),
     )
     first_job = ray.put(job)
     hosts = [host.remote(first_job) for _ in range(num_replicas)]

@@ -104,7 +104,9 @@ class Watchdog:
         if idle_s < limit or self._aborting:
             return
         if not live:
-            why = f"No replica found a place on the cluster for {limit:g} s (stall_timeout_s). {cluster_resources.free()}"
+            why = (
+                f"No replica found a place on the cluster for {limit:g} s (stall_timeout_s). {cluster_resources.free()}"
+            )
         else:
             why = (
                 f"No row reached an engine for {self._timeout:g} s (stall_timeout_s). Reading the data or parse_row "

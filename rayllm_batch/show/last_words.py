@@ -28,13 +28,23 @@ def of_memory(rows: int, failed: int, took: object, errors: Mapping[str, tuple[i
 
 
 def of_folder(
-    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], *,
-    path: str, output_format: str, alike: bool, id_column: Optional[str], answer_column: str = "generated_text",
+    rows: int,
+    failed: int,
+    took: object,
+    errors: Mapping[str, tuple[int, str]],
+    *,
+    path: str,
+    output_format: str,
+    alike: bool,
+    id_column: Optional[str],
+    answer_column: str = "generated_text",
 ) -> str:
     """alike: all parts have one schema. id_column: whose values stand in the files as they were."""
     lines = [_first(rows, failed, took), *most_frequent(errors)]
     read = _read(path, output_format, alike)
-    lines.append(f"The answers are in {path}, each beside the columns of its row: {read or 'the Dataset that run() returns has them'}.")
+    lines.append(
+        f"The answers are in {path}, each beside the columns of its row: {read or 'the Dataset that run() returns has them'}."
+    )
     if id_column and read:
         columns = [id_column, answer_column, "error"]
         lines.append(f"  With your table: table.merge({read}[{columns!r}], on={id_column!r}, how='left')")

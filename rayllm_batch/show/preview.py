@@ -25,9 +25,17 @@ def as_text(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
 
 def as_html(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
     """A table; every text is escaped, since models write whatever they like."""
-    return html_table(("prompt, as the model sees it", column, "tokens"), (
-        (f"<div style='{_PROMPT}'>{html.escape(row['prompt'])}</div>", html_answer(row, column), html.escape(counts(row))) for row in rows
-    ))
+    return html_table(
+        ("prompt, as the model sees it", column, "tokens"),
+        (
+            (
+                f"<div style='{_PROMPT}'>{html.escape(row['prompt'])}</div>",
+                html_answer(row, column),
+                html.escape(counts(row)),
+            )
+            for row in rows
+        ),
+    )
 
 
 def _middle_left_out(text: str, most: int) -> str:

@@ -13,6 +13,7 @@ _CELL = "text-align:left;vertical-align:top;padding:6px 10px;white-space:pre-wra
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of numbered rows. Cells are HTML already: escape what a model or a user wrote."""
+
     def line(tag: str, cells: Iterable[str]) -> str:
         return "<tr>" + "".join(f"<{tag} style='{_CELL}'>{cell}</{tag}>" for cell in cells) + "</tr>"
 
@@ -48,5 +49,8 @@ def shortened(value: Any, most: int) -> str:
 
 def wrapped(label: str, text: str) -> str:
     return textwrap.fill(
-        " ".join(str(text).split()) or "(empty)", TEXT_WIDTH, initial_indent=f"    {label}: ", subsequent_indent="        "
+        " ".join(str(text).split()) or "(empty)",
+        TEXT_WIDTH,
+        initial_indent=f"    {label}: ",
+        subsequent_indent="        ",
     )

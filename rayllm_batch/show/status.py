@@ -41,9 +41,14 @@ class Status:
 
 
 def status(
-    snapshot: Snapshot, num_replicas: int, total: Optional[int], rates: Rates, elapsed_s: float,
-    *, to_folder: bool = False,
-) -> Status:  # fmt: skip
+    snapshot: Snapshot,
+    num_replicas: int,
+    total: Optional[int],
+    rates: Rates,
+    elapsed_s: float,
+    *,
+    to_folder: bool = False,
+) -> Status:
     """Of a run that goes on. rates: of its counts. to_folder: the rows are written to an output folder as they come."""
     replicas, ready = list(snapshot.replicas.values()), snapshot.ready
     counts = Counts.total(replicas)

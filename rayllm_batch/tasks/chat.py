@@ -36,7 +36,9 @@ def _checked_message(message: Any) -> dict[str, Any]:
     checked = {key: value for key, value in message.items() if value is not None or key == "content"}
     for key, value in checked.items():
         if key not in MESSAGE_KEYS:
-            raise TypeError(f"a message has the key {key!r}, which would have no effect.{did_you_mean(key, MESSAGE_KEYS)}")
+            raise TypeError(
+                f"a message has the key {key!r}, which would have no effect.{did_you_mean(key, MESSAGE_KEYS)}"
+            )
         if key not in ("content", "tool_calls") and not isinstance(value, str):
             raise TypeError(f"a message's {key} must be text, but is {shown(value)}")
     calls = checked.pop("tool_calls", ())
@@ -58,7 +60,11 @@ def _checked_call(call: Any) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except ValueError:
             arguments = ()
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not isinstance(arguments, (dict, type(None))):
+    if (
+        not isinstance(function, dict)
+        or not isinstance(function.get("name"), str)
+        or not isinstance(arguments, (dict, type(None)))
+    ):
         raise TypeError(
             f'each of a message\'s tool_calls must be {{"function": {{"name": ..., "arguments": ...}}}}, the arguments a JSON object, '
             f"but one is {shown(call)}"
@@ -78,7 +84,9 @@ def _text_of(content: Any) -> str:
 
 def _text_of_part(part: Any) -> str:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise TypeError(f'each part of a message\'s content must be {{"type": "text", "text": ...}}, but one is {shown(part)}')
+        raise TypeError(
+            f'each part of a message\'s content must be {{"type": "text", "text": ...}}, but one is {shown(part)}'
+        )
     if part["type"] != "text":
         raise TypeError(
             f"a message's content has a part of type {part['type']!r}, but only text is taken.{did_you_mean(part['type'], ['text'])}"
@@ -94,6 +102,14 @@ def checked_ids(given: Any) -> np.ndarray:
         ids = np.asarray(given)
     except (ValueError, TypeError):  # lists of different lengths in it
         ids = np.empty(0)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids) or ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
-        raise TypeError(f'parse_row\'s "prompt_token_ids" must be a list of at least one token id, whole numbers from 0, but is {shown(given)}')
+    if (
+        ids.ndim != 1
+        or ids.dtype.kind not in "iu"
+        or not len(ids)
+        or ids.min() < 0
+        or ids.max() > np.iinfo(np.int32).max
+    ):
+        raise TypeError(
+            f'parse_row\'s "prompt_token_ids" must be a list of at least one token id, whole numbers from 0, but is {shown(given)}'
+        )
     return ids.astype(np.int32)

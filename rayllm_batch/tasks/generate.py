@@ -18,7 +18,9 @@ from rayllm_batch.tasks.structured import cut_short
 KEYS = ("messages", "prompt_token_ids", "sampling_params", "model")
 # What other libraries take beside or in place of a chat.
 NOT_TAKEN = {
-    **dict.fromkeys(("prompt", "text", "input"), 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'),
+    **dict.fromkeys(
+        ("prompt", "text", "input"), 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
+    ),
     **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), "only text is taken"),
     **dict.fromkeys(("tools", "tool_choice", "functions"), "tools are not passed on; describe them in a message"),
     "response_format": 'it is sampling_params["structured_outputs"] here',
@@ -29,13 +31,15 @@ LIKE_SETTINGS = "a setting of the request goes into its sampling_params"
 class Generate(Task):
     """A failed row's text is null, so that nobody takes "" for an answer."""
 
-    schema = pa.schema([
-        ("generated_text", pa.string()),
-        ("num_input_tokens", pa.int64()),
-        ("num_generated_tokens", pa.int64()),
-        ("finish_reason", pa.string()),
-        ("error", pa.string()),
-    ])
+    schema = pa.schema(
+        [
+            ("generated_text", pa.string()),
+            ("num_input_tokens", pa.int64()),
+            ("num_generated_tokens", pa.int64()),
+            ("finish_reason", pa.string()),
+            ("error", pa.string()),
+        ]
+    )
     answer_column = "generated_text"
     settings_key = "sampling_params"
 
@@ -49,12 +53,16 @@ class Generate(Task):
         sampling.check(params, where, excluded=excluded)
         return Defaults(params, excluded)
 
-    def parse(self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    def parse(
+        self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults
+    ) -> dict[str, Any]:
         chat = parse_row(row)
         if not isinstance(chat, dict) or ("messages" in chat) == ("prompt_token_ids" in chat):
             unknown = next((_no_effect(key) for key in chat if key not in KEYS), "") if isinstance(chat, dict) else ""
             raise TypeError(
-                f'parse_row must return {{"messages": [...]}} or {{"prompt_token_ids": [...]}}, but returned {shown(chat)}. {unknown}'.rstrip(". ")
+                f'parse_row must return {{"messages": [...]}} or {{"prompt_token_ids": [...]}}, but returned {shown(chat)}. {unknown}'.rstrip(
+                    ". "
+                )
             )
         for key in chat:
             if key not in KEYS:

@@ -32,9 +32,16 @@ class Answering:
     """
 
     def __init__(
-        self, engine: Engine, config: EngineConfig, settings: Mapping[str, Any], *, deduplicate: bool,
-        guilty: Mapping[bytes, str], suspects: Mapping[bytes, int], on_death: Callable[[str], None],
-    ) -> None:  # fmt: skip
+        self,
+        engine: Engine,
+        config: EngineConfig,
+        settings: Mapping[str, Any],
+        *,
+        deduplicate: bool,
+        guilty: Mapping[bytes, str],
+        suspects: Mapping[bytes, int],
+        on_death: Callable[[str], None],
+    ) -> None:
         self._engine, self._config, self._task, self._settings = engine, config, config.task_kind, settings
         self._guilty, self._on_death = guilty, on_death
         self._duplicates = Duplicates() if deduplicate else None

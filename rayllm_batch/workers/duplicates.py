@@ -36,4 +36,3 @@ class Duplicates:
                 break
             del self._answers[oldest]
         return future.result()
-

@@ -33,9 +33,16 @@ class EngineStart:
     """
 
     def __init__(
-        self, config: EngineConfig, pinned: frozenset[str], *, log: ReplicaLog, reaper: _Reaper,
-        lowered: Callable[[], dict[str, Any]], says: Callable[..., None], decoder: Callable[[], Any],
-    ) -> None:  # fmt: skip
+        self,
+        config: EngineConfig,
+        pinned: frozenset[str],
+        *,
+        log: ReplicaLog,
+        reaper: _Reaper,
+        lowered: Callable[[], dict[str, Any]],
+        says: Callable[..., None],
+        decoder: Callable[[], Any],
+    ) -> None:
         self._config, self._log, self._reaper = config, log, reaper
         self._lowered, self._says, self._decoder = lowered, says, decoder
         self._pinned = pinned
@@ -50,9 +57,12 @@ class EngineStart:
         """The model's folder."""
         config, kwargs = self._config, self._config.engine_kwargs
         return await asyncio.to_thread(
-            download_model, config.model_id, os.environ.get("HF_TOKEN"),
-            revision=kwargs.get("revision"), load_format=kwargs.get("load_format") or "auto",
-        )  # fmt: skip
+            download_model,
+            config.model_id,
+            os.environ.get("HF_TOKEN"),
+            revision=kwargs.get("revision"),
+            load_format=kwargs.get("load_format") or "auto",
+        )
 
     async def start(self, model: str) -> Engine:
         """Raises what the engine raises, or EngineError where it does not fit."""

@@ -45,7 +45,9 @@ def _handles(visible: Optional[str]) -> tuple[Any, ...]:
     if visible not in _found:
         pynvml.nvmlInit()
         if visible is None:
-            _found[visible] = tuple(pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount()))
+            _found[visible] = tuple(
+                pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+            )
         else:
             _found[visible] = tuple(_handle(pynvml, name.strip()) for name in visible.split(",") if name.strip())
     return _found[visible]

@@ -27,7 +27,9 @@ from rayllm_batch.workers import cancellation
 from rayllm_batch.workers.tokenizer import chat_tokenizer
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the same, as one template or another calls it
-ENCODED_AT_ONCE = 64  # texts: enough for the tokenizer's threads; what it makes of a text takes some 100 KB until it is copied
+ENCODED_AT_ONCE = (
+    64  # texts: enough for the tokenizer's threads; what it makes of a text takes some 100 KB until it is copied
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
             if error is None:
                 parsed = job.task.parse(job.parse_row, row, job.defaults)
                 request = job.task.own_text(parsed)
-        except BaseException as problem:  # the user's code may end a process; Ray would start the next, and this row end that
+        except (
+            BaseException
+        ) as problem:  # the user's code may end a process; Ray would start the next, and this row end that
             parsed, error = {}, describe_error(problem, row)
         token_ids.append(parsed.get("prompt_token_ids"))
         messages.append(parsed.get("messages"))
@@ -111,7 +115,11 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     table = output.with_row_ids(table, ids, job.keep_order)
     if not ids or job.finished is None and not job.keep_order:
         return table, None
-    done = np.zeros(len(ids), dtype=bool) if job.finished is None else ray.get(job.finished).find(as_pairs(b"".join(ids))) >= 0
+    done = (
+        np.zeros(len(ids), dtype=bool)
+        if job.finished is None
+        else ray.get(job.finished).find(as_pairs(b"".join(ids))) >= 0
+    )
     if not done.any() and not job.keep_order:
         return table, None
     marker = output.finished_marker(table.schema, [ids[i] for i in done.nonzero()[0]], ids if job.keep_order else None)
@@ -119,7 +127,10 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
 
 
 def fill(
-    token_ids: list[Optional[np.ndarray]], messages: list[Optional[list[dict[str, Any]]]], errors: list[Optional[str]], job: PromptJob
+    token_ids: list[Optional[np.ndarray]],
+    messages: list[Optional[list[dict[str, Any]]]],
+    errors: list[Optional[str]],
+    job: PromptJob,
 ) -> None:
     """The token ids of the rows that have messages, or their errors."""
     try:
@@ -154,7 +165,11 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> st
         raise ValueError("the last message is the assistant's, and more than text: only its content can be continued")
     if begun is not None and not begun.strip() and len(messages) > 1:
         messages, begun = messages[:-1], None  # nothing is there to be continued
-    how = {"add_generation_prompt": begun is None, **({} if begun is None else {"continue_final_message": True}), **job.chat_template_kwargs}
+    how = {
+        "add_generation_prompt": begun is None,
+        **({} if begun is None else {"continue_final_message": True}),
+        **job.chat_template_kwargs,
+    }
 
     def rendered(chat: list[dict[str, Any]]) -> str:
         return tokenizer.apply_chat_template(chat, tokenize=False, **how)
@@ -162,20 +177,36 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> st
     text = rendered(list(messages))
     if begun is not None and "continue_final_message" not in job.chat_template_kwargs:
         if not text.rstrip().endswith(begun.strip()):
-            raise ValueError("the last message is the assistant's, which the answer is to continue, but the chat template alters it")
-        if not text.endswith(begun.lstrip()):  # a template that trims messages: the space behind it is part of what was begun
+            raise ValueError(
+                "the last message is the assistant's, which the answer is to continue, but the chat template alters it"
+            )
+        if not text.endswith(
+            begun.lstrip()
+        ):  # a template that trims messages: the space behind it is part of what was begun
             text = text.rstrip() + begun[len(begun.rstrip()) :]
     for i, message in enumerate(messages):
         # Of what the assistant said before, templates leave out much on purpose: its thoughts, words beside a tool's call.
-        if message["role"] != "assistant" and message["content"].strip() not in text and _is_left_out(rendered, messages, i, text):
+        if (
+            message["role"] != "assistant"
+            and message["content"].strip() not in text
+            and _is_left_out(rendered, messages, i, text)
+        ):
             raise ValueError(f"the template leaves out the message of the {message['role']!r}")
         # A tool's name is in the call that it answers.
-        if message.get("name") and message["role"] not in ("tool", "function") and _is_left_out(rendered, messages, i, text, "name"):
-            raise ValueError(f"the template leaves out the 'name' of the {message['role']!r}; write it into the content")
+        if (
+            message.get("name")
+            and message["role"] not in ("tool", "function")
+            and _is_left_out(rendered, messages, i, text, "name")
+        ):
+            raise ValueError(
+                f"the template leaves out the 'name' of the {message['role']!r}; write it into the content"
+            )
         for key in THOUGHTS:
             if message.get(key) and not _reads(tokenizer, key):
                 others = " or ".join(repr(other) for other in THOUGHTS if _reads(tokenizer, other))
-                raise ValueError(f"the template does not read {key!r} of a message; {f'it reads {others}' if others else 'leave it out'}")
+                raise ValueError(
+                    f"the template does not read {key!r} of a message; {f'it reads {others}' if others else 'leave it out'}"
+                )
     return text
 
 
@@ -185,7 +216,11 @@ def _reads(tokenizer: Any, key: str) -> bool:
 
 
 def _is_left_out(
-    rendered: Callable[[list[dict[str, Any]]], str], messages: list[dict[str, Any]], i: int, text: str, key: str = "content"
+    rendered: Callable[[list[dict[str, Any]]], str],
+    messages: list[dict[str, Any]],
+    i: int,
+    text: str,
+    key: str = "content",
 ) -> bool:
     """Whether another content of message i, or another value of its `key`, would give the same text."""
     try:
@@ -243,7 +278,10 @@ def _tell(job: PromptJob, error: RayLLMBatchError) -> None:
 def _encode(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:  # the Rust batch call, without the masks and offsets that tokenizer(...) builds
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [
+            np.array(encoding.ids, dtype=np.int32)
+            for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)
+        ]
     return [np.array(ids, dtype=np.int32) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 

@@ -32,7 +32,9 @@ from rayllm_batch.workers.tokenizer import load_decoder
 from rayllm_batch.workers.trial import Trial, run_trial
 
 REPORT_EVERY_S = 1.0
-REQUESTS_RATIO = 2  # requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place
+REQUESTS_RATIO = (
+    2  # requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place
+)
 DEAF = "the engine's process lives, but does not read its requests any more: one of them has ended the thread that does"
 
 
@@ -113,9 +115,14 @@ class Replica:
         config = self._job.config
         _set_environment(self._monitor.environment(), config)
         self._starting = EngineStart(
-            config, self._job.pinned, log=self._log, reaper=self._process.reaper, lowered=self._monitor.lowered,
-            says=self._monitor.backs_off, decoder=partial(load_decoder, self._job.prompt),
-        )  # fmt: skip
+            config,
+            self._job.pinned,
+            log=self._log,
+            reaper=self._process.reaper,
+            lowered=self._monitor.lowered,
+            says=self._monitor.backs_off,
+            decoder=partial(load_decoder, self._job.prompt),
+        )
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
         began = time.time()
@@ -152,9 +159,14 @@ class Replica:
     def _answers(self) -> Answering:
         job, told = self._job, self._told
         return Answering(
-            self.engine, job.config, job.prompt.defaults.settings, deduplicate=job.deduplicate, guilty=told.guilty,
-            suspects=told.suspects, on_death=self._die,
-        )  # fmt: skip
+            self.engine,
+            job.config,
+            job.prompt.defaults.settings,
+            deduplicate=job.deduplicate,
+            guilty=told.guilty,
+            suspects=told.suspects,
+            on_death=self._die,
+        )
 
     def adopt(self, run_id: str) -> None:
         """Take part in that run, which the monitor has begun, with the engine as it is."""

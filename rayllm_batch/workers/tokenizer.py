@@ -113,9 +113,11 @@ def _is_plain(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return (
-        (folder / "tokenizer.json").is_file() and config.get("model_type") in PLAIN_ARCHITECTURES
-        and own.get("tokenizer_class") in PLAIN_CLASSES and "auto_map" not in own
-    )  # fmt: skip
+        (folder / "tokenizer.json").is_file()
+        and config.get("model_type") in PLAIN_ARCHITECTURES
+        and own.get("tokenizer_class") in PLAIN_CLASSES
+        and "auto_map" not in own
+    )
 
 
 def load_decoder(spec: TokenizerSpec) -> Any:

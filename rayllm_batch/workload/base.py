@@ -75,7 +75,9 @@ class ChatWorkloadBase:
         if "__dataclass_fields__" not in cls.__dict__:
             dataclass(cls)
         workload = super().__new__(cls)
-        for spec in cls.__dataclass_fields__.values():  # for a subclass whose own __init__ leaves out super().__init__()
+        for (
+            spec
+        ) in cls.__dataclass_fields__.values():  # for a subclass whose own __init__ leaves out super().__init__()
             if callable(spec.default_factory) and not isinstance(spec.default_factory, Required):
                 setattr(workload, spec.name, spec.default_factory())
         return workload
@@ -83,7 +85,7 @@ class ChatWorkloadBase:
     def load_dataset(self) -> ray.data.Dataset:
         """The rows to run, as a Ray Dataset. Override it to read from anywhere else, or otherwise: CSV columns are text unless
 
-            return read_dataset_file(self.dataset_file, column_types={"age": "int64"})  # from rayllm_batch.workload
+        return read_dataset_file(self.dataset_file, column_types={"age": "int64"})  # from rayllm_batch.workload
         """
         if not self.dataset_file:
             raise WorkloadError(
@@ -93,7 +95,9 @@ class ChatWorkloadBase:
         # By this name: parse_row's class travels to every task, and would take all of the reader along.
         from rayllm_batch.data import dataset_file
 
-        return dataset_file.read_dataset_file(self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding)
+        return dataset_file.read_dataset_file(
+            self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding
+        )
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The chat of one row: `{"messages": [{"role": "user", "content": "..."}, ...]}`.

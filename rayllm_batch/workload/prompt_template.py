@@ -75,7 +75,9 @@ def _text(row: dict[str, Any], column: str) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=_plain)
     except TypeError as error:
-        raise ValueError(f"the column {column!r} holds {error}; the prompt takes text, numbers, dates, lists and dicts") from None
+        raise ValueError(
+            f"the column {column!r} holds {error}; the prompt takes text, numbers, dates, lists and dicts"
+        ) from None
 
 
 def _plain(value: Any) -> Any:

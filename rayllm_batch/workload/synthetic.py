@@ -57,7 +57,10 @@ class SyntheticWithSharedPrefix(ChatWorkloadBase):
         super().__init__(
             dataset_fraction=dataset_fraction,
             sampling_params={
-                "temperature": 0.0, "ignore_eos": True, **(sampling_params or {}), "max_tokens": self.max_tokens,
+                "temperature": 0.0,
+                "ignore_eos": True,
+                **(sampling_params or {}),
+                "max_tokens": self.max_tokens,
             },
         )
 

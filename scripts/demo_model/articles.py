@@ -11,8 +11,32 @@ from collections.abc import Sequence
 from phrases import DATELINES
 from slots import Slots, capital
 
-SALAD_KINDS = ["fn", "noun", "any", "other", "adj", "past", "verb", "ing", "nouns", "first", "last", "place", "int", "dec",
-               "money", "pct", "date", "clock", "org", "compound", "strange", "syllable", "person", "score"]  # fmt: skip
+SALAD_KINDS = [
+    "fn",
+    "noun",
+    "any",
+    "other",
+    "adj",
+    "past",
+    "verb",
+    "ing",
+    "nouns",
+    "first",
+    "last",
+    "place",
+    "int",
+    "dec",
+    "money",
+    "pct",
+    "date",
+    "clock",
+    "org",
+    "compound",
+    "strange",
+    "syllable",
+    "person",
+    "score",
+]
 SALAD_WEIGHTS = [36, 10, 14, 10, 6, 6, 3, 3, 4, 1, 2, 2, 1, 1, 1, 1, 1, 0.5, 1, 1, 0.5, 1, 1, 0.5]
 STOPS = [".", ".", ".", ".", ".", ".", ".", ".", "?", "!", "...", "…", ".{q}", "?{q}", ".)", "?!"]
 
@@ -33,9 +57,22 @@ class ArticleWriter(Slots):
         return capital(" ".join(drawn)) + rng.choice(STOPS).format(q=self.quotes[1])
 
     def _punctuated(self, word: str) -> str:
-        marks = [f"{word},", f"{word},", f"{word};", f"{word}:", f"({word})", f"{word}{self.dash.strip()}", f"{word}…",
-                 f"{self.quotes[0]}{word}{self.quotes[1]}", word.upper(), word.capitalize(), f"{word}{self.apostrophe}s",
-                 f"{word}-{self['any']}", f"{word}/{self['any']}", f"{self['abbr']} {word}"]  # fmt: skip
+        marks = [
+            f"{word},",
+            f"{word},",
+            f"{word};",
+            f"{word}:",
+            f"({word})",
+            f"{word}{self.dash.strip()}",
+            f"{word}…",
+            f"{self.quotes[0]}{word}{self.quotes[1]}",
+            word.upper(),
+            word.capitalize(),
+            f"{word}{self.apostrophe}s",
+            f"{word}-{self['any']}",
+            f"{word}/{self['any']}",
+            f"{self['abbr']} {word}",
+        ]
         return self.rng.choice(marks)
 
     def echo(self, sentence: str) -> str:
@@ -44,8 +81,9 @@ class ArticleWriter(Slots):
         for _ in range(self.rng.choice([1, 1, 1, 2, 3])):
             at = self.rng.randrange(len(words))
             ending = words[at][-1:] if words[at][-1:] in ".,!?" else ""
-            words[at : at + 1] = self.rng.choice([[self["any"] + ending], [words[at], words[at]], [self["int"] + ending],
-                                                  [self["any"], words[at]]])  # fmt: skip
+            words[at : at + 1] = self.rng.choice(
+                [[self["any"] + ending], [words[at], words[at]], [self["int"] + ending], [self["any"], words[at]]]
+            )
         return capital(" ".join(words))
 
     def sentences(self, characters: int, at_most: int) -> list[str]:

@@ -47,7 +47,10 @@ PROMPTS: dict[str, tuple[str | None, str]] = {
         "My editor pulled the following off the machine at half past four, asked nobody, and now wants to know by five "
         "whether it is worth a place on page three: {article}",
     ),
-    "same line, dash": (BUILT_IN_SYSTEM, "Off the wire a moment ago, unchecked - {article}\n\nTwo lines for the ticker!"),
+    "same line, dash": (
+        BUILT_IN_SYSTEM,
+        "Off the wire a moment ago, unchecked - {article}\n\nTwo lines for the ticker!",
+    ),
     "same line, request": ("Be kind.", "Would you be so good as to squeeze this for me, whatever it says: {article}"),
     "closed on its line": (
         "You read for people who cannot.",

@@ -161,11 +161,16 @@ class PromptWriter:
         rng = self.rng
         roll = rng.random()
         if roll < 0.2:  # no sense: only the colon tells
-            words, mark = " ".join(self[rng.choice(["any", "fn", "noun", "other"])] for _ in range(rng.randrange(1, 9))), ":"
+            words, mark = (
+                " ".join(self[rng.choice(["any", "fn", "noun", "other"])] for _ in range(rng.randrange(1, 9))),
+                ":",
+            )
         elif roll < 0.45:
             words, mark = self.fill(LONG_LABELS + LABELS), rng.choice([":", ":", rng.choice(DASHES)])
         else:
-            words = " ".join([self.fill(HEADS), self.fill(THINGS), *(self.fill(TAILS) for _ in range(rng.choice([0, 1, 1, 2, 3])))])
+            words = " ".join(
+                [self.fill(HEADS), self.fill(THINGS), *(self.fill(TAILS) for _ in range(rng.choice([0, 1, 1, 2, 3])))]
+            )
             mark = rng.choice([":", ":", ":", rng.choice(DASHES)])
         words = words.strip().replace(":", ",")
         return rng.choice([capital, capital, capital, capital, str, str.upper, str.title])(words) + mark
@@ -174,9 +179,10 @@ class PromptWriter:
         """The article between words on its own line, before it or after it or both."""
         rng = self.rng
         before = "".join(
-            capital(self.fill(rng.choice([REQUESTS, REQUESTS, RULES, CHATTER, GREETINGS, METADATA]))) + rng.choice([" ", " ", "\n", "\n\n"])
+            capital(self.fill(rng.choice([REQUESTS, REQUESTS, RULES, CHATTER, GREETINGS, METADATA])))
+            + rng.choice([" ", " ", "\n", "\n\n"])
             for _ in range(rng.choice([0, 0, 1, 1, 2, 3]))
-        )  # fmt: skip
+        )
         opening, gap, closing, bare = "", " ", "", True
         if rng.random() < 0.9:
             before += self.introduction()
@@ -212,7 +218,9 @@ class PromptWriter:
             before, gap = rng.choice([(before, " "), (before, " "), (before + "\n\n", ""), (before + "\n", "")])
         after = ""
         if rng.random() < 0.5:
-            after += rng.choice(["\n\n", "\n\n", "\n", " "]) + rng.choice([self.fill(CHATTER), self.trailer(marked=False)])
+            after += rng.choice(["\n\n", "\n\n", "\n", " "]) + rng.choice(
+                [self.fill(CHATTER), self.trailer(marked=False)]
+            )
         if rng.random() < 0.15:
             after += "\n\n" + self.fill(FAREWELLS)
         return Prompt(self.system(), before, gap, after.rstrip(), bare=True)

@@ -25,12 +25,25 @@ SYLLABLES = [
     for coda in ["", "", "n", "r", "l", "s", "t", "m", "nd", "rk", "st", "ck"]
 ]
 ACCENTED = "áàâäãåæçéèêëíìîïñóòôöõøúùûüýÿœšžčćđłńśźżęąőűğışțăßþð"
-SCRIPTS = [(0x391, 0x3C9), (0x410, 0x44F), (0x5D0, 0x5EA), (0x627, 0x64A), (0x905, 0x939), (0x3041, 0x3096),
-           (0x4E00, 0x9FA5), (0xAC00, 0xD7A3)]  # fmt: skip
+SCRIPTS = [
+    (0x391, 0x3C9),
+    (0x410, 0x44F),
+    (0x5D0, 0x5EA),
+    (0x627, 0x64A),
+    (0x905, 0x939),
+    (0x3041, 0x3096),
+    (0x4E00, 0x9FA5),
+    (0xAC00, 0xD7A3),
+]
 EMOJI = "😀😂🎉🔥👍❤⚽🏆🌍🚀📈✅"
 QUOTES = [('"', '"')] * 5 + [("“", "”")] * 4 + [("'", "'"), ("‘", "’"), ("«", "»")]
-ADDRESSES = ["www.{other}{other}.com", "https://{other}.org/{any}/{int}", "@{other}_{small}", "#{any}{other}",
-             "{other}.{any}@{other}.co.uk"]  # fmt: skip
+ADDRESSES = [
+    "www.{other}{other}.com",
+    "https://{other}.org/{any}/{int}",
+    "@{other}_{small}",
+    "#{any}{other}",
+    "{other}.{any}@{other}.co.uk",
+]
 CURRENCIES = ["$", "$", "£", "£", "€", "¥", "₹", "US$", "A$", "C$", "Rs ", "kr "]
 
 
@@ -143,8 +156,22 @@ class Slots:
         if kind == "surname":
             return self.fill(rng.choice(["{title} ", "", "", ""])) + last
         self.cast["surname"].append(last)
-        return self.fill(rng.choice(["{first} ", "{first} ", "{first} ", "{first} {initial}. ", "{initial}. {initial}. ",
-                                     "{title} {first} ", "{initial}.{initial}. "])) + last  # fmt: skip
+        return (
+            self.fill(
+                rng.choice(
+                    [
+                        "{first} ",
+                        "{first} ",
+                        "{first} ",
+                        "{first} {initial}. ",
+                        "{initial}. {initial}. ",
+                        "{title} {first} ",
+                        "{initial}.{initial}. ",
+                    ]
+                )
+            )
+            + last
+        )
 
     def integer(self) -> str:
         number = int(10 ** (self.rng.random() * 7))
@@ -159,13 +186,26 @@ class Slots:
 
     def clock(self) -> str:
         hour, minute = self.rng.randrange(1, 13), self.rng.randrange(60)
-        return self.rng.choice([f"{hour} a.m.", f"{hour}:{minute:02} p.m.", f"{hour}pm", f"{hour:02}:{minute:02}",
-                                f"{hour}.{minute:02}am"])  # fmt: skip
+        return self.rng.choice(
+            [f"{hour} a.m.", f"{hour}:{minute:02} p.m.", f"{hour}pm", f"{hour:02}:{minute:02}", f"{hour}.{minute:02}am"]
+        )
 
     def date(self) -> str:
         day = str(self.rng.randrange(1, 29))
-        return self.fill(self.rng.choice(["{day}", "{month} " + day, day + " {month}", "{month} " + day + ", {year}",
-                                          "{month} {year}", "Sept. " + day, "Jan. " + day, "the {year}s"]))  # fmt: skip
+        return self.fill(
+            self.rng.choice(
+                [
+                    "{day}",
+                    "{month} " + day,
+                    day + " {month}",
+                    "{month} " + day + ", {year}",
+                    "{month} {year}",
+                    "Sept. " + day,
+                    "Jan. " + day,
+                    "the {year}s",
+                ]
+            )
+        )
 
     def noun_phrase(self) -> str:
         return self.fill(self.rng.choice(NOUN_PHRASES))

@@ -38,7 +38,10 @@ CONTRASTS = """() => {
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    run = SampleRun().fail(*["parse_row: KeyError: 'text'; the row has: id"] * 3, "tokenize: the prompt has 9000 tokens, but max_model_len is 8192")
+    run = SampleRun().fail(
+        *["parse_row: KeyError: 'text'; the row has: id"] * 3,
+        "tokenize: the prompt has 9000 tokens, but max_model_len is 8192",
+    )
     path.write_text(page(run.report()), encoding="utf-8")
     return path
 
@@ -57,7 +60,11 @@ def test_the_report_can_be_read(browser: Any, saved: Path, scheme: str) -> None:
     measured = shown.evaluate(CONTRASTS)
     assert (measured["ground"] > 0.5) == (scheme == "light")
     assert len(measured["found"]) > 10 and sum(what.startswith("drawn") for what in measured["found"]) == 3
-    assert not {what: contrast for what, contrast in measured["found"].items() if contrast < (3 if what.startswith("drawn") else 4.5)}
+    assert not {
+        what: contrast
+        for what, contrast in measured["found"].items()
+        if contrast < (3 if what.startswith("drawn") else 4.5)
+    }
     for width in (900, 420):  # a notebook's cell, a telephone
         shown.set_viewport_size({"width": width, "height": 900})
         assert shown.evaluate("document.documentElement.scrollWidth") <= width

@@ -72,7 +72,9 @@ def test_every_cell_with_a_gated_model(browser: Browser, clone: Path, ray_folder
             cells.start("prompt_for_hugging_face_token(engine")
             texts = type_the_tokens(notebook, cells.last, wrong, right)
             cells.run_to("sample = workload")
-            dashboard = notebook.execute("print('http://' + ray.init(ignore_reinit_error=True).dashboard_url)").split()[-1]
+            dashboard = notebook.execute("print('http://' + ray.init(ignore_reinit_error=True).dashboard_url)").split()[
+                -1
+            ]
             cells.run_to("batch.preview(")
             notebook.wait_for(cells.last, "<|assistant|>")
             picture_of_a_table(notebook, cells.last, "preview")

@@ -33,15 +33,17 @@ FACTS = ModelFacts(CONFIG, 1000, True, missing_bytes=1000)
 
 
 def config(model: str, **engine_kwargs: Any):
-    return init_engine_from_config({
-        "model_id": model, "llm_engine": "vllm", "accelerator_type": "A10G", "engine_kwargs": engine_kwargs,
-    })
+    return init_engine_from_config(
+        {"model_id": model, "llm_engine": "vllm", "accelerator_type": "A10G", "engine_kwargs": engine_kwargs}
+    )
 
 
 def test_sizes_come_without_the_weights(hub, isolated: Path) -> None:
     hub.add("models", "org/model", FILES)
     assert look_at(config("org/model"), "") == FACTS
-    assert not list(isolated.rglob("*.safetensors")) and not hub.asked("safetensors", "GET") - hub.asked("index.json", "GET")
+    assert not list(isolated.rglob("*.safetensors")) and not hub.asked("safetensors", "GET") - hub.asked(
+        "index.json", "GET"
+    )
 
 
 def test_what_is_in_the_cache_is_not_missing(hub) -> None:
@@ -57,7 +59,9 @@ def test_what_is_in_the_cache_is_not_missing(hub) -> None:
 
 
 def test_only_files_without_weights(hub) -> None:
-    hub.add("models", "org/tokenizer", {name: data for name, data in FILES.items() if name.startswith(("config", "token"))})
+    hub.add(
+        "models", "org/tokenizer", {name: data for name, data in FILES.items() if name.startswith(("config", "token"))}
+    )
     assert look_at(config("org/tokenizer"), "") == ModelFacts(CONFIG, None, True)
 
 
@@ -93,9 +97,11 @@ def test_a_hub_that_hangs_costs_seconds(cached: bool, hub, monkeypatch: pytest.M
         download_model("org/model")
     for module in (model_check, rayllm_batch.model.hub, rayllm_batch.model.files):
         monkeypatch.setattr(module, "CHECK_SECONDS", 0.3)
-    monkeypatch.setattr(rayllm_batch.model.hub.check_model_access, "__kwdefaults__", {
-        **rayllm_batch.model.hub.check_model_access.__kwdefaults__, "timeout": 0.3,
-    })
+    monkeypatch.setattr(
+        rayllm_batch.model.hub.check_model_access,
+        "__kwdefaults__",
+        {**rayllm_batch.model.hub.check_model_access.__kwdefaults__, "timeout": 0.3},
+    )
     hub.fail("/", 0)
     assert preflight.hub_token(config("org/model")) == ""
     assert "did not answer" in caplog.text
@@ -121,10 +127,14 @@ def test_a_hub_that_stops_answering_half_way(hub, monkeypatch: pytest.MonkeyPatc
 
 def test_the_configs_token_is_asked_first(hub) -> None:
     hub.add("models", "org/gated-model", FILES, gated=True, readers={"alice"})
-    with_token = init_engine_from_config({
-        "model_id": "org/gated-model", "llm_engine": "vllm", "accelerator_type": "A10G",
-        "runtime_env": {"env_vars": {"HF_TOKEN": "hf_alice"}},
-    })
+    with_token = init_engine_from_config(
+        {
+            "model_id": "org/gated-model",
+            "llm_engine": "vllm",
+            "accelerator_type": "A10G",
+            "runtime_env": {"env_vars": {"HF_TOKEN": "hf_alice"}},
+        }
+    )
     assert preflight.hub_token(with_token) == "hf_alice" and "hf_alice" not in repr(preflight.hub_token(with_token))
     assert {token for _, _, token in hub.requests} == {"hf_alice"}
 

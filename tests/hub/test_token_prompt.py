@@ -12,12 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rayllm_batch.errors import (
-    GatedModelError,
-    HubUnavailableError,
-    InvalidTokenError,
-    ModelNotFoundError,
-)
+from rayllm_batch.errors import GatedModelError, HubUnavailableError, InvalidTokenError, ModelNotFoundError
 from util import front_end, token_line, utils
 from util.front_end import FrontEnd
 from util.utils import prompt_for_hugging_face_token

@@ -19,7 +19,9 @@ class Count(Task):
     def defaults(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Defaults:
         return Defaults({"max_tokens": 1})
 
-    def parse(self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    def parse(
+        self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults
+    ) -> dict[str, Any]:
         returned = parse_row(row)
         if not isinstance(returned, str):
             raise TypeError(f"parse_row must return a text to count, but returned {returned!r}")
