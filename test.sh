@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 . scripts/environment.sh
 if [ "${1:-}" = --fast ]; then
   shift
-  set -- -m "not ray and not vllm and not browser" "$@"
+  set -- -m "not ray and not vllm and not browser" --numprocesses auto "$@"
 fi
 if [ "${1:-}" != --newest ]; then
   make_environment cpu requirements/test.txt
@@ -15,10 +15,10 @@ if [ "${1:-}" != --newest ]; then
 fi
 shift
 make_environment newest
-of_vllm=(
-  tests/test_{back_off,config,deaf,engine_args,fingerprint,imports,legacy,lora,plan,preflight,replica}.py
-  tests/test_{sampling,sampling_against_vllm,sampling_fields,structured,versions,vllm_processes,vllm_versions}.py
-  tests/test_{forkserver,reaper,requests_in_vllm,run_vllm}.py  # these start engines, or Ray
+of_vllm=(  # the stories start engines, or Ray
+  tests/engine tests/config tests/support tests/tasks/test_structured.py tests/output/test_fingerprint.py
+  tests/run/test_{plan,preflight}.py tests/cluster/test_versions.py tests/workers/test_replica.py tests/test_imports.py
+  tests/stories/test_{requests_in,run}_vllm.py
 )
 for argument in "$@"; do [ ! -e "${argument%%::*}" ] || of_vllm=(); done
 exec "$PYTHON" -m pytest "${of_vllm[@]}" "$@"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hub_fixtures import hub, hub_env, isolated  # noqa: F401  (fixtures; support/ is on the path, see pyproject.toml)
 
 # What decides how the code behaves: tokens and the Hub's settings, and which front end a notebook runs in.
 PRIVATE = ("HF_", "HUGGING", "HUGGINGFACE_", "TRANSFORMERS_", "JPY_", "VSCODE", "RAY_ADDRESS")
@@ -39,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure() -> None:
-    # Before any test module is imported: huggingface_hub reads its environment once, at its import.
+    # Before huggingface_hub is imported: it reads its environment once, at its import.
     for name in [name for name in os.environ if name.startswith(PRIVATE)]:
         del os.environ[name]
     for name, place in TOOLS.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rayllm_batch import errors
 
 
-def tree(kind: type, depth: int = 1) -> list[str]:
+def tree(kind: type, depth: int = 0) -> list[str]:
     below = [
         inner for inner in kind.__subclasses__() if inner.__module__ == kind.__module__
     ]  # not those of other tests

@@ -2,7 +2,7 @@
 
 vLLM checks few types itself, and some wrong ones (a `max_tokens` of 30.0) end the thread that its engine reads requests with:
 from then on nothing is answered. Types are those of vLLM's own fields, see sampling_fields.py; the ranges below are those of
-the `SamplingParams._verify_args` and `verify` of vLLM 0.29 and 0.32, which tests/test_sampling_against_vllm.py holds them
+the `SamplingParams._verify_args` and `verify` of vLLM 0.29 and 0.32, which tests/engine/test_sampling_against_vllm.py holds them
 against.
 
 By hand, not pydantic: types come as the text of vLLM's own fields; what is strict there takes half of a surrogate pair and

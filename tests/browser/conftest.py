@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the loopback Hub, shared with tests/hub
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

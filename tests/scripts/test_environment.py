@@ -14,7 +14,7 @@ from rayllm_batch.cluster.versions import TESTED
 from rayllm_batch.engine.vllm_fields import RELEASE
 from rayllm_batch.engine.vllm_newest_fields import NEWEST_RELEASE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 
 

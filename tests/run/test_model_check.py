@@ -25,7 +25,7 @@ from rayllm_batch.run.model_check import (
     look_at,
 )
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 # From the models' pages: config.json, and the sum of the safetensors files.
 LLAMA_8B = {

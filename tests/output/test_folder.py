@@ -31,7 +31,7 @@ from rayllm_batch.output.manifest import failed_rows
 from rayllm_batch.output.part_file import decoded, encoded
 
 JOB = Job({"model_id": "org/model"}, {"workload": "Mine"}, {"files of dataset_file": "1 file(s)"})
-ROOT = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 NAMES = ["part-000001-aaaaaaaa.parquet", "failed-000002-aaaaaaaa.parquet", "part-000003-aaaaaaaa.parquet"]
 
 
@@ -520,8 +520,8 @@ def kill_again_and_again(path: str) -> None:
 
 
 def run_here(code: str) -> subprocess.CompletedProcess:
-    env = {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
-    code = "import test_output_folder as t\n" + code
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests/support:{Path(__file__).parent}"}
+    code = "import test_folder as t\n" + code
     return subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=120
     )

@@ -591,7 +591,7 @@ assert _first_of_file(files, Reader(files.fs, "parquet", ReadOptions()), files.p
 print(most_so_far() - begun)
 """
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert int(run.stdout) < 60 << 10, "a row group has 64 MB, and it is held twice"
 
@@ -632,7 +632,7 @@ assert rows == 8000
 print(most_so_far() - begun)
 """
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert int(run.stdout) < 200 << 10
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL_FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"\0" * 1000}
 
 

@@ -16,7 +16,7 @@ from ray import cloudpickle
 from rayllm_batch.engine import back_off, vllm_versions
 from rayllm_batch.engine.vllm_versions import OtherVLLM, part, require_all
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PUBLIC = {"vllm", "vllm.sampling_params", "vllm.lora.request"}  # as vLLM's documentation names them
 # Where vLLM says what back_off.py reads.
 SPEAKERS = (

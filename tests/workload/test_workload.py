@@ -19,7 +19,7 @@ from rayllm_batch.errors import WorkloadError
 from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workload import ChatWorkloadBase, check_workload
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEFAULT_PARAMS = {"max_tokens": 150, "temperature": 0.0}
 
 

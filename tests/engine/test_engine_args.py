@@ -105,7 +105,7 @@ def test_without_vllm_the_shipped_list_counts(without_vllm: None) -> None:
     assert engine_args.known_fields() == (*vllm_fields.ENGINE_FIELDS, *vllm_newest_fields.MORE_ENGINE_FIELDS)
     check(max_num_seqs=1, gpu_memory_utilization=0.9, watermark_config={})
     assert "Did you mean 'max_model_len'?" in refusal(max_model_length=1)
-    init_engine_from_config(Path(__file__).parents[1] / "configs" / "llama-3.1-8b-a10g.yaml")
+    init_engine_from_config(Path(__file__).parents[2] / "configs" / "llama-3.1-8b-a10g.yaml")
 
 
 def test_a_source_that_has_changed_shape_counts_as_none(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_a_notebook_a_script_and_a_module_are_one_job_in_any_process(tmp_path: P
     )
     printed = {}
     for seed, name in enumerate(("script.py", "user.py", "cell.py")):
-        env = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
+        env = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
         run = subprocess.run(
             [sys.executable, str(tmp_path / name)], env=env, capture_output=True, text=True, check=True
         )
@@ -205,7 +205,7 @@ def test_code_without_source_is_told_by_its_bytecode_in_any_process(tmp_path: Pa
     )
     printed = []
     for seed, code in (("1", CODE), ("2", CODE), ("3", CODE.replace("text[:100]", "text[:200]"))):
-        env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
+        env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
         command = [sys.executable, "-c", program.format(code=code)]
         printed.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
     assert printed[0] == printed[1] != printed[2]

@@ -17,7 +17,7 @@ from rayllm_batch import init_engine_from_config
 from rayllm_batch.config import EngineConfig, EnvVars
 from rayllm_batch.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 TOKEN = "hf_thisMustNeverShow"
 BASE: dict[str, Any] = {"model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "A10G"}

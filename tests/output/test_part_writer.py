@@ -30,7 +30,7 @@ from rayllm_batch.output.part_reader import common_schema
 from rayllm_batch.output.part_writer import PartWriter
 from rayllm_batch.tasks.generate import Generate
 
-ROOT = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 
 
 def answered(

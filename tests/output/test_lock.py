@@ -22,7 +22,7 @@ from rayllm_batch.errors import OutputError
 from rayllm_batch.output import lock as folder_lock
 from rayllm_batch.output.lock import FolderLock
 
-ROOT = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 HOLD = """
 import os, sys, time, pyarrow.fs
 from rayllm_batch.output.lock import FolderLock

@@ -26,7 +26,7 @@ class Driver:
                 [sys.executable, "-c", self._code],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=Path(__file__).parents[1],
+                cwd=Path(__file__).parents[2],
                 # As in a terminal: a shell starts background jobs with SIGINT ignored, and their children inherit that.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads at work here)
             )

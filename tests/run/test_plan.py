@@ -15,7 +15,7 @@ from rayllm_batch.tasks.generate import Generate
 
 GENERATE = Generate()
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "assets" / "demo-model" / "tokenizer.json"
 GIB = 1 << 30
 LLAMA_1B = ModelFacts(
