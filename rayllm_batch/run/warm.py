@@ -53,7 +53,7 @@ class Host:
     def preview(self, run_id: str, table: pa.Table) -> list[dict[str, Any]]:
         """The answers, without the rows' own columns, and `prompt`: all that the model sees, as text."""
         self.adopt(run_id)
-        job = self._replica.prompt_job
+        job = self._replica.job.prompt
         prompts = build_prompts(table, job)
         rows = self._replica(prompts).select(job.task.schema.names).to_pylist()
         for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
@@ -64,14 +64,14 @@ class Host:
     def sample(self, run_id: str, table: pa.Table, rows_each: float) -> tuple[Sample, int, float]:
         """The rows tried for an estimate of a job of `rows_each` rows a replica; max_num_seqs; seconds the engine's start took."""
         self.adopt(run_id)
-        job = self._replica.prompt_job
+        job = self._replica.job.prompt
         build_prompts(table.slice(0, 1), job)  # loads the tokenizer, which a job does once
         began, cpu_began = time.perf_counter(), time.process_time()
         prompts = build_prompts(table, job)
         # What a core is needed for: the tokenizer may use several at once, and a parse_row may wait for something.
         prepare_s = max(time.perf_counter() - began, time.process_time() - cpu_began) / table.num_rows
         requests, failed = self._replica.requests(prompts)
-        settings = self._replica.settings
+        settings = self._replica.engine.settings()
         many = copies(len(requests) or 1, rows_each, settings["max_num_seqs"])
         prefill = self._replica.try_out(requests, many, reading_only=True)
         whole = self._replica.try_out(requests, many)

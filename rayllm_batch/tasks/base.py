@@ -24,6 +24,7 @@ class Defaults:
 
 
 DEFAULTS = Defaults()
+ParseRow = Callable[[dict[str, Any]], Any]
 
 
 @dataclass
@@ -58,9 +59,7 @@ class Task:
         """What every row's request begins with; raises WorkloadError for settings that no engine takes."""
         raise NotImplementedError
 
-    def parse(
-        self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults
-    ) -> dict[str, Any]:
+    def parse(self, parse_row: ParseRow, row: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
         """What `parse_row` returns for the row, checked and read to mean one thing.
 
         "messages" (as `chat.checked_messages` gives them) or "prompt_token_ids" (an array of shape (n,) of int32); the

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, Reply, Request
 from rayllm_batch.errors import one_line
-from rayllm_batch.output import run_columns as output
+from rayllm_batch.output.run_columns import REQUEST, STAGE_ERROR, TOKEN_IDS
 from rayllm_batch.tasks.base import Answer
 from rayllm_batch.workers.duplicates import Duplicates
+from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.suspects import Gate, guilty_error, prompt_key
 from rayllm_batch.workers.tokenizer import beyond_vocabulary
+
+if TYPE_CHECKING:
+    from rayllm_batch.workers.replica import ReplicaJob
 
 
 class BadRow(Exception):
@@ -23,29 +26,14 @@ class BadRow(Exception):
 
 
 class Answering:
-    """Of one run, with one engine. Use it inside one event loop.
+    """Of one run, with one engine, inside one event loop. on_death: called with the reason when the engine has died."""
 
-    settings:         the workload's; a row's own go over them.
-    deduplicate:      equal prompts with equal settings are computed once, where the answer is the same each time.
-    guilty, suspects: rows that make the engine crash, and those that may; see suspects.py.
-    on_death:         called with the reason when the engine has died.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        config: EngineConfig,
-        settings: Mapping[str, Any],
-        *,
-        deduplicate: bool,
-        guilty: Mapping[bytes, str],
-        suspects: Mapping[bytes, int],
-        on_death: Callable[[str], None],
-    ) -> None:
-        self._engine, self._config, self._task, self._settings = engine, config, config.task_kind, settings
-        self._guilty, self._on_death = guilty, on_death
-        self._duplicates = Duplicates() if deduplicate else None
-        self._gate = Gate(dict(suspects)) if suspects else None
+    def __init__(self, engine: Engine, job: ReplicaJob, told: Told, on_death: Callable[[str], None]) -> None:
+        self._engine, self._config, self._on_death = engine, job.config, on_death
+        self._task, self._settings = job.prompt.task, job.prompt.defaults.settings
+        self._guilty = told.guilty
+        self._duplicates = Duplicates() if job.deduplicate else None
+        self._gate = Gate(dict(told.suspects)) if told.suspects else None
         self._in_engine: dict[int, tuple[list[int], Optional[str]]] = {}  # oldest first
         self._numbers = itertools.count()
         self._busy_since, self._busy_s = 0.0, 0.0
@@ -61,32 +49,38 @@ class Answering:
         return self._busy_s + (time.time() - self._busy_since if self._in_engine else 0.0)
 
     def computing(self, most: int) -> list[bytes]:
-        """The keys of those that the engine computes: the oldest. Those behind wait in its queue, and can have done nothing to it."""
+        """The keys of those that the engine computes: the oldest. Those behind wait in its queue, harmless."""
         return [prompt_key(ids, own) for ids, own in itertools.islice(self._in_engine.values(), most)]
 
     def request(self, row: dict[str, Any]) -> Request:
         """What the engine gets for a row. Raises BadRow, which has the row's error, where it can get nothing."""
-        ids = row[output.TOKEN_IDS]
-        if row[output.STAGE_ERROR] is not None:
-            raise BadRow(row[output.STAGE_ERROR])
-        if len(ids) >= self._engine.max_model_len:
+        ids, most = row[TOKEN_IDS], self._engine.max_model_len
+        if row[STAGE_ERROR] is not None:
+            raise BadRow(row[STAGE_ERROR])
+        if len(ids) >= most:
+            longer = "raise max_model_len"
+            if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
+                longer = (
+                    "use a model for longer ones, or, if its KV cache is the limit, a higher tensor_parallel_size or a "
+                    "larger GPU"
+                )
             raise BadRow(
-                f"tokenize: the prompt has {len(ids)} tokens, but max_model_len is {self._engine.max_model_len} "
-                f"(prompt and answer together); shorten the row or {self._longer()}"
+                f"tokenize: the prompt has {len(ids)} tokens, but max_model_len is {most} "
+                f"(prompt and answer together); shorten the row or {longer}"
             )
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
             raise BadRow(problem)
-        return self._task.request(ids.tolist(), row[output.REQUEST], self._settings)
+        return self._task.request(ids.tolist(), row[REQUEST], self._settings)
 
     async def answer(self, row: dict[str, Any]) -> Answer:
-        answer = Answer(num_input_tokens=0 if row[output.TOKEN_IDS] is None else len(row[output.TOKEN_IDS]))
+        ids, own = row[TOKEN_IDS], row[REQUEST]
+        answer = Answer(num_input_tokens=0 if ids is None else len(ids))
         try:
             request = self.request(row)
         except BadRow as error:
             answer.error = str(error)
             return answer
         once = self._duplicates if self._task.is_repeatable(request) else None
-        own = row[output.REQUEST]
         key = prompt_key(request.prompt_token_ids, own) if once or self._guilty or self._gate else b""
         if key in self._guilty:
             answer.error = guilty_error(self._guilty[key])
@@ -122,9 +116,3 @@ class Answering:
             del self._in_engine[number]
             if not self._in_engine:
                 self._busy_s += time.time() - self._busy_since
-
-    def _longer(self) -> str:
-        """What allows longer prompts."""
-        if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
-            return "use a model for longer ones, or, if its KV cache is the limit, a higher tensor_parallel_size or a larger GPU"
-        return "raise max_model_len"

@@ -15,9 +15,9 @@ GRACE_S = 2.0  # for code that ends by itself
 def obeyed() -> Iterator[None]:
     """While this is open, a task that Ray cancels ends.
 
-    Ray raises KeyboardInterrupt between two steps of Python, without a signal: code that sleeps, or waits for a network or
-    a lock, never sees it, and code that catches everything goes on. Such a task would hold its CPU, and the next run, with
-    parse_row mended, would wait for it. Python writes to the wakeup file descriptor at the same moment.
+    Ray raises KeyboardInterrupt between two steps of Python, without a signal: code that sleeps, or waits for a network
+    or a lock, never sees it, and code that catches everything goes on. Such a task would hold its CPU, and the next
+    run, with parse_row mended, would wait for it. Python writes to the wakeup file descriptor at the same moment.
     """
     if threading.current_thread() is not threading.main_thread():  # Ray's tasks run there; only there can it be set
         yield

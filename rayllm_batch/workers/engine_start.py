@@ -4,48 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine import back_off
 from rayllm_batch.engine.base import Engine, EngineDidNotStart
 from rayllm_batch.errors import EngineError
 from rayllm_batch.model.files import download_model
 from rayllm_batch.workers import gpu
-from rayllm_batch.workers.gpu_lock import gpu_to_itself
-from rayllm_batch.workers.replica_log import ReplicaLog
+from rayllm_batch.workers.monitor_client import MonitorClient
+from rayllm_batch.workers.tokenizer import load_decoder
+
+if TYPE_CHECKING:
+    from rayllm_batch.workers.replica import ReplicaJob, ReplicaProcess
 
 MOST_UNCHANGED_STARTS = 3  # while other processes on the GPU end
 
 
-class _Reaper(Protocol):
-    def end_others(self) -> None: ...
-
-
 class EngineStart:
-    """Of one replica.
+    """Of one replica. What it lowers, the monitor tells to the others, and those to it."""
 
-    pinned:  engine settings that the user has set, which stay. lowered: asks for those that other replicas have lowered.
-    says:    tells the run about a step: its text, and the setting with its value where others should lower it too.
-    decoder: loads what makes text of token ids, for an engine that has no model.
-    """
-
-    def __init__(
-        self,
-        config: EngineConfig,
-        pinned: frozenset[str],
-        *,
-        log: ReplicaLog,
-        reaper: _Reaper,
-        lowered: Callable[[], dict[str, Any]],
-        says: Callable[..., None],
-        decoder: Callable[[], Any],
-    ) -> None:
-        self._config, self._log, self._reaper = config, log, reaper
-        self._lowered, self._says, self._decoder = lowered, says, decoder
-        self._pinned = pinned
+    def __init__(self, job: ReplicaJob, process: ReplicaProcess, monitor: MonitorClient) -> None:
+        config = self._config = job.config
+        self._pinned, self._monitor = job.pinned, monitor
+        self._log, self._reaper = process.log, process.reaper
+        self._decoder = partial(load_decoder, job.prompt)  # for an engine that has no model
         if config.engine_kwargs.get("enable_chunked_prefill") is False:
             self._pinned |= {"max_num_batched_tokens"}  # which must then hold the longest prompt
         self._less: dict[str, Any] = {}  # settings, changed after there was too little memory
@@ -55,18 +39,15 @@ class EngineStart:
 
     async def download(self) -> str:
         """The model's folder."""
-        config, kwargs = self._config, self._config.engine_kwargs
+        model, kwargs, token = self._config.model_id, self._config.engine_kwargs, os.environ.get("HF_TOKEN")
+        load_format = kwargs.get("load_format") or "auto"
         return await asyncio.to_thread(
-            download_model,
-            config.model_id,
-            os.environ.get("HF_TOKEN"),
-            revision=kwargs.get("revision"),
-            load_format=kwargs.get("load_format") or "auto",
+            download_model, model, token, revision=kwargs.get("revision"), load_format=load_format
         )
 
     async def start(self, model: str) -> Engine:
         """Raises what the engine raises, or EngineError where it does not fit."""
-        with await asyncio.to_thread(gpu_to_itself) if self._config.engines_per_replica > 1 else nullcontext():
+        with await asyncio.to_thread(gpu.gpu_to_itself) if self._config.engines_per_replica > 1 else nullcontext():
             unchanged = 0
             while True:
                 began_at = self._log.size
@@ -91,13 +72,13 @@ class EngineStart:
             return False
         self._less[step.name] = step.after
         self._steps.append(str(step))
-        self._says(str(step), *(() if step.only_here else (step.name, step.after)))
+        self._monitor.backs_off(str(step), *(() if step.only_here else (step.name, step.after)))
         if not was_running:
             self._reaper.end_others()  # the engine that failed may still hold its memory
         return True
 
     def _settings(self) -> dict[str, Any]:
-        for name, value in self._lowered().items():  # by others, perhaps on this GPU
+        for name, value in self._monitor.lowered().items():  # by others, perhaps on this GPU
             self._less[name] = min(value, self._less.get(name, value))
         kwargs = {name: value for name, value in self._config.engine_kwargs.items() if value is not None}
         if (share := self._config.memory_share) is not None:

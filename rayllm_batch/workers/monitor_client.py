@@ -36,8 +36,8 @@ class MonitorClient:
     def register(self, state: ReplicaState) -> Told:
         import ray
 
-        told = ray.get(self._handle.register.remote(self._key, ray.get_runtime_context().current_actor, state.plain()))
-        return Told(ray.get(told["job"][0]) if told["job"] else None, told["stop"], told["guilty"], told["suspects"])
+        told = self._ask("register", self._key, ray.get_runtime_context().current_actor, state.plain())
+        return Told(**{**told, "job": ray.get(told["job"][0]) if told["job"] else None})
 
     def environment(self) -> dict[str, str]:
         return self._ask("environment")

@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Optional
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.errors import EngineError, RayLLMBatchError
 from rayllm_batch.measures.row_stats import RowStats, counts_of
 from rayllm_batch.measures.snapshot import ReplicaState
-from rayllm_batch.output import run_columns as output
+from rayllm_batch.output import run_columns
 from rayllm_batch.tasks.base import Answer
 from rayllm_batch.workers import gpu
 from rayllm_batch.workers.answering import Answering, BadRow
@@ -28,13 +27,11 @@ from rayllm_batch.workers.engine_start import EngineStart
 from rayllm_batch.workers.monitor_client import MonitorClient
 from rayllm_batch.workers.prompts import PromptJob
 from rayllm_batch.workers.replica_log import ReplicaLog
-from rayllm_batch.workers.tokenizer import load_decoder
 from rayllm_batch.workers.trial import Trial, run_trial
 
 REPORT_EVERY_S = 1.0
-REQUESTS_RATIO = (
-    2  # requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place
-)
+# Requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place.
+REQUESTS_RATIO = 2
 DEAF = "the engine's process lives, but does not read its requests any more: one of them has ended the thread that does"
 
 
@@ -42,11 +39,11 @@ DEAF = "the engine's process lives, but does not read its requests any more: one
 class ReplicaJob:
     """What every replica gets.
 
-    config:          without its environment, which may hold secrets: the monitor has it.
-    prompt:          the CPU stage's job, with the settings that each row's own go over (the echo engine needs its tokenizer).
-    monitor:         the RunMonitor's handle.
-    deduplicate:     equal prompts with equal settings are computed once, where the answer is the same each time.
-    pinned:          engine settings that the user has set; the config may have others, which were chosen.
+    config:      without its environment, which may hold secrets: the monitor has it.
+    prompt:      the CPU stage's job, with the task, and the settings that each row's own go over.
+    monitor:     the RunMonitor's handle.
+    deduplicate: equal prompts with equal settings are computed once, where the answer is the same each time.
+    pinned:      engine settings that the user has set; the config may have others, which were chosen.
     """
 
     run_id: str
@@ -58,7 +55,7 @@ class ReplicaJob:
 
 
 class BlockNames:
-    """Names of the blocks that Ray's tasks bring: the same one when Ray runs the task again, be it in another process."""
+    """Of the blocks that Ray's tasks bring: the same when Ray runs the task again, be it in another process."""
 
     def __init__(self) -> None:
         self._latest = threading.local()  # Ray gives each of the tasks that run at once a thread
@@ -74,7 +71,7 @@ class BlockNames:
 
 
 class ReplicaProcess:
-    """What a replica has of the process that it is in: a name, a log, what ends the engine's processes after it, its place."""
+    """What a replica has of its process: a name, a log, its place, and what ends the engine's processes after it."""
 
     def __init__(self, run_id: str) -> None:
         self.key = uuid.uuid4().hex[:8]
@@ -109,26 +106,18 @@ class Replica:
     def __init__(self, job: ReplicaJob, process: Optional[ReplicaProcess] = None) -> None:
         self._process = process or ReplicaProcess(job.run_id)
         self._log, self._reporting = self._process.log, threading.Lock()
-        self._engine: Optional[Engine] = None
-        self._answering: Optional[Answering] = None
+        # An Engine and an Answering, once it has started.
+        self.engine: Any = None
+        self._answering: Any = None
         self._join(job)
-        config = self._job.config
-        _set_environment(self._monitor.environment(), config)
-        self._starting = EngineStart(
-            config,
-            self._job.pinned,
-            log=self._log,
-            reaper=self._process.reaper,
-            lowered=self._monitor.lowered,
-            says=self._monitor.backs_off,
-            decoder=partial(load_decoder, self._job.prompt),
-        )
+        _set_environment(self._monitor.environment(), self.job.config)
+        self._starting = EngineStart(self.job, self._process, self._monitor)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
         began = time.time()
         threading.Thread(target=self._keep_reporting, name="report", daemon=True).start()
         try:
-            self._engine = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+            self.engine = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         except BaseException as error:
             kind, message = "EngineError", self._log.with_last_words(f"The engine did not start: {error}")
             if isinstance(error, RayLLMBatchError):  # it says all there is to say
@@ -136,66 +125,36 @@ class Replica:
             self._monitor.failed(kind, message)
             raise EngineError(message) from None
         self.start_s = time.time() - began
-        self._answering = self._answers()
-        # Further rows stay what they are in their block, 4 bytes a token: as a request of the engine they take ten times that.
-        self._room = asyncio.Semaphore(REQUESTS_RATIO * self.settings["max_num_seqs"])
-        self._report_ready(self.start_s)
+        # Further rows stay in their block, 4 bytes a token: as a request of the engine they take ten times that.
+        self._room = asyncio.Semaphore(REQUESTS_RATIO * self.engine.settings()["max_num_seqs"])
+        self._be_ready(self.start_s)
 
     def _join(self, job: ReplicaJob, kept: bool = False) -> None:
-        """Take part in a run. Everything here belongs to the run; the engine and its log belong to this process.
-
-        kept: the engine is running already.
-        """
+        """Take part in a run. Everything here belongs to the run; the engine and its log belong to this process."""
         self._monitor = self._process.monitor(job.monitor)
         self._state = self._process.state(kept)
         self._told = self._monitor.register(self._state)
         if self._told.stop:
             raise EngineError(self._told.stop)
         # A later run may have taken over the actor that this process was started again for.
-        self._job: ReplicaJob = self._told.job or job
-        if self._engine is not None:
-            self._answering = self._answers()
+        self.job: ReplicaJob = self._told.job or job
 
-    def _answers(self) -> Answering:
-        job, told = self._job, self._told
-        return Answering(
-            self.engine,
-            job.config,
-            job.prompt.defaults.settings,
-            deduplicate=job.deduplicate,
-            guilty=told.guilty,
-            suspects=told.suspects,
-            on_death=self._die,
-        )
+    def _be_ready(self, start_s: float) -> None:
+        """start_s: seconds that the engine took to start, of this run's."""
+        self._answering = Answering(self.engine, self.job, self._told, self._die)
+        self._state.settings, self._state.start_s, self._state.state = self.engine.settings(), start_s, "ready"
+        self._report()
 
     def adopt(self, run_id: str) -> None:
         """Take part in that run, which the monitor has begun, with the engine as it is."""
-        if self._job.run_id != run_id:
-            self._join(self._job, kept=True)
-            self._report_ready(0.0)
-
-    @property
-    def engine(self) -> Engine:
-        assert self._engine is not None, "it has started"
-        return self._engine
-
-    @property
-    def answering(self) -> Answering:
-        assert self._answering is not None, "the engine has started"
-        return self._answering
-
-    @property
-    def prompt_job(self) -> PromptJob:
-        return self._job.prompt
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.engine.settings()
+        if self.job.run_id != run_id:
+            self._join(self.job, kept=True)
+            self._be_ready(0.0)
 
     def try_out(self, requests: list[Request], copies: int, *, reading_only: bool = False) -> Trial:
         """Time these requests, and nothing beside them. reading_only: with as little asked for each as can be."""
         if reading_only:
-            requests = [self._job.config.task_kind.reading_only(request) for request in requests]
+            requests = [self.job.prompt.task.reading_only(request) for request in requests]
         try:
             return asyncio.run_coroutine_threadsafe(run_trial(self.engine, requests, copies), self._loop).result()
         except EngineDied as error:
@@ -207,16 +166,16 @@ class Replica:
     def requests(self, prompts: pa.Table) -> tuple[list[Request], list[str]]:
         """Of the CPU stage's rows, those that reach the engine, and the errors of the others."""
         requests, failed = [], []
-        for row in output.stage_rows(prompts):
+        for row in run_columns.stage_rows(prompts):
             try:
-                requests.append(self.answering.request(row))
+                requests.append(self._answering.request(row))
             except BadRow as error:
                 failed.append(str(error))
         return requests, failed
 
     async def _start(self) -> Engine:
         model = ""
-        if self._job.config.engine_kind.needs_model:
+        if self.job.config.engine_kind.needs_model:
             self._state.state = "downloading"
             self._report()
             model = await self._starting.download()
@@ -230,33 +189,30 @@ class Replica:
         block: names it, in place of the Ray task that brings it.
         """
         block = block or self._process.blocks.next()
-        rows = output.stage_rows(table)
-        if output.FINISHED_IDS in table.column_names:
-            for row, finished in zip(rows, table.column(output.FINISHED_IDS).is_valid(), strict=True):
+        rows = run_columns.stage_rows(table)
+        if run_columns.FINISHED_IDS in table.column_names:
+            for row, finished in zip(rows, table.column(run_columns.FINISHED_IDS).is_valid(), strict=True):
                 row["finished"] = finished.as_py()
         done = asyncio.run_coroutine_threadsafe(self._answer_all(rows), self._loop).result()
-        self._deliver(block, done)
-        return output.with_answers(table, [answer for answer, _ in done], self._job.config.task_kind)
-
-    def _deliver(self, block: str, done: list[tuple[Answer, Optional[float]]]) -> None:
-        """The block is handed on next. The monitor knows first, so that it has every row when the driver sees the last one."""
         stats = RowStats()
         for answer, seconds in done:
             if seconds is not None:
                 stats.add(answer, seconds)
+        # The monitor knows before the block is handed on: it has every row when the driver sees the last one.
         self._report()
         self._monitor.delivers(block, stats)
+        return run_columns.with_answers(table, [answer for answer, _ in done], self.job.prompt.task)
 
     async def _answer_all(self, rows: list[dict[str, Any]]) -> list[tuple[Answer, Optional[float]]]:
         return list(await asyncio.gather(*(self._counted(row) for row in rows)))
 
     async def _counted(self, row: dict[str, Any]) -> tuple[Answer, Optional[float]]:
-        """The answer, and the seconds that it took; None for what is no row but the marker of some that need no answer."""
+        """The answer, and the seconds that it took; None for what is no row but a marker of finished ones."""
         if row.get("finished"):
             return Answer(), None
         async with self._room:
             began = time.monotonic()
-            answer = await self.answering.answer(row)
+            answer = await self._answering.answer(row)
         self._state.add(counts_of(answer))
         return answer, time.monotonic() - began
 
@@ -269,14 +225,10 @@ class Replica:
                 and self._starting.lower(message, self.engine.limits(), was_running=True)
             ):
                 return
-            most = self.settings.get("max_num_seqs") or self.answering.in_flight
-            self._monitor.died(self._state, self.answering.computing(most), message)
+            most = self.engine.settings().get("max_num_seqs") or self._answering.in_flight
+            self._monitor.died(self._state, self._answering.computing(most), message)
         finally:
             self._process.end()
-
-    def _report_ready(self, start_s: float) -> None:
-        self._state.settings, self._state.start_s, self._state.state = self.settings, start_s, "ready"
-        self._report()
 
     def _report(self) -> None:
         with self._reporting:  # several threads report: what was counted later is told later
@@ -286,11 +238,11 @@ class Replica:
     def _keep_reporting(self) -> None:
         while True:
             time.sleep(REPORT_EVERY_S)
-            state, engine = self._state, self._engine
+            state, engine = self._state, self.engine
             load = engine.load() if engine is not None else {}
             state.running, state.waiting = load.get("running", 0.0), load.get("waiting", 0.0)
             state.steps, state.kv_cache_usage = load.get("steps", 0), load.get("kv_cache_usage")
-            state.gpu_utilization = gpu.utilization() if self._job.config.gpus_per_replica else None
+            state.gpu_utilization = gpu.utilization() if self.job.config.gpus_per_replica else None
             state.in_flight, state.log_bytes = self._answering.in_flight if self._answering else 0, self._log.size
             self._report()
             if engine is not None and engine.is_deaf():

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from array import array
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Optional
 
 AT_ONCE = 32  # of up to a thousand suspects: some 30 rounds of this many, and after a crash as many single ones
 
@@ -20,10 +20,10 @@ class Suspects:
     """Kept by the run's monitor. A crash makes suspects of all rows in the engine, the next ones narrow them down.
 
     Each replica has its own, by its actor's id: Ray retries an actor's blocks on that actor, so its crashes say nothing
-    about the rows of another. A row that crashes the engine costs three deaths at most: among all that run, among AT_ONCE,
-    alone; and no death is lost on it where another such row's comes in between, since no suspect is forgotten.
+    about the rows of another. A row that crashes the engine costs three deaths at most: among all that run, among
+    AT_ONCE, alone; and no death is lost on it where another such row's comes in between: no suspect is forgotten.
 
-    guilty: rows that were alone in the engine when it died, having been in it at an earlier death too; with its last words.
+    guilty: rows that were alone in the engine when it died, and in it at an earlier death too; with its last words.
     """
 
     def __init__(self) -> None:
@@ -84,5 +84,5 @@ class Gate:
 
 def guilty_error(last_words: str) -> str:
     """The error column of a guilty row."""
-    lines: list[Any] = [line for line in last_words.splitlines() if line.strip()]
-    return f"engine: this row makes the engine crash; it was left out after the engine had died with it alone. {' | '.join(lines[-3:])}"
+    said = " | ".join([line for line in last_words.splitlines() if line.strip()][-3:])
+    return f"engine: this row makes the engine crash; it was left out after the engine had died with it alone. {said}"

@@ -1,38 +1,37 @@
-"""How busy the visible GPUs are; NVML is made up."""
+"""How busy the visible GPUs are (NVML is made up); engines that share a GPU start one after the other."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from rayllm_batch.workers import gpu
+from rayllm_batch.workers.gpu import gpu_to_itself
 
 UUIDS = ["GPU-8932f937", "GPU-1111aaaa", "GPU-2222bbbb"]
 BUSY = [100, 50, 0]  # per cent
 
 
 @pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def nvml(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Three GPUs; a handle is the GPU's number."""
     made = SimpleNamespace(
-        started=0,
+        nvmlInit=lambda: None,
         nvmlDeviceGetCount=lambda: 3,
         nvmlDeviceGetHandleByIndex=lambda index: range(3)[index],
         nvmlDeviceGetUUID=lambda handle: UUIDS[handle],
         nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=BUSY[handle], memory=1),
     )
-
-    def start() -> None:
-        made.started += 1
-
-    made.nvmlInit = start
     monkeypatch.setitem(sys.modules, "pynvml", made)
-    gpu._found.clear()
-    yield made
-    gpu._found.clear()
+    return made
 
 
 @pytest.mark.parametrize(
@@ -60,13 +59,6 @@ def test_the_mean_over_the_visible_ones(
     assert gpu.utilization() == expected
 
 
-def test_it_is_asked_anew_but_started_once(nvml: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    first = gpu.utilization()
-    monkeypatch.setattr(nvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=30))
-    assert (first, gpu.utilization(), nvml.started) == (1.0, 0.3, 1)
-
-
 def test_bytes_as_older_versions_give_them(nvml: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvml, "nvmlDeviceGetUUID", lambda handle: UUIDS[handle].encode())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1111aaaa")
@@ -83,3 +75,52 @@ def test_no_package_and_no_driver_are_no_error(nvml: SimpleNamespace, monkeypatc
     assert gpu.utilization() is None
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
     assert gpu.utilization() is None
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937-d72c")
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_the_second_waits_for_the_first() -> None:
+    first = gpu_to_itself()
+    has_it = threading.Event()
+
+    def start() -> None:
+        with gpu_to_itself():
+            has_it.set()
+
+    second = threading.Thread(target=start, daemon=True)
+    second.start()
+    assert not has_it.wait(0.5)
+    first.close()
+    assert has_it.wait(10)
+    second.join()
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_another_gpu_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gpu_to_itself():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+        gpu_to_itself().close()
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_an_engine_that_was_killed_while_it_started_leaves_no_lock(tmp_path: Path) -> None:
+    code = (
+        "from rayllm_batch.workers.gpu import gpu_to_itself; "
+        "lock = gpu_to_itself(); print('has it', flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout.readline() == "has it\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    gpu_to_itself().close()

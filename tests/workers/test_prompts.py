@@ -336,7 +336,8 @@ def test_a_plain_tokenizer_is_loaded_without_torch_and_is_what_auto_tokenizer_gi
         assert prompt.render(mine, chat, given) == prompt.render(auto, chat, given)
     (tmp_path / "job").write_bytes(pickle.dumps(dataclasses.replace(given, parse_row=None)))
     code = (
-        "import pickle, sys; from rayllm_batch.workers.tokenizer import load_tokenizer; load_tokenizer(pickle.load(open(sys.argv[1], 'rb')));"
+        "import pickle, sys; from rayllm_batch.workers.tokenizer import load_tokenizer; "
+        "load_tokenizer(pickle.load(open(sys.argv[1], 'rb')));"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "job"], check=True)
@@ -448,7 +449,10 @@ def test_user_code_that_would_end_the_process(error: BaseException, folders: dic
     assert only_row_1_fails(folders["none"], end).startswith(f"parse_row: {type(error).__name__}")
 
 
-TRIMS = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+TRIMS = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
 
 
 @pytest.mark.parametrize("begun", ["The answer is ", "Two\nlines\n\n", " so far\t"])
@@ -469,7 +473,10 @@ def test_what_cannot_be_continued(more: dict[str, Any], folders: dict[str, Path]
 
 
 def test_an_answer_with_generation_tags(folders: dict[str, Path]) -> None:
-    tagged = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<a>{{ m.content }}</a>{% endgeneration %}{% else %}<u>{{ m.content }}</u>{% endif %}{% endfor %}"
+    tagged = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<a>{{ m.content }}</a>{% endgeneration %}"
+        "{% else %}<u>{{ m.content }}</u>{% endif %}{% endfor %}"
+    )
     given = job(folders["template"], from_row, chat_template=tagged)
     [row] = built(chats([*CHATS[0], {"role": "assistant", "content": "It is"}]), given)
     assert tokenizer.decode(row[output.TOKEN_IDS], given).endswith("</u><a>It is")
@@ -498,8 +505,14 @@ def test_a_message_that_a_template_leaves_out_without_a_word(role: str, folders:
     assert out[2][output.STAGE_ERROR] is None
 
 
-NAMED = "{% for m in messages %}{{ m.name or m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}\n{% endfor %}"
-THINKS = "{% for m in messages %}{{ m.role }}: {{ m.get('reasoning_content', '') if loop.last else '' }}{{ m.content }}\n{% endfor %}"
+NAMED = (
+    "{% for m in messages %}{{ m.name or m.role }}: {{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}\n{% endfor %}"
+)
+THINKS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.get('reasoning_content', '') if loop.last else '' }}"
+    "{{ m.content }}\n{% endfor %}"
+)
 
 
 def test_names_that_a_template_leaves_out(folders: dict[str, Path]) -> None:

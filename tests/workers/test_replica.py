@@ -276,9 +276,9 @@ def test_it_takes_part_in_the_next_run_with_its_engine() -> None:
     made.answers([1])
     made.monitor.told = Told(
         job=replace(
-            made.replica._job,
+            made.replica.job,
             run_id="next",
-            prompt=replace(made.replica.prompt_job, defaults=Defaults({"temperature": 1.0})),
+            prompt=replace(made.replica.job.prompt, defaults=Defaults({"temperature": 1.0})),
         )
     )
     made.replica.adopt("next")

@@ -1,4 +1,4 @@
-"""Rows that crash the engine are found among their neighbours: the gate and the suspects, on an engine of this file's own."""
+"""Rows that crash the engine are found among their neighbours: the gate, the suspects, an engine of this file's own."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output import run_columns as output
 from rayllm_batch.run.monitor import RunMonitor
 from rayllm_batch.workers.answering import Answering
+from rayllm_batch.workers.monitor_client import Told
+from rayllm_batch.workers.prompts import PromptJob
+from rayllm_batch.workers.replica import ReplicaJob
 from rayllm_batch.workers.suspects import AT_ONCE, Gate, Suspects, guilty_error, prompt_key
 
 # Of a poison row: a death among all that run, one among at most AT_ONCE, one alone.
 DEATHS_EACH = 3
 CONFIG = init_engine_from_config({"model_id": "org/model", "llm_engine": "echo", "accelerator_type": "CPU"})
+JOB = ReplicaJob("run", CONFIG, PromptJob(parse_row=dict, tokenizer="none"), None, deduplicate=False)
 WAIT_S = 60.0  # for a simulation that takes well under a second: a gate that never opens, in place of a hanging test
 
 
 class Cluster:
     """Replicas as Ray restarts them: a block is out when all its rows are answered, else all of it is tried again.
 
-    Every replica owns its blocks, since the retry of an actor's task goes to the same actor. All replicas live at the same
-    time; a life ends with the engine's death, and the next lives begin when every replica has died or is done, so that no
-    replica is told its suspects before another one's death.
+    Every replica owns its blocks, since the retry of an actor's task goes to the same actor. All replicas live at the
+    same time; a life ends with the engine's death, and the next lives begin when every replica has died or is done, so
+    that no replica is told its suspects before another one's death.
     """
 
     def __init__(
@@ -77,9 +81,7 @@ class Life:
         self.cluster, self.number = cluster, number
         self.slots, self.turns = asyncio.Semaphore(cluster.seqs), random.Random(number)
         self.max_model_len, self.vocab_size = 100, None
-        self.answering = Answering(
-            self, CONFIG, {}, deduplicate=False, guilty=told["guilty"], suspects=told["suspects"], on_death=self.dies
-        )
+        self.answering = Answering(self, JOB, Told(**told), self.dies)
         self.died: asyncio.Future = asyncio.get_running_loop().create_future()
         self.answered = 0
 
