@@ -10,7 +10,7 @@ from rayllm_batch.errors import (
     TokenRequiredError,
 )
 from rayllm_batch.model.hub import check_model_access, find_token, remember_token, saved_tokens
-from rayllm_batch.model.hub_refusal import model_page, tokens_page
+from rayllm_batch.model.hub_client import model_page, tokens_page
 from util.front_end import FrontEnd, front_end
 
 TRIES = 3

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from rayllm_batch.errors import HubUnavailableError, ModelNotFoundError
-from rayllm_batch.model.hub import CHECK_SECONDS, RATE_LIMIT_SECONDS, is_local, is_offline
+from rayllm_batch.model.hub import is_local, is_offline
 from rayllm_batch.model.hub_client import HubClient
 from rayllm_batch.secret import Secret
 
@@ -26,12 +27,7 @@ log = logging.getLogger("rayllm_batch")
 
 
 def download_model(
-    model_id: str,
-    token: str | None = None,
-    *,
-    revision: str | None = None,
-    load_format: str = "auto",
-    rate_limit_wait: float = RATE_LIMIT_SECONDS,
+    model_id: str, token: str | None = None, *, revision: str | None = None, load_format: str = "auto"
 ) -> str:
     """Folder of the model on this machine, downloaded into huggingface_hub's cache if it is not there yet.
 
@@ -41,7 +37,6 @@ def download_model(
     Args:
         token: Opens the model; none for a public one.
         load_format: The engine's own argument, which decides between the weights that a repository holds twice.
-        rate_limit_wait: Seconds to wait out a rate limit (429).
 
     Raises:
         ModelAccessError: As `rayllm_batch.model.hub.check_model_access`, or if the files cannot be stored.
@@ -52,25 +47,21 @@ def download_model(
     if is_offline():
         return _from_cache(model_id, revision, load_format)
     token = Secret(token) if token else None
-    client = HubClient(model_id, token, "the token given", CHECK_SECONDS, rate_limit_wait)
+    client = HubClient(model_id, token)
     try:
-        info = client.ask(lambda api: api.model_info(model_id, revision=revision, timeout=CHECK_SECONDS))
+        info = client.info(revision)
     except HubUnavailableError as error:
-        try:
+        with suppress(ModelNotFoundError):
             folder = _from_cache(model_id, revision, load_format)
-        except ModelNotFoundError:
-            folder = None
-        if folder is None:
-            raise error.with_traceback(None) from None
-        log.warning("%s The copy of %s in the cache is used.", error, model_id)
-        return folder
+            log.warning("%s The copy of %s in the cache is used.", error, model_id)
+            return folder
+        raise error.with_traceback(None) from None
     unread = files_to_skip([file.rfilename for file in info.siblings or []], load_format)
     # The weights take as long as they take. A server that falls silent is huggingface_hub's to notice: it waits
     # HF_HUB_DOWNLOAD_TIMEOUT (10 s) for the next byte of a file, and resumes five times before it gives up. Where
     # the silence comes before a file's first byte, it tries for six minutes.
-    client.timeout = None
     try:
-        return client.ask(lambda api: _snapshot(api, model_id, revision, unread))
+        return client.ask(lambda api: _snapshot(api, model_id, revision, unread), patiently=True)
     except HubUnavailableError as error:
         why = error.why
     missing = _missing(model_id, info, unread)

@@ -19,45 +19,20 @@ from rayllm_batch.errors import ConfigError, shown
 from rayllm_batch.file_kind import HEAD_BYTES, kind_of
 
 INDEX, INDEX_OF_BIN = "model.safetensors.index.json", "pytorch_model.bin.index.json"
-TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tekken.json",
-    "vocab.json",
-    "vocab.txt",
-    "*.model",
-    "*.model.v*",
-    "*.spm",
-    "*.tiktoken",
-)
+TOKENIZERS = ["tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt"]
+TOKENIZERS += ["*.model", "*.model.v*", "*.spm", "*.tiktoken"]
 MOST_HEADER_BYTES = 100 << 20  # safetensors' own limit
 # Of a config.json, what is read of it before an engine reads it all. Some models have lists for numbers, a layer each.
 KINDS_IN_CONFIG = {
     **dict.fromkeys(("model_type", "dtype", "torch_dtype"), str),
     **dict.fromkeys(("text_config", "rope_scaling", "rope_parameters", "quantization_config", "auto_map"), dict),
-    **dict.fromkeys(
-        (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "vocab_size",
-            "max_position_embeddings",
-        ),
-        int,
-    ),
+    **dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"), int),
+    **dict.fromkeys(("head_dim", "vocab_size", "max_position_embeddings"), int),
     **dict.fromkeys(("architectures", "layer_types"), list),
 }
-CONFIGS = ("config.json", "generation_config.json", INDEX, INDEX_OF_BIN)
-OF_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-
+CONFIGS = ["config.json", "generation_config.json", INDEX, INDEX_OF_BIN]
+OF_TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+OF_TOKENIZER += ["chat_template.jinja", "chat_template.json"]
 HOW_AN_ADAPTER = (
     "Set model_id to its base model, lora_config.dynamic_lora_loading_path to the folder above, and let parse_row name "
     'the adapter under "model"'
@@ -79,25 +54,17 @@ def check_folder(
     complete:      what is not here will not come.
     """
     names = {path.name for path in folder.iterdir() if path.exists()}  # not a link to what is gone
-    problems = list(
-        _problems(folder, names, weights, own_tokenizer=own_tokenizer, own_config=own_config, complete=complete)
-    )
+    if own_config and not names & {"config.json", "params.json"}:  # Mistral's own format has the latter
+        problems = [_no_config(folder, names)]
+    else:
+        problems = list(_small_problems(folder, names, own_config, own_tokenizer))
+        if weights is not None:
+            problems += _weights_problems(folder, names, weights, complete)
     if problems:
         raise ConfigError(f"The model folder {str(folder)!r} cannot be used: {'; '.join(problems)}.")
 
 
-def _problems(
-    folder: Path,
-    names: set[str],
-    weights: Optional[list[str]],
-    *,
-    own_tokenizer: bool,
-    own_config: bool,
-    complete: bool,
-) -> Iterator[str]:
-    if own_config and "config.json" not in names and "params.json" not in names:  # Mistral's own format has the latter
-        yield _no_config(folder, names)
-        return
+def _small_problems(folder: Path, names: set[str], own_config: bool, own_tokenizer: bool) -> Iterator[str]:
     tokenizers = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in TOKENIZERS))
     read = [*(CONFIGS if own_config else ()), *(OF_TOKENIZER if own_tokenizer else ())]
     if own_tokenizer and "tokenizer.json" not in names:  # else the others are not read
@@ -105,12 +72,12 @@ def _problems(
     for name in read:
         if name in names and (problem := small_problem(folder / name)):
             yield f"{name} {problem}"
-    if (
-        own_tokenizer and not tokenizers and not read_object(folder / "tokenizer_config.json").get("auto_map")
-    ):  # else by code of its own
+    has_code = bool(read_object(folder / "tokenizer_config.json").get("auto_map"))  # of a tokenizer of its own
+    if own_tokenizer and not tokenizers and not has_code:
         yield f"it has no tokenizer ({', '.join(TOKENIZERS[:3])}, ...)"
-    if weights is None:
-        return
+
+
+def _weights_problems(folder: Path, names: set[str], weights: list[str], complete: bool) -> Iterator[str]:
     listed, shards = _shards(folder, weights)
     if complete and (missing := sorted(shards - names)):
         yield f"{listed} {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which is not there"
@@ -132,10 +99,8 @@ def _no_weights(names: set[str]) -> str:
 def _no_config(folder: Path, names: set[str]) -> str:
     if "adapter_config.json" in names:
         return f"it is a LoRA adapter (adapter_config.json, no config.json). {HOW_AN_ADAPTER}"
-    if inner := next(
-        iter(sorted(folder.glob("*/config.json")) or sorted(folder.glob("snapshots/*/config.json"))), None
-    ):
-        return f"it has no config.json, but {str(inner.parent)!r} does: set model_id to that"
+    if inner := sorted(folder.glob("*/config.json")) or sorted(folder.glob("snapshots/*/config.json")):
+        return f"it has no config.json, but {str(inner[0].parent)!r} does: set model_id to that"
     there = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
     return f"it has no config.json ({f'there are {there}' if names else 'it is empty'})"
 
@@ -155,19 +120,18 @@ def small_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
         return f"cannot be read ({error.strerror or error})"
     if not isinstance(value, dict):
         return "is not a JSON object"
-    if path.name == "config.json" and (
-        odd := next((name for name in odd_fields(value) if KINDS_IN_CONFIG[name] is not int), None)
-    ):
-        return f"has a {odd} that is {shown(value[odd], 80)}, but must be of type {KINDS_IN_CONFIG[odd].__name__}"
     if path.name in (INDEX, INDEX_OF_BIN) and value.get("weight_map") and not shards_in(value):
         return "has no weight_map, a file's name for each tensor"
-    if path.name == "config.json" and not (value.get("model_type") or value.get("auto_map")):
-        return (
-            "names no model_type"
-            if value.get("architectures")
-            else "names neither model_type nor architectures, so it is no model's"
-        )
-    return ""
+    if path.name != "config.json":
+        return ""
+    for odd in odd_fields(value):
+        if KINDS_IN_CONFIG[odd] is not int:
+            return f"has a {odd} that is {shown(value[odd], 80)}, but must be of type {KINDS_IN_CONFIG[odd].__name__}"
+    if value.get("model_type") or value.get("auto_map"):
+        return ""
+    if value.get("architectures"):
+        return "names no model_type"
+    return "names neither model_type nor architectures, so it is no model's"
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -189,7 +153,7 @@ def odd_fields(config: dict[str, Any]) -> Iterator[str]:
 def shards_in(index: dict[str, Any]) -> set[str]:
     """The files that an index lists; none where it is no index."""
     listed = index.get("weight_map")
-    files = list(listed.values()) if isinstance(listed, dict) else []
+    files = listed.values() if isinstance(listed, dict) else ()
     return set(files) if all(isinstance(name, str) for name in files) else set()
 
 
@@ -217,8 +181,7 @@ def weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
                 try:  # first: a header's length may look like anything
                     _header(file, size)
                 except ValueError as error:
-                    kind = kind_of(head)
-                    return f"is {kind}" if kind else str(error)
+                    return f"is {kind}" if (kind := kind_of(head)) else str(error)
                 return ""
         if path.suffix not in (".bin", ".pt") or head.startswith(b"\x80"):  # a pickle, of torch before 1.6
             return ""
@@ -248,11 +211,9 @@ def _header(file: Any, size: int) -> dict[str, Any]:
         header.pop("__metadata__", None)
         end = max((int.__index__(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise ValueError(
-            "is not a safetensors file, or damaged: its header is not JSON, or not that of tensors"
-        ) from None
-    if size != 8 + length + end:
-        raise ValueError(
-            f"is {'cut short' if size < 8 + length + end else 'damaged'}: it has {size:,} bytes of {8 + length + end:,}"
-        )
+        what = "is not a safetensors file, or damaged: its header is not JSON, or not that of tensors"
+        raise ValueError(what) from None
+    whole = 8 + length + end
+    if size != whole:
+        raise ValueError(f"is {'cut short' if size < whole else 'damaged'}: it has {size:,} bytes of {whole:,}")
     return header

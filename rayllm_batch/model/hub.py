@@ -1,4 +1,4 @@
-"""Access to a model on the Hugging Face Hub: whether a token opens it, and the files an engine needs from it."""
+"""Access to a model on the Hugging Face Hub: which token opens it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,8 @@ from rayllm_batch.errors import (
     ModelNotFoundError,
     TokenRequiredError,
 )
-from rayllm_batch.model.hub_client import HubClient, call
-from rayllm_batch.model.hub_refusal import endpoint, tokens_page
+from rayllm_batch.model.hub_client import CHECK_SECONDS, HubClient, call, endpoint, tokens_page
 from rayllm_batch.secret import Secret
-
-CHECK_SECONDS = 15.0  # no network, a silent server, server errors: said by then
-RATE_LIMIT_SECONDS = 330.0  # the Hub counts requests in windows of five minutes
-
-
-def is_on_hub(model_id: str) -> bool:
-    """Whether the Hub has to be asked about this model: not about a local one, nor with `HF_HUB_OFFLINE=1`."""
-    return not is_local(model_id) and not is_offline()
 
 
 def is_local(model_id: str) -> bool:
@@ -44,33 +35,13 @@ def is_offline() -> bool:
     return constants.HF_HUB_OFFLINE or now.upper() in constants.ENV_VARS_TRUE_VALUES
 
 
-def needs_token(model_id: str) -> bool:
-    """Whether the model is closed to a client without a token. A private model and a missing one look the same.
-
-    Raises:
-        HubUnavailableError: The Hub cannot be reached, or answers with an error of its own.
-    """
-    try:
-        check_model_access(model_id, None)
-    except (TokenRequiredError, ModelNotFoundError):
-        return True
-    return False
-
-
-def check_model_access(
-    model_id: str,
-    token: str | None,
-    *,
-    source: str = "the token given",
-    timeout: float = CHECK_SECONDS,
-    rate_limit_wait: float = RATE_LIMIT_SECONDS,
-) -> None:
+def check_model_access(model_id: str, token: str | None, *, source: str = "the token given") -> None:
     """Return if `token` opens `model_id`; without a token, if the model is open to everyone.
+
+    The Hub is asked for CHECK_SECONDS at most, a rate limit aside; it is not asked about a local model, nor offline.
 
     Args:
         source: Where the token comes from, as the messages name it.
-        timeout: Seconds for an answer, a rate limit aside.
-        rate_limit_wait: Seconds to wait out a rate limit (429).
 
     Raises:
         TokenRequiredError: The model is gated, and there is no token.
@@ -79,7 +50,7 @@ def check_model_access(
         ModelNotFoundError: There is no such model, or it is private and the token does not open it.
         HubUnavailableError: No network, no answer in time, a server error, or a rate limit that lasts too long.
     """
-    if not is_on_hub(model_id):
+    if is_local(model_id) or is_offline():
         return
     token = Secret(token) if token else None
     if token and not re.fullmatch(r"[!-~]+", token):
@@ -88,19 +59,13 @@ def check_model_access(
             "that no token has.",
             f"Copy it again from {tokens_page()}.",
         )
-    HubClient(model_id, token, source, timeout, rate_limit_wait).ask(lambda api: api.auth_check(model_id))
+    HubClient(model_id, token, source).ask(lambda api: api.auth_check(model_id))
 
 
-def check_dataset_access(
-    dataset_id: str, *, timeout: float = CHECK_SECONDS, rate_limit_wait: float = RATE_LIMIT_SECONDS
-) -> None:
-    """Return if the Hub opens this dataset with the token that huggingface_hub sends, or without one.
-
-    Raises:
-        ModelAccessError: As `check_model_access`, about the dataset.
-    """
+def check_dataset_access(dataset_id: str) -> None:
+    """As `check_model_access`, of a dataset, with the token that huggingface_hub sends, or without one."""
     source, token = next(saved_tokens(), ("no token", None))
-    client = HubClient(dataset_id, token, source, timeout, rate_limit_wait, "dataset")
+    client = HubClient(dataset_id, token, source, "dataset")
     client.ask(lambda api: api.auth_check(dataset_id, repo_type="dataset"))
 
 
@@ -116,7 +81,7 @@ def saved_tokens() -> Iterator[tuple[str, Secret]]:
         path = Path(constants.HF_TOKEN_PATH)
         stored = Secret(path.read_text().strip() if path.is_file() else "")
     else:
-        stored = Secret(call(get_token, CHECK_SECONDS)[0] or "")  # it may renew the token of a browser login
+        stored = Secret(call(get_token)[0] or "")  # it may renew the token of a browser login
     if stored and stored != first:
         yield "the token in huggingface_hub's store", stored
 
@@ -138,7 +103,7 @@ def find_token(model_id: str) -> str:
     raise refusal.with_traceback(None)
 
 
-def remember_token(token: str, *, timeout: float = CHECK_SECONDS) -> None:
+def remember_token(token: str) -> None:
     """Put the token into huggingface_hub's store, where `hf auth login` puts it, and nowhere else.
 
     Raises:
@@ -148,9 +113,9 @@ def remember_token(token: str, *, timeout: float = CHECK_SECONDS) -> None:
     from huggingface_hub import login
 
     token = Secret(token)
-    _, error = call(lambda: login(token=token, add_to_git_credential=False), timeout)
+    _, error = call(lambda: login(token=token, add_to_git_credential=False))
     if isinstance(error, TimeoutError):
-        raise HubUnavailableError(f"{endpoint()} did not answer within {timeout:.0f} s.")
+        raise HubUnavailableError(f"{endpoint()} did not answer within {CHECK_SECONDS:.0f} s.")
     if error is not None:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ModelAccessError(f"The token could not be stored: {reason}.")

@@ -14,7 +14,7 @@ from rayllm_batch.engine.engine_args import UTILIZATION
 from rayllm_batch.errors import ClusterError, ConfigError, HubUnavailableError, ModelNotFoundError
 from rayllm_batch.model.files import WEIGHTS, download_model, files_to_skip
 from rayllm_batch.model.folder import INDEX, check_folder, odd_fields, read_object, shards_in
-from rayllm_batch.model.hub import CHECK_SECONDS, RATE_LIMIT_SECONDS, is_local, is_offline
+from rayllm_batch.model.hub import is_local, is_offline
 from rayllm_batch.model.hub_client import HubClient
 from rayllm_batch.secret import Secret
 from rayllm_batch.workers.tokenizer import no_chat_template
@@ -108,11 +108,8 @@ def look_at(config: EngineConfig, token: str) -> ModelFacts:
     facts = _of_folder(folder, load_format)
     if is_offline():
         return facts
-    client = HubClient(model, Secret(token) if token else None, "the token given", CHECK_SECONDS, RATE_LIMIT_SECONDS)
     try:
-        info = client.ask(
-            lambda api: api.model_info(model, revision=revision, files_metadata=True, timeout=CHECK_SECONDS)
-        )
+        info = HubClient(model, Secret(token) if token else None).info(revision, files_metadata=True)
     except HubUnavailableError:
         return facts
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.data.dataset_file import in_blocks
 from rayllm_batch.errors import DatasetError, ModelAccessError
-from rayllm_batch.model.hub import CHECK_SECONDS, check_dataset_access, is_offline
+from rayllm_batch.model.hub import check_dataset_access, is_offline
 from rayllm_batch.workload import ChatWorkloadBase
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _from_hub(split: str) -> ray.data.Dataset:
 def articles(split: str) -> datasets.Dataset:
     """One split, from the Hub or from an earlier download.
 
-    The Hub is asked first whether it opens the dataset, for CHECK_SECONDS at most: the datasets library alone asks a
+    The Hub is asked first whether it opens the dataset, for 15 s at most: the datasets library alone asks a
     Hub that does not answer again and again, for minutes.
     """
     try:
@@ -77,7 +77,7 @@ def articles(split: str) -> datasets.Dataset:
     offline = is_offline() or datasets.config.HF_HUB_OFFLINE
     if not offline:
         try:
-            check_dataset_access(HUB_DATASET, timeout=CHECK_SECONDS)
+            check_dataset_access(HUB_DATASET)
         except ModelAccessError as error:
             offline, refusal = True, error.why
     if offline:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from rayllm_batch.errors import HubUnavailableError, InvalidTokenError, ModelNotFoundError, TokenRequiredError
-from rayllm_batch.model import files as model_files
 from rayllm_batch.model.files import download_model, files_to_skip
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +84,7 @@ def test_several_processes_fetch_each_file_once(hub, hub_env):
 def test_cache_without_the_hub(hub, monkeypatch):
     folder = download_model("org/public")
     hub.fail("/", 503)
-    monkeypatch.setattr(model_files, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr("rayllm_batch.model.hub_client.CHECK_SECONDS", 0.5)
     assert download_model("org/public") == folder
     with pytest.raises(HubUnavailableError):
         download_model("org/gated")

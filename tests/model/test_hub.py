@@ -18,15 +18,16 @@ from rayllm_batch.errors import (
     TokenRequiredError,
 )
 from rayllm_batch.model import hub as access
+from rayllm_batch.model import hub_client
 from rayllm_batch.secret import Secret
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
 
-def refusal(model_id: str, token: str | None, **limits: float) -> ModelAccessError:
+def refusal(model_id: str, token: str | None) -> ModelAccessError:
     """The error, after checking what every one of them has to keep: no token anywhere, no hidden cause."""
     with pytest.raises(ModelAccessError) as caught:
-        access.check_model_access(model_id, token, **limits)
+        access.check_model_access(model_id, token)
     error = caught.value
     assert error.__cause__ is None and error.__context__ is None
     if token:
@@ -41,12 +42,10 @@ def refusal(model_id: str, token: str | None, **limits: float) -> ModelAccessErr
 
 def test_public_model_needs_no_token():
     access.check_model_access("org/public", None)
-    assert not access.needs_token("org/public")
 
 
 @pytest.mark.parametrize("model", ["org/gated", "org/private"])
 def test_right_token_opens(model):
-    assert access.needs_token(model)
     access.check_model_access(model, "hf_alice")
 
 
@@ -103,10 +102,11 @@ def test_name_that_no_model_can_have():
     assert type(refusal("a/b/c", None)) is ModelNotFoundError
 
 
-def test_rate_limit_is_waited_out(hub, caplog):
+def test_rate_limit_is_waited_out(hub, caplog, monkeypatch):
+    monkeypatch.setattr(hub_client, "CHECK_SECONDS", 1.5)  # shorter than both waits together
     hub.fail("auth-check", 429, times=2, Retry_After="0")
     started = time.monotonic()
-    access.check_model_access("org/gated", "hf_alice", timeout=1.5)  # shorter than both waits together
+    access.check_model_access("org/gated", "hf_alice")
     assert time.monotonic() - started >= 2
     assert hub.asked("auth-check") == 3
     assert "trying again in 1 s" in caplog.text
@@ -129,9 +129,10 @@ def test_server_error_that_passes(hub):
     access.check_model_access("org/public", None)
 
 
-def test_server_error_that_stays(hub):
+def test_server_error_that_stays(hub, monkeypatch):
+    monkeypatch.setattr(hub_client, "CHECK_SECONDS", 1)
     hub.fail("auth-check", 500)
-    error = refusal("org/gated", "hf_alice", timeout=1)
+    error = refusal("org/gated", "hf_alice")
     assert type(error) is HubUnavailableError and "500" in str(error)
 
 
@@ -142,10 +143,11 @@ def test_other_refusal(hub):
     assert "Legal Reasons" in str(error) and "\x1b" not in str(error)
 
 
-def test_hanging_server(hub):
+def test_hanging_server(hub, monkeypatch):
+    monkeypatch.setattr(hub_client, "CHECK_SECONDS", 1)
     hub.fail("auth-check", 0)
     started = time.monotonic()
-    error = refusal("org/gated", "hf_alice", timeout=1)
+    error = refusal("org/gated", "hf_alice")
     assert type(error) is HubUnavailableError and "within 1 s" in str(error)
     assert time.monotonic() - started < 10
 

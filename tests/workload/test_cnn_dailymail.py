@@ -69,7 +69,7 @@ def library(isolated, hub, monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", isolated / "datasets")
-    monkeypatch.setattr(cnn_dailymail, "CHECK_SECONDS", 1.0)
+    monkeypatch.setattr("rayllm_batch.model.hub_client.CHECK_SECONDS", 1.0)
     return datasets
 
 
