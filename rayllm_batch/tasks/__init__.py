@@ -1,4 +1,4 @@
-"""What is asked of a model for a row, and what comes out: one file a task. README.md here says how another one is added."""
+"""What is asked of a model for a row, and what comes out: one file a task. README.md says how to add one."""
 
 from rayllm_batch.registry import Registry
 from rayllm_batch.tasks.base import Task

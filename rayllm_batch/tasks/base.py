@@ -45,10 +45,9 @@ class Answer:
 
 
 class Task:
-    """schema:        the output's columns beside the input's, in their order; "num_input_tokens" and "error" are among them.
-                      Their types never depend on the rows.
-    answer_column: the one that people read first.
-    settings_key:  the workload's field, and parse_row's key, that has the task's settings.
+    """schema: the output's columns beside the input's, in their order, with "num_input_tokens" and "error"; their types
+    never depend on the rows. answer_column: the one that people read first. settings_key: the workload's field, and
+    parse_row's key, that has the task's settings.
     """
 
     schema: pa.Schema
@@ -63,8 +62,8 @@ class Task:
         """What `parse_row` returns for the row, checked and read to mean one thing.
 
         "messages" (as `chat.checked_messages` gives them) or "prompt_token_ids" (an array of shape (n,) of int32); the
-        task's settings_key (plain values) and "model", if they are given. Raises TypeError or WorkloadError, which becomes
-        the row's error.
+        task's settings_key (plain values) and "model", if they are given. Raises TypeError or WorkloadError, which
+        becomes the row's error.
         """
         raise NotImplementedError
 

@@ -36,9 +36,8 @@ def _checked_message(message: Any) -> dict[str, Any]:
     checked = {key: value for key, value in message.items() if value is not None or key == "content"}
     for key, value in checked.items():
         if key not in MESSAGE_KEYS:
-            raise TypeError(
-                f"a message has the key {key!r}, which would have no effect.{did_you_mean(key, MESSAGE_KEYS)}"
-            )
+            nearest = did_you_mean(key, MESSAGE_KEYS)
+            raise TypeError(f"a message has the key {key!r}, which would have no effect.{nearest}")
         if key not in ("content", "tool_calls") and not isinstance(value, str):
             raise TypeError(f"a message's {key} must be text, but is {shown(value)}")
     calls = checked.pop("tool_calls", ())
@@ -53,28 +52,25 @@ def _checked_message(message: Any) -> dict[str, Any]:
 
 def _checked_call(call: Any) -> dict[str, Any]:
     """A call of a tool, its arguments a dict, as templates expect them; the OpenAI API has them as JSON text."""
-    function = (call.get("function") or call) if isinstance(call, dict) else None
-    arguments = function.get("arguments") if isinstance(function, dict) else None
+    function: Any = (call.get("function") or call) if isinstance(call, dict) else None
+    has_name = isinstance(function, dict) and isinstance(function.get("name"), str)
+    arguments = function.get("arguments") if has_name else None
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
         except ValueError:
             arguments = ()
-    if (
-        not isinstance(function, dict)
-        or not isinstance(function.get("name"), str)
-        or not isinstance(arguments, (dict, type(None)))
-    ):
+    if not has_name or not isinstance(arguments, (dict, type(None))):
         raise TypeError(
-            f'each of a message\'s tool_calls must be {{"function": {{"name": ..., "arguments": ...}}}}, the arguments a JSON object, '
-            f"but one is {shown(call)}"
+            'each of a message\'s tool_calls must be {"function": {"name": ..., "arguments": ...}}, the arguments a '
+            f"JSON object, but one is {shown(call)}"
         )
     checked = {**function, "arguments": arguments or {}}
     return checked if function is call else {**call, "function": checked}
 
 
 def _text_of(content: Any) -> str:
-    """The text of a message's content: itself, or its parts', a line each, as vLLM's server joins them for a text template."""
+    """Of a message's content: itself, or its parts', a line each, as vLLM's server joins them for a text template."""
     if isinstance(content, str):
         return content
     if not isinstance(content, (list, tuple, np.ndarray)) or not len(content):
@@ -83,17 +79,14 @@ def _text_of(content: Any) -> str:
 
 
 def _text_of_part(part: Any) -> str:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise TypeError(
-            f'each part of a message\'s content must be {{"type": "text", "text": ...}}, but one is {shown(part)}'
-        )
-    if part["type"] != "text":
-        raise TypeError(
-            f"a message's content has a part of type {part['type']!r}, but only text is taken.{did_you_mean(part['type'], ['text'])}"
-        )
-    others = [key for key, value in part.items() if key not in ("type", "text") and value is not None]
-    if not isinstance(part.get("text"), str) or others:
-        raise TypeError(f'a text part must be {{"type": "text", "text": ...}} and no more, but one is {shown(part)}')
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind != "text":
+        nearest = did_you_mean(kind, ["text"])
+        raise TypeError(f"a message's content has a part of type {kind!r}, but only text is taken.{nearest}")
+    given = {key for key, value in part.items() if value is not None} if kind == "text" else set()
+    if given != {"type", "text"} or not isinstance(part["text"], str):
+        wanted = 'each part of a message\'s content must be {"type": "text", "text": ...} and no more'
+        raise TypeError(f"{wanted}, but one is {shown(part)}")
     return part["text"]
 
 
@@ -102,14 +95,9 @@ def checked_ids(given: Any) -> np.ndarray:
         ids = np.asarray(given)
     except (ValueError, TypeError):  # lists of different lengths in it
         ids = np.empty(0)
-    if (
-        ids.ndim != 1
-        or ids.dtype.kind not in "iu"
-        or not len(ids)
-        or ids.min() < 0
-        or ids.max() > np.iinfo(np.int32).max
-    ):
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids) or ids.min() < 0 or ids.max() >= 2**31:
         raise TypeError(
-            f'parse_row\'s "prompt_token_ids" must be a list of at least one token id, whole numbers from 0, but is {shown(given)}'
+            'parse_row\'s "prompt_token_ids" must be a list of at least one token id, whole numbers from 0, but is '
+            f"{shown(given)}"
         )
     return ids.astype(np.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -11,21 +11,19 @@ import pyarrow as pa
 from rayllm_batch.engine import sampling
 from rayllm_batch.engine.base import Reply, Request
 from rayllm_batch.errors import WorkloadError, did_you_mean, shown
-from rayllm_batch.tasks.base import Answer, Defaults, Task
+from rayllm_batch.tasks.base import Answer, Defaults, ParseRow, Task
 from rayllm_batch.tasks.chat import checked_ids, checked_messages
 from rayllm_batch.tasks.structured import cut_short
 
 KEYS = ("messages", "prompt_token_ids", "sampling_params", "model")
+AS_A_CHAT = 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
 # What other libraries take beside or in place of a chat.
 NOT_TAKEN = {
-    **dict.fromkeys(
-        ("prompt", "text", "input"), 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
-    ),
+    **dict.fromkeys(("prompt", "text", "input"), AS_A_CHAT),
     **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), "only text is taken"),
     **dict.fromkeys(("tools", "tool_choice", "functions"), "tools are not passed on; describe them in a message"),
     "response_format": 'it is sampling_params["structured_outputs"] here',
 }
-LIKE_SETTINGS = "a setting of the request goes into its sampling_params"
 
 
 class Generate(Task):
@@ -53,31 +51,25 @@ class Generate(Task):
         sampling.check(params, where, excluded=excluded)
         return Defaults(params, excluded)
 
-    def parse(
-        self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults
-    ) -> dict[str, Any]:
-        chat = parse_row(row)
-        if not isinstance(chat, dict) or ("messages" in chat) == ("prompt_token_ids" in chat):
-            unknown = next((_no_effect(key) for key in chat if key not in KEYS), "") if isinstance(chat, dict) else ""
-            raise TypeError(
-                f'parse_row must return {{"messages": [...]}} or {{"prompt_token_ids": [...]}}, but returned {shown(chat)}. {unknown}'.rstrip(
-                    ". "
-                )
-            )
-        for key in chat:
-            if key not in KEYS:
-                raise TypeError(f"parse_row must return no other keys than {', '.join(KEYS)}. {_no_effect(key)}")
+    def parse(self, parse_row: ParseRow, row: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+        returned = parse_row(row)
+        chat = dict(returned) if isinstance(returned, dict) else {}
+        unknown = next((_no_effect(key) for key in chat if key not in KEYS), "")
+        if ("messages" in chat) == ("prompt_token_ids" in chat):
+            wanted = 'parse_row must return {"messages": [...]} or {"prompt_token_ids": [...]}'
+            raise TypeError(f"{wanted}, but returned {shown(returned)}. {unknown}".rstrip(". "))
+        if unknown:
+            raise TypeError(f"parse_row must return no other keys than {', '.join(KEYS)}. {unknown}")
         if "prompt_token_ids" in chat:
-            chat = {**chat, "prompt_token_ids": checked_ids(chat["prompt_token_ids"])}
+            chat["prompt_token_ids"] = checked_ids(chat["prompt_token_ids"])
         else:
-            chat = {**chat, "messages": checked_messages(chat["messages"])}
+            chat["messages"] = checked_messages(chat["messages"])
         if (model := chat.get("model")) is not None and not (isinstance(model, str) and model):
             raise TypeError(f'parse_row\'s "model" must be the name of a LoRA adapter, but is {shown(model)}')
         if (given := chat.get("sampling_params")) is not None:
             if not isinstance(given, dict):
                 raise TypeError(f'parse_row\'s "sampling_params" must be a dict, but is {shown(given)}')
-            own = sampling.settings(given, "this row's sampling_params")
-            chat = {**chat, "sampling_params": own}
+            own = chat["sampling_params"] = sampling.settings(given, "this row's sampling_params")
             if own:
                 sampling.check(own, "this row's sampling_params", excluded=defaults.excluded, base=defaults.settings)
         return chat
@@ -111,5 +103,7 @@ class Generate(Task):
 
 
 def _no_effect(key: Any) -> str:
-    why = LIKE_SETTINGS if key in sampling.known_fields().sampling else NOT_TAKEN.get(key, "")
-    return f"{key!r} would have no effect{': ' if why else '.'}{why}{'' if why else did_you_mean(key, KEYS)}"
+    why = NOT_TAKEN.get(key)
+    if key in sampling.known_fields().sampling:
+        why = "a setting of the request goes into its sampling_params"
+    return f"{key!r} would have no effect" + (f": {why}" if why else f".{did_you_mean(key, KEYS)}")

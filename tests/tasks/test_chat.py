@@ -1,4 +1,4 @@
-"""What parse_row returns, read to mean one thing: nothing of it is dropped, and nothing becomes a Python repr in a prompt."""
+"""What parse_row returns, read to mean one thing: nothing is dropped, and nothing becomes a Python repr in a prompt."""
 
 from __future__ import annotations
 

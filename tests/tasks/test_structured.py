@@ -23,6 +23,7 @@ CUT = [
     ({"json": {"type": "object"}}, '{"a": [1, 2'),
     ({"json": {"type": "object"}}, ""),
     ({"json_object": True}, '{"a": "b'),
+    ({"json_object": True}, "[" * 100_000),
     ({"choice": ["yes", "no"]}, "ye"),
     ({"regex": r"\d{3}"}, "12"),
     ({"regex": "(?<a"}, "x"),
