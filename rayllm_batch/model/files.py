@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from fnmatch import filter as matching
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def download_model(
             log.warning("%s The copy of %s in the cache is used.", error, model_id)
             return folder
         raise error.with_traceback(None) from None
-    unread = files_to_skip([file.rfilename for file in info.siblings or []], load_format)
+    names = [file.rfilename for file in info.siblings or []]
+    unread = files_to_skip(names, load_format)
     # The weights take as long as they take. A server that falls silent is huggingface_hub's to notice: it waits
     # HF_HUB_DOWNLOAD_TIMEOUT (10 s) for the next byte of a file, and resumes five times before it gives up. Where
     # the silence comes before a file's first byte, it tries for six minutes.
@@ -64,7 +66,13 @@ def download_model(
         return client.ask(lambda api: _snapshot(api, model_id, revision, unread), patiently=True)
     except HubUnavailableError as error:
         why = error.why
-    missing = _missing(model_id, info, unread)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted = filter_repo_objects(names, ignore_patterns=unread)
+    missing = [
+        name for name in wanted if not isinstance(try_to_load_from_cache(model_id, name, revision=info.sha), str)
+    ]
     raise HubUnavailableError(
         f"{why} Still missing: {', '.join(missing[:3])}{f' and {len(missing) - 3} more' if missing[3:] else ''}.",
         "Run it again: the files that are complete are kept. On a slow network, HF_HUB_DOWNLOAD_TIMEOUT=60 waits "
@@ -75,18 +83,14 @@ def download_model(
 def files_to_skip(names: Iterable[str], load_format: str = "auto") -> list[str]:
     """Patterns of the files that vLLM would not read, of a repository with these `names`."""
     names = [name for name in names if not any(fnmatch(name, pattern) for pattern in NEVER)]
-
-    def has(pattern: str) -> bool:
-        return any(fnmatch(name, pattern) for name in names)
-
     if load_format == "dummy":
         return [*NEVER, *WEIGHTS]
-    if has("consolidated*.safetensors") and load_format in ("auto", "mistral"):
+    if matching(names, "consolidated*.safetensors") and load_format in ("auto", "mistral"):
         return [*NEVER, "*.bin", "*.pt", "*.gguf", "model*.safetensors"]  # vLLM's own preference
-    if has("*.safetensors"):
-        twice = ["consolidated*.safetensors"] if has("model*.safetensors") else []
+    if matching(names, "*.safetensors"):
+        twice = ["consolidated*.safetensors"] if matching(names, "model*.safetensors") else []
         return [*NEVER, "*.bin", "*.pt", "*.gguf", *twice]
-    return [*NEVER, "*.pt", "*.gguf"] if has("*.bin") else list(NEVER)
+    return [*NEVER, "*.pt", "*.gguf"] if matching(names, "*.bin") else list(NEVER)
 
 
 def _snapshot(api: Any, model_id: str, revision: str | None, unread: list[str]) -> str:
@@ -101,15 +105,6 @@ def _snapshot(api: Any, model_id: str, revision: str | None, unread: list[str]) 
         return api.snapshot_download(model_id, revision=revision, ignore_patterns=unread, tqdm_class=Silent)
     except LocalEntryNotFoundError as error:  # "not in the cache" hides what the Hub answered
         raise (error.__cause__ or error) from None
-
-
-def _missing(model_id: str, info: Any, unread: list[str]) -> list[str]:
-    """The files that a download which broke off has not brought."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.utils import filter_repo_objects
-
-    names = filter_repo_objects([file.rfilename for file in info.siblings or []], ignore_patterns=unread)
-    return [name for name in names if not isinstance(try_to_load_from_cache(model_id, name, revision=info.sha), str)]
 
 
 def _from_cache(model_id: str, revision: str | None, load_format: str) -> str:

@@ -171,43 +171,41 @@ def _shards(folder: Path, weights: list[str]) -> tuple[str, set[str]]:
 
 def weights_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
     try:
-        size = path.stat().st_size
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
-            if not head:
-                return "is empty"
-            if path.suffix == ".safetensors":
-                file.seek(0)
-                try:  # first: a header's length may look like anything
-                    _header(file, size)
-                except ValueError as error:
-                    return f"is {kind}" if (kind := kind_of(head)) else str(error)
-                return ""
-        if path.suffix not in (".bin", ".pt") or head.startswith(b"\x80"):  # a pickle, of torch before 1.6
+        if not head:
+            return "is empty"
+        if path.suffix == ".safetensors":
+            safetensors_header(path)
             return ""
-        if head.startswith(b"PK\x03\x04"):
-            return "" if zipfile.is_zipfile(path) else f"is cut short: its {size:,} bytes have a beginning, and no end"
-        return f"is {kind_of(head) or 'not a file of torch.save'}"
+    except ValueError as error:  # first: a header's length may look like anything
+        kind = kind_of(head)
+        return f"is {kind}" if kind else str(error)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
+    if path.suffix not in (".bin", ".pt") or head.startswith(b"\x80"):  # a pickle, of torch before 1.6
+        return ""
+    if not head.startswith(b"PK\x03\x04"):
+        return f"is {kind_of(head) or 'not a file of torch.save'}"
+    if zipfile.is_zipfile(path):
+        return ""
+    return f"is cut short: its {path.stat().st_size:,} bytes have a beginning, and no end"
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
     """Of each tensor of a file: dtype, shape and data_offsets. Raises ValueError, with what is wrong with the file."""
-    with open(path, "rb") as file:
-        return _header(file, path.stat().st_size)
-
-
-def _header(file: Any, size: int) -> dict[str, Any]:
+    size = path.stat().st_size
     if size < 8:
         raise ValueError(f"is cut short: {size} bytes")
-    length = struct.unpack("<Q", file.read(8))[0]
-    if length > MOST_HEADER_BYTES:
-        raise ValueError("is not a safetensors file, or damaged: the length of its header makes no sense")
-    if 8 + length > size:
-        raise ValueError(f"is cut short: it has {size:,} bytes, its header alone {8 + length:,}")
+    with open(path, "rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        if length > MOST_HEADER_BYTES:
+            raise ValueError("is not a safetensors file, or damaged: the length of its header makes no sense")
+        if 8 + length > size:
+            raise ValueError(f"is cut short: it has {size:,} bytes, its header alone {8 + length:,}")
+        text = file.read(length)
     try:
-        header = json.loads(file.read(length))
+        header = json.loads(text)
         header.pop("__metadata__", None)
         end = max((int.__index__(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -92,14 +92,12 @@ def find_token(model_id: str) -> str:
     Raises:
         ModelAccessError: As `check_model_access`; of several refusals, that of the last token tried.
     """
-    refusal: ModelAccessError | None = None
     for source, token in (("no token", Secret("")), *saved_tokens()):
         try:
             check_model_access(model_id, token, source=source)
             return token or ""
         except (TokenRequiredError, InvalidTokenError, GatedModelError, ModelNotFoundError) as error:
-            refusal = error
-    assert refusal is not None
+            refusal: ModelAccessError = error
     raise refusal.with_traceback(None)
 
 

@@ -42,7 +42,6 @@ def endpoint() -> str:
 
 
 def tokens_page() -> str:
-    """Where a person creates a token."""
     return f"{endpoint()}/settings/tokens"
 
 
@@ -64,7 +63,7 @@ class HubClient:
         """The answer to `question`, or a `ModelAccessError` that says why there is none.
 
         That error has no cause and no context: the client's exceptions hold the request, and with it the token.
-        patiently: the answer may take as long as it takes, in place of CHECK_SECONDS (with retries, a rate limit aside).
+        patiently: without CHECK_SECONDS, which are for the answer and its retries, a rate limit aside.
         """
         from huggingface_hub import HfApi
 
@@ -101,8 +100,7 @@ class HubClient:
 
     def info(self, revision: str | None, **more: Any) -> Any:
         """The ModelInfo of huggingface_hub."""
-        timeout = CHECK_SECONDS
-        return self.ask(lambda api: api.model_info(self.model_id, revision=revision, timeout=timeout, **more))
+        return self.ask(lambda api: api.model_info(self.model_id, revision=revision, timeout=CHECK_SECONDS, **more))
 
     def _refused(self, error: Exception, status: int) -> ModelAccessError:
         if status == 429:

@@ -70,8 +70,8 @@ class Task:
     def own_text(self, parsed: Mapping[str, Any]) -> Optional[str]:
         """A row's own settings and adapter; None where it has none.
 
-        One JSON string a row: as an Arrow struct, a key that one row sets would appear as null in all others. Folders have
-        digests of it (see asked.py).
+        One JSON string a row: as an Arrow struct, a key that one row sets would appear as null in all others. Folders
+        have digests of it (see asked.py).
         """
         own = {key: parsed[key] for key in (self.settings_key, "model") if parsed.get(key)}
         return json.dumps(own, sort_keys=True) if own else None

@@ -10,8 +10,9 @@ import numpy as np
 
 from rayllm_batch.errors import WorkloadError, did_you_mean, one_line, shown
 
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the same, as one template or another calls it
 # Of a message: what chat templates read. Others would be dropped without a word.
-MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
+MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", *THOUGHTS)
 
 
 def describe_error(error: BaseException, row: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
@@ -13,7 +15,6 @@ from rayllm_batch.engine.base import Reply, Request
 from rayllm_batch.errors import WorkloadError, did_you_mean, shown
 from rayllm_batch.tasks.base import Answer, Defaults, ParseRow, Task
 from rayllm_batch.tasks.chat import checked_ids, checked_messages
-from rayllm_batch.tasks.structured import cut_short
 
 KEYS = ("messages", "prompt_token_ids", "sampling_params", "model")
 AS_A_CHAT = 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
@@ -107,3 +108,29 @@ def _no_effect(key: Any) -> str:
     if key in sampling.known_fields().sampling:
         why = "a setting of the request goes into its sampling_params"
     return f"{key!r} would have no effect" + (f": {why}" if why else f".{did_you_mean(key, KEYS)}")
+
+
+def cut_short(asked: Optional[Mapping[str, Any]], text: str) -> Optional[str]:
+    """What is said of an answer that reached its token limit before it had the form that was asked for; None of others.
+
+    asked: the request's structured_outputs. The engine keeps to the form as far as it gets; where the form ends, it
+    cannot know.
+    """
+    asked = asked or {}
+    kind = next((name for name in sampling.CONSTRAINTS if asked.get(name)), None)
+    if kind is None or _is_whole(kind, asked[kind], text):
+        return None
+    what = "the answer reached its token limit before it was whole, and structured_outputs asks for"
+    return f"{what} {kind}: raise max_tokens"
+
+
+def _is_whole(kind: str, form: Any, text: str) -> bool:
+    try:
+        if kind in ("json", "json_object"):
+            json.loads(text)
+            return True
+        if kind == "regex":
+            return re.fullmatch(form, text) is not None
+    except (ValueError, RecursionError, re.error):  # no JSON, or brackets without end; a regex of another dialect
+        return False
+    return kind == "choice" and text in form  # a grammar: only its parser knows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -12,7 +14,6 @@ from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, Reply, Requ
 from rayllm_batch.errors import one_line
 from rayllm_batch.output.run_columns import REQUEST, STAGE_ERROR, TOKEN_IDS
 from rayllm_batch.tasks.base import Answer
-from rayllm_batch.workers.duplicates import Duplicates
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.suspects import Gate, guilty_error, prompt_key
 from rayllm_batch.workers.tokenizer import beyond_vocabulary
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from rayllm_batch.workers.replica import ReplicaJob
 
 
-class BadRow(Exception):
-    """A row that cannot reach the engine; its text is the row's error."""
+KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
 
 
 class Answering:
@@ -34,8 +34,7 @@ class Answering:
         self._guilty = told.guilty
         self._duplicates = Duplicates() if job.deduplicate else None
         self._gate = Gate(dict(told.suspects)) if told.suspects else None
-        self._in_engine: dict[int, tuple[list[int], Optional[str]]] = {}  # oldest first
-        self._numbers = itertools.count()
+        self._in_engine: dict[object, tuple[list[int], Optional[str]]] = {}  # oldest first
         self._busy_since, self._busy_s = 0.0, 0.0
 
     @property
@@ -52,33 +51,30 @@ class Answering:
         """The keys of those that the engine computes: the oldest. Those behind wait in its queue, harmless."""
         return [prompt_key(ids, own) for ids, own in itertools.islice(self._in_engine.values(), most)]
 
-    def request(self, row: dict[str, Any]) -> Request:
-        """What the engine gets for a row. Raises BadRow, which has the row's error, where it can get nothing."""
+    def request(self, row: dict[str, Any]) -> Request | str:
+        """What the engine gets for a row; or the row's error, where it can get nothing."""
         ids, most = row[TOKEN_IDS], self._engine.max_model_len
         if row[STAGE_ERROR] is not None:
-            raise BadRow(row[STAGE_ERROR])
+            return row[STAGE_ERROR]
         if len(ids) >= most:
             longer = "raise max_model_len"
             if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
                 longer = (
-                    "use a model for longer ones, or, if its KV cache is the limit, a higher tensor_parallel_size or a "
-                    "larger GPU"
+                    "use a model for longer ones, or, if its KV cache is the limit, a higher tensor_parallel_size or "
                 )
-            raise BadRow(
-                f"tokenize: the prompt has {len(ids)} tokens, but max_model_len is {most} "
-                f"(prompt and answer together); shorten the row or {longer}"
-            )
+                longer += "a larger GPU"
+            too_long = f"the prompt has {len(ids)} tokens, but max_model_len is {most} (prompt and answer together)"
+            return f"tokenize: {too_long}; shorten the row or {longer}"
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
-            raise BadRow(problem)
+            return problem
         return self._task.request(ids.tolist(), row[REQUEST], self._settings)
 
     async def answer(self, row: dict[str, Any]) -> Answer:
         ids, own = row[TOKEN_IDS], row[REQUEST]
         answer = Answer(num_input_tokens=0 if ids is None else len(ids))
-        try:
-            request = self.request(row)
-        except BadRow as error:
-            answer.error = str(error)
+        request = self.request(row)
+        if isinstance(request, str):
+            answer.error = request
             return answer
         once = self._duplicates if self._task.is_repeatable(request) else None
         key = prompt_key(request.prompt_token_ids, own) if once or self._guilty or self._gate else b""
@@ -89,15 +85,14 @@ class Answering:
         try:
             generate = partial(self._generate, request, own)
             reply = await (once.answer(key, generate) if once else generate())
-        except BadRequest as error:
-            answer.error = f"engine: {one_line(error, named=False)}"
-        except Exception as error:
-            answer.error = f"engine: {one_line(error)}"
-        else:
             if problem := self._task.problem(request, reply):
                 answer.error = f"engine: {problem}"
             else:
                 answer.reply = reply
+        except BadRequest as error:
+            answer.error = f"engine: {one_line(error, named=False)}"
+        except Exception as error:
+            answer.error = f"engine: {one_line(error)}"
         if self._gate is not None:
             await self._gate.leave(suspect)
         return answer
@@ -105,14 +100,41 @@ class Answering:
     async def _generate(self, request: Request, own: Optional[str]) -> Reply:
         if not self._in_engine:
             self._busy_since = time.time()
-        number = next(self._numbers)
-        self._in_engine[number] = (request.prompt_token_ids, own)
+        mine = object()
+        self._in_engine[mine] = (request.prompt_token_ids, own)
         try:
             return await self._engine.generate(request)
         except EngineDied as error:
             self._on_death(str(error))
             raise
         finally:
-            del self._in_engine[number]
+            del self._in_engine[mine]
             if not self._in_engine:
                 self._busy_s += time.time() - self._busy_since
+
+
+class Duplicates:
+    """Equal requests that get equal replies: computed once, answered each. Use it inside one event loop."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[bytes, asyncio.Future[Reply]] = OrderedDict()
+
+    async def answer(self, key: bytes, compute: Callable[[], Awaitable[Reply]]) -> Reply:
+        """What `compute` gives, or gave, or is about to give to another row with this key; its errors too."""
+        if key in self._answers:
+            self._answers.move_to_end(key)
+            return await asyncio.shield(self._answers[key])
+        future = self._answers[key] = asyncio.get_running_loop().create_future()
+        try:
+            future.set_result(await compute())
+        except BaseException as error:
+            del self._answers[key]  # the next one may try again
+            future.set_exception(error)
+            future.exception()  # taken note of: there may be nobody else who waits for it
+            raise
+        while len(self._answers) > KEPT:
+            oldest = next(iter(self._answers))
+            if not self._answers[oldest].done():
+                break
+            del self._answers[oldest]
+        return future.result()

@@ -35,15 +35,15 @@ class EngineStart:
         self._less: dict[str, Any] = {}  # settings, changed after there was too little memory
         self._steps: list[str] = []
         gpus, lora = config.gpus_per_replica, config.dynamic_lora_loading_path
+        # Not on a CPU: there the cache has a size of its own, and what there is besides is not measured.
+        self._memory_matters = config.engine_kind.rehearses_memory or bool(gpus)
         self._starter = config.engine_kind.starter(config.engine_kwargs, config.accelerator_type, gpus, lora)
 
     async def download(self) -> str:
         """The model's folder."""
-        model, kwargs, token = self._config.model_id, self._config.engine_kwargs, os.environ.get("HF_TOKEN")
-        load_format = kwargs.get("load_format") or "auto"
-        return await asyncio.to_thread(
-            download_model, model, token, revision=kwargs.get("revision"), load_format=load_format
-        )
+        kwargs, token = self._config.engine_kwargs, os.environ.get("HF_TOKEN")
+        what: dict[str, Any] = {"revision": kwargs.get("revision"), "load_format": kwargs.get("load_format") or "auto"}
+        return await asyncio.to_thread(download_model, self._config.model_id, token, **what)
 
     async def start(self, model: str) -> Engine:
         """Raises what the engine raises, or EngineError where it does not fit."""
@@ -84,11 +84,6 @@ class EngineStart:
         if (share := self._config.memory_share) is not None:
             kwargs["gpu_memory_utilization"] = share
         return {**kwargs, **self._less}
-
-    @property
-    def _memory_matters(self) -> bool:
-        """Not on a CPU: there the cache has a size of its own, and what there is besides is not measured."""
-        return self._config.engine_kind.rehearses_memory or bool(self._config.gpus_per_replica)
 
     def _does_not_fit(self, words: str) -> str:
         kwargs = self._config.engine_kwargs

@@ -19,12 +19,11 @@ from rayllm_batch.data.row_id import as_pairs, row_ids
 from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.output import asked, run_columns
 from rayllm_batch.tasks.base import DEFAULTS, Defaults, ParseRow, Task
-from rayllm_batch.tasks.chat import describe_error
+from rayllm_batch.tasks.chat import THOUGHTS, describe_error
 from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers import cancellation
-from rayllm_batch.workers.tokenizer import chat_tokenizer
+from rayllm_batch.workers.tokenizer import no_chat_template, tokenizer_of
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the same, as one template or another calls it
 # Texts: enough for the tokenizer's threads; what it makes of a text takes some 100 KB until it is copied.
 ENCODED_AT_ONCE = 64
 
@@ -129,7 +128,9 @@ def fill(
 ) -> None:
     """The token ids of the rows that have messages, or their errors."""
     try:
-        tokenizer = chat_tokenizer(job)
+        tokenizer = tokenizer_of(job)
+        if not getattr(tokenizer, "chat_template", None):
+            raise no_chat_template(job.tokenizer)
     except RayLLMBatchError as error:
         if job.monitor is not None:
             import ray

@@ -22,7 +22,7 @@ from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output import run_columns
 from rayllm_batch.tasks.base import Answer
 from rayllm_batch.workers import gpu
-from rayllm_batch.workers.answering import Answering, BadRow
+from rayllm_batch.workers.answering import Answering
 from rayllm_batch.workers.engine_start import EngineStart
 from rayllm_batch.workers.monitor_client import MonitorClient
 from rayllm_batch.workers.prompts import PromptJob
@@ -165,13 +165,8 @@ class Replica:
 
     def requests(self, prompts: pa.Table) -> tuple[list[Request], list[str]]:
         """Of the CPU stage's rows, those that reach the engine, and the errors of the others."""
-        requests, failed = [], []
-        for row in run_columns.stage_rows(prompts):
-            try:
-                requests.append(self._answering.request(row))
-            except BadRow as error:
-                failed.append(str(error))
-        return requests, failed
+        found = [self._answering.request(row) for row in run_columns.stage_rows(prompts)]
+        return [one for one in found if isinstance(one, Request)], [one for one in found if isinstance(one, str)]
 
     async def _start(self) -> Engine:
         model = ""
@@ -250,10 +245,9 @@ class Replica:
 
 
 def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:
-    """The engine's environment, before vLLM is imported. Ray's own OMP_NUM_THREADS follows the CPUs asked for, which
-    here is no measure of the work, so it is taken out unless the config sets it."""
+    """The engine's environment, before vLLM is imported."""
     if "OMP_NUM_THREADS" not in env_vars:
-        os.environ.pop("OMP_NUM_THREADS", None)
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own, by the CPUs asked for: here no measure of the work
     os.environ.update(env_vars)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if config.accelerator_type == "CPU":

@@ -23,10 +23,7 @@ class ReplicaLog:
 
         Ray echoes each worker's output to the driver, which for vLLM is hundreds of lines a replica.
         """
-        try:
-            worker_log = os.readlink("/proc/self/fd/1")  # Ray has sent it to a file in the session's logs
-        except OSError:
-            return cls(None)
+        worker_log = os.path.realpath("/proc/self/fd/1")  # Ray has sent it to a file in the session's logs
         if not os.path.isfile(worker_log):
             return cls(None)
         path = os.path.join(os.path.dirname(worker_log), f"rayllm_batch-{run_id}-{key}.log")
@@ -55,16 +52,13 @@ class ReplicaLog:
             file.seek(begin)
             return file.read().decode("utf-8", "replace")
 
-    def last_words(self, most: int = LAST_WORDS_LINES) -> str:
-        """The end of it, the errors alone if there are any: what the engine said before it failed."""
+    def with_last_words(self, text: str) -> str:
+        """The text, then the log's end, or its errors alone if there are any: what the engine said before it failed."""
         if not self.path or not os.path.exists(self.path):
-            return ""
+            return text.rstrip()
         sys.stdout.flush()
         with open(self.path, encoding="utf-8", errors="replace") as file:
             lines = [line.rstrip() for line in file.readlines()[-400:]]
         lines = [line for line in lines if not line.startswith(RAYS_OWN_MARKS)]
         causes = [line for line in lines if "ERROR" in line or "Error" in line]
-        return "\n".join((causes or lines)[-most:])
-
-    def with_last_words(self, text: str) -> str:
-        return f"{text}\n{self.last_words()}".rstrip()
+        return "\n".join([text, *(causes or lines)[-LAST_WORDS_LINES:]]).rstrip()

@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 PLAIN_CLASSES, PLAIN_ARCHITECTURES = ("PreTrainedTokenizerFast", "TokenizersBackend"), ("llama",)
 
 
-def chat_tokenizer(job: PromptJob) -> Any:
-    """The tokenizer with its chat template; raises ConfigError where it has none."""
-    tokenizer = tokenizer_of(job)
-    if not getattr(tokenizer, "chat_template", None):
-        raise no_chat_template(job.tokenizer)
-    return tokenizer
-
-
 def no_chat_template(tokenizer: str) -> ConfigError:
     return ConfigError(
         f"The tokenizer of {tokenizer!r} has no chat template, so messages cannot be turned into a prompt. "
@@ -48,20 +40,14 @@ def tokenizer_of(job: PromptJob) -> Any:
     # Loading takes seconds and a task handles one block, so a worker process keeps its tokenizer, also for the next
     # run. This module reaches workers by value and is rebuilt for each task: another module's namespace outlives it.
     cache = sys.__dict__.setdefault("_rayllm_batch_tokenizer", {})
-    key = repr((job.tokenizer, job.tokenizer_kwargs, job.chat_template, _state_of(job.tokenizer)))
+    # What the user has changed in a folder since is another tokenizer.
+    files = [file for file in Path(job.tokenizer).glob("*") if file.suffix in (".json", ".jinja", ".model")]
+    state = sorted((file.name, file.stat().st_mtime_ns) for file in files)
+    key = repr((job.tokenizer, job.tokenizer_kwargs, job.chat_template, state))
     if key not in cache:
         cache.clear()
         cache[key] = load_tokenizer(job)
     return cache[key]
-
-
-def _state_of(tokenizer: str) -> list[tuple[str, int]]:
-    """Of the files in a folder: what the user has changed there since is another tokenizer."""
-    if not os.path.isdir(tokenizer):
-        return []
-    with os.scandir(tokenizer) as files:
-        read = [file for file in files if file.name.endswith((".json", ".jinja", ".model"))]
-        return sorted((file.name, file.stat().st_mtime_ns) for file in read)
 
 
 def decode(token_ids: list[int], job: PromptJob) -> str:

@@ -19,7 +19,7 @@ import tokenizer_builders
 from answers import a_failure, an_answer
 
 from rayllm_batch.errors import ConfigError, DatasetError, EngineError
-from rayllm_batch.output import run_columns as output
+from rayllm_batch.output import run_columns
 from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers import prompts as prompt
 from rayllm_batch.workers import tokenizer
@@ -77,8 +77,8 @@ def errors_of(folder: Path, parse_row: Callable[[dict[str, Any]], Any], rows: in
     out = built(pa.table({"n": list(range(rows))}), job(folder, parse_row))
     assert [row["n"] for row in out] == list(range(rows)), "every row stays, in its place, with its columns"
     for row in out:
-        assert (row[output.TOKEN_IDS] is None) == (row[output.STAGE_ERROR] is not None)
-    return [row[output.STAGE_ERROR] for row in out]
+        assert (row[run_columns.TOKEN_IDS] is None) == (row[run_columns.STAGE_ERROR] is not None)
+    return [row[run_columns.STAGE_ERROR] for row in out]
 
 
 def only_row_1_fails(folder: Path, answer: Callable[[], Any]) -> str:
@@ -96,10 +96,10 @@ def test_ids_are_those_of_apply_chat_template(shape: str, folders: dict[str, Pat
 
     out = built(chats(*CHATS), job(folders[shape], from_row))
     reference = AutoTokenizer.from_pretrained(folders[shape])  # not the one the stage prepared
-    assert [row[output.STAGE_ERROR] for row in out] == [None] * len(CHATS)
+    assert [row[run_columns.STAGE_ERROR] for row in out] == [None] * len(CHATS)
     for row, messages in zip(out, CHATS, strict=True):
         expected = reference.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
-        assert row[output.TOKEN_IDS] == expected
+        assert row[run_columns.TOKEN_IDS] == expected
 
 
 @pytest.mark.parametrize(("shape", "count"), [("template", 1), ("both", 1), ("tokenizer", 0), ("none", 0)])
@@ -110,15 +110,15 @@ def test_bos_stands_where_the_template_writes_it_and_once(shape: str, count: int
     if shape in ("tokenizer", "both"):  # the shape is what its name says
         assert reference("hello")["input_ids"][0] == reference.bos_token_id
     [row] = built(chats(CHATS[0]), job(folders[shape], from_row))
-    assert row[output.TOKEN_IDS].count(reference.bos_token_id) == count
-    assert (row[output.TOKEN_IDS][0] == reference.bos_token_id) == bool(count)
+    assert row[run_columns.TOKEN_IDS].count(reference.bos_token_id) == count
+    assert (row[run_columns.TOKEN_IDS][0] == reference.bos_token_id) == bool(count)
 
 
 def test_saved_padding_and_truncation_are_off(folders: dict[str, Path]) -> None:
     short, long = built(chats(CHATS[0], CHATS[-1]), job(folders["padding_and_truncating"], from_row))
     plain = built(chats(CHATS[0], CHATS[-1]), job(folders["template"], from_row))
-    assert short[output.TOKEN_IDS] == plain[0][output.TOKEN_IDS] and len(short[output.TOKEN_IDS]) < 64
-    assert long[output.TOKEN_IDS] == plain[1][output.TOKEN_IDS] and len(long[output.TOKEN_IDS]) > 64
+    assert short[run_columns.TOKEN_IDS] == plain[0][run_columns.TOKEN_IDS] and len(short[run_columns.TOKEN_IDS]) < 64
+    assert long[run_columns.TOKEN_IDS] == plain[1][run_columns.TOKEN_IDS] and len(long[run_columns.TOKEN_IDS]) > 64
 
 
 def test_a_chat_template_of_the_config_replaces_the_tokenizers_own(folders: dict[str, Path]) -> None:
@@ -131,7 +131,7 @@ def test_a_chat_template_of_the_config_replaces_the_tokenizers_own(folders: dict
         chat_template_kwargs={"mood": "calm"},
     )
     [row] = built(chats([{"role": "user", "content": "hello"}]), given)
-    assert AutoTokenizer.from_pretrained(folders["both"]).decode(row[output.TOKEN_IDS]) == "hello|calm"
+    assert AutoTokenizer.from_pretrained(folders["both"]).decode(row[run_columns.TOKEN_IDS]) == "hello|calm"
 
 
 def test_the_tokenizer_is_loaded_once_a_job(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_a_template_that_was_changed_since_is_read_again(tmp_path: Path) -> None
     built(chats(CHATS[0]), given)
     (folder / "chat_template.jinja").write_text("changed: {{ messages[0].content }}")
     [row] = built(chats(CHATS[0]), given)
-    assert tokenizer.decode(row[output.TOKEN_IDS], given).startswith("changed: ")
+    assert tokenizer.decode(row[run_columns.TOKEN_IDS], given).startswith("changed: ")
 
 
 def test_input_columns_are_kept_and_three_are_added(folders: dict[str, Path]) -> None:
@@ -161,8 +161,8 @@ def test_input_columns_are_kept_and_three_are_added(folders: dict[str, Path]) ->
 
     table = chats(*CHATS[:2]).append_column("when", pa.array([1, None], pa.timestamp("s")))
     out = prompt.build_prompts(table, job(folders["none"], parse_row))
-    assert out.drop_columns(output.STAGE_SCHEMA.names).equals(table)
-    assert [out.schema.field(name).type for name in output.STAGE_SCHEMA.names] == output.STAGE_SCHEMA.types
+    assert out.drop_columns(run_columns.STAGE_SCHEMA.names).equals(table)
+    assert [out.schema.field(name).type for name in run_columns.STAGE_SCHEMA.names] == run_columns.STAGE_SCHEMA.types
 
 
 def test_an_empty_batch_and_one_of_failures_have_the_same_schema(folders: dict[str, Path]) -> None:
@@ -276,7 +276,7 @@ def test_sampling_params_in_some_rows_only(folders: dict[str, Path]) -> None:
         return chat
 
     out = built(pa.table({"n": [0, 1, 2, 3]}), job(folders["none"], parse_row))
-    requests = [row[output.REQUEST] and json.loads(row[output.REQUEST]) for row in out]
+    requests = [row[run_columns.REQUEST] and json.loads(row[run_columns.REQUEST]) for row in out]
     assert requests == [
         None,
         {"sampling_params": {"max_tokens": 3, "stop": ["ü", "\n"]}},
@@ -298,18 +298,23 @@ def test_token_ids_go_to_the_engine_as_they_are(folders: dict[str, Path]) -> Non
 
     both = job(folders["both"], parse_row)
     out = built(pa.table({"n": [0, 1, 2, 3]}), both)
-    assert [row[output.TOKEN_IDS] for row in out[:3]] == [[5, 0, 7], [1, 2], [3]]
-    assert out[3][output.TOKEN_IDS] == built(chats(CHATS[0]), job(folders["both"], from_row))[0][output.TOKEN_IDS]
-    assert [json.loads(row[output.REQUEST])["sampling_params"]["max_tokens"] for row in out[:3]] == [1, 2, 3]
+    assert [row[run_columns.TOKEN_IDS] for row in out[:3]] == [[5, 0, 7], [1, 2], [3]]
+    assert (
+        out[3][run_columns.TOKEN_IDS]
+        == built(chats(CHATS[0]), job(folders["both"], from_row))[0][run_columns.TOKEN_IDS]
+    )
+    assert [json.loads(row[run_columns.REQUEST])["sampling_params"]["max_tokens"] for row in out[:3]] == [1, 2, 3]
     assert [row["n"] for row in built(pa.table({"n": [0, 1, 2]}), dataclasses.replace(both, sort=True))] == [1, 2, 0]
 
 
 def test_token_ids_need_no_tokenizer(tmp_path: Path) -> None:
     ids = job(tmp_path / "absent", lambda row: {"prompt_token_ids": row["ids"]})
     out = built(pa.table({"ids": [[1, 2], None, []]}), ids)
-    assert [row[output.TOKEN_IDS] for row in out] == [[1, 2], None, None]
-    assert out[1][output.STAGE_ERROR].startswith('parse_row: TypeError: parse_row\'s "prompt_token_ids" must be a list')
-    assert "NoneType: None" in out[1][output.STAGE_ERROR] and "list: []" in out[2][output.STAGE_ERROR]
+    assert [row[run_columns.TOKEN_IDS] for row in out] == [[1, 2], None, None]
+    assert out[1][run_columns.STAGE_ERROR].startswith(
+        'parse_row: TypeError: parse_row\'s "prompt_token_ids" must be a list'
+    )
+    assert "NoneType: None" in out[1][run_columns.STAGE_ERROR] and "list: []" in out[2][run_columns.STAGE_ERROR]
 
 
 @pytest.mark.parametrize("ids", [[1.5], [-1], [2**31], ["1"], [[1]], [[1], [2, 3]], "12", 7, {"a": 1}, [True]])
@@ -372,37 +377,37 @@ def test_a_tokenizer_without_a_template(folders: dict[str, Path], tmp_path: Path
     mine.chat_template = None
     mine.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"no chat template.*set chat_template in the config"):
-        tokenizer.chat_tokenizer(job(tmp_path, from_row))
+        prompt.fill([None], [CHATS[0]], [None], job(tmp_path, from_row))
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match="cannot be loaded") as caught:
-        tokenizer.chat_tokenizer(job(tmp_path, from_row))
+        prompt.fill([None], [CHATS[0]], [None], job(tmp_path, from_row))
     assert str(tmp_path) in str(caught.value)
 
 
 # --- the columns of the output
 
 
-@pytest.mark.parametrize("column", ["error", "generated_text", output.TOKEN_IDS])
+@pytest.mark.parametrize("column", ["error", "generated_text", run_columns.TOKEN_IDS])
 def test_an_input_column_with_the_name_of_an_output_column_is_refused(column: str) -> None:
     with pytest.raises(DatasetError, match="rename_columns") as caught:
-        output.check_input_columns(["id", column], Generate())
+        run_columns.check_input_columns(["id", column], Generate())
     assert repr(column) in str(caught.value) and "'id'" not in str(caught.value)
-    output.check_input_columns(["id", "article"], Generate())
+    run_columns.check_input_columns(["id", "article"], Generate())
 
 
 def test_answers_replace_the_stage_columns_and_keep_one_schema(folders: dict[str, Path]) -> None:
     table = prompt.build_prompts(chats(CHATS[0], CHATS[1]), job(folders["none"], from_row))
     good = an_answer("text", 5, 1, "stop")
-    mixed = output.with_answers(table, [good, a_failure("engine: it broke")], Generate())
+    mixed = run_columns.with_answers(table, [good, a_failure("engine: it broke")], Generate())
     assert mixed.column_names == ["chat", "id", *Generate.schema.names]
-    assert mixed.schema == output.with_answers(table, [good, good], Generate()).schema
+    assert mixed.schema == run_columns.with_answers(table, [good, good], Generate()).schema
     failed = mixed.to_pylist()[1]
     assert failed["error"] == "engine: it broke" and failed["finish_reason"] == "error"
     assert (failed["generated_text"], failed["num_input_tokens"], failed["num_generated_tokens"]) == (None, 0, 0)
-    assert output.with_answers(table, [a_failure("x")] * 2, Generate()).schema == mixed.schema, (
+    assert run_columns.with_answers(table, [a_failure("x")] * 2, Generate()).schema == mixed.schema, (
         "also where no row has an answer"
     )
 
@@ -417,11 +422,11 @@ def test_an_answer_that_is_begun_is_continued(begun: Any, folders: dict[str, Pat
     messages = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": begun}]
     given = job(folders["template"], from_row)
     continued, other = built(chats(messages, CHATS[0]), given)
-    text = tokenizer.decode(continued[output.TOKEN_IDS], given)
+    text = tokenizer.decode(continued[run_columns.TOKEN_IDS], given)
     assert (
         text.rstrip().endswith((begun if isinstance(begun, str) else "A part").strip()) and text.count("How many?") == 1
     )
-    assert other[output.TOKEN_IDS] == built(chats(CHATS[0]), given)[0][output.TOKEN_IDS], (
+    assert other[run_columns.TOKEN_IDS] == built(chats(CHATS[0]), given)[0][run_columns.TOKEN_IDS], (
         "a row beside it is asked as ever"
     )
 
@@ -429,7 +434,7 @@ def test_an_answer_that_is_begun_is_continued(begun: Any, folders: dict[str, Pat
 def test_an_answer_that_is_begun_with_nothing_is_an_answer_to_come(folders: dict[str, Path]) -> None:
     given = job(folders["template"], from_row)
     empty, asked = built(chats([*CHATS[0], {"role": "assistant", "content": " "}], CHATS[0]), given)
-    assert empty[output.TOKEN_IDS] == asked[output.TOKEN_IDS]
+    assert empty[run_columns.TOKEN_IDS] == asked[run_columns.TOKEN_IDS]
 
 
 def test_a_template_that_alters_what_is_begun(folders: dict[str, Path]) -> None:
@@ -438,7 +443,7 @@ def test_a_template_that_alters_what_is_begun(folders: dict[str, Path]) -> None:
         chats([*CHATS[0], {"role": "assistant", "content": "so far"}]),
         job(folders["template"], from_row, chat_template=upper),
     )
-    assert row[output.TOKEN_IDS] is None and row[output.STAGE_ERROR].startswith("chat_template: ")
+    assert row[run_columns.TOKEN_IDS] is None and row[run_columns.STAGE_ERROR].startswith("chat_template: ")
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
@@ -461,7 +466,7 @@ def test_the_space_behind_what_is_begun_stays(begun: str, folders: dict[str, Pat
     for template in (None, TRIMS):
         given = job(folders["template"], from_row, chat_template=template)
         [row] = built(chats([*CHATS[0], {"role": "assistant", "content": begun}]), given)
-        assert tokenizer.decode(row[output.TOKEN_IDS], given).endswith(begun.lstrip())
+        assert tokenizer.decode(row[run_columns.TOKEN_IDS], given).endswith(begun.lstrip())
 
 
 @pytest.mark.parametrize("more", [{"reasoning_content": "because"}, {"tool_calls": [{"name": "add", "arguments": {}}]}])
@@ -479,7 +484,7 @@ def test_an_answer_with_generation_tags(folders: dict[str, Path]) -> None:
     )
     given = job(folders["template"], from_row, chat_template=tagged)
     [row] = built(chats([*CHATS[0], {"role": "assistant", "content": "It is"}]), given)
-    assert tokenizer.decode(row[output.TOKEN_IDS], given).endswith("</u><a>It is")
+    assert tokenizer.decode(row[run_columns.TOKEN_IDS], given).endswith("</u><a>It is")
 
 
 # --- what a template loses
@@ -500,9 +505,10 @@ def test_a_message_that_a_template_leaves_out_without_a_word(role: str, folders:
     out = built(chats(*messages.values(), CHATS[0]), job(folders["template"], from_row, chat_template=QWENS))
     for row in out[:2]:
         assert (
-            row[output.STAGE_ERROR] == f"chat_template: ValueError: the template leaves out the message of the {role!r}"
+            row[run_columns.STAGE_ERROR]
+            == f"chat_template: ValueError: the template leaves out the message of the {role!r}"
         )
-    assert out[2][output.STAGE_ERROR] is None
+    assert out[2][run_columns.STAGE_ERROR] is None
 
 
 NAMED = (
@@ -522,14 +528,16 @@ def test_names_that_a_template_leaves_out(folders: dict[str, Path]) -> None:
         (THINKS, "chat_template: ValueError: the template leaves out the 'name' of the 'user'"),
     ):
         named, tool = built(chats(chat, chat[1:]), job(folders["template"], from_row, chat_template=template))
-        assert tool[output.STAGE_ERROR] is None and (named[output.STAGE_ERROR] or "").startswith(error or "")
-        assert (named[output.STAGE_ERROR] is None) == (error is None)
+        assert tool[run_columns.STAGE_ERROR] is None and (named[run_columns.STAGE_ERROR] or "").startswith(error or "")
+        assert (named[run_columns.STAGE_ERROR] is None) == (error is None)
 
 
 def test_thoughts_that_a_template_does_not_read(folders: dict[str, Path]) -> None:
     def asked(template: str, key: str) -> str | None:
         chat = [{"role": "assistant", "content": "4", key: "two and two"}, {"role": "user", "content": "Sure?"}]
-        return built(chats(chat), job(folders["template"], from_row, chat_template=template))[0][output.STAGE_ERROR]
+        return built(chats(chat), job(folders["template"], from_row, chat_template=template))[0][
+            run_columns.STAGE_ERROR
+        ]
 
     assert asked(THINKS, "reasoning_content") is None, "of earlier turns it leaves them out on purpose"
     for key in ("reasoning", "thinking"):
@@ -561,7 +569,7 @@ def test_what_a_template_makes_of_a_message_is_its_own_affair(
     template: str, messages: list[dict[str, Any]], folders: dict[str, Path]
 ) -> None:
     [row] = built(chats(messages), job(folders["template"], from_row, chat_template=template))
-    assert row[output.STAGE_ERROR] is None
+    assert row[run_columns.STAGE_ERROR] is None
 
 
 # --- what ends a process
@@ -596,7 +604,7 @@ def test_a_tokenizer_that_panics(folders: dict[str, Path], monkeypatch: pytest.M
 )
 def test_a_template_that_fails_is_the_rows_error(template: str, folders: dict[str, Path]) -> None:
     [row] = built(chats(CHATS[0]), job(folders["template"], from_row, chat_template=template))
-    assert row[output.STAGE_ERROR].startswith("chat_template: ")
+    assert row[run_columns.STAGE_ERROR].startswith("chat_template: ")
 
 
 @pytest.mark.parametrize(
@@ -607,4 +615,4 @@ def test_a_template_that_fails_is_the_rows_error(template: str, folders: dict[st
 def test_odd_text_reaches_the_model(content: str, folders: dict[str, Path]) -> None:
     given = job(folders["none"], from_row)
     [row] = built(chats([{"role": "user", "content": content}]), given)
-    assert row[output.STAGE_ERROR] is None and content in tokenizer.decode(row[output.TOKEN_IDS], given)
+    assert row[run_columns.STAGE_ERROR] is None and content in tokenizer.decode(row[run_columns.TOKEN_IDS], given)

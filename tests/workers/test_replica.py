@@ -17,7 +17,7 @@ from rayllm_batch.engine.base import BadRequest, EngineDidNotStart, EngineDied, 
 from rayllm_batch.errors import EngineError
 from rayllm_batch.measures.row_stats import Counts
 from rayllm_batch.measures.snapshot import ReplicaState
-from rayllm_batch.output import run_columns as output
+from rayllm_batch.output import run_columns
 from rayllm_batch.tasks.base import Defaults
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import PromptJob
@@ -155,7 +155,7 @@ class Made:
     def answers(
         self, *prompts: list[int], settings: str | None = None, errors: tuple = (), finished: tuple = ()
     ) -> list[dict]:
-        table = output.with_stage_columns(
+        table = run_columns.with_stage_columns(
             pa.table({"n": list(range(len(prompts)))}),
             [np.array(ids, dtype=np.int32) for ids in prompts],
             [settings] * len(prompts),
@@ -163,7 +163,7 @@ class Made:
         )
         if finished:
             table = table.append_column(
-                output.FINISHED_IDS, pa.array([b"id" if n in finished else None for n in range(len(prompts))])
+                run_columns.FINISHED_IDS, pa.array([b"id" if n in finished else None for n in range(len(prompts))])
             )
         return self.replica(table, "block").to_pylist()
 
@@ -302,7 +302,7 @@ def test_it_reports_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_requests_for_a_trial_and_the_errors_of_the_others() -> None:
     made = Made()
-    table = output.with_stage_columns(
+    table = run_columns.with_stage_columns(
         pa.table({"n": [1, 2]}), [np.array([1], dtype=np.int32), None], [None, None], [None, "parse_row: x"]
     )
     requests, failed = made.replica.requests(table)

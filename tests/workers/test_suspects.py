@@ -14,7 +14,7 @@ import pytest
 from rayllm_batch import init_engine_from_config
 from rayllm_batch.engine.base import EngineDied, Reply, Request
 from rayllm_batch.measures.snapshot import ReplicaState
-from rayllm_batch.output import run_columns as output
+from rayllm_batch.output import run_columns
 from rayllm_batch.run.monitor import RunMonitor
 from rayllm_batch.workers.answering import Answering
 from rayllm_batch.workers.monitor_client import Told
@@ -128,9 +128,9 @@ class Life:
 
 def as_row(text: str) -> dict[str, Any]:
     return {
-        output.TOKEN_IDS: np.array(list(map(ord, text)), dtype=np.int32),
-        output.STAGE_ERROR: None,
-        output.REQUEST: None,
+        run_columns.TOKEN_IDS: np.array(list(map(ord, text)), dtype=np.int32),
+        run_columns.STAGE_ERROR: None,
+        run_columns.REQUEST: None,
     }
 
 

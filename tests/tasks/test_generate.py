@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch.tasks.structured import cut_short
+from rayllm_batch.tasks.generate import cut_short
 
 WHOLE = [
     (None, "any"),
