@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional
 
-from rayllm_batch.arguments import DONE, FAILED, INTERRUPTED, ROWS_FAILED, WRONG_INPUT, parser
+from rayllm_batch.arguments import DONE, FAILED, INTERRUPTED, ROWS_FAILED, WRONG_INPUT, parse
 from rayllm_batch.batch import RayLLMBatch
 from rayllm_batch.config import init_engine_from_config
 from rayllm_batch.display import let_all_print
@@ -24,7 +24,7 @@ from rayllm_batch.workload.prompt_template import PromptTemplate
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit code."""
     let_all_print()
-    args = parser().parse_args(arguments)
+    args = parse(arguments)
     batch = None
     try:
         with heeded(lambda: SAID if args.command == "run" else "Terminated."), _without_rays_last_words():
@@ -32,10 +32,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 init_engine_from_config(args.config),
                 _workload(args),
                 batch_size=args.batch_size,
-                num_replicas=replicas(args.num_replicas),
+                num_replicas=args.num_replicas,
                 verbose=args.verbose,
             )
-            return COMMANDS[args.command](batch, args)
+            return _do(batch, args)
     except Terminated:
         return TERMINATED
     except KeyboardInterrupt:
@@ -96,6 +96,18 @@ def _workload(args: argparse.Namespace) -> Any:
     return workload
 
 
+def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
+    if args.command == "run":
+        return _run(batch, args)
+    if args.command == "check":
+        batch.check(args.output, output_format=args.output_format, id_column=args.id_column)
+    elif args.command == "preview":
+        batch.preview(n=args.n)
+    else:
+        print(batch.estimate(sample_rows=args.sample_rows, gpu_hour_usd=args.gpu_hour_usd))
+    return DONE
+
+
 def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     if args.report and os.path.isdir(args.report):  # known now, and not after hours
         raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
@@ -109,42 +121,8 @@ def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
         )
     finally:  # of a run that failed or was interrupted too, unless it never began
         if args.report and batch.metrics is not None:
-            _report(batch, args.report)
+            try:
+                batch.report(args.report)
+            except RayLLMBatchError as error:  # the answers are as good without it
+                print(error, file=sys.stderr)
     return ROWS_FAILED if failed_rows(args.output) else DONE
-
-
-def _report(batch: RayLLMBatch, path: str) -> None:
-    """The answers are as good without it: that it cannot be written is said, and changes neither what ended the run nor the exit code."""
-    try:
-        batch.report(path)
-    except RayLLMBatchError as error:
-        print(error, file=sys.stderr)
-
-
-def _check(batch: RayLLMBatch, args: argparse.Namespace) -> int:
-    batch.check(args.output, output_format=args.output_format, id_column=args.id_column)
-    return DONE
-
-
-def _preview(batch: RayLLMBatch, args: argparse.Namespace) -> int:
-    batch.preview(n=args.n)
-    return DONE
-
-
-def _estimate(batch: RayLLMBatch, args: argparse.Namespace) -> int:
-    print(batch.estimate(sample_rows=args.sample_rows, gpu_hour_usd=args.gpu_hour_usd))
-    return DONE
-
-
-COMMANDS = {"run": _run, "check": _check, "preview": _preview, "estimate": _estimate}
-
-
-def replicas(text: str) -> int | tuple[int, int]:
-    """`4`, or `2-8`: at least two, at most eight."""
-    least, dash, most = text.partition("-")
-    try:
-        return (int(least), int(most)) if dash else int(least)
-    except ValueError:
-        raise WorkloadError(
-            f"--num-replicas must be a number such as 4, or a range such as 2-8, given {text!r}."
-        ) from None

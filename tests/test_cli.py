@@ -21,12 +21,6 @@ CONFIG = "configs/demo-cpu.yaml"
 GIVEN = ["--config", CONFIG, "--workload", "rayllm_batch:CNNDailySummary"]
 
 
-def test_replicas() -> None:
-    assert cli.replicas("4") == 4 and cli.replicas("2-8") == (2, 8)
-    with pytest.raises(WorkloadError, match="a range such as 2-8"):
-        cli.replicas("some")
-
-
 def write_manifest(folder: Path, failed: int) -> None:
     (folder / "_rayllm_batch").mkdir(parents=True)
     (folder / "_rayllm_batch" / "manifest.json").write_text(
@@ -71,9 +65,8 @@ def test_exit_codes(
     assert cli.main(["run", *GIVEN, "--output", out, "--id-column", "id", "--num-replicas", "2-3", "--verbose"]) == code
     assert called["output"] == out and called["id_column"] == "id" and not called["retry_failed"]
     batch = called["batch"]
-    assert (
-        isinstance(batch.workload, CNNDailySummary) and batch.options.num_replicas == (2, 3) and batch.options.verbose
-    )
+    assert isinstance(batch.workload, CNNDailySummary)
+    assert batch.options.num_replicas == (2, 3) and batch.options.verbose
     said = capsys.readouterr().err
     if isinstance(outcome, Exception):
         assert str(outcome) in said
@@ -196,6 +189,7 @@ def test_check_preview_and_estimate(
         (["check", *GIVEN[:2], "--work", GIVEN[3]], "Did you mean '--workload'"),
         (["run", *GIVEN, "--out", "x"], "Did you mean '--output'"),
         (["check", *GIVEN, "--zzz"], "no option --zzz"),
+        (["check", *GIVEN, "--num-replicas", "some"], "a number such as 4, or a range such as 2-8, given 'some'"),
         (["check", "--config", CONFIG], "one of --workload FILE.py:CLASS and --prompt"),
         (["check", *GIVEN, "--prompt", "{a}"], "not both"),
         (["check", "--config", CONFIG, "--prompt", "{a}"], "--prompt needs --input"),
