@@ -1,4 +1,4 @@
-"""The command, `rayllm-batch run|check|preview|estimate`, for schedulers and shells: runs it, and says what happened."""
+"""The command, `rayllm-batch run|check|preview|estimate`, for schedulers and shells."""
 
 from __future__ import annotations
 

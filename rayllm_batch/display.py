@@ -19,20 +19,16 @@ def in_notebook() -> bool:
 
 
 def client_answers(kernel: Any) -> bool:
-    """Whether the client that sent this cell answers questions. nbclient, nbconvert, papermill and nbval do not: nobody
-    watches what they run."""
+    """Whether the client that sent this cell answers questions; nbclient, papermill and nbval, unwatched, do not."""
     request = kernel.get_parent("shell") or {}
     return bool(request.get("content", {}).get("allow_stdin", False))
 
 
 def let_all_print() -> None:
     """What the output's encoding lacks is printed as an escape (\\u4f60): no run ends because a row has such a letter."""
-    for name in (
-        "stdout",
-        "stderr",
-    ):  # a scheduler may close them: then there is nothing to ask whether it is a terminal
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for as long as the process lives)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by a scheduler: then there is nothing to ask whether it is a terminal
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process lives)
     if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -1,20 +1,4 @@
-"""Every error a user of this package can cause. Each text says what was expected, what was given, what to do next.
-
-RayLLMBatchError
-    ConfigError
-    ClusterError
-    DatasetError
-    WorkloadError
-    OutputError
-    EngineError
-    ModelAccessError
-        TokenRequiredError
-        InvalidTokenError
-        GatedModelError
-        ModelNotFoundError
-        HubUnavailableError
-    PreflightError
-"""
+"""Every error a user of this package can cause. Each text says what was expected, what was given, what to do next."""
 
 from __future__ import annotations
 
@@ -83,16 +67,13 @@ class PreflightError(RayLLMBatchError):
     """Several things are wrong; `problems` has the error of each: ours, and what the user's own code raised."""
 
     def __init__(self, problems: list[Exception]) -> None:
-        listed = "\n".join(f"  {number}. {_named(problem)}" for number, problem in enumerate(problems, start=1))
+        texts = [str(one) if isinstance(one, RayLLMBatchError) else f"{type(one).__name__}: {one}" for one in problems]
+        listed = "\n".join(f"  {number}. {text}" for number, text in enumerate(texts, start=1))
         super().__init__(f"{len(problems)} things are to be mended before the run can start:\n{listed}")
         self.problems = problems
 
     def __reduce__(self) -> tuple[type, tuple[list[Exception]]]:
         return type(self), (self.problems,)
-
-
-def _named(error: Exception) -> str:
-    return str(error) if isinstance(error, RayLLMBatchError) else f"{type(error).__name__}: {error}"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

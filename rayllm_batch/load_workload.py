@@ -32,11 +32,8 @@ for _kind, _pattern, _first in (
     ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
 ):
     _Values.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
@@ -54,23 +51,14 @@ def load_workload(spec: str, fields: Sequence[str], **given: Any) -> Any:
     except (KeyboardInterrupt, RayLLMBatchError):
         raise
     except BaseException as error:  # a SystemExit too: it is the module's, not ours
-        raise WorkloadError(
-            f"--workload {spec}: {place} cannot be imported: {one_line(error)}{raised_at(error)}."
-        ) from None
+        why = f"{one_line(error)}{raised_at(error)}"
+        raise WorkloadError(f"--workload {spec}: {place} cannot be imported: {why}.") from None
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
-        classes = [
-            key for key, value in vars(module).items() if isinstance(value, type) and hasattr(value, "parse_row")
-        ]
-        raise WorkloadError(
-            f"--workload {spec}: {place} has no class {name!r}.{did_you_mean(name, classes) or _has(classes)}"
-        )
-    texts = [
-        name
-        for base in cls.__mro__
-        for name, kind in vars(base).get("__annotations__", {}).items()
-        if kind in (str, "str")
-    ]
+        classes = [name for name, kind in vars(module).items() if isinstance(kind, type) and hasattr(kind, "parse_row")]
+        raise WorkloadError(f"--workload {spec}: {place} has no class {name!r}.{_nearest(name, classes)}")
+    hints = [hint for base in cls.__mro__ for hint in vars(base).get("__annotations__", {}).items()]
+    texts = [field for field, kind in hints if kind in (str, "str")]
     return made(cls, {**pairs(fields, "-w", texts), **given})
 
 
@@ -91,7 +79,7 @@ def made(cls: type, given: dict[str, Any]) -> Any:
 
 
 def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[str, Any]:
-    """Of KEY=VALUE, whose values are YAML; kept: keys of text, of which 1.10 and true are text as well. Raises WorkloadError."""
+    """Of KEY=VALUE, the values YAML. kept: keys of text, where 1.10 and true are text too. Raises WorkloadError."""
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -119,46 +107,34 @@ def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[s
 
 def beside() -> list[ModuleType]:
     """The modules that lie beside workloads loaded by their path, where workers of a running cluster do not look."""
-    files = [
-        (module, getattr(module, "__file__", None) or "")
-        for name, module in list(sys.modules.items())
-        if name != "__main__"
-    ]
-    return [
-        module
-        for module, file in files
-        if file.startswith(tuple(_folders)) and not file.startswith(_OURS) and not is_installed(file)
-    ]
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        its_own = name != "__main__" and file.startswith(tuple(_folders)) and not file.startswith(_OURS)
+        if its_own and not is_installed(file):
+            found.append(module)
+    return found
 
 
 def raised_at(error: BaseException) -> str:
     """` (tickets.py, line 4)`, the last place in the user's own code; "" where none is known."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    frames = [frame for frame in frames if not frame[0].startswith((_OURS, "<frozen")) and not is_installed(frame[0])]
     if isinstance(error, SyntaxError) and error.filename:
-        return (
-            ""
-            if f"line {error.lineno}" in str(error)
-            else f" ({os.path.basename(error.filename)}, line {error.lineno})"
-        )
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.startswith((_OURS, "<frozen")) or is_installed(frame.filename):
-            continue
-        return f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
-    return ""
+        frames = [] if f"line {error.lineno}" in str(error) else [(error.filename, error.lineno)]
+    return f" ({os.path.basename(frames[-1][0])}, line {frames[-1][1]})" if frames else ""
 
 
 def _of_file(place: str, spec: str) -> ModuleType:
     path = Path(place if place.endswith(".py") else place + ".py").expanduser().resolve()
     if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise WorkloadError(
-            f"--workload {spec}: there is no file {str(path)!r}.{did_you_mean(path.name, beside) or _has(beside)}"
-        )
+        beside = sorted(p.name for p in path.parent.glob("*.py"))
+        raise WorkloadError(f"--workload {spec}: there is no file {str(path)!r}.{_nearest(path.name, beside)}")
     # What lies beside it can be imported, here and in the workers of a Ray that this process starts.
     _folders.add(str(path.parent) + os.sep)
-    if any(map(_hides_another, path.parent.iterdir())):  # email.py: Ray would import it for its own
-        _look_in(str(path.parent), last=True)
-    else:
-        _look_in(str(path.parent))
+    hides = any(map(_hides_another, path.parent.iterdir()))  # email.py: Ray would import it for its own
+    _look_in(str(path.parent), last=hides)
+    if not hides:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path.parent), os.environ.get("PYTHONPATH"))))
     loaded = sys.modules.get(path.stem)
     if loaded is not None and getattr(loaded, "__file__", None) == str(path):
@@ -194,13 +170,10 @@ def _of_name(place: str, spec: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
-        if error.name and (place == error.name or place.startswith(error.name + ".")):
-            raise WorkloadError(
-                f"--workload {spec}: there is no module {place!r} (looked from {os.getcwd()})."
-            ) from None
-        raise WorkloadError(
-            f"--workload {spec}: {place} needs the module {error.name!r}, which is not installed{raised_at(error)}."
-        ) from None
+        why = f"{place} needs the module {error.name!r}, which is not installed{raised_at(error)}."
+        if error.name and f"{place}.".startswith(f"{error.name}."):
+            why = f"there is no module {place!r} (looked from {os.getcwd()})."
+        raise WorkloadError(f"--workload {spec}: {why}") from None
 
 
 def _look_in(folder: str, last: bool = False) -> None:
@@ -208,5 +181,5 @@ def _look_in(folder: str, last: bool = False) -> None:
         sys.path.insert(len(sys.path) if last else 0, folder)
 
 
-def _has(names: Sequence[str]) -> str:
-    return f" It has: {', '.join(names)}." if names else ""
+def _nearest(name: str, names: Sequence[str]) -> str:
+    return did_you_mean(name, names) or (f" It has: {', '.join(names)}." if names else "")

@@ -1,4 +1,4 @@
-"""Kinds of a thing by name, and where each one's class is: imported when it is asked for, so that none costs those that do not."""
+"""Kinds of a thing by name, and where each one's class is, which is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """what: a config's key for them, for messages. places: of each name, "module:Class"; the class takes no arguments."""
+    """what: a config's key for them, for messages. places: by name, "module:Class", of a class without arguments."""
 
     def __init__(self, what: str, places: dict[str, str]) -> None:
         self._what, self._places = what, dict(places)
@@ -24,9 +24,8 @@ class Registry(Generic[T]):
         """The name as it is known; raises ConfigError with the nearest one. where: what has it, for the message."""
         known = str(name).strip().lower()
         if known not in self._places:
-            raise ConfigError(
-                f"{self._what} must be one of {', '.join(self._places)}; {where} has {name!r}.{did_you_mean(known, self._places)}"
-            )
+            hint = did_you_mean(known, self._places)
+            raise ConfigError(f"{self._what} must be one of {', '.join(self._places)}; {where} has {name!r}.{hint}")
         return known
 
     def get(self, name: str) -> T:

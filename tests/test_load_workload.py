@@ -29,7 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     with (tmp_path / "mine.py").open("a") as file:
         file.write(
-            "class Raises(Mine):\n    def __post_init__(self):\n        raise ValueError('not today')\nclass Asks(Mine):\n    topic: str\n"
+            "class Raises(Mine):\n    def __post_init__(self):\n        raise ValueError('not today')\n"
+            "class Asks(Mine):\n    topic: str\n"
         )
     (tmp_path / "broken.py").write_text("import os\ndef f(:\n")
     (tmp_path / "divides.py").write_text("1 / 0\n")
@@ -90,7 +91,8 @@ def test_a_workload_of_a_file(folder: Path, spec: str) -> None:
     (folder / "jobs" / "triage_words.py").write_text("def of(row):\n    return 'about ' + row['text']\n")
     (folder / "jobs" / "triage.py").write_text(
         "import triage_words\nfrom rayllm_batch import ChatWorkloadBase\nclass Triage(ChatWorkloadBase):\n"
-        "    def parse_row(self, row):\n        return {'messages': [{'role': 'user', 'content': triage_words.of(row)}]}\n"
+        "    def parse_row(self, row):\n"
+        "        return {'messages': [{'role': 'user', 'content': triage_words.of(row)}]}\n"
     )
     made = load_workload(spec.format(here=folder), [], dataset_file="rows.jsonl")
     assert made.dataset_file == "rows.jsonl" and made.parse_row({"text": "x"})["messages"][0]["content"] == "about x"
@@ -165,7 +167,8 @@ def test_values_are_what_they_look_like(text: str, value: Any) -> None:
 def test_a_field_of_text_gets_the_text(folder: Path, text: str, value: Any) -> None:
     (folder / "texts.py").write_text(
         "from rayllm_batch.workload import ChatWorkloadBase\n"
-        "class Texts(ChatWorkloadBase):\n    version: str = ''\n    many: int = 1\n    def parse_row(self, row): return {}\n"
+        "class Texts(ChatWorkloadBase):\n    version: str = ''\n    many: int = 1\n"
+        "    def parse_row(self, row): return {}\n"
     )
     made = load_workload("texts.py:Texts", [f"version={text}", "many=7"])
     assert made.version == value and made.many == 7
@@ -187,14 +190,19 @@ def test_a_file_beside_that_is_named_as_one_of_the_standard_library_hides_it_fro
     """Here and in the processes that Ray starts; and what lies beside the workload is still found."""
     jobs = folder / "more"
     jobs.mkdir()
-    mine = "from words import WORD\nfrom rayllm_batch.workload import ChatWorkloadBase\nclass Mine(ChatWorkloadBase):\n    def parse_row(self, row): ..."
+    mine = (
+        "from words import WORD\nfrom rayllm_batch.workload import ChatWorkloadBase\n"
+        "class Mine(ChatWorkloadBase):\n    def parse_row(self, row): ..."
+    )
     for name, text in ((file, mine), ("words.py", "WORD = 1"), ("statistics.py", ""), ("numpy.py", "")):
         (jobs / name).write_text(text)
     same = "import importlib.util as u; m = __import__({0!r}); print(m.__file__)"
     code = (
-        f"from rayllm_batch.load_workload import load_workload\nload_workload('more/{file}:Mine', [])\nimport subprocess, sys\n"
+        f"from rayllm_batch.load_workload import load_workload\nload_workload('more/{file}:Mine', [])\n"
+        "import subprocess, sys\n"
         f"code = {same.format(imported.partition('.')[0])!r}\n"
-        f"import {imported}\nexec(code); subprocess.run([sys.executable, '-c', code + '; import {imported}'], check=True)"
+        f"import {imported}\nexec(code)\n"
+        f"subprocess.run([sys.executable, '-c', code + '; import {imported}'], check=True)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)

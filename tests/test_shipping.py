@@ -60,7 +60,7 @@ def test_it_is_understood_without_the_package(sent: Any, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("workload", [Mine(), CNNDailySummary()])
 def test_a_job_is_small(workload: Any) -> None:
-    """Each worker reads it. With the code of its engine and task, 180 KB; the readers of files would be as much again."""
+    """Each worker reads it. With the code of its engine and task, 180 KB; the readers of files would double it."""
     from ray import cloudpickle
 
     pipeline.ship_by_value(workload)
