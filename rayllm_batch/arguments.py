@@ -115,18 +115,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         add = commands.add_parser(name, help=about, **form).add_argument
         add("--config", required=True, help="the engine's YAML file, such as configs/llama-3.1-8b-a10g.yaml")
         add("--workload", metavar="FILE.py:CLASS", help="rows, and how each becomes a chat: a class; or MODULE:CLASS")
-        about = "in place of a workload: 'Summarise: {body}' with the names of columns; {{ and }} are braces"
-        add("--prompt", metavar="TEXT", help=about)
-        add(
-            "--input",
-            metavar="TABLE",
-            help="the rows: parquet, jsonl, json, csv; a folder, a glob, s3://, gs://, hf://",
-        )
+        what = "in place of a workload: 'Summarise: {body}' with the names of columns; {{ and }} are braces"
+        add("--prompt", metavar="TEXT", help=what)
+        add("--input", metavar="TABLE", help="the rows: parquet, jsonl, json, csv; a folder, glob, s3://, gs://, hf://")
         add("-w", action="append", default=[], metavar="KEY=VALUE", help="a field of the workload, as YAML; repeat it")
-        about = "one of its sampling_params, such as max_tokens=100; repeat it"
-        add("-s", action="append", default=[], metavar="KEY=VALUE", help=about)
-        about = "copies of the model side by side (default 1)"
-        add("--num-replicas", type=replicas, default=1, metavar="N|MIN-MAX", help=about)
+        what = "one of its sampling_params, such as max_tokens=100; repeat it"
+        add("-s", action="append", default=[], metavar="KEY=VALUE", help=what)
+        what = "copies of the model side by side (default 1)"
+        add("--num-replicas", type=replicas, default=1, metavar="N|MIN-MAX", help=what)
         add("--batch-size", type=int, help="rows a block (default: chosen)")
         add("--verbose", action="store_true", help="show what Ray Data and the engines log, and tracebacks")
         if name in ("run", "check"):
@@ -134,8 +130,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
             add("--output-format", default="parquet", choices=["parquet", "jsonl"])
             add("--id-column", help="a column with unique values, to tell rows apart (default: all their content)")
         if name == "run":
-            about = "what becomes of answered rows of which a changed workload asks something else (default: refuse)"
-            add("--changed", default="refuse", choices=CHANGED, help=about)
+            what = "what becomes of answered rows of which a changed workload asks something else (default: refuse)"
+            add("--changed", default="refuse", choices=CHANGED, help=what)
             add("--retry-failed", action="store_true", help="run the rows again that have an error")
             add("--report", metavar="FILE", help="write a report of the run, also of one that fails: one HTML file")
         if name == "preview":

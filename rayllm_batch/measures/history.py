@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 from rayllm_batch.measures.row_stats import Counts
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
@@ -70,24 +70,19 @@ class History:
 
     def end(self, error: BaseException) -> None:
         """The run failed, or was interrupted."""
+        words = str(error).strip().splitlines()
+        self.ended = ": ".join([type(error).__name__, *words[:1]])
         if isinstance(error, KeyboardInterrupt):
             self.ended = "it was interrupted"
-            return
-        words = str(error).strip().splitlines() or [""]
-        self.ended = f"{type(error).__name__}: {words[0]}" if words[0] else type(error).__name__
 
     @property
     def points(self) -> list[Point]:
         """In order of time; the last one is the latest that was seen."""
-        points = list(self._points)
-        return points if points and points[-1] is self._latest else [*points, self._latest]
+        return [*(point for point in self._points if point is not self._latest), self._latest]
 
     @property
     def generating(self) -> list[tuple[float, Point]]:
-        """From the first request in an engine to the last row: each point with the seconds since the one before it.
-
-        Times in which the engines waited for rows in between are part of it.
-        """
+        """From the first request in an engine to the last row, waits included: each point with the seconds before it."""
         points = self.points
         busy = [i for i, point in enumerate(points) if point.in_flight or point.rows]
         done = [i for i in range(1, len(points)) if points[i].rows > points[i - 1].rows]
@@ -96,40 +91,35 @@ class History:
         return [(points[i].time_s - points[i - 1].time_s, points[i]) for i in range(max(busy[0], 1), done[-1] + 1)]
 
     def _note_phases(self, point: Point) -> None:
-        def first(phase: str, reached: Any) -> None:
-            if reached:
+        reached = {
+            "first engine ready": point.ready > 0,
+            "all engines ready": point.ready >= self._num_replicas,
+            "first row": point.rows > 0,
+        }
+        for phase, is_reached in reached.items():
+            if is_reached:
                 self.phases.setdefault(phase, point.time_s)
-
-        first("first engine ready", point.ready)
-        first("all engines ready", point.ready >= self._num_replicas)
-        first("first row", point.rows)
         if point.rows > self._latest.rows:
             self.phases["last row"] = point.time_s
 
 
 def _point(time_s: float, all_replicas: dict[str, ReplicaState], ready: list[ReplicaState]) -> Point:
+    slots = [replica.settings.get("max_num_seqs") or 0 for replica in ready]
+    full = [
+        one.waiting > 0 or 0 < NEARLY * most <= one.running or (one.kv_cache_usage or 0.0) >= NEARLY
+        for one, most in zip(ready, slots, strict=True)
+    ]
     return Point(
         **vars(Counts.total(all_replicas.values())),
         time_s=time_s,
-        running=sum(replica.running for replica in ready),
-        waiting=sum(replica.waiting for replica in ready),
-        in_flight=sum(replica.in_flight for replica in ready),
-        slots=sum(map(_slots, ready)),
-        kv_cache_usage=mean(replica.kv_cache_usage for replica in ready),
-        gpu_utilization=mean(replica.gpu_utilization for replica in ready),
-        full=sum(map(_is_full, ready)) / len(ready) if ready else 0.0,
+        running=sum(one.running for one in ready),
+        waiting=sum(one.waiting for one in ready),
+        in_flight=sum(one.in_flight for one in ready),
+        slots=sum(slots),
+        kv_cache_usage=mean(one.kv_cache_usage for one in ready),
+        gpu_utilization=mean(one.gpu_utilization for one in ready),
+        full=mean(full) or 0.0,
         ready=len(ready),
-    )
-
-
-def _slots(replica: ReplicaState) -> int:
-    return replica.settings.get("max_num_seqs") or 0
-
-
-def _is_full(replica: ReplicaState) -> bool:
-    slots = _slots(replica)
-    return bool(
-        replica.waiting > 0 or slots and replica.running >= NEARLY * slots or (replica.kv_cache_usage or 0.0) >= NEARLY
     )
 
 

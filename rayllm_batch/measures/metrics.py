@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from rayllm_batch.measures.failures import by_stage
-from rayllm_batch.measures.history import History
+from rayllm_batch.measures.history import History, mean
 from rayllm_batch.measures.row_stats import Counts, RowStats
 from rayllm_batch.measures.snapshot import ReplicaState, by_actor
 
@@ -109,8 +109,8 @@ class RunMetrics:
     def of(cls, replicas: dict[str, ReplicaState], elapsed_s: float, history: Optional[History] = None) -> RunMetrics:
         """From what the monitor knows of each replica's processes, and what was seen of them over time."""
         stats, actors = row_stats(replicas), by_actor(replicas).values()
-        answering = [[process for process in processes if process.delivered.counts.rows] for processes in actors]
-        engine_s = [sum(process.busy_s for process in processes) for processes in answering if processes]
+        answering = by_actor({key: one for key, one in replicas.items() if one.delivered.counts.rows}).values()
+        engine_s = [sum(process.busy_s for process in processes) for processes in answering]
         return cls(
             rows=stats.counts.rows,
             failed=stats.counts.failed,
@@ -118,7 +118,7 @@ class RunMetrics:
             num_generated_tokens=stats.counts.output_tokens,
             elapsed_s=elapsed_s,
             start_s=max((process.start_s for process in replicas.values()), default=0.0),
-            engine_s=sum(engine_s) / len(engine_s) if engine_s else 0.0,
+            engine_s=mean(engine_s) or 0.0,
             num_replicas=len(engine_s),
             failed_by_kind=by_stage(stats.errors),
             finish_reasons=dict(stats.finish_reasons),
@@ -161,16 +161,16 @@ def _over_time(history: Optional[History]) -> dict[str, Any]:
     if not seconds:
         return {}
 
-    def mean(name: str) -> Optional[float]:
+    def over_time(name: str) -> Optional[float]:
         told = [(weight, getattr(point, name)) for weight, point in sampled if getattr(point, name) is not None]
         weights = sum(weight for weight, _ in told)
         return sum(weight * value for weight, value in told) / weights if weights else None
 
     return {
         "generating_s": seconds,
-        "full_share": mean("full"),
-        "mean_running": mean("running"),
+        "full_share": over_time("full"),
+        "mean_running": over_time("running"),
         "max_running": max(point.slots for _, point in sampled),
-        "mean_kv_cache_usage": mean("kv_cache_usage"),
-        "mean_gpu_utilization": mean("gpu_utilization"),
+        "mean_kv_cache_usage": over_time("kv_cache_usage"),
+        "mean_gpu_utilization": over_time("gpu_utilization"),
     }

@@ -14,19 +14,19 @@ from typing import Any
 
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot, by_actor
 
+# Of a process, by the names of its fields here: their names there, and what they are.
 COUNTERS = {
-    "rows": "rows that came through, those with an error included",
-    "failed": "rows with an error",
-    "input_tokens": "tokens of prompts",
-    "output_tokens": "tokens generated",
+    "rows": ("rows", "rows that came through, those with an error included"),
+    "failed": ("failed_rows", "rows with an error"),
+    "input_tokens": ("input_tokens", "tokens of prompts"),
+    "output_tokens": ("output_tokens", "tokens generated"),
 }
 GAUGES = {
-    "running": "requests that the engine computes",
-    "waiting": "requests in the engine's queue",
-    "kv_cache_usage": "share of the KV cache in use",
-    "gpu_utilization": "share of the last moment in which the replica's GPUs computed",
+    "running": ("running_requests", "requests that the engine computes"),
+    "waiting": ("waiting_requests", "requests in the engine's queue"),
+    "kv_cache_usage": ("kv_cache_usage", "share of the KV cache in use"),
+    "gpu_utilization": ("gpu_utilization", "share of the last moment in which the replica's GPUs computed"),
 }
-NAMES = {"failed": "failed_rows", "running": "running_requests", "waiting": "waiting_requests"}
 TAGS = ("run_id", "model", "replica")
 
 
@@ -36,10 +36,8 @@ class Prometheus:
     def __init__(self, run_id: str, model: str) -> None:
         from ray.util.metrics import Counter, Gauge
 
-        def named(kind: type, texts: dict[str, str]) -> dict[str, Any]:
-            return {key: kind(f"rayllm_batch_{NAMES.get(key, key)}", text, TAGS) for key, text in texts.items()}
-
-        self._counters, self._gauges = named(Counter, COUNTERS), named(Gauge, GAUGES)
+        self._counters = {key: Counter(f"rayllm_batch_{name}", text, TAGS) for key, (name, text) in COUNTERS.items()}
+        self._gauges = {key: Gauge(f"rayllm_batch_{name}", text, TAGS) for key, (name, text) in GAUGES.items()}
         self._tags = {"run_id": run_id, "model": model}
         self._numbers: dict[str, str] = {}  # of an actor, which keeps its id when it starts again
         self._sent: dict[tuple[str, str], float] = {}  # the last value of each series

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from heapq import nlargest
+from typing import Any
 
 from rayllm_batch.measures import failures
-from rayllm_batch.measures.failures import MAX_STAGES, Errors, stage_of
+from rayllm_batch.measures.failures import Errors
 from rayllm_batch.tasks.base import Answer
 
 EXACT = 32  # lengths below have a bin each; above, each octave has EXACT / 2 equal bins, of 3 to 6%
-MAX_EXAMPLES = 3
-EXAMPLE_CHARACTERS = 300
 SLOWEST = 10
 ANSWER_CHARACTERS = 80
+KEPT_BLOCKS = 4096  # some 10 MB: before one comes again, as many others may come
 
 
 @dataclass
@@ -42,14 +41,9 @@ class Counts:
         return total
 
 
-class SlowRow(NamedTuple):
-    """seconds: from when the row reached the engine until its answer was there, its wait in the queue included."""
-
-    seconds: float
-    input_tokens: int
-    output_tokens: int
-    finish_reason: str
-    answer: str
+# Seconds from when the row reached the engine until its answer was there, its wait in the queue included; the tokens of
+# its prompt and of its answer; its finish reason; and how the answer begins.
+SlowRow = tuple[float, int, int, str, str]
 
 
 @dataclass
@@ -60,7 +54,6 @@ class RowStats:
     input_lengths, output_lengths: rows by `bin_of` their tokens; of answers, only those that did not fail.
     finish_reasons: rows by finish reason, "error" among them.
     errors:         failed rows by what they say, see failures.
-    examples:       of each stage some errors that differ, with the tokens of their prompts, or 0 where there were none.
     slowest:        the rows that took longest, the slowest first.
     """
 
@@ -70,7 +63,6 @@ class RowStats:
     output_lengths: Counter[int] = field(default_factory=Counter)
     finish_reasons: Counter[str] = field(default_factory=Counter)
     errors: Errors = field(default_factory=dict)
-    examples: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     slowest: list[SlowRow] = field(default_factory=list)
 
     def add(self, answer: Answer, seconds: float) -> None:
@@ -81,18 +73,13 @@ class RowStats:
             self.input_lengths[bin_of(answer.num_input_tokens)] += 1
         if answer.error is not None:
             failures.count(self.errors, answer.error)
-            text = " ".join(answer.error[: 4 * EXAMPLE_CHARACTERS].split())
-            short = text if len(text) <= EXAMPLE_CHARACTERS else text[: EXAMPLE_CHARACTERS - 4] + " ..."
-            self._add_examples(stage_of(answer.error), [(short, answer.num_input_tokens)])
             return
         self.output_lengths[bin_of(answer.num_generated_tokens)] += 1
         self.latency_s += seconds
-        if len(self.slowest) < SLOWEST or seconds > self.slowest[-1].seconds:
+        if len(self.slowest) < SLOWEST or seconds > self.slowest[-1][0]:
             beginning = answer.reply.text[:ANSWER_CHARACTERS] if answer.reply else ""
             tokens = answer.num_input_tokens, answer.num_generated_tokens
-            row = SlowRow(seconds, *tokens, answer.finish_reason, beginning)
-            insort(self.slowest, row, key=lambda known: -known.seconds)
-            del self.slowest[SLOWEST:]
+            self.slowest = nlargest(SLOWEST, [*self.slowest, (seconds, *tokens, answer.finish_reason, beginning)])
 
     @property
     def mean_latency_s(self) -> float:
@@ -101,7 +88,7 @@ class RowStats:
         return self.latency_s / answered if answered else 0.0
 
     def merge(self, one: RowStats, sign: int = 1) -> None:
-        """Add another one, or, with sign -1, take out what was added so; examples of failures stay."""
+        """Add another one, or, with sign -1, take out what was added so."""
         self.counts.add(one.counts, sign)
         self.latency_s += sign * one.latency_s
         for name in ("input_lengths", "output_lengths", "finish_reasons"):
@@ -109,10 +96,8 @@ class RowStats:
             setattr(self, name, mine + others if sign > 0 else mine - others)  # without those that are none
         for rows, error in one.errors.values():
             failures.count(self.errors, error, sign * rows)
-        for stage, examples in one.examples.items():
-            self._add_examples(stage, examples)
         slowest = [*self.slowest, *one.slowest] if sign > 0 else [row for row in self.slowest if row not in one.slowest]
-        self.slowest = sorted(slowest, key=lambda row: -row.seconds)[:SLOWEST]
+        self.slowest = nlargest(SLOWEST, slowest)
 
     @classmethod
     def merged(cls, several: Iterable[RowStats]) -> RowStats:
@@ -123,18 +108,34 @@ class RowStats:
 
     def plain(self) -> dict[str, Any]:
         """To be sent: see snapshot."""
-        return {**vars(self), "counts": vars(self.counts), "slowest": [tuple(row) for row in self.slowest]}
+        return {**vars(self), "counts": vars(self.counts)}
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> RowStats:
-        slowest = [SlowRow(*row) for row in plain["slowest"]]
-        return cls(**{**plain, "counts": Counts(**plain["counts"]), "slowest": slowest})
+        return cls(**{**plain, "counts": Counts(**plain["counts"])})
 
-    def _add_examples(self, stage: str, examples: list[tuple[str, int]]) -> None:
-        if stage in self.examples or len(self.examples) < MAX_STAGES:
-            known = self.examples.setdefault(stage, [])
-            known += [example for example in examples if example[0] not in dict(known)]
-            del known[MAX_EXAMPLES:]
+
+class Delivered:
+    """Rows that replicas have handed on: each block once, also one that was computed again, its process having died.
+
+    Kept by the run's monitor. A replica says what it is about to hand on; whether it then does, nobody can say.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[str, RowStats] = {}
+        self._blocks: OrderedDict[str, tuple[str, RowStats]] = OrderedDict()
+
+    def add(self, replica: str, block: str, stats: RowStats) -> None:
+        """stats: of the block's rows. block: the same when it is computed again."""
+        if earlier := self._blocks.pop(block, None):
+            self.of(earlier[0]).merge(earlier[1], -1)
+        self._blocks[block] = (replica, stats)
+        self.of(replica).merge(stats)
+        if len(self._blocks) > KEPT_BLOCKS:
+            self._blocks.popitem(last=False)
+
+    def of(self, replica: str) -> RowStats:
+        return self._totals.setdefault(replica, RowStats())
 
 
 def counts_of(answer: Answer) -> Counts:

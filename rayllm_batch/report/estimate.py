@@ -27,14 +27,9 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[int]) -> Spread:
-        if not values:
-            return cls(0.0, 0.0, 0.0)
-        ordered = sorted(values)
-        return cls(
-            statistics.fmean(values),
-            ordered[int(0.05 * (len(ordered) - 1))],
-            ordered[math.ceil(0.95 * (len(ordered) - 1))],
-        )
+        ordered = sorted(values) or [0]
+        last = len(ordered) - 1
+        return cls(statistics.fmean(ordered), ordered[int(0.05 * last)], ordered[math.ceil(0.95 * last)])
 
     def __str__(self) -> str:
         return f"{self.mean:,.0f} a row (nine in ten from {self.low:,.0f} to {self.high:,.0f})"
@@ -56,8 +51,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a whole job. Times in seconds; `run_s` is without starting up, from `low_s` to `high_s` in nineteen of twenty cases.
+    """Of a whole job. Times in seconds.
 
+    run_s:          without starting up, from `low_s` to `high_s` in nineteen of twenty cases.
     prefill_share:  of the engine's time, what reading prompts takes; the rest is generating.
     cpu_headroom:   how many times the engine's need the CPU stage can give; below 1 it is what the job waits for.
     bound_by:       "prefill", "decode", "start-up" or "CPU side".
@@ -99,40 +95,37 @@ class Estimate:
         return self.rows * self.output_tokens_per_row.mean
 
     def beside(self, took_s: float, start_s: float) -> str:
-        """What was said beside what it took. took_s: seconds of the run, start-up included. start_s: of these, the start-up."""
+        """What was said beside what it took: seconds of the run, and of these, of starting up."""
         run_s = max(took_s - start_s, 0.0)
         within = "within" if self.low_s <= run_s <= self.high_s else "outside"
-        warm = (
-            f"starting up took {duration(start_s)}, said were {duration(self.start_s)}"
-            if start_s
-            else "the engines were kept warm"
-        )
+        warm = "the engines were kept warm"
+        if start_s:
+            warm = f"starting up took {duration(start_s)}, said were {duration(self.start_s)}"
         return (
-            f"estimate() said about {duration(self.run_s)} ({duration(self.low_s)} to {duration(self.high_s)}) beside start-up: it took "
-            f"{duration(run_s)}, {within} that; {warm}."
+            f"estimate() said about {duration(self.run_s)} ({duration(self.low_s)} to {duration(self.high_s)}) beside "
+            f"start-up: it took {duration(run_s)}, {within} that; {warm}."
         )
 
     def __str__(self) -> str:
         where = f"{self.num_replicas} replica{'s' if self.num_replicas > 1 else ''}"
         where += f" ({self.gpus} x {self.accelerator_type})" if self.gpus else f" ({self.accelerator_type})"
-        lines = [
-            f"{self.rows:,} rows on {where}: about {duration(self.run_s)}, {duration(self.low_s)} to {duration(self.high_s)}",
-            f"  input    {self.input_tokens:,.0f} tokens, {self.input_tokens_per_row}",
-            f"  output   {self.output_tokens:,.0f} tokens, {self.output_tokens_per_row}",
-            f"  start-up {duration(self.start_s)}; a run() in this process within ten minutes does not pay it again",
-        ]
+        gpu_time = ""
         if self.gpus:
-            hours = [self.gpus * (self.start_s + seconds) / 3600 for seconds in (self.low_s, self.high_s)]
+            low, high = (self.gpus * (self.start_s + seconds) / 3600 for seconds in (self.low_s, self.high_s))
             cost = "" if self.cost_usd is None else f", ${self.cost_usd:,.2f} at ${self.gpu_hour_usd:,.2f} a GPU-hour"
-            lines.append(f"  GPU time {self.gpu_hours:,.2f} GPU-hours, {hours[0]:,.2f} to {hours[1]:,.2f}{cost}")
-        lines.append(
-            f"  bound by {self.bound_by}; of the engine's time {self.prefill_share:.0%} is prefill, {1 - self.prefill_share:.0%} decode; "
-            f"the CPU side can give {self.cpu_headroom:,.1f} times what the engine takes"
+            gpu_time = f"  GPU time {self.gpu_hours:,.2f} GPU-hours, {low:,.2f} to {high:,.2f}{cost}\n"
+        return (
+            f"{self.rows:,} rows on {where}: about {duration(self.run_s)}, "
+            f"{duration(self.low_s)} to {duration(self.high_s)}\n"
+            f"  input    {self.input_tokens:,.0f} tokens, {self.input_tokens_per_row}\n"
+            f"  output   {self.output_tokens:,.0f} tokens, {self.output_tokens_per_row}\n"
+            f"  start-up {duration(self.start_s)}; a run() in this process within ten minutes does not pay it again\n"
+            f"{gpu_time}"
+            f"  bound by {self.bound_by}; of the engine's time {self.prefill_share:.0%} is prefill, "
+            f"{1 - self.prefill_share:.0%} decode; "
+            f"the CPU side can give {self.cpu_headroom:,.1f} times what the engine takes\n"
+            f"  from {self.sample_rows:,} rows, of which {': '.join([f'{len(self.failed):,} failed', *self.failed[:1]])}"
         )
-        lines.append(
-            f"  from {self.sample_rows:,} rows, of which {len(self.failed):,} failed{': ' + self.failed[0] if self.failed else ''}"
-        )
-        return "\n".join(lines)
 
     __repr__ = __str__
 
@@ -151,13 +144,13 @@ def estimate(
 ) -> Estimate:
     """The job of `rows` rows, from a sample of it.
 
-    max_num_seqs: the engine's limit. cpus: those left for the CPU stage. start_s: seconds that the engines took to start.
+    max_num_seqs: the engine's limit. cpus: those left for the CPU stage. start_s: seconds of the engines' start.
 
-    A row costs the engine `prefill_s` for its prompt, whatever else runs, and `decode_s` for each token of its answer while
-    the engine is full. The first comes from the trial with answers of one token, the second from the other one as long
-    as it kept the engine full; what its emptying cost beyond that comes once a job. Where the trial was too small to fill
-    the engine, decode_s is known between two bounds: a token as dear as in the trial, or as many more at the price of one
-    as the job has more requests at once. The estimate is between them, and the interval spans both.
+    A row costs the engine `prefill_s` for its prompt, whatever else runs, and `decode_s` for each token of its answer
+    while the engine is full. The first comes from the trial with answers of one token, the second from the other one as
+    long as it kept the engine full; what its emptying cost beyond that comes once a job. Where the trial was too small
+    to fill the engine, decode_s is known between two bounds: a token as dear as in the trial, or as many more at the
+    price of one as the job has more requests at once. The estimate is between them, and the interval spans both.
     """
     rows_each = rows / num_replicas
     outputs = [count for count in sample.whole.output_tokens if count is not None]
@@ -174,18 +167,18 @@ def estimate(
     emptying_s = max(0.0, (whole_s - emptying_at) - decode_s * max(0, generated - by_then))
     at_once = most if tried > most else min(max_num_seqs, rows_each)
     cheapest_decode_s = decode_s * min(1.0, most / max(at_once, 1))
-    output_mean = statistics.fmean(outputs) if outputs else 0.0
+    likely_decode_s = math.sqrt(decode_s * cheapest_decode_s)
+    output_tokens = Spread.of(outputs)
 
     def seconds(decode: float) -> float:
-        engine = rows_each * (prefill_s + decode * output_mean) + emptying_s
+        engine = rows_each * (prefill_s + decode * output_tokens.mean) + emptying_s
         return max(engine, rows * sample.prepare_s / cpus) + PIPELINE_S
 
-    run_s = seconds(math.sqrt(decode_s * cheapest_decode_s))
+    run_s = seconds(likely_decode_s)
     unsure = math.hypot(_spread_of_the_mean(sample, prefill_s, decode_s), NOISE)
-    decode_each = math.sqrt(decode_s * cheapest_decode_s) * output_mean
-    engine_rate = num_replicas / max(prefill_s + decode_each, 1e-9)
-    headroom = cpus / max(sample.prepare_s, 1e-9) / engine_rate
-    share = prefill_s / max(prefill_s + decode_each, 1e-9)
+    row_s = max(prefill_s + likely_decode_s * output_tokens.mean, 1e-9)
+    headroom = cpus / max(sample.prepare_s, 1e-9) * row_s / num_replicas
+    share = prefill_s / row_s
     bound_by = "CPU side" if headroom < 1 else "prefill" if share > 0.5 else "decode"
     return Estimate(
         rows=rows,
@@ -195,7 +188,7 @@ def estimate(
         sample_rows=len(sample.input_tokens) + len(sample.failed),
         failed=sample.failed,
         input_tokens_per_row=Spread.of(sample.input_tokens),
-        output_tokens_per_row=Spread.of(outputs),
+        output_tokens_per_row=output_tokens,
         start_s=start_s,
         run_s=run_s,
         low_s=seconds(cheapest_decode_s) * (1 - unsure),
@@ -214,10 +207,9 @@ def copies(sample_rows: int, rows_each: float, max_num_seqs: int) -> int:
 
 def _spread_of_the_mean(sample: Sample, prefill_s: float, decode_s: float) -> float:
     """Half of the 95% interval of a row's mean cost, as a share of it: what another sample could have shown."""
-    count = len(sample.input_tokens)
-    mean_input = statistics.fmean(sample.input_tokens) if count else 0.0
+    mean_input = Spread.of(sample.input_tokens).mean or 1.0
     costs = [
-        prefill_s * (tokens / mean_input if mean_input else 1.0) + decode_s * output
+        prefill_s * tokens / mean_input + decode_s * output
         for tokens, output in zip(sample.input_tokens, sample.whole.output_tokens, strict=False)
         if output is not None
     ]

@@ -6,11 +6,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from rayllm_batch.measures.failures import stage_of
 from rayllm_batch.measures.history import History
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.row_stats import RowStats
 from rayllm_batch.report import plots
-from rayllm_batch.report.verdict import verdict
+from rayllm_batch.report.verdict import percent, verdict
+from rayllm_batch.show.status import duration
 
 Table = list[tuple[str, str]]
 
@@ -34,10 +36,11 @@ def page(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(n="{:,.0f}".format, seconds="{:,.1f} s".format, percent=_percent, duration=_duration)
+    environment.filters.update(n="{:,.0f}".format, seconds="{:,.1f} s".format, percent=percent, duration=_duration)
     metrics, stats = report.metrics, report.stats
     return environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).render(
         vars(report),
+        stage_of=stage_of,
         began=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(report.history.began)),
         verdict=verdict(metrics, report.history, report.engines),
         failed=", ".join(f"{rows:,} {stage}" for stage, rows in metrics.failed_by_kind.items()),
@@ -46,12 +49,5 @@ def page(report: Report) -> str:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%"
-
-
 def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:,.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    return f"{seconds:,.1f} s" if seconds < 120 else duration(seconds)

@@ -14,53 +14,39 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Drawn in colours that nothing else has, which become the page's own: light or dark is the browser's to choose.
-COLOURS = {
-    "--fg": "#010203",
-    "--muted": "#020304",
-    "--grid": "#030405",
-    "--one": "#040506",
-    "--two": "#050607",
-    "--three": "#060708",
-}
+COLOURS = {f"--{name}": f"#0{n}0{n}0{n}" for n, name in enumerate(("fg", "muted", "grid", "one", "two", "three"), 1)}
 FG, MUTED, GRID, ONE, TWO, THREE = COLOURS.values()
 WIDTH_IN = 9.0
 MOST_SAMPLES = 240  # a line of more cannot be told from it at this width
 BARS = 32
-STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": FG,
-    "text.color": FG,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": FG,
-    "ytick.labelcolor": FG,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": GRID,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlecolor": FG,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "axes.prop_cycle": f"cycler('color', ['{ONE}', '{TWO}', '{THREE}'])",
-}
+AXES = {"edgecolor": MUTED, "labelcolor": FG, "grid": True, "axisbelow": True}
+TITLES = {"titlesize": 10.5, "titlelocation": "left", "titleweight": "bold", "titlecolor": FG}
 
 
 def timeline(history: History) -> str:
     """Tokens a second, requests, KV cache and GPU use over the time of the run; "" where there is nothing to draw."""
-    points = _thinned(history.points)
+    step = -(-len(history.points) // MOST_SAMPLES)
+    points = history.points[::-1][::step][::-1]  # the last one included
     if len(points) < 3:
         return ""
     with_use = any(p.kv_cache_usage is not None or p.gpu_utilization is not None for p in points)
-    height_in = 7.4 if with_use else 5.8
-    return _drawn("timeline", lambda figure: _draw_timeline(figure, points, history.phases, with_use), height_in)
+    times = [point.time_s for point in points]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(4 if with_use else 3, 1, sharex=True)
+        _draw_rates(axes[0], points, "output_tokens", "Output tokens/s", TWO)
+        _draw_rates(axes[1], points, "input_tokens", "Input tokens/s (of rows that are done)", ONE)
+        _draw_requests(axes[2], points)
+        if with_use:
+            _draw_use(axes[3], points)
+        for axis in axes:
+            axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else f"{value:,.4g}")
+        axes[-1].set_xlabel("seconds since the run started")
+        axes[-1].set_xlim(0, max(times[-1], 1.0))
+        _mark_phases(axes, history.phases, times[-1])
+
+    return _drawn("timeline", draw, height_in=7.4 if with_use else 5.8)
 
 
 def lengths(input_lengths: dict[int, int], output_lengths: dict[int, int]) -> str:
@@ -77,39 +63,33 @@ def lengths(input_lengths: dict[int, int], output_lengths: dict[int, int]) -> st
     return _drawn("lengths", draw, height_in=2.6)
 
 
-def _draw_timeline(figure: Figure, points: list[Point], phases: dict[str, float], with_use: bool) -> None:
-    axes = figure.subplots(4 if with_use else 3, 1, sharex=True)
+def _draw_rates(axis: Axes, points: list[Point], name: str, title: str, colour: str) -> None:
+    between = [(a, b) for a, b in zip(points, points[1:], strict=False) if b.time_s > a.time_s]
+    rates = [(getattr(b, name) - getattr(a, name)) / (b.time_s - a.time_s) for a, b in between]
+    axis.plot([(a.time_s + b.time_s) / 2 for a, b in between], rates, color=colour)
+    axis.set_title(title)
+
+
+def _draw_requests(axis: Axes, points: list[Point]) -> None:
     times = [point.time_s for point in points]
-    middles = [(a + b) / 2 for a, b in zip(times, times[1:], strict=False)]
-    for axis, name, title, colour in (
-        (axes[0], "output_tokens", "Output tokens/s", TWO),
-        (axes[1], "input_tokens", "Input tokens/s (of rows that are done)", ONE),
-    ):
-        axis.plot(middles, _rates(points, name), color=colour)
-        axis.set_title(title)
-    requests = axes[2]
-    requests.plot(times, [point.running for point in points], label="running")
-    requests.plot(times, [point.waiting for point in points], label="waiting in the engines' queues")
+    axis.plot(times, [point.running for point in points], label="running")
+    axis.plot(times, [point.waiting for point in points], label="waiting in the engines' queues")
     if any(point.slots for point in points):
         slots = [point.slots or None for point in points]
-        requests.plot(times, slots, label="most that can run (max_num_seqs)", color=MUTED, linestyle="--", linewidth=1)
-    requests.set_title("Requests")
-    _legend(requests)
-    if with_use:
-        use = axes[3]
-        for name, label, colour in (("kv_cache_usage", "KV cache", ONE), ("gpu_utilization", "GPU", THREE)):
-            values = [getattr(point, name) for point in points]
-            if any(value is not None for value in values):
-                use.plot(times, [None if value is None else 100 * value for value in values], label=label, color=colour)
-        use.set_ylim(0, 105)
-        use.set_title("In use, %")
-        _legend(use)
-    for axis in axes:
-        axis.set_ylim(bottom=0)
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else f"{value:,.4g}")
-    axes[-1].set_xlabel("seconds since the run started")
-    axes[-1].set_xlim(0, max(times[-1], 1.0))
-    _mark_phases(axes, phases, times[-1])
+        axis.plot(times, slots, label="most that can run (max_num_seqs)", color=MUTED, linestyle="--", linewidth=1)
+    axis.set_title("Requests")
+    _legend(axis)
+
+
+def _draw_use(axis: Axes, points: list[Point]) -> None:
+    for name, label, colour in (("kv_cache_usage", "KV cache", ONE), ("gpu_utilization", "GPU", THREE)):
+        told = [(point.time_s, getattr(point, name)) for point in points]
+        if any(share is not None for _, share in told):
+            percent = [None if share is None else 100 * share for _, share in told]
+            axis.plot([at for at, _ in told], percent, label=label, color=colour)
+    axis.set_ylim(0, 105)
+    axis.set_title("In use, %")
+    _legend(axis)
 
 
 def _mark_phases(axes: Any, phases: dict[str, float], end_s: float) -> None:
@@ -126,24 +106,14 @@ def _mark_phases(axes: Any, phases: dict[str, float], end_s: float) -> None:
         else:
             places.append((at, [phase]))
     for at, names in places:
-        side = "right" if at > 0.8 * end_s else "left"
-        axes[0].annotate(
-            "\n".join(names),
-            (at, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(-3 if side == "right" else 3, 3),
-            textcoords="offset points",
-            ha=side,
-            va="bottom",
-            color=MUTED,
-            fontsize=8.5,
-        )
+        side, offset = ("right", (-3, 3)) if at > 0.8 * end_s else ("left", (3, 3))
+        style = {"textcoords": "offset points", "ha": side, "va": "bottom", "color": MUTED, "fontsize": 8.5}
+        axes[0].annotate("\n".join(names), (at, 1), xytext=offset, xycoords=("data", "axes fraction"), **style)
     axes[0].set_title(axes[0].get_title("left"), pad=10 + 11 * max((len(names) for _, names in places), default=0))
 
 
 def _legend(axis: Axes) -> None:
-    if axis.get_lines():
-        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1, handlelength=1.6)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1, handlelength=1.6)
 
 
 def _draw_lengths(axis: Axes, counts: dict[int, int], title: str, colour: str) -> None:
@@ -194,26 +164,22 @@ def _spans_octaves(first: float, last: float) -> bool:
     return last > 24 * max(first, 1) and last > 100
 
 
-def _thinned(points: list[Point]) -> list[Point]:
-    """Evenly chosen, the last one included."""
-    step = -(-len(points) // MOST_SAMPLES)
-    return points[::-1][::step][::-1]
-
-
-def _rates(points: list[Point], name: str) -> list[float]:
-    return [
-        (getattr(b, name) - getattr(a, name)) / (b.time_s - a.time_s) if b.time_s > a.time_s else 0.0
-        for a, b in zip(points, points[1:], strict=False)
-    ]
-
-
 def _drawn(name: str, draw: Any, height_in: float) -> str:
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot, whose state is the notebook's
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's own style would bring colours that the page does not know
-        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
+        matplotlib.rc("svg", fonttype="none", hashsalt=name)
+        matplotlib.rc("font", family="sans-serif", size=9.5)
+        matplotlib.rc("text", color=FG)
+        matplotlib.rc(("xtick", "ytick"), color=MUTED, labelcolor=FG)
+        matplotlib.rc("axes", **AXES, **TITLES, prop_cycle=f"cycler('color', ['{ONE}', '{TWO}', '{THREE}'])")
+        matplotlib.rc("axes.spines", top=False, right=False)
+        matplotlib.rc("axes.grid", axis="y")
+        matplotlib.rc("grid", color=GRID)
+        matplotlib.rc("legend", frameon=False)
+        matplotlib.rc("lines", linewidth=1.6)
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         draw(figure)
         content = io.StringIO()

@@ -71,6 +71,7 @@ def _settings(
 ) -> dict[str, Table]:
     resolved = next((replica.settings for replica in replicas.values() if replica.settings), {})
     names = ("model_id", "llm_engine", "accelerator_type")
+    template = config.chat_template and f"given, {len(config.chat_template):,} characters"
     return {
         "Engine settings, as the engine resolved them": _table(resolved),
         "Sampling parameters": _table(getattr(workload, "sampling_params", None) or {}),
@@ -81,8 +82,7 @@ def _settings(
             *((f"engine_kwargs.{name}", value) for name, value in _table(config.engine_kwargs)),
             *((f"env_vars.{name}", "(not shown)") for name in config.env_vars),
             *_table({"lora_config.dynamic_lora_loading_path": config.dynamic_lora_loading_path}),
-            *_table({"chat_template": config.chat_template and f"given, {len(config.chat_template):,} characters"}),
-            *_table({"chat_template_kwargs": config.chat_template_kwargs or None}),
+            *_table({"chat_template": template, "chat_template_kwargs": config.chat_template_kwargs or None}),
         ],
         "Versions": _table(versions()),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional
 
 from rayllm_batch.measures.history import NEARLY, History, Point
 from rayllm_batch.measures.metrics import RunMetrics
@@ -39,7 +38,7 @@ def _failures(metrics: RunMetrics, history: History) -> str:
         return f"None of the {metrics.rows:,} rows that came through until then failed."
     if not metrics.failed:
         return f"All {metrics.rows:,} rows were answered."
-    share = f"{metrics.failed:,} of {metrics.rows:,} rows failed ({_percent(metrics.failed / metrics.rows)})"
+    share = f"{metrics.failed:,} of {metrics.rows:,} rows failed ({percent(metrics.failed / metrics.rows)})"
     if not metrics.failed_by_kind:
         return f"{share}."
     kind, rows = max(metrics.failed_by_kind.items(), key=lambda item: item[1])
@@ -53,8 +52,8 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
     rows = sampled[-1][1].rows
     # Engines that have all the rows that are not done and are not full could not have been filled further.
     fed = [(seconds, point) for seconds, point in sampled if point.full or point.rows + point.in_flight < rows]
-    fed_s, all_s = _seconds(fed), _seconds(sampled)
     peak = max(point.running for _, point in sampled)
+    fed_s, all_s = _seconds(fed), _seconds(sampled)
     if fed_s < WHOLE_JOB * all_s:
         return (
             f"The job was too small to fill the {engines}: they had all its rows at once and ran up to {peak:,.0f} "
@@ -62,6 +61,7 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
         ), []
     share = sum(seconds * point.full for seconds, point in fed) / fed_s
     running = sum(seconds * point.running for seconds, point in fed) / fed_s
+    ran = f"{running:,.0f} requests{_of(metrics)} ran on average"
     tail_s = all_s - fed_s
     notes = []
     if tail_s > 0.25 * all_s:
@@ -69,38 +69,32 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
             f"For {tail_s:,.0f} of {all_s:,.0f} s only the last rows were left, too few to fill the {engines}: see the "
             "slowest rows. A lower max_tokens bounds them; more rows in one run make them count less."
         )
-    ran = f"{running:,.0f} requests{_of(metrics)} ran on average"
-    while_fed = "" if tail_s < 0.05 * all_s else ", up to the last rows"
     if share >= FULL and tail_s > 0.5 * all_s:
         return (
-            f"The {engines} were full only at first: for {_percent(tail_s / all_s)} of the generating time just the "
+            f"The {engines} were full only at first: for {percent(tail_s / all_s)} of the generating time just the "
             "last rows were left, too few to fill them."
         ), notes
     if share >= FULL:
+        while_fed = "" if tail_s < 0.05 * all_s else ", up to the last rows"
         return (
-            f"The {engines} were full: they had all the work they could take for {_percent(share)} of the generating "
+            f"The {engines} were full: they had all the work they could take for {percent(share)} of the generating "
             f"time{while_fed}."
         ), [_limit(fed, ran), *notes]
+    waited = "waited for rows"
+    starved = (
+        f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
+        "More CPUs for Ray, or a parse_row that does less, make it faster."
+    )
     if _restarts(metrics):  # then nothing says that the rows came too slowly
-        waited, starved = (
-            "were starting again or had few rows",
-            (
-                f"In the rest engines were being started again, or had few rows ({ran}): those that an engine had when it "
-                "died are tried again a few at a time, to find the one that made it die."
-            ),
-        )
-    else:
-        waited, starved = (
-            "waited for rows",
-            (
-                f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
-                "More CPUs for Ray, or a parse_row that does less, make it faster."
-            ),
+        waited = "were starting again or had few rows"
+        starved = (
+            f"In the rest engines were being started again, or had few rows ({ran}): those that an engine had when it "
+            "died are tried again a few at a time, to find the one that made it die."
         )
     if share >= PARTLY:
-        return f"The {engines} were full only {_percent(share)} of the generating time.", [starved, *notes]
+        return f"The {engines} were full only {percent(share)} of the generating time.", [starved, *notes]
     return (
-        f"The {engines} were not full: they had all the work they could take during only {_percent(share)} of the "
+        f"The {engines} were not full: they had all the work they could take during only {percent(share)} of the "
         f"generating time, and {waited} in the rest."
     ), [starved, *notes]
 
@@ -118,7 +112,7 @@ def _limit(fed: list[tuple[float, Point]], ran: str) -> str:
         )
     if slots >= 0.5:
         kv_use = sum(seconds * (point.kv_cache_usage or 0.0) for seconds, point in full) / full_s
-        return f"What bounded them was max_num_seqs ({ran}), with {_percent(kv_use)} of the KV cache in use."
+        return f"What bounded them was max_num_seqs ({ran}), with {percent(kv_use)} of the KV cache in use."
     return f"Requests waited in the engines' queues, so rows came fast enough ({ran})."
 
 
@@ -127,7 +121,7 @@ def _where_the_time_went(metrics: RunMetrics, history: History) -> list[str]:
     if metrics.elapsed_s and metrics.busy_share < 0.5:
         notes.append(
             f"An engine had work for {metrics.engine_s:,.0f} of the {metrics.elapsed_s:,.0f} s that the call took, "
-            f"{_percent(metrics.busy_share)}; the slowest engine took {metrics.start_s:,.0f} s to start. More rows in "
+            f"{percent(metrics.busy_share)}; the slowest engine took {metrics.start_s:,.0f} s to start. More rows in "
             "one run use the start better."
         )
     ready, row = history.phases.get("first engine ready"), history.phases.get("first row")
@@ -142,7 +136,7 @@ def _where_the_time_went(metrics: RunMetrics, history: History) -> list[str]:
         notes.append(f"Engines were started again {restarts:,} time(s); {again}")
     if metrics.mean_gpu_utilization is not None:
         notes.append(
-            f"GPU use averaged {_percent(metrics.mean_gpu_utilization)} while generating. That is the share of time in "
+            f"GPU use averaged {percent(metrics.mean_gpu_utilization)} while generating. That is the share of time in "
             "which the GPU computed anything, not of its peak."
         )
     return notes
@@ -160,9 +154,8 @@ def _seconds(sampled: list[tuple[float, Point]]) -> float:
     return sum(seconds for seconds, _ in sampled)
 
 
-def _percent(share: Optional[float]) -> str:
+def percent(share: float) -> str:
     """A small share is not 0%, nor a large one 100%."""
-    percent = 100 * (share or 0.0)
-    if 0 < percent < 1:
+    if 0 < share < 0.01:
         return "under 1%"
-    return "over 99%" if 99 < percent < 100 else f"{percent:.0f}%"
+    return "over 99%" if 0.99 < share < 1 else f"{share:.0%}"

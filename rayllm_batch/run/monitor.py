@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Optional
 
-from rayllm_batch.measures.delivered import Delivered
-from rayllm_batch.measures.row_stats import RowStats
+from rayllm_batch.measures.row_stats import Delivered, RowStats
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot, State
 from rayllm_batch.workers.suspects import Suspects
 

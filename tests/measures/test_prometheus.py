@@ -1,4 +1,4 @@
-"""What of a run reaches Prometheus. Ray's metrics are made up here; tests/stories/test_run_echo.py reads the real endpoint."""
+"""What reaches Prometheus. Ray's metrics are made up here; tests/stories/test_run_echo.py reads the real endpoint."""
 
 from __future__ import annotations
 

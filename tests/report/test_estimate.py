@@ -14,7 +14,7 @@ from rayllm_batch.workers.trial import Trial
 
 @dataclass(frozen=True)
 class Engine:
-    """A scheduler with continuous batching. A step takes step_s, and more for each token that it reads and each it writes."""
+    """A scheduler with continuous batching. A step takes step_s, and more for each token that it reads or writes."""
 
     step_s: float
     read_s: float

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from answers import a_failure, an_answer
 
-from rayllm_batch.measures import delivered
+from rayllm_batch.measures import row_stats
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.row_stats import Counts, RowStats
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
@@ -274,10 +274,10 @@ def test_nothing_that_comes_after_a_death_changes_its_counts() -> None:
 
 
 def test_blocks_are_remembered_up_to_a_number() -> None:
-    kept = delivered.Delivered()
-    for n in range(delivered.KEPT + 50):
+    kept = row_stats.Delivered()
+    for n in range(row_stats.KEPT_BLOCKS + 50):
         kept.add("a", f"task {n}", RowStats(Counts(rows=2)))
-    assert kept.of("a").counts.rows == 2 * (delivered.KEPT + 50) and len(kept._blocks) == delivered.KEPT
+    assert kept.of("a").counts.rows == 2 * (row_stats.KEPT_BLOCKS + 50) and len(kept._blocks) == row_stats.KEPT_BLOCKS
 
 
 def test_no_secret_in_what_the_driver_asks_for() -> None:
