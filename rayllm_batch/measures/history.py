@@ -82,7 +82,7 @@ class History:
 
     @property
     def generating(self) -> list[tuple[float, Point]]:
-        """From the first request in an engine to the last row, waits included: each point with the seconds before it."""
+        """From the first request in an engine to the last row, waits included: each with the seconds before it."""
         points = self.points
         busy = [i for i, point in enumerate(points) if point.in_flight or point.rows]
         done = [i for i in range(1, len(points)) if points[i].rows > points[i - 1].rows]

@@ -114,6 +114,7 @@ class Estimate:
             low, high = (self.gpus * (self.start_s + seconds) / 3600 for seconds in (self.low_s, self.high_s))
             cost = "" if self.cost_usd is None else f", ${self.cost_usd:,.2f} at ${self.gpu_hour_usd:,.2f} a GPU-hour"
             gpu_time = f"  GPU time {self.gpu_hours:,.2f} GPU-hours, {low:,.2f} to {high:,.2f}{cost}\n"
+        failed = ": ".join([f"{len(self.failed):,} failed", *self.failed[:1]])
         return (
             f"{self.rows:,} rows on {where}: about {duration(self.run_s)}, "
             f"{duration(self.low_s)} to {duration(self.high_s)}\n"
@@ -124,7 +125,7 @@ class Estimate:
             f"  bound by {self.bound_by}; of the engine's time {self.prefill_share:.0%} is prefill, "
             f"{1 - self.prefill_share:.0%} decode; "
             f"the CPU side can give {self.cpu_headroom:,.1f} times what the engine takes\n"
-            f"  from {self.sample_rows:,} rows, of which {': '.join([f'{len(self.failed):,} failed', *self.failed[:1]])}"
+            f"  from {self.sample_rows:,} rows, of which {failed}"
         )
 
     __repr__ = __str__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from rayllm_batch.measures.failures import stage_of
@@ -17,34 +16,26 @@ from rayllm_batch.show.status import duration
 Table = list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Report:
-    """All that the page shows. settings: tables by their headings; engines: "GPUs", or "engines" without one."""
-
-    title: str
-    metrics: RunMetrics
-    history: History
-    stats: RowStats
-    settings: dict[str, Table]
-    engines: str = "engines"
-
-
-def page(report: Report) -> str:
-    """From the template beside this file."""
+def page(
+    title: str, *, metrics: RunMetrics, history: History, stats: RowStats, settings: dict[str, Table], engines: str
+) -> str:
+    """From the template beside this file. settings: tables by their headings. engines: what they are called, "GPUs"."""
     import jinja2
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(n="{:,.0f}".format, seconds="{:,.1f} s".format, percent=percent, duration=_duration)
-    metrics, stats = report.metrics, report.stats
     return environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).render(
-        vars(report),
+        title=title,
+        metrics=metrics,
+        stats=stats,
+        settings=settings,
         stage_of=stage_of,
-        began=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(report.history.began)),
-        verdict=verdict(metrics, report.history, report.engines),
+        began=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(history.began)),
+        verdict=verdict(metrics, history, engines),
         failed=", ".join(f"{rows:,} {stage}" for stage, rows in metrics.failed_by_kind.items()),
-        timeline=plots.timeline(report.history),
+        timeline=plots.timeline(history),
         lengths=plots.lengths(stats.input_lengths, stats.output_lengths),
     )
 

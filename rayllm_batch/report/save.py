@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from importlib import metadata
 from typing import Any, Optional, Union
 
 from rayllm_batch import display
@@ -18,7 +19,7 @@ from rayllm_batch.measures.metrics import RunMetrics, row_stats
 from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output.code_text import as_text
 from rayllm_batch.output.fingerprint import SECRET
-from rayllm_batch.report.page import Report, Table, page
+from rayllm_batch.report.page import Table, page
 
 SHOWN_CHARACTERS = 300
 FRAME = (
@@ -44,23 +45,19 @@ def show_and_save(
     """
     if metrics is None:
         raise RayLLMBatchError("There is no run to report on yet: call run() first.")
-    report = Report(
-        title=os.path.basename(config.model_id) if os.path.isabs(config.model_id) else config.model_id,
-        metrics=metrics,
-        history=history,
-        stats=row_stats(replicas),
-        settings=_settings(config, workload, run, replicas),
-        engines="GPUs" if config.gpus_per_replica else "engines",
-    )
-    content = page(report)
+    title = os.path.basename(config.model_id) if os.path.isabs(config.model_id) else config.model_id
+    settings = _settings(config, workload, run, replicas)
+    engines = "GPUs" if config.gpus_per_replica else "engines"
+    stats = row_stats(replicas)
+    content = page(title, metrics=metrics, history=history, stats=stats, settings=settings, engines=engines)
     whole_path = os.path.abspath(os.path.expanduser(os.fspath(path)))
     try:
         os.makedirs(os.path.dirname(whole_path), exist_ok=True)
         with open(whole_path, "w", encoding="utf-8", errors="replace") as file:  # an answer cut between surrogates
             file.write(content)
     except OSError as error:
-        text = f"The report cannot be written to {whole_path!r}: {error}. Give another path=."
-        raise RayLLMBatchError(text) from None
+        why = f"The report cannot be written to {whole_path!r}: {error}."
+        raise RayLLMBatchError(f"{why} Give another path=.") from None
     # The frame keeps the page's style from the notebook's, and the notebook's from the page's.
     display.show(FRAME.format(html.escape(content, quote=True)), f"The report is in {whole_path}")
     return whole_path
@@ -84,14 +81,12 @@ def _settings(
             *_table({"lora_config.dynamic_lora_loading_path": config.dynamic_lora_loading_path}),
             *_table({"chat_template": template, "chat_template_kwargs": config.chat_template_kwargs or None}),
         ],
-        "Versions": _table(versions()),
+        "Versions": _table(_versions()),
     }
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Of what decides answers and speed, on the driver's node; none of it is imported."""
-    from importlib import metadata
-
     found = {"Python": platform.python_version(), "vLLM": vllm_version()}
     for name in ("rayllm-batch", "ray", "torch", "transformers"):
         try:

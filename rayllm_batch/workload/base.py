@@ -8,7 +8,6 @@ import math
 from dataclasses import KW_ONLY, MISSING, Field, InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
-from rayllm_batch.data.dataset_file import read_dataset_file  # noqa: F401 (public: for a load_dataset of the user's)
 from rayllm_batch.errors import WorkloadError
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ class Required:
 
     def __call__(self) -> Any:
         raise WorkloadError(
-            f"The workload needs {self.name}=..., a field without a default: give it where the workload is made (on the "
-            f"command line: -w {self.name}=...), or give the field a default."
+            f"The workload needs {self.name}=..., a field without a default: give it where the workload is made "
+            f"(on the command line: -w {self.name}=...), or give the field a default."
         )
 
 
@@ -37,10 +36,10 @@ class ChatWorkloadBase:
     dataset_fraction: up to 1 the share of the rows to run, above 1 their number. The first rows are taken, so
                       that no more is read than needed and a second run gets the same ones. The runner applies
                       it, whatever `load_dataset` does.
-    bad_lines:        "raise", or "keep": a line of a JSON or CSV dataset_file that cannot be read is a failed row, whose
-                      `error` names file and line.
-    dataset_encoding: of a JSON or CSV dataset_file that is not UTF-8, such as "cp1252"; UTF-16 with a byte order mark is
-                      known without it.
+    bad_lines:        "raise", or "keep": a line of a JSON or CSV dataset_file that cannot be read is a failed row,
+                      whose `error` names file and line.
+    dataset_encoding: of a JSON or CSV dataset_file that is not UTF-8, such as "cp1252"; UTF-16 with a byte order mark
+                      is known without it.
     sampling_params:  keyword arguments of vLLM's `SamplingParams`; without `max_tokens` an answer may fill the
                       model's context.
 
@@ -75,40 +74,38 @@ class ChatWorkloadBase:
         if "__dataclass_fields__" not in cls.__dict__:
             dataclass(cls)
         workload = super().__new__(cls)
-        for (
-            spec
-        ) in cls.__dataclass_fields__.values():  # for a subclass whose own __init__ leaves out super().__init__()
+        # For a subclass whose own __init__ leaves out super().__init__().
+        for spec in cls.__dataclass_fields__.values():
             if callable(spec.default_factory) and not isinstance(spec.default_factory, Required):
                 setattr(workload, spec.name, spec.default_factory())
         return workload
 
     def load_dataset(self) -> ray.data.Dataset:
-        """The rows to run, as a Ray Dataset. Override it to read from anywhere else, or otherwise: CSV columns are text unless
+        """The rows to run, as a Ray Dataset. Override it to read from anywhere else, or otherwise.
 
-        return read_dataset_file(self.dataset_file, column_types={"age": "int64"})  # from rayllm_batch.workload
+        CSV columns are text unless you return, with what is in rayllm_batch.workload,
+        `read_dataset_file(self.dataset_file, column_types={"age": "int64"})`.
         """
         if not self.dataset_file:
             raise WorkloadError(
                 f"{type(self).__name__} has no rows to read: set dataset_file=..., or write load_dataset(self) "
                 "so that it returns a ray.data.Dataset."
             )
-        # By this name: parse_row's class travels to every task, and would take all of the reader along.
-        from rayllm_batch.data import dataset_file
+        # Here: parse_row's class travels to every task, and would take all of the reader along.
+        from rayllm_batch.data.dataset_file import read_dataset_file
 
-        return dataset_file.read_dataset_file(
-            self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding
-        )
+        return read_dataset_file(self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding)
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The chat of one row: `{"messages": [{"role": "user", "content": "..."}, ...]}`.
 
-        Or `{"prompt_token_ids": [...]}`, a prompt that is tokenized already: the model gets these ids and nothing else, no
-        chat template, no special tokens. A `sampling_params` dict beside either goes over the workload's own for this row
-        alone (a None in it is not given), and `model` names a LoRA adapter. Any other key is that row's error, and so is an
-        exception here: both end up in its `error` column.
+        Or `{"prompt_token_ids": [...]}`, a prompt that is tokenized already: the model gets these ids and nothing else,
+        no chat template, no special tokens. A `sampling_params` dict beside either goes over the workload's own for
+        this row alone (a None in it is not given), and `model` names a LoRA adapter. Any other key is that row's error,
+        and so is an exception here: both end up in its `error` column.
 
-        A message's content is text, or a list of text parts as the OpenAI API has them, which are joined a line each. Where
-        the last message is the assistant's, the answer continues it.
+        A message's content is text, or a list of text parts as the OpenAI API has them, which are joined a line each.
+        Where the last message is the assistant's, the answer continues it.
         """
         raise WorkloadError(
             f"{type(self).__name__} does not say how a row becomes a chat: write "
@@ -141,18 +138,16 @@ def check_workload(workload: Any) -> None:
     """Raise WorkloadError for an instance that cannot run, before anything is started."""
     if isinstance(workload, type):
         raise WorkloadError(f"workload= needs an instance: write {workload.__name__}() with parentheses.")
+    name = type(workload).__name__
     for method in ("load_dataset", "parse_row"):
         if not callable(getattr(workload, method, None)):
             raise WorkloadError(
                 f"workload= must have {method}(), as a subclass of rayllm_batch.workload.ChatWorkloadBase has; "
-                f"given a {type(workload).__name__}."
+                f"given a {name}."
             )
-    name = type(workload).__name__
     if getattr(type(workload), "parse_row", None) is ChatWorkloadBase.parse_row:
         ChatWorkloadBase.parse_row(workload, {})  # raises, with the next step
     fraction = getattr(workload, "dataset_fraction", 1.0)
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < math.inf:
-        raise WorkloadError(
-            f"{name}.dataset_fraction must be a share of the rows (0 < x <= 1) or a number of rows (above 1), "
-            f"given {fraction!r}."
-        )
+        what = f"a share of the rows (0 < x <= 1) or a number of rows (above 1), given {fraction!r}"
+        raise WorkloadError(f"{name}.dataset_fraction must be {what}.")

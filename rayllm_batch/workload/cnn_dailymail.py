@@ -34,7 +34,7 @@ class CNNDailySummary(ChatWorkloadBase):
     def load_dataset(self) -> ray.data.Dataset:
         if self.dataset_file:
             return super().load_dataset()
-        from rayllm_batch.workload import cnn_dailymail  # noqa: PLW0406 (not by its bare name, see ChatWorkloadBase.load_dataset)
+        from rayllm_batch.workload import cnn_dailymail  # noqa: PLW0406 (see ChatWorkloadBase)
 
         return cnn_dailymail._from_hub(self.dataset_split)
 
@@ -43,7 +43,8 @@ class CNNDailySummary(ChatWorkloadBase):
             "messages": [
                 {
                     "role": "system",
-                    "content": "You are a news editor. You write short, factual highlights of the articles you are given.",
+                    "content": "You are a news editor. "
+                    "You write short, factual highlights of the articles you are given.",
                 },
                 {
                     "role": "user",
@@ -73,27 +74,29 @@ def articles(split: str) -> datasets.Dataset:
         ) from None
     name = f"{HUB_DATASET} ({HUB_CONFIG}, split {split!r})"
     advice = "or set dataset_file= to a local copy such as assets/sample_articles.jsonl."
-    refusal = "HF_HUB_OFFLINE=1 is set, so the Hugging Face Hub is not asked."
-    offline = is_offline() or datasets.config.HF_HUB_OFFLINE
-    if not offline:
+    refusal = ""
+    if is_offline() or datasets.config.HF_HUB_OFFLINE:
+        refusal = "HF_HUB_OFFLINE=1 is set, so the Hugging Face Hub is not asked."
+    else:
         try:
             check_dataset_access(HUB_DATASET)
         except ModelAccessError as error:
-            offline, refusal = True, error.why
-    if offline:
+            refusal = error.why
+    if refusal:
         if (rows := _from_cache(split)) is not None:
             log.warning("%s The copy of %s in the cache is used.", refusal, HUB_DATASET)
             return rows
         raise DatasetError(
-            f"{refusal} The dataset {name} is not in the cache of this machine either. Check the network, HF_ENDPOINT "
-            f"and HF_TOKEN, {advice}"
+            f"{refusal} The dataset {name} is not in the cache of this machine either. "
+            f"Check the network, HF_ENDPOINT and HF_TOKEN, {advice}"
         )
     try:
         return datasets.load_dataset(HUB_DATASET, HUB_CONFIG, split=split)
     except Exception as error:
+        why = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
         raise DatasetError(
-            f"The dataset {name} could not be loaded from the Hugging Face Hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}). Check the network and HF_ENDPOINT, {advice}"
+            f"The dataset {name} could not be loaded from the Hugging Face Hub ({why}). "
+            f"Check the network and HF_ENDPOINT, {advice}"
         ) from None
 
 

@@ -16,9 +16,9 @@ from rayllm_batch.workload import ChatWorkloadBase
 class PromptTemplate(ChatWorkloadBase):
     """Each row of `dataset_file` is asked `prompt`, where `{column}` stands for the row's value, and `{{` for a brace.
 
-    Only plain names of columns: what else Python's format takes (`{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`) is refused, since
-    it runs code of the value. A null is that row's error, because a model that is asked about nothing makes something
-    up. A list or a dict is written as JSON.
+    Only plain names of columns: what else Python's format takes (`{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`) is refused,
+    since it runs code of the value. A null is that row's error, because a model that is asked about nothing makes
+    something up. A list or a dict is written as JSON.
     """
 
     prompt: str

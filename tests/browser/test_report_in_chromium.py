@@ -42,7 +42,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *["parse_row: KeyError: 'text'; the row has: id"] * 3,
         "tokenize: the prompt has 9000 tokens, but max_model_len is 8192",
     )
-    path.write_text(page(run.report()), encoding="utf-8")
+    path.write_text(page(**run.report()), encoding="utf-8")
     return path
 
 

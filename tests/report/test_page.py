@@ -170,7 +170,7 @@ def test_a_slow_start_a_late_first_row_and_restarts_are_noted() -> None:
 def test_the_figures_are_in_the_page() -> None:
     too_long = [f"tokenize: the prompt has {n} tokens" for n in (9000, 9001)]
     run = SampleRun().fail("parse_row: KeyError: 'text'", *too_long, "tokenize: x")
-    metrics, shown_page = run.metrics, Page(page(run.report()))
+    metrics, shown_page = run.metrics, Page(page(**run.report()))
     top = shown_page.under("")
     assert "meta-llama/Llama-3.1-8B-Instruct" in top and html.unescape(told(run).sentence) in top
     for value in (metrics.rows, metrics.num_input_tokens, metrics.num_generated_tokens):
@@ -204,8 +204,8 @@ def test_everything_foreign_is_escaped_and_shown_as_it_is() -> None:
     run = SampleRun(seconds=30).fail(f"engine: {NASTY}", f"{NASTY[:20]}: x")
     run.history.end(ValueError(NASTY))
     report = run.report(title=NASTY, settings={NASTY: [(NASTY, NASTY)]})
-    report.stats.finish_reasons[NASTY] = 3
-    shown_page = Page(page(report))
+    report["stats"].finish_reasons[NASTY] = 3
+    shown_page = Page(page(**report))
     assert not {"script", "img"} & {tag for tag, _ in shown_page.tags}
     assert sum(tag == "style" for tag, _ in shown_page.tags) == 3, "the page's, and one a plot"
     for heading in ("", "Failures", "Finish reasons", " ".join(NASTY.split())):
@@ -214,7 +214,7 @@ def test_everything_foreign_is_escaped_and_shown_as_it_is() -> None:
 
 
 def test_the_page_needs_nothing_else() -> None:
-    content = page(SampleRun(seconds=30).report())
+    content = page(**SampleRun(seconds=30).report())
     for tag, attributes in Page(content).tags:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base")
         for name, value in attributes.items():
@@ -225,7 +225,7 @@ def test_the_page_needs_nothing_else() -> None:
 
 def test_plots_take_the_pages_colours_and_keep_their_ids_apart() -> None:
     run = SampleRun(seconds=30)
-    stats = run.report().stats
+    stats = run.report()["stats"]
     timeline, lengths = plots.timeline(run.history), plots.lengths(stats.input_lengths, stats.output_lengths)
     for svg in (timeline, lengths):
         assert not re.search(r"#[0-9a-f]{6}|rgb\(|black|white", svg) and "var(--fg)" in svg and "var(--grid)" in svg
@@ -381,5 +381,5 @@ def test_a_place_where_it_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_run_of_nothing_has_a_page_too() -> None:
     run = SampleRun(seconds=30)
-    content = page(run.report(metrics=RunMetrics(), history=History(), stats=RowStats(), settings={}))
+    content = page(**run.report(metrics=RunMetrics(), history=History(), stats=RowStats(), settings={}))
     assert "Nothing was computed" in content and "The run was too short to draw" in content and "<svg" not in content

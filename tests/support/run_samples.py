@@ -14,7 +14,6 @@ from rayllm_batch.measures.history import History
 from rayllm_batch.measures.metrics import RunMetrics, row_stats
 from rayllm_batch.measures.row_stats import Counts, RowStats
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
-from rayllm_batch.report.page import Report
 
 NASTY = "<script>alert('x')</script><img src=https://example.org/x.png onerror=\"alert(1)\"> & </style> &amp;"
 START_S = 40
@@ -95,19 +94,18 @@ class SampleRun:
     def metrics(self) -> RunMetrics:
         return RunMetrics.of(self.replicas, self.elapsed_s, self.history)
 
-    def report(self, **given: Any) -> Report:
+    def report(self, **given: Any) -> dict[str, Any]:
+        """What `page` takes."""
         settings = {
             "Engine settings, as the engine resolved them": [("max_num_seqs", "256")],
             "Sampling parameters": [("max_tokens", "150")],
         }
-        return Report(
-            **{
-                "title": "meta-llama/Llama-3.1-8B-Instruct",
-                "metrics": self.metrics,
-                "history": self.history,
-                "stats": row_stats(self.replicas),
-                "settings": settings,
-                "engines": "GPUs",
-                **given,
-            }
-        )
+        return {
+            "title": "meta-llama/Llama-3.1-8B-Instruct",
+            "metrics": self.metrics,
+            "history": self.history,
+            "stats": row_stats(self.replicas),
+            "settings": settings,
+            "engines": "GPUs",
+            **given,
+        }
