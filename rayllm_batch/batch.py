@@ -18,8 +18,8 @@ from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
-from rayllm_batch.report import save as report
 from rayllm_batch.report.estimate import Estimate, estimate
+from rayllm_batch.report.page import show_and_save
 from rayllm_batch.run import pipeline, warm
 from rayllm_batch.run.execution import Execution
 from rayllm_batch.run.folder_run import FolderRun, in_short, run_in_memory, say
@@ -284,7 +284,7 @@ class RayLLMBatch:
         options = {name: value for name, value in dataclasses.asdict(self.options).items() if name != "verbose"}
         options["batch_size"] = self.options.batch_size or "chosen"
         of = self._execution
-        return report.show_and_save(
+        return show_and_save(
             path,
             self.engine_config,
             self.workload,

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 
 MAX_KINDS = 100  # kept; rows of others count together, by their stage
 MAX_STAGES = 20
-CHARACTERS = 200  # by which kinds are told apart
-KEPT_CHARACTERS = 301  # of one error of a kind
+CHARACTERS = 200
 OTHERS = "other errors"
 
 Errors = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their errors
@@ -30,7 +29,7 @@ def count(errors: Errors, error: str, rows: int = 1) -> None:
     for other in (f"{stage_of(error)}: {OTHERS}", f"other: {OTHERS}"):
         if kind not in errors and len(errors) >= MAX_KINDS + (MAX_STAGES if kind.endswith(OTHERS) else 0):
             kind = error = other
-    known, example = errors.get(kind, (0, error[:KEPT_CHARACTERS]))
+    known, example = errors.get(kind, (0, error[: CHARACTERS + 1]))
     errors[kind] = (known + rows, example)
     if not errors[kind][0]:
         del errors[kind]

@@ -82,14 +82,12 @@ class Snapshot:
     replicas:   by a key that each process has for itself, in the order in which they began to start.
     failure:    what ends the run: the name of a class of `rayllm_batch.errors`, and its text.
     last_death: of an engine, from which the run may have recovered.
-    deaths:     of the actor that has died most often since it last answered a row.
     notes:      what the user should read.
     """
 
     replicas: dict[str, ReplicaState] = field(default_factory=dict)
     failure: Optional[tuple[str, str]] = None
     last_death: Optional[str] = None
-    deaths: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property

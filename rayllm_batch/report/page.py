@@ -2,18 +2,72 @@
 
 from __future__ import annotations
 
+import html
+import os
+import platform
 import time
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any, Optional, Union
 
+from rayllm_batch import display
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine.vllm_versions import vllm_version
+from rayllm_batch.errors import RayLLMBatchError
 from rayllm_batch.measures.failures import stage_of
 from rayllm_batch.measures.history import History
-from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.measures.metrics import RunMetrics, row_stats
 from rayllm_batch.measures.row_stats import RowStats
+from rayllm_batch.measures.snapshot import ReplicaState
+from rayllm_batch.output.code_text import as_text
+from rayllm_batch.output.fingerprint import SECRET
 from rayllm_batch.report import plots
 from rayllm_batch.report.verdict import percent, verdict
 from rayllm_batch.show.status import duration
 
+SHOWN_CHARACTERS = 300
 Table = list[tuple[str, str]]
+FRAME = (
+    "<iframe srcdoc='{}' sandbox='' title='Report of the run' "
+    "style='width:100%;height:720px;border:1px solid #8884;border-radius:6px'></iframe>"
+)
+
+
+def show_and_save(
+    path: Union[str, os.PathLike],
+    config: EngineConfig,
+    workload: Any,
+    *,
+    run: Mapping[str, Any],
+    metrics: Optional[RunMetrics],
+    history: History,
+    replicas: dict[str, ReplicaState],
+) -> str:
+    """Write the report's file and show it; returns the file's whole path.
+
+    run: other settings by name. replicas: what the monitor knew of each in the end.
+    Raises RayLLMBatchError before a run, and when the file cannot be written.
+    """
+    if metrics is None:
+        raise RayLLMBatchError("There is no run to report on yet: call run() first.")
+    title = os.path.basename(config.model_id) if os.path.isabs(config.model_id) else config.model_id
+    settings = _settings(config, workload, run, replicas)
+    engines = "GPUs" if config.gpus_per_replica else "engines"
+    stats = row_stats(replicas)
+    content = page(title, metrics=metrics, history=history, stats=stats, settings=settings, engines=engines)
+    whole_path = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    try:
+        os.makedirs(os.path.dirname(whole_path), exist_ok=True)
+        with open(whole_path, "w", encoding="utf-8", errors="replace") as file:  # an answer cut between surrogates
+            file.write(content)
+    except OSError as error:
+        why = f"The report cannot be written to {whole_path!r}: {error}."
+        raise RayLLMBatchError(f"{why} Give another path=.") from None
+    # The frame keeps the page's style from the notebook's, and the notebook's from the page's.
+    display.show(FRAME.format(html.escape(content, quote=True)), f"The report is in {whole_path}")
+    return whole_path
 
 
 def page(
@@ -42,3 +96,60 @@ def page(
 
 def _duration(seconds: float) -> str:
     return f"{seconds:,.1f} s" if seconds < 120 else duration(seconds)
+
+
+def _settings(
+    config: EngineConfig, workload: Any, run: Mapping[str, Any], replicas: dict[str, ReplicaState]
+) -> dict[str, Table]:
+    resolved = next((replica.settings for replica in replicas.values() if replica.settings), {})
+    names = ("model_id", "llm_engine", "accelerator_type")
+    template = config.chat_template and f"given, {len(config.chat_template):,} characters"
+    return {
+        "Engine settings, as the engine resolved them": _table(resolved),
+        "Sampling parameters": _table(getattr(workload, "sampling_params", None) or {}),
+        "Workload": [("class", type(workload).__qualname__), *_table(_fields(workload))],
+        "Run": _table(run),
+        "Config": [
+            *_table({name: getattr(config, name) for name in names}),
+            *((f"engine_kwargs.{name}", value) for name, value in _table(config.engine_kwargs)),
+            *((f"env_vars.{name}", "(not shown)") for name in config.env_vars),
+            *_table({"lora_config.dynamic_lora_loading_path": config.dynamic_lora_loading_path}),
+            *_table({"chat_template": template, "chat_template_kwargs": config.chat_template_kwargs or None}),
+        ],
+        "Versions": _table(_versions()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides answers and speed, on the driver's node; none of it is imported."""
+    found = {"Python": platform.python_version(), "vLLM": vllm_version()}
+    for name in ("rayllm-batch", "ray", "torch", "transformers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # a checkout that is not installed
+            pass
+    return {**found, "system": f"{platform.system()} {platform.release()} {platform.machine()}"}
+
+
+def _fields(workload: Any) -> dict[str, Any]:
+    names = [field.name for field in fields(workload)] if is_dataclass(workload) else []
+    names += [name for name in getattr(workload, "__dict__", {}) if name not in names and not name.startswith("_")]
+    return {name: getattr(workload, name, None) for name in names if name != "sampling_params"}
+
+
+def _table(values: Mapping[str, Any]) -> Table:
+    return [(str(name), shown(str(name), value)) for name, value in values.items() if value is not None and value != ""]
+
+
+def shown(name: str, value: Any) -> str:
+    """A setting's value as text, shortened; what may be a secret is not shown, nor what is no plain value."""
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, (str, Mapping, list, tuple, set)):
+        return f"a {type(value).__name__}"
+    text = value if isinstance(value, str) else as_text(value)
+    if SECRET.search(f"{name} {text}"):
+        return "(not shown: it may hold a secret)"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 4]} ..."

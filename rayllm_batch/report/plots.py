@@ -140,24 +140,19 @@ def bars(counts: dict[int, int]) -> tuple[list[float], list[float]]:
 
     The bars are equally wide; on a logarithmic axis where the longest is many times the shortest.
     """
+    import numpy as np
+
     first, last = bin_range(min(counts))[0], bin_range(max(counts))[1]
+    width = -(-(last - first) // BARS)  # whole tokens, or bars would hold unequally many lengths
+    edges = np.arange(first, last + width, width, float)
     if _spans_octaves(first, last):
-        first = max(first, 1)
-        edges = [first * (last / first) ** (i / BARS) for i in range(BARS + 1)]
-    else:
-        number = min(BARS, last - first)
-        width = -(-(last - first) // number)  # whole tokens, or bars would hold unequally many lengths
-        edges = [float(first + i * width) for i in range(-(-(last - first) // width) + 1)]
-    heights = [0.0] * (len(edges) - 1)
-    for number, rows in counts.items():
-        low, high = bin_range(number)
-        if high <= first:  # answers of no tokens, which a logarithmic axis has no place for
-            low, high = first, edges[1]
-        for i in range(len(heights)):
-            overlap = min(high, edges[i + 1]) - max(low, edges[i])
-            if overlap > 0:
-                heights[i] += rows * overlap / (high - low)
-    return edges, heights
+        edges = np.geomspace(max(first, 1), last, BARS + 1)
+    numbers = sorted(counts)
+    ends, rows = np.array([bin_range(number) for number in numbers]), np.array([counts[number] for number in numbers])
+    after = np.cumsum(rows)
+    below = np.interp(edges, ends.ravel(), np.column_stack([after - rows, after]).ravel())  # rows below each edge
+    below[0] = 0  # answers of no tokens, which a logarithmic axis has no place for, are in its first bar
+    return edges.tolist(), np.diff(below).tolist()
 
 
 def _spans_octaves(first: float, last: float) -> bool:

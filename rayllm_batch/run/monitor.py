@@ -156,7 +156,6 @@ class RunMonitor:
             replicas={key: replica.settled(self._delivered.of(key)) for key, replica in self._replicas.items()},
             failure=next(reversed(self._failures.values()), None),
             last_death=self._last_death,
-            deaths=max(self._deaths.values(), default=0),
             notes=self._notes,
         ).plain()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayllm_batch.measures.failures import KEPT_CHARACTERS, MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted
+from rayllm_batch.measures.failures import MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted
 
 ERRORS = [f"tokenize: the prompt has {n} tokens" for n in range(1000, 1007)]
 ERRORS += [*["parse_row: KeyError: 'a'"] * 3, "engine: x"]
@@ -28,7 +28,7 @@ def test_many_kinds_take_no_more_room_and_stay_in_their_stage() -> None:
     errors = counted([*(f"engine: {'x' * n}" for n in range(500)), *(f"tokenize: {'y' * n}" for n in range(7))])
     assert len(errors) == MAX_KINDS + 2 and errors[f"tokenize: {OTHERS}"][0] == 7
     assert by_stage(errors) == {"engine": 500, "tokenize": 7}
-    assert all(len(text) <= KEPT_CHARACTERS for _, text in counted(["long " * 500]).values())
+    assert all(len(text) <= 201 for _, text in counted(["long " * 500]).values())
 
 
 def test_many_stages_take_no_more_room() -> None:

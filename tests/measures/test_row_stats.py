@@ -9,7 +9,7 @@ import random
 import pytest
 from answers import a_failure, an_answer
 
-from rayllm_batch.measures.failures import KEPT_CHARACTERS
+from rayllm_batch.measures.failures import CHARACTERS
 from rayllm_batch.measures.row_stats import SLOWEST, RowStats, bin_of, bin_range
 from rayllm_batch.tasks.base import Answer
 
@@ -97,7 +97,7 @@ def test_it_stays_small() -> None:
     for n in range(20_000):
         stats.add(answered(draw.randrange(1_000_000), draw.randrange(1_000_000), "x" * 5000), draw.random())
         stats.add(failed(f"stage {chr(97 + n % 26)}: " + "y" * 5000), 0.0)
-    assert {len(error) for _, error in stats.errors.values()} == {KEPT_CHARACTERS}
+    assert {len(error) for _, error in stats.errors.values()} == {CHARACTERS + 1}
     assert len(pickle.dumps(stats.plain())) < 24_000, "with 26 kinds of failures, far more than there are"
 
 

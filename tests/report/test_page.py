@@ -21,8 +21,7 @@ from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.row_stats import RowStats, bin_of
 from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.report import plots
-from rayllm_batch.report.page import page
-from rayllm_batch.report.save import shown
+from rayllm_batch.report.page import page, shown
 from rayllm_batch.report.verdict import Verdict, verdict
 
 TOKEN = "hf_" + "s3cr3t" * 5
