@@ -30,7 +30,7 @@ class Monitor:
 @pytest.fixture
 def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
     monkeypatch.setattr(watch, "POLL_S", 0.01)
-    monkeypatch.setattr(ray, "get", lambda number, timeout: Snapshot(deaths=number).plain())
+    monkeypatch.setattr(ray, "get", lambda number, timeout: Snapshot(notes=[number]).plain())
     return Monitor()
 
 
@@ -39,7 +39,7 @@ def until(number: int) -> tuple[list[Any], threading.Event, Any]:
     seen, enough = [], threading.Event()
 
     def observe(snapshot: Snapshot) -> None:
-        seen.append(snapshot.deaths)
+        seen.append(snapshot.notes[0])
         if len(seen) == number:
             enough.set()
 
@@ -59,7 +59,7 @@ def test_a_monitor_that_does_not_answer_is_asked_again(monitor: Monitor, monkeyp
     def get(number: int, timeout: float) -> dict[str, Any]:
         if number % 2:
             raise ray.exceptions.GetTimeoutError("5 s")
-        return Snapshot(deaths=number).plain()
+        return Snapshot(notes=[number]).plain()
 
     monkeypatch.setattr(ray, "get", get)
     seen, enough, observe = until(3)
@@ -72,7 +72,7 @@ def test_an_observer_that_fails_stops_neither_the_others_nor_the_watch(
     monitor: Monitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(snapshot: Snapshot) -> None:
-        raise ValueError(f"no such actor {snapshot.deaths}")
+        raise ValueError(f"no such actor {snapshot.notes[0]}")
 
     seen, enough, observe = until(3)
     with caplog.at_level(logging.WARNING, "rayllm_batch"), Watch(monitor, [fails, observe]):
