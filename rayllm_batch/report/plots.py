@@ -70,7 +70,7 @@ def _draw_rates(axis: Axes, points: list[Point], name: str, title: str, colour: 
     axis.set_title(title)
 
 
-def _draw_requests(axis: Axes, points: list[Point]) -> None:
+def _draw_requests(axis: Any, points: list[Point]) -> None:
     times = [point.time_s for point in points]
     axis.plot(times, [point.running for point in points], label="running")
     axis.plot(times, [point.waiting for point in points], label="waiting in the engines' queues")
@@ -81,7 +81,7 @@ def _draw_requests(axis: Axes, points: list[Point]) -> None:
     _legend(axis)
 
 
-def _draw_use(axis: Axes, points: list[Point]) -> None:
+def _draw_use(axis: Any, points: list[Point]) -> None:
     for name, label, colour in (("kv_cache_usage", "KV cache", ONE), ("gpu_utilization", "GPU", THREE)):
         told = [(point.time_s, getattr(point, name)) for point in points]
         if any(share is not None for _, share in told):
@@ -168,7 +168,8 @@ def _drawn(name: str, draw: Any, height_in: float) -> str:
         matplotlib.rc("svg", fonttype="none", hashsalt=name)
         matplotlib.rc("font", family="sans-serif", size=9.5)
         matplotlib.rc("text", color=FG)
-        matplotlib.rc(("xtick", "ytick"), color=MUTED, labelcolor=FG)
+        matplotlib.rc("xtick", color=MUTED, labelcolor=FG)
+        matplotlib.rc("ytick", color=MUTED, labelcolor=FG)
         matplotlib.rc("axes", **AXES, **TITLES, prop_cycle=f"cycler('color', ['{ONE}', '{TWO}', '{THREE}'])")
         matplotlib.rc("axes.spines", top=False, right=False)
         matplotlib.rc("axes.grid", axis="y")
