@@ -42,8 +42,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(f"Interrupted.{' The same command continues it.' if args.command == 'run' else ''}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # of the user's own code too: what their load_dataset raises, say
-        _say(error, args)
-        return _exit_code(error, began=batch is not None and batch.metrics is not None)
+        return _failed(error, args, began=batch is not None and batch.metrics is not None)
 
 
 @contextmanager
@@ -59,27 +58,23 @@ def _without_rays_last_words() -> Iterator[None]:
             ray.shutdown()
 
 
-def _exit_code(error: Exception, began: bool) -> int:
-    """FAILED where the same command may go on, WRONG_INPUT where something must be mended first."""
-    if isinstance(error, RayLLMBatchError):
-        began = isinstance(error, (EngineError, HubUnavailableError)) or "it continues" in str(error)
-    return FAILED if began else WRONG_INPUT
-
-
-def _say(error: BaseException, args: argparse.Namespace) -> None:
-    """The last line names the error and the workload; of one with many lines, these come before it."""
+def _failed(error: BaseException, args: argparse.Namespace, began: bool) -> int:
+    """Says what went wrong. FAILED where the same command may go on, WRONG_INPUT where something must be mended first."""
+    # The last line names the error and the workload; of one with many lines, these come before it.
     whose = f"(workload {args.workload or '--prompt ' + repr(args.prompt)})"
     if isinstance(error, RayLLMBatchError):
-        text = f"{type(error).__name__}: {error}"
-        if "\n" not in text.strip():
-            print(f"{text.strip()} {whose}", file=sys.stderr)
-            return
-        print(text, file=sys.stderr)
+        last = f"{type(error).__name__}: {error}".strip()
+        began = isinstance(error, (EngineError, HubUnavailableError)) or "it continues" in str(error)
+        if "\n" in last:
+            print(last, file=sys.stderr)
+            last = f"{one_line(error)}{raised_at(error)}"
     else:
         if args.verbose:
             traceback.print_exception(error, file=sys.stderr)
-        error = list(causes(error))[-1]  # inside Ray's layers is what happened
-    print(f"{one_line(error)}{raised_at(error)} {whose}", file=sys.stderr)
+        inner = list(causes(error))[-1]  # inside Ray's layers is what happened
+        last = f"{one_line(inner)}{raised_at(inner)}"
+    print(f"{last} {whose}", file=sys.stderr)
+    return FAILED if began else WRONG_INPUT
 
 
 def _workload(args: argparse.Namespace) -> Any:
@@ -97,18 +92,15 @@ def _workload(args: argparse.Namespace) -> Any:
 
 
 def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
-    if args.command == "run":
-        return _run(batch, args)
     if args.command == "check":
         batch.check(args.output, output_format=args.output_format, id_column=args.id_column)
-    elif args.command == "preview":
+        return DONE
+    if args.command == "preview":
         batch.preview(n=args.n)
-    else:
+        return DONE
+    if args.command == "estimate":
         print(batch.estimate(sample_rows=args.sample_rows, gpu_hour_usd=args.gpu_hour_usd))
-    return DONE
-
-
-def _run(batch: RayLLMBatch, args: argparse.Namespace) -> int:
+        return DONE
     if args.report and os.path.isdir(args.report):  # known now, and not after hours
         raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
     try:

@@ -156,13 +156,11 @@ def _hides_another(path: Path) -> bool:
     """Whether a module of the standard library or of an installed package has this name."""
     if path.suffix != ".py" and not (path / "__init__.py").is_file():
         return False
-    if path.stem in sys.stdlib_module_names:
-        return True
     try:
         spec = importlib.util.find_spec(path.stem)
     except (ImportError, ValueError):
-        return False
-    return spec is not None and is_installed(spec.origin or "")
+        spec = None
+    return path.stem in sys.stdlib_module_names or bool(spec and is_installed(spec.origin or ""))
 
 
 def _of_name(place: str, spec: str) -> ModuleType:

@@ -123,7 +123,7 @@ class RunMetrics:
             failed_by_kind=by_stage(stats.errors),
             finish_reasons=dict(stats.finish_reasons),
             errors=dict(stats.errors),
-            mean_latency_s=stats.mean_latency_s,
+            mean_latency_s=stats.latency_s / max(1, stats.counts.rows - stats.counts.failed),
             replicas=tuple(map(_of_one, actors)),
             **_over_time(history),
         )

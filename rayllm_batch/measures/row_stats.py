@@ -81,12 +81,6 @@ class RowStats:
             tokens = answer.num_input_tokens, answer.num_generated_tokens
             self.slowest = nlargest(SLOWEST, [*self.slowest, (seconds, *tokens, answer.finish_reason, beginning)])
 
-    @property
-    def mean_latency_s(self) -> float:
-        """Seconds that an answered row spent in the engine and its queue, on average."""
-        answered = self.counts.rows - self.counts.failed
-        return self.latency_s / answered if answered else 0.0
-
     def merge(self, one: RowStats, sign: int = 1) -> None:
         """Add another one, or, with sign -1, take out what was added so."""
         self.counts.add(one.counts, sign)

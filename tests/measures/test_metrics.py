@@ -149,7 +149,12 @@ def test_json() -> None:
     metrics = RunMetrics.of({"k": first}, 20.0, sampled())
     text = json.dumps(metrics.to_dict(), allow_nan=False)
     read = json.loads(text)
-    assert read["rows"] == 2 and read["rows_per_s"] == 0.25 and read["failed_by_kind"] == {"parse_row": 1}
+    assert (
+        read["rows"] == 2
+        and read["rows_per_s"] == 0.25
+        and read["mean_latency_s"] == 2.0
+        and read["failed_by_kind"] == {"parse_row": 1}
+    )
     assert (
         read["replicas"][0]["engine_s"] == 4.0
         and read["mean_gpu_utilization"] is None

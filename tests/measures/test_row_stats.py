@@ -46,8 +46,7 @@ def test_counts_and_means() -> None:
     )
     assert stats.input_lengths == {bin_of(100): 3} and stats.output_lengths == {10: 1, 12: 1}
     assert stats.finish_reasons == {"stop": 1, "length": 1, "error": 1}
-    assert stats.mean_latency_s == 2.0, "of the rows that were answered"
-    assert RowStats().mean_latency_s == 0.0
+    assert stats.latency_s == 4.0, "of the rows that were answered"
 
 
 def test_failures_by_what_they_say() -> None:
