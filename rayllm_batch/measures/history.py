@@ -123,6 +123,13 @@ def _point(time_s: float, all_replicas: dict[str, ReplicaState], ready: list[Rep
     )
 
 
+def mean_over(sampled: list[tuple[float, Point]], name: str) -> Optional[float]:
+    """Of a field of points, as far as they tell, each weighted with its seconds."""
+    told = [(seconds, getattr(point, name)) for seconds, point in sampled if getattr(point, name) is not None]
+    all_s = sum(seconds for seconds, _ in told)
+    return sum(seconds * value for seconds, value in told) / all_s if all_s else None
+
+
 def mean(values: Iterable[Optional[float]]) -> Optional[float]:
     """Of those that are known."""
     known = [value for value in values if value is not None]

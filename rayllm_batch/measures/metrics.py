@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from rayllm_batch.measures.failures import by_stage
-from rayllm_batch.measures.history import History, mean
+from rayllm_batch.measures.history import History, mean, mean_over
 from rayllm_batch.measures.row_stats import Counts, RowStats
 from rayllm_batch.measures.snapshot import ReplicaState, by_actor
 
@@ -157,20 +157,14 @@ def _of_one(processes: list[ReplicaState]) -> ReplicaMetrics:
 
 def _over_time(history: Optional[History]) -> dict[str, Any]:
     sampled = history.generating if history else []
-    seconds = sum(weight for weight, _ in sampled)
+    seconds = sum(seconds for seconds, _ in sampled)
     if not seconds:
         return {}
-
-    def over_time(name: str) -> Optional[float]:
-        told = [(weight, getattr(point, name)) for weight, point in sampled if getattr(point, name) is not None]
-        weights = sum(weight for weight, _ in told)
-        return sum(weight * value for weight, value in told) / weights if weights else None
-
     return {
         "generating_s": seconds,
-        "full_share": over_time("full"),
-        "mean_running": over_time("running"),
+        "full_share": mean_over(sampled, "full"),
+        "mean_running": mean_over(sampled, "running"),
         "max_running": max(point.slots for _, point in sampled),
-        "mean_kv_cache_usage": over_time("kv_cache_usage"),
-        "mean_gpu_utilization": over_time("gpu_utilization"),
+        "mean_kv_cache_usage": mean_over(sampled, "kv_cache_usage"),
+        "mean_gpu_utilization": mean_over(sampled, "gpu_utilization"),
     }

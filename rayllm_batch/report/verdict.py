@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rayllm_batch.measures.history import NEARLY, History, Point
+from rayllm_batch.measures.history import NEARLY, History, Point, mean_over
 from rayllm_batch.measures.metrics import RunMetrics
 
 FULL, PARTLY = 0.8, 0.4  # of the time in which there were more rows than the engines had
@@ -59,9 +59,8 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
             f"The job was too small to fill the {engines}: they had all its rows at once and ran up to {peak:,.0f} "
             f"requests{_of(metrics)}."
         ), []
-    share = sum(seconds * point.full for seconds, point in fed) / fed_s
-    running = sum(seconds * point.running for seconds, point in fed) / fed_s
-    ran = f"{running:,.0f} requests{_of(metrics)} ran on average"
+    share = mean_over(fed, "full") or 0.0
+    ran = f"{mean_over(fed, 'running'):,.0f} requests{_of(metrics)} ran on average"
     tail_s = all_s - fed_s
     notes = []
     if tail_s > 0.25 * all_s:
@@ -111,7 +110,7 @@ def _limit(fed: list[tuple[float, Point]], ran: str) -> str:
             "things on the GPU) lets more requests run at once."
         )
     if slots >= 0.5:
-        kv_use = sum(seconds * (point.kv_cache_usage or 0.0) for seconds, point in full) / full_s
+        kv_use = mean_over(full, "kv_cache_usage") or 0.0
         return f"What bounded them was max_num_seqs ({ran}), with {percent(kv_use)} of the KV cache in use."
     return f"Requests waited in the engines' queues, so rows came fast enough ({ran})."
 
