@@ -59,7 +59,7 @@ def _without_rays_last_words() -> Iterator[None]:
 
 
 def _failed(error: BaseException, args: argparse.Namespace, began: bool) -> int:
-    """Says what went wrong. FAILED where the same command may go on, WRONG_INPUT where something must be mended first."""
+    """Say what is wrong. FAILED where the same command may go on, WRONG_INPUT where something must be mended first."""
     # The last line names the error and the workload; of one with many lines, these come before it.
     whose = f"(workload {args.workload or '--prompt ' + repr(args.prompt)})"
     if isinstance(error, RayLLMBatchError):

@@ -25,7 +25,7 @@ def client_answers(kernel: Any) -> bool:
 
 
 def let_all_print() -> None:
-    """What the output's encoding lacks is printed as an escape (\\u4f60): no run ends because a row has such a letter."""
+    """What the output's encoding lacks is printed as an escape (\\u4f60): no run ends because a row has such."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by a scheduler: then there is nothing to ask whether it is a terminal
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process lives)

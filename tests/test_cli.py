@@ -289,5 +289,6 @@ def test_output_that_is_closed(tmp_path: Path, closed: str) -> None:
     )
     (tmp_path / "closed.py").write_text(code)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    run = subprocess.run(f"{sys.executable} {tmp_path}/closed.py {closed}", shell=True, env=env, check=False)  # noqa: S602
+    command = f"{sys.executable} {tmp_path}/closed.py {closed}"
+    run = subprocess.run(command, shell=True, env=env, check=False)  # noqa: S602 (this is the shell's)
     assert run.returncode == cli.DONE
