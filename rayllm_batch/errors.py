@@ -1,4 +1,20 @@
-"""Every error a user of this package can cause. Each text says what was expected, what was given, what to do next."""
+"""Every error a user of this package can cause. Each text says what was expected, what was given, what to do next.
+
+RayLLMBatchError
+    ConfigError
+    ClusterError
+    DatasetError
+    WorkloadError
+    OutputError
+    EngineError
+    ModelAccessError
+        TokenRequiredError
+        InvalidTokenError
+        GatedModelError
+        ModelNotFoundError
+        HubUnavailableError
+    PreflightError
+"""
 
 from __future__ import annotations
 
