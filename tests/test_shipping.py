@@ -19,7 +19,7 @@ from rayllm_batch.run.monitor import RunMonitor
 from rayllm_batch.run.pipeline import keep_rows
 from rayllm_batch.run.survey import look
 from rayllm_batch.run.warm import Host, Relay
-from rayllm_batch.tasks.base import Defaults
+from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers.prompts import PromptJob, build_prompts
 from rayllm_batch.workers.replica import Replica, ReplicaJob
 
@@ -31,8 +31,8 @@ class Mine(ChatWorkloadBase):
 
 def job() -> ReplicaJob:
     config = init_engine_from_config("configs/demo-cpu.yaml")
-    defaults = Defaults({"temperature": 0.0})
-    prompt = PromptJob(parse_row=Mine().parse_row, tokenizer=config.model_id, defaults=defaults)
+    task = Generate({"temperature": 0.0})
+    prompt = PromptJob(parse_row=Mine().parse_row, tokenizer=config.model_id, task=task)
     return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), prompt, None)
 
 
@@ -67,7 +67,7 @@ def test_a_job_is_small(workload: Any) -> None:
     sent = dataclasses.replace(
         job(),
         prompt=PromptJob(
-            parse_row=workload.parse_row, tokenizer="assets/demo-model", defaults=Defaults({"temperature": 0.0})
+            parse_row=workload.parse_row, tokenizer="assets/demo-model", task=Generate({"temperature": 0.0})
         ),
     )
     assert len(cloudpickle.dumps(sent)) < 200_000

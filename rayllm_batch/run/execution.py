@@ -24,7 +24,7 @@ from rayllm_batch.run.plan import Plan, lengths_of, make_plan
 from rayllm_batch.run.preflight import Ready, preflight
 from rayllm_batch.run.session import Session, explained
 from rayllm_batch.run.warm import WarmEngines
-from rayllm_batch.tasks.base import Defaults
+from rayllm_batch.tasks.base import Task
 from rayllm_batch.workers.prompts import PromptJob
 from rayllm_batch.workers.replica import ReplicaJob
 
@@ -40,11 +40,11 @@ class Execution:
         self.metrics: Optional[RunMetrics] = None
         self.history = History()
         self.replicas: dict[str, ReplicaState] = {}
-        self.defaults()
+        self.task()
 
-    def defaults(self) -> Defaults:
-        """What every row's request begins with, as the workload has it now; raises WorkloadError."""
-        return self.config.task_kind.defaults(self.workload, self.config.engine_kwargs)
+    def task(self) -> Task:
+        """As the workload asks for it now; raises WorkloadError."""
+        return self.config.task_kind.of(self.workload, self.config.engine_kwargs)
 
     def begin(self, began: float, engines: int) -> None:
         """Nothing of an earlier run is left in what this one is measured by."""
@@ -60,12 +60,10 @@ class Execution:
         # Before a task is sent: to look at the rows may take some.
         pipeline.ship_by_value(self.workload, config.engine_kind, config.task_kind)
         engines = options.replica_range[0] * config.engines_per_replica
-        defaults = self.defaults()
-        ready = preflight(
-            config, self.workload, engines, options.preserve_order, id_column, folder=folder, defaults=defaults
-        )
+        task = self.task()
+        ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, task=task)
         rows = ready.rows
-        lengths = lengths_of(rows.chats, config.task_kind, defaults.settings, ready.facts.tokenizer_file)
+        lengths = lengths_of(rows.chats, task, ready.facts.tokenizer_file)
         plan = make_plan(
             config, ready.facts, options.replica_range, batch_size=options.batch_size, total=rows.total, lengths=lengths
         )
@@ -164,8 +162,7 @@ class Execution:
             monitor=monitor,
             chat_template=config.chat_template,
             chat_template_kwargs=config.chat_template_kwargs,
-            task=config.task_kind,
-            defaults=self.defaults(),
+            task=self.task(),
             sort=self.options.reorder and not self.options.preserve_order,
             **folder_job,
         )

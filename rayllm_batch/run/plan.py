@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -161,14 +161,12 @@ def limits(accelerator_type: str) -> dict[str, int]:
     )
 
 
-def lengths_of(
-    chats: Sequence[dict[str, Any]], task: Task, settings: Mapping[str, Any], tokenizer_file: Optional[Path]
-) -> Optional[Lengths]:
+def lengths_of(chats: Sequence[dict[str, Any]], task: Task, tokenizer_file: Optional[Path]) -> Optional[Lengths]:
     """Of some rows' chats, nearly: the chat template's own tokens are not counted. None where it cannot be known.
 
     Without transformers, whose import takes seconds that every start would pay.
     """
-    most = (task.most_generated_tokens({**settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
+    most = (task.most_generated_tokens({**task.settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
     outputs: list[int] = [tokens for tokens in most if tokens is not None]
     if tokenizer_file is None or not outputs or len(outputs) < len(chats):
         return None

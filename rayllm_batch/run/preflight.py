@@ -17,7 +17,7 @@ from rayllm_batch.run.first_prompts import check_first_prompts
 from rayllm_batch.run.model_check import ModelFacts, check_chat_template, check_disk, check_files, check_memory, look_at
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.rows import Rows, read_rows
-from rayllm_batch.tasks.base import DEFAULTS, Defaults
+from rayllm_batch.tasks.base import Task
 
 T = TypeVar("T")
 log = logging.getLogger("rayllm_batch")
@@ -44,7 +44,7 @@ def preflight(
     id_column: Optional[str] = None,
     *,
     folder: Optional[OutputFolder] = None,
-    defaults: Defaults = DEFAULTS,
+    task: Optional[Task] = None,
 ) -> Ready:
     """Raises the error that was found, or PreflightError with all of them. folder: where the answers go, if to one."""
     found: list[Exception] = []
@@ -73,7 +73,7 @@ def preflight(
             attempt(lambda: check_disk(config, facts))
     rows = None
     if cluster_resources.can_read():  # else `check` has said so, and to read would be to wait for ever
-        rows = attempt(lambda: read_rows(workload, preserve_order, id_column, defaults, config.task_kind))
+        rows = attempt(lambda: read_rows(workload, preserve_order, id_column, task or config.task_kind))
     if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))
     unanswered: Optional[list[str]] = None

@@ -23,7 +23,7 @@ from rayllm_batch.data.row_id import row_id
 from rayllm_batch.data.tables import as_dataset
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
 from rayllm_batch.output import run_columns as output
-from rayllm_batch.tasks.base import DEFAULTS, Defaults, Task
+from rayllm_batch.tasks.base import Task
 from rayllm_batch.tasks.chat import describe_error
 from rayllm_batch.tasks.generate import Generate
 
@@ -79,17 +79,13 @@ class Rows:
 
 
 def read_rows(
-    workload: Any,
-    preserve_order: bool = False,
-    id_column: Optional[str] = None,
-    defaults: Defaults = DEFAULTS,
-    task: Optional[Task] = None,
+    workload: Any, preserve_order: bool = False, id_column: Optional[str] = None, task: Optional[Task] = None
 ) -> Rows:
     """Raises DatasetError or WorkloadError. task: None for `generate`."""
     import ray.data
 
     name, task = type(workload).__name__, task or Generate()
-    parse = partial(_parsed, workload, task, defaults)
+    parse = partial(_parsed, workload, task)
     rows = as_dataset(_read(workload.load_dataset, name), f"{name}.load_dataset")
     whole = rows
     cluster_connect.set_output(rows.context)
@@ -232,16 +228,14 @@ def _try_parse_row(
     return chats, problems
 
 
-def _parsed(
-    workload: Any, task: Task, defaults: Defaults, sample: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[str]]:
+def _parsed(workload: Any, task: Task, sample: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """The chats, and the errors of the others."""
     problems, chats = [], []
     for row in sample:
         try:
             if isinstance(row, columns.UnreadableRow):
                 raise row.error
-            chats.append(task.parse(workload.parse_row, _copied(row), defaults))
+            chats.append(task.parse(workload.parse_row, _copied(row)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:

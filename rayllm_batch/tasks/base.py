@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import pyarrow as pa
 
 from rayllm_batch.engine.base import Reply, Request
 
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a row's own settings go over.
-
-    settings: the workload's, as plain values. excluded: those that its engine excludes, and why.
-    """
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    excluded: dict[str, str] = field(default_factory=dict)
-
-
-DEFAULTS = Defaults()
 ParseRow = Callable[[dict[str, Any]], Any]
 
 
@@ -47,18 +34,21 @@ class Answer:
 class Task:
     """schema: the output's columns beside the input's, in their order, with "num_input_tokens" and "error"; their types
     never depend on the rows. answer_column: the one that people read first. settings_key: the workload's field, and
-    parse_row's key, that has the task's settings.
+    parse_row's key, that has the task's settings. settings: what every row's request begins with, as plain values.
     """
 
     schema: pa.Schema
     answer_column: str
     settings_key: str
 
-    def defaults(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Defaults:
-        """What every row's request begins with; raises WorkloadError for settings that no engine takes."""
+    def __init__(self, settings: Optional[dict[str, Any]] = None) -> None:
+        self.settings = settings or {}
+
+    def of(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Task:
+        """This task as the workload asks for it. Raises WorkloadError for what no engine takes."""
         raise NotImplementedError
 
-    def parse(self, parse_row: ParseRow, row: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         """What `parse_row` returns for the row, checked and read to mean one thing.
 
         "messages" (as `chat.checked_messages` gives them) or "prompt_token_ids" (an array of shape (n,) of int32); the
@@ -76,9 +66,10 @@ class Task:
         own = {key: parsed[key] for key in (self.settings_key, "model") if parsed.get(key)}
         return json.dumps(own, sort_keys=True) if own else None
 
-    def request(self, prompt_token_ids: list[int], own_text: Optional[str], defaults: Mapping[str, Any]) -> Request:
+    def request(self, prompt_token_ids: list[int], own_text: Optional[str]) -> Request:
         own = json.loads(own_text) if own_text else {}
-        return Request(prompt_token_ids, {**defaults, **self.read(own.get(self.settings_key) or {})}, own.get("model"))
+        settings = {**self.settings, **self.read(own.get(self.settings_key) or {})}
+        return Request(prompt_token_ids, settings, own.get("model"))
 
     def read(self, settings: dict[str, Any]) -> dict[str, Any]:
         """A row's settings out of JSON, which makes texts of keys that are numbers."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rayllm_batch.engine import sampling
 from rayllm_batch.engine.base import Reply, Request
 from rayllm_batch.errors import WorkloadError, did_you_mean, shown
-from rayllm_batch.tasks.base import Answer, Defaults, ParseRow, Task
+from rayllm_batch.tasks.base import Answer, ParseRow, Task
 from rayllm_batch.tasks.chat import checked_ids, checked_messages
 
 KEYS = ("messages", "prompt_token_ids", "sampling_params", "model")
@@ -42,17 +42,21 @@ class Generate(Task):
     answer_column = "generated_text"
     settings_key = "sampling_params"
 
-    def defaults(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Defaults:
-        excluded = sampling.excluded_by(engine_kwargs)
+    def __init__(self, settings: Optional[dict[str, Any]] = None, excluded: Optional[Mapping[str, str]] = None) -> None:
+        """excluded: settings that the engine excludes, and why."""
+        super().__init__(settings)
+        self._excluded = excluded or {}
+
+    def of(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Generate:
         where = f"{type(workload).__name__}.sampling_params"
         given = getattr(workload, "sampling_params", {})
         if given is None:
             raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
-        params = sampling.settings(given, where)
-        sampling.check(params, where, excluded=excluded)
-        return Defaults(params, excluded)
+        settings, excluded = sampling.settings(given, where), sampling.excluded_by(engine_kwargs)
+        sampling.check(settings, where, excluded=excluded)
+        return Generate(settings, excluded)
 
-    def parse(self, parse_row: ParseRow, row: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         returned = parse_row(row)
         chat = dict(returned) if isinstance(returned, dict) else {}
         unknown = next((_no_effect(key) for key in chat if key not in KEYS), "")
@@ -72,7 +76,7 @@ class Generate(Task):
                 raise TypeError(f'parse_row\'s "sampling_params" must be a dict, but is {shown(given)}')
             own = chat["sampling_params"] = sampling.settings(given, "this row's sampling_params")
             if own:
-                sampling.check(own, "this row's sampling_params", excluded=defaults.excluded, base=defaults.settings)
+                sampling.check(own, "this row's sampling_params", excluded=self._excluded, base=self.settings)
         return chat
 
     def read(self, settings: dict[str, Any]) -> dict[str, Any]:

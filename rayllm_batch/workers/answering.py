@@ -30,7 +30,7 @@ class Answering:
 
     def __init__(self, engine: Engine, job: ReplicaJob, told: Told, on_death: Callable[[str], None]) -> None:
         self._engine, self._config, self._on_death = engine, job.config, on_death
-        self._task, self._settings = job.prompt.task, job.prompt.defaults.settings
+        self._task = job.prompt.task
         self._guilty = told.guilty
         self._duplicates = Duplicates() if job.deduplicate else None
         self._gate = Gate(dict(told.suspects)) if told.suspects else None
@@ -67,7 +67,7 @@ class Answering:
             return f"tokenize: {too_long}; shorten the row or {longer}"
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
             return problem
-        return self._task.request(ids.tolist(), row[REQUEST], self._settings)
+        return self._task.request(ids.tolist(), row[REQUEST])
 
     async def answer(self, row: dict[str, Any]) -> Answer:
         ids, own = row[TOKEN_IDS], row[REQUEST]

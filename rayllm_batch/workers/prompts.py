@@ -18,7 +18,7 @@ from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.data.row_id import as_pairs, row_ids
 from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.output import asked, run_columns
-from rayllm_batch.tasks.base import DEFAULTS, Defaults, ParseRow, Task
+from rayllm_batch.tasks.base import ParseRow, Task
 from rayllm_batch.tasks.chat import THOUGHTS, describe_error
 from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers import cancellation
@@ -36,7 +36,6 @@ class PromptJob:
     tokenizer:     a Hub id or a folder, with its `revision` and `trust_remote_code` in `tokenizer_kwargs`.
     monitor:       the RunMonitor's handle, for the environment (it may hold the Hub token).
     chat_template: replaces the tokenizer's own when given.
-    defaults:      what a row's own settings go over.
     with_row_ids:  each row gets its id, of `id_column` or else of all its content; for a run with an output folder.
     sort:          the rows of a batch come out in the order of their token ids, so that those with a common beginning
                    reach the engine one after the other, while its prefix cache holds it.
@@ -51,7 +50,6 @@ class PromptJob:
     chat_template: Optional[str] = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     task: Task = field(default_factory=Generate)
-    defaults: Defaults = DEFAULTS
     sort: bool = False
     with_row_ids: bool = False
     id_column: Optional[str] = None
@@ -80,7 +78,7 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
             if isinstance(row, columns.UnreadableRow):
                 raise row.error
             if error is None:
-                parsed = job.task.parse(job.parse_row, row, job.defaults)
+                parsed = job.task.parse(job.parse_row, row)
                 request = job.task.own_text(parsed)
         # The user's code may end a process; Ray would start the next, and this row end that.
         except BaseException as problem:

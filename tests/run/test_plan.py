@@ -236,7 +236,7 @@ def test_lengths_come_from_the_first_rows() -> None:
         len(Tokenizer.from_file(str(TOKENIZER)).encode(text, add_special_tokens=False).ids)
         for text in ("one two three", "four")
     ]
-    assert lengths_of(chats, GENERATE, {"max_tokens": 20}, TOKENIZER) == Lengths(sum(by_hand) / 2, 60)
+    assert lengths_of(chats, Generate({"max_tokens": 20}), TOKENIZER) == Lengths(sum(by_hand) / 2, 60)
 
 
 def test_lengths_of_token_ids() -> None:
@@ -244,15 +244,15 @@ def test_lengths_of_token_ids() -> None:
 
     words = len(Tokenizer.from_file(str(TOKENIZER)).encode("one two", add_special_tokens=False).ids)
     assert lengths_of(
-        [chat("one two"), {"prompt_token_ids": [1] * 50}], GENERATE, {"max_tokens": 20}, TOKENIZER
+        [chat("one two"), {"prompt_token_ids": [1] * 50}], Generate({"max_tokens": 20}), TOKENIZER
     ) == Lengths((words + 50) / 2, 20)
 
 
 def test_lengths_that_cannot_be_known(tmp_path: Path) -> None:
-    assert lengths_of([chat("a")], GENERATE, {}, TOKENIZER) is None  # an answer may be as long as the model likes
-    assert lengths_of([chat("a")], GENERATE, {"max_tokens": 5}, None) is None
-    assert lengths_of([chat("a")], GENERATE, {"max_tokens": 5}, tmp_path / "tokenizer.json") is None
-    assert lengths_of([], GENERATE, {"max_tokens": 5}, TOKENIZER) is None
+    assert lengths_of([chat("a")], Generate({}), TOKENIZER) is None  # an answer may be as long as the model likes
+    assert lengths_of([chat("a")], Generate({"max_tokens": 5}), None) is None
+    assert lengths_of([chat("a")], Generate({"max_tokens": 5}), tmp_path / "tokenizer.json") is None
+    assert lengths_of([], Generate({"max_tokens": 5}), TOKENIZER) is None
 
 
 def test_lengths_of_texts_that_are_nothing_for_the_tokenizer(tmp_path: Path) -> None:
@@ -261,6 +261,6 @@ def test_lengths_of_texts_that_are_nothing_for_the_tokenizer(tmp_path: Path) -> 
     words = Tokenizer(models.WordPiece({"a": 0}, unk_token="[UNK]"))  # which it has not
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(tmp_path / "tokenizer.json"))
-    assert lengths_of([chat("a a")], GENERATE, {"max_tokens": 5}, tmp_path / "tokenizer.json") == Lengths(2, 5)
-    assert lengths_of([chat("a b")], GENERATE, {"max_tokens": 5}, tmp_path / "tokenizer.json") is None
-    assert lengths_of([chat("half of \ud83d a pair")], GENERATE, {"max_tokens": 5}, TOKENIZER) is not None
+    assert lengths_of([chat("a a")], Generate({"max_tokens": 5}), tmp_path / "tokenizer.json") == Lengths(2, 5)
+    assert lengths_of([chat("a b")], Generate({"max_tokens": 5}), tmp_path / "tokenizer.json") is None
+    assert lengths_of([chat("half of \ud83d a pair")], Generate({"max_tokens": 5}), TOKENIZER) is not None

@@ -24,7 +24,6 @@ from rayllm_batch.errors import (
 from rayllm_batch.run import preflight
 from rayllm_batch.run.model_check import ModelFacts
 from rayllm_batch.run.rows import Rows
-from rayllm_batch.tasks.base import DEFAULTS
 from rayllm_batch.tasks.generate import Generate
 
 FACTS = ModelFacts({"model_type": "llama"}, 1000, True)
@@ -106,8 +105,8 @@ def test_all_is_well(checks: Checks) -> None:
     ready = checks.run()
     assert (ready.token, ready.rows) == ("hf_of_the_config", ROWS)
     assert checks.done == ORDER
-    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"][:4] == ("workload", True, "id", DEFAULTS)
-    assert isinstance(checks.arguments["rows"][4], Generate)
+    assert checks.arguments["cluster"][1] == 2 and checks.arguments["rows"][:3] == ("workload", True, "id")
+    assert isinstance(checks.arguments["rows"][3], Generate)
     assert checks.arguments["look_at"][1] == "hf_of_the_config"
     assert checks.arguments["room"] == ("folder", ROWS, "workload")
 

@@ -8,24 +8,23 @@ import numpy as np
 import pytest
 
 from rayllm_batch.errors import WorkloadError
-from rayllm_batch.tasks.base import Defaults
 from rayllm_batch.tasks.chat import describe_error
 from rayllm_batch.tasks.generate import Generate
 
 HELLO = {"role": "user", "content": "hello"}
 
 
-def parsed(returned: Any, **defaults: Any) -> dict[str, Any]:
-    return Generate().parse(lambda row: returned, {"id": 1}, Defaults(**defaults))
+def parsed(returned: Any, **task: Any) -> dict[str, Any]:
+    return Generate(**task).parse(lambda row: returned, {"id": 1})
 
 
 def content(value: Any, **message: Any) -> str:
     return parsed({"messages": [{"role": "user", "content": value, **message}]})["messages"][0]["content"]
 
 
-def refusal(returned: Any, **defaults: Any) -> str:
+def refusal(returned: Any, **task: Any) -> str:
     with pytest.raises((TypeError, WorkloadError)) as caught:
-        parsed(returned, **defaults)
+        parsed(returned, **task)
     return describe_error(caught.value, {"id": 1})
 
 

@@ -18,7 +18,7 @@ from rayllm_batch.errors import EngineError
 from rayllm_batch.measures.row_stats import Counts
 from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output import run_columns
-from rayllm_batch.tasks.base import Defaults
+from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import PromptJob
 from rayllm_batch.workers.replica import Replica, ReplicaJob
@@ -144,7 +144,7 @@ class Made:
     ) -> None:
         self.kind, self.monitor = FakeKind(*errors), FakeMonitor(told, may_back_off)
         self.process = FakeProcess(self.monitor)
-        prompt = PromptJob(parse_row=dict, tokenizer="none", defaults=Defaults({"temperature": 0.0}))
+        prompt = PromptJob(parse_row=dict, tokenizer="none", task=Generate({"temperature": 0.0}))
         job = ReplicaJob("run", config(self.kind, **kwargs), prompt, None, pinned=frozenset(pinned))
         self.replica = Replica(job, self.process)  # type: ignore[arg-type]
 
@@ -278,7 +278,7 @@ def test_it_takes_part_in_the_next_run_with_its_engine() -> None:
         job=replace(
             made.replica.job,
             run_id="next",
-            prompt=replace(made.replica.job.prompt, defaults=Defaults({"temperature": 1.0})),
+            prompt=replace(made.replica.job.prompt, task=Generate({"temperature": 1.0})),
         )
     )
     made.replica.adopt("next")

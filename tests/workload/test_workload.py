@@ -35,7 +35,7 @@ class Parsing(ChatWorkloadBase):
 def refusal(workload: Any) -> str:
     with pytest.raises(WorkloadError) as caught:
         check_workload(workload)
-        Generate().defaults(workload, {})
+        Generate().of(workload, {})
     return str(caught.value)
 
 

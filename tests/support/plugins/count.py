@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayllm_batch.tasks.base import Answer, Defaults, Task
+from rayllm_batch.tasks.base import Answer, Task
 from rayllm_batch.tasks.chat import checked_messages
 
 
@@ -16,12 +16,10 @@ class Count(Task):
     answer_column = "num_tokens"
     settings_key = "count_params"
 
-    def defaults(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Defaults:
-        return Defaults({"max_tokens": 1})
+    def of(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Count:
+        return Count({"max_tokens": 1})
 
-    def parse(
-        self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any], defaults: Defaults
-    ) -> dict[str, Any]:
+    def parse(self, parse_row: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> dict[str, Any]:
         returned = parse_row(row)
         if not isinstance(returned, str):
             raise TypeError(f"parse_row must return a text to count, but returned {returned!r}")
