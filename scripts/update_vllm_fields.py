@@ -12,7 +12,7 @@ from pathlib import Path
 from rayllm_batch.engine import engine_args, sampling_fields
 from rayllm_batch.engine.vllm_versions import vllm_version
 
-ROOM = Path(__file__).parent.parent / "rayllm_batch"
+ROOM = Path(__file__).parent.parent / "rayllm_batch" / "engine"
 
 
 def main() -> None:
@@ -36,7 +36,10 @@ def main() -> None:
         + f'{"NEWEST_" if newest else ""}RELEASE = "{release}"\n\n'
         + _tuple(f"{more}ENGINE_FIELDS", engine)
         + "\n# Of SamplingParams and of what stands in it, with their types.\n"
-        + "\n".join(_dict(f"{more}{name.upper()}_FIELDS", fields) for name, fields in sampling._asdict().items())
+        + "\n".join(
+            _dict(f"{more}{name.upper()}_FIELDS", fields, by_type=name == "sampling")
+            for name, fields in sampling._asdict().items()
+        )
     )
     print(f"{target}: {len(engine)} engine fields and {len(sampling.sampling)} sampling fields of vLLM {release}")
 
@@ -45,14 +48,22 @@ def _more(now: dict[str, str], then: dict[str, str]) -> dict[str, str]:
     return {name: kind for name, kind in now.items() if then.get(name) != kind}
 
 
-def _dict(name: str, values: dict[str, str]) -> str:
-    head = f"{name}: dict[str, str] = {{" if not values else f"{name} = {{\n"
-    return head + "".join(f'    "{key}": "{value}",\n' for key, value in values.items()) + "}\n"
+def _dict(name: str, fields: dict[str, str], by_type: bool) -> str:
+    """by_type: a line has as many names of one type as find room; else their order stays."""
+    lines = [f'    "{key}": "{kind}",\n' for key, kind in fields.items()]
+    if by_type:
+        lines = []
+        for kind in dict.fromkeys(fields.values()):
+            keys = " ".join(key for key in fields if fields[key] == kind)
+            for some in textwrap.wrap(keys, 84 - len(kind)):
+                one = f'    "{some}": "{kind}",\n'
+                lines.append(f'    **dict.fromkeys("{some}".split(), "{kind}"),\n' if " " in some else one)
+    return f"{name}: dict[str, str] = {{\n{''.join(lines)}}}\n" if lines else f"{name}: dict[str, str] = {{}}\n"
 
 
 def _tuple(name: str, values: Iterable[str]) -> str:
     words = textwrap.fill(" ".join(values), 120, initial_indent="    ", subsequent_indent="    ")
-    return f'{name} = tuple("""\n{words}\n""".split())\n'
+    return f'{name} = tuple(\n    """\n{words}\n""".split()\n)\n'
 
 
 if __name__ == "__main__":

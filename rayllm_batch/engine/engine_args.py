@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,34 +36,33 @@ class _Sizes(BaseModel):
     gpu_memory_utilization: StrictFloat | None = Field(None, gt=0, le=1, description="a number above 0 and at most 1")
 
 
+def installed_classes(path: str, *names: str) -> list[dict[str, str]]:
+    """Of these classes in a file of the installed vLLM: fields, with their types as text. Empty where something is not there."""
+    spec = importlib.util.find_spec("vllm")
+    folders = list((spec and spec.submodule_search_locations) or ())
+    if not folders or not (source := Path(folders[0], path)).is_file():
+        return [{} for _ in names]
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    bodies = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    return [_fields(bodies.get(name, [])) for name in names]
+
+
+def _fields(body: list[ast.stmt]) -> dict[str, str]:
+    fields = {
+        statement.target.id: ast.unparse(statement.annotation)
+        for statement in body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    }
+    # Of Annotated, the type alone: the rest is for pydantic.
+    plain = {name: re.sub(r"Annotated\[([^\[,]+),.*\]", r"\1", kind) for name, kind in fields.items()}
+    return {name: kind for name, kind in plain.items() if not name.startswith("_")}
+
+
 @functools.lru_cache(maxsize=1)
 def installed_fields() -> tuple[str, ...] | None:
-    """The fields of the installed vLLM's AsyncEngineArgs, from its source file; None where vLLM is not installed."""
-    source = vllm_source("engine/arg_utils.py")
-    return None if source is None else fields_in(source)
-
-
-def vllm_source(path: str) -> Path | None:
-    """A file of the installed vLLM, which may lack it; None where vLLM is not installed."""
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(list(spec.submodule_search_locations)[0]) / path
-
-
-def fields_in(arg_utils: Path) -> tuple[str, ...] | None:
-    """The dataclass fields of EngineArgs and AsyncEngineArgs in vLLM's `arg_utils.py`; None if it has changed shape."""
-    if not arg_utils.is_file():
-        return None
-    tree = ast.parse(arg_utils.read_text(encoding="utf-8"))
-    names = [
-        statement.target.id
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name in ("EngineArgs", "AsyncEngineArgs")
-        for statement in node.body
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-    ]
-    return tuple(name for name in names if not name.startswith("_")) or None
+    """The installed vLLM's settings; None where it is not installed, or its source has changed shape."""
+    engine_args, asynchronous = installed_classes("engine/arg_utils.py", "EngineArgs", "AsyncEngineArgs")
+    return (*engine_args, *asynchronous) or None
 
 
 def known_fields() -> tuple[str, ...]:
@@ -88,13 +88,11 @@ def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None
     for key in engine_kwargs:
         if key in OURS:
             raise ConfigError(f"{key!r} does not go under engine_kwargs in {source}; set {OURS[key]}.")
-        if own_settings is not None and key in known_fields():
-            continue
-        if key not in known:
+        if key not in (*known, *known_fields()):
             raise ConfigError(
                 f"Unknown engine setting {key!r} under engine_kwargs in {source}."
                 f"{of_another_vllm(key, ENGINE_FIELDS, MORE_ENGINE_FIELDS) or did_you_mean(key, known)} "
-                f"The settings are those of vLLM's AsyncEngineArgs."
+                "The settings are those of vLLM's AsyncEngineArgs."
             )
     if engine_kwargs.get("data_parallel_size") not in (None, 1):
         raise ConfigError(

@@ -1,12 +1,11 @@
-"""`sampling_params`: which settings there are, of what type and range, and which exclude each other; checked before an engine.
+"""`sampling_params`: which settings there are, of what type and range, and which exclude each other; checked beforehand.
 
-vLLM checks few types itself, and some wrong ones (a `max_tokens` of 30.0) end the thread that its engine reads requests with:
-from then on nothing is answered. Types are those of vLLM's own fields, see sampling_fields.py; the ranges below are those of
-the `SamplingParams._verify_args` and `verify` of vLLM 0.29 and 0.32, which tests/engine/test_sampling_against_vllm.py holds them
-against.
+vLLM checks few types itself, and some wrong ones (a `max_tokens` of 30.0) end the thread that its engine reads requests
+with: from then on nothing is answered. Types are those of vLLM's own fields, see sampling_fields.py; ranges those of
+`SamplingParams._verify_args` and `verify` of vLLM 0.29 and 0.32 (tests/engine/test_sampling_against_vllm.py).
 
-By hand, not pydantic: types come as the text of vLLM's own fields; what is strict there takes half of a surrogate pair and
-any subclass of int; and checkers would have to travel to workers, where a recursive one (JSON) does not arrive.
+By hand, not pydantic: types come as text; what is strict there takes half of a surrogate pair and any subclass of int; and
+checkers would have to travel to workers, where a recursive one (JSON) does not arrive.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ from rayllm_batch.engine.vllm_newest_fields import MORE_SAMPLING_FIELDS
 from rayllm_batch.errors import WorkloadError, did_you_mean, is_deep, one_line, shown
 
 INT32, INT64 = 2**31 - 1, 2**63 - 1
-HALF_OF_A_PAIR = re.compile(
-    r"[\ud800-\udfff]"
-)  # of surrogates: no text, it can be neither sent to an engine nor stored
+HALF_OF_A_PAIR = re.compile(r"[\ud800-\udfff]")  # of surrogates: it can be neither sent to an engine nor stored
 
 
 class Range(NamedTuple):
@@ -57,23 +54,12 @@ RANGES = {
     "thinking_token_budget": Range(-1, INT32),
 }
 TOKEN_IDS = ("stop_token_ids", "allowed_token_ids")
-# Settings that the output has no column for, or that are the library's own, or the engine's.
 NO_COLUMN = (
-    "logprobs",
-    "prompt_logprobs",
-    "logprob_token_ids",
-    "flat_logprobs",
-    "prompt_logprob_token_ids",
-    "prompt_logprob_start",
+    "logprobs prompt_logprobs logprob_token_ids flat_logprobs prompt_logprob_token_ids prompt_logprob_start".split()
 )
 NOT_TO_SET = (
-    "output_kind",
-    "stream_interval",
-    "skip_clone",
-    "output_text_buffer_length",
-    "routed_experts_prompt_start",
-    "trace_decode_token_ids",
-)
+    "output_kind stream_interval skip_clone output_text_buffer_length routed_experts_prompt_start trace_decode_token_ids"
+).split()
 OF_STRUCTS = ("logit_bias", "structured_outputs", "repetition_detection")
 # How many an engine on a GPU has places for: its process ends of a request with more (vllm/v1/worker/gpu/sample).
 MOST = {"allowed_token_ids": 1024, "logit_bias": 1024, "bad_words": 128}
@@ -82,43 +68,18 @@ CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_
 # Errors of Python's that are those of every engine of regexes; of others, each has more or less than Python.
 BAD_REGEX = ("missing )", "unbalanced parenthesis", "unterminated character set", "nothing to repeat")
 # What a grammar is made of. Elsewhere a schema may hold what it likes: a title that is null, as some tools write it.
-READ_OF_SCHEMAS = {
-    "type",
-    "properties",
-    "items",
-    "required",
-    "anyOf",
-    "allOf",
-    "oneOf",
-    "minLength",
-    "maxLength",
-    "minItems",
-    "maxItems",
-}
+READ_OF_SCHEMAS = "type properties items required anyOf allOf oneOf minLength maxLength minItems maxItems".split()
 SPECULATION = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
 REASONING = ("reasoning_parser", "reasoning_config")
 # Names of other libraries and of earlier vLLMs.
+_GUIDED = "guided_json guided_regex guided_choice guided_grammar guided_decoding guided_json_object response_format"
 OTHER_NAMES = {
-    "max_new_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "max_length": "max_tokens",
-    "stop_sequences": "stop",
-    "stop_strings": "stop",
+    **dict.fromkeys(("max_new_tokens", "max_completion_tokens", "max_length"), "max_tokens"),
+    **dict.fromkeys(("stop_sequences", "stop_strings"), "stop"),
     "do_sample": "temperature (0 is greedy)",
     "num_beams": "n",
     "random_seed": "seed",
-    **dict.fromkeys(
-        (
-            "guided_json",
-            "guided_regex",
-            "guided_choice",
-            "guided_grammar",
-            "guided_decoding",
-            "guided_json_object",
-            "response_format",
-        ),
-        "structured_outputs, such as {'json': {...}} or {'choice': ['yes', 'no']}",
-    ),
+    **dict.fromkeys(_GUIDED.split(), "structured_outputs, such as {'json': {...}} or {'choice': ['yes', 'no']}"),
 }
 _WORDS = {
     "int": "a whole number",
@@ -134,16 +95,15 @@ _WORDS = {
 
 
 def settings(given: Any, where: str) -> dict[str, Any]:
-    """The settings as plain Python values: NumPy's become Python's, token ids in JSON text numbers; those that are None are left out.
+    """The settings as plain Python values: NumPy's become Python's, token ids in JSON text numbers; None is left out.
 
     A null is what a table has for "not given"; it must not lift a limit that the workload sets. Raises WorkloadError.
     """
     if given is not None and not isinstance(given, Mapping):
         raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given {shown(given)}.")
     if is_deep(given):
-        raise WorkloadError(
-            f"{where} holds lists or dicts in more than 100 levels, or one that holds itself. Make it flatter."
-        )
+        deep = "holds lists or dicts in more than 100 levels, or one that holds itself"
+        raise WorkloadError(f"{where} {deep}. Make it flatter.")
     plain = {key: _plain(value) for key, value in (given or {}).items() if value is not None}
     for key in OF_STRUCTS:  # columns have all fields of a struct in each row, those that are not given as nulls
         if isinstance(inner := plain.get(key), dict) and any(value is None for value in inner.values()):
@@ -159,12 +119,12 @@ def excluded_by(engine_kwargs: Mapping[str, Any]) -> dict[str, str]:
     """The settings that vLLM refuses in every request to such an engine, and why."""
     excluded = {}
     if speculative := [name for name in SPECULATION if engine_kwargs.get(name)]:
-        why = f"does not go together with speculative decoding. Remove it, or {' and '.join(speculative)} from engine_kwargs."
+        named = " and ".join(speculative)
+        why = f"does not go together with speculative decoding. Remove it, or {named} from engine_kwargs."
         excluded = {"min_p": why, "logit_bias": why}
     if not any(engine_kwargs.get(name) for name in REASONING):
-        excluded["thinking_token_budget"] = (
-            "needs to know where thoughts end. Set reasoning_parser in engine_kwargs, or remove it."
-        )
+        why = "needs to know where thoughts end. Set reasoning_parser in engine_kwargs, or remove it."
+        excluded["thinking_token_budget"] = why
     return excluded
 
 
@@ -178,8 +138,8 @@ def check(
     known = known_fields().sampling
     for key, value in params.items():
         if key not in known:
-            near = of_another_vllm(key, SAMPLING_FIELDS, MORE_SAMPLING_FIELDS) or did_you_mean(key, known)
-            near = f" It is {OTHER_NAMES[key]} here." if key in OTHER_NAMES else near
+            near = f" It is {OTHER_NAMES[key]} here." if key in OTHER_NAMES else ""
+            near = near or of_another_vllm(key, SAMPLING_FIELDS, MORE_SAMPLING_FIELDS) or did_you_mean(key, known)
             raise WorkloadError(
                 f"Unknown sampling parameter {key!r} in {where}.{near} They are the fields of vLLM's SamplingParams."
             )
@@ -202,7 +162,8 @@ def _check_together(params: Mapping[str, Any], where: str, excluded: Mapping[str
         )
     if least and len(params.get("stop_token_ids", ())) > MOST_STOP_IDS:
         raise WorkloadError(
-            f"stop_token_ids in {where} are more than the {MOST_STOP_IDS} that there may be beside min_tokens. Shorten them."
+            f"stop_token_ids in {where} are more than the {MOST_STOP_IDS} that there may be beside min_tokens. "
+            "Shorten them."
         )
     for key, why in excluded.items():
         if params.get(key) or key == "thinking_token_budget" and key in params:  # 0 is a budget
@@ -217,7 +178,9 @@ def _problem(key: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a 
         return _fields_problem(value, known_fields().repetition) or _repetition_problem(value)
     kinds = known_fields().sampling[key]
     if not _fits(value, kinds):
-        return _kinds(kinds) + _as_written(value, kinds)
+        # A 30.0 is what a table with gaps makes of 30.
+        whole = "int" in kinds.split(" | ") and type(value) is float and value.is_integer() and abs(value) <= INT64
+        return _kinds(kinds) + (f" (write {int(value)})" if whole else "")
     if key in RANGES and value not in RANGES[key]:
         return str(RANGES[key])
     if key in ("stop", "bad_words") and not (value if isinstance(value, str) else all(value)):
@@ -280,7 +243,8 @@ def _schema_problem(schema: dict[str, Any]) -> Optional[str]:
             where = list(error.absolute_path)
             of = where[-2] if where[-2:-1] == ["properties"] else where[-1] if where else None
             if of in READ_OF_SCHEMAS and error.validator != "uniqueItems":
-                return f"a dict whose json is a JSON schema (it has {shown(error.instance, 80)} at {'.'.join(map(str, where))})"
+                at = ".".join(map(str, where))
+                return f"a dict whose json is a JSON schema (it has {shown(error.instance, 80)} at {at})"
     except RecursionError:  # deep; the engine has the last word
         pass
     return None
@@ -288,21 +252,18 @@ def _schema_problem(schema: dict[str, Any]) -> Optional[str]:
 
 def _repetition_problem(value: dict[str, Any]) -> Optional[str]:
     least, most, count = (value.get(name) or 0 for name in ("min_pattern_size", "max_pattern_size", "min_count"))
-    return (
-        None
-        if 0 <= least <= most and (not most or count >= 2)
-        else "a dict with min_pattern_size <= max_pattern_size and min_count >= 2"
-    )
+    if 0 <= least <= most and (not most or count >= 2):
+        return None
+    return "a dict with min_pattern_size <= max_pattern_size and min_count >= 2"
 
 
 def _fields_problem(value: Any, fields: Mapping[str, str]) -> Optional[str]:
+    keys = f"a dict with keys of {', '.join(fields)}"
     if not isinstance(value, dict):
-        return f"a dict with keys of {', '.join(fields)}"
+        return keys
     for name, one in value.items():
         if name not in fields:
-            return f"a dict with keys of {', '.join(fields)} ({name!r} is none of them){did_you_mean(name, fields)}".rstrip(
-                "?"
-            )
+            return f"{keys} ({name!r} is none of them){did_you_mean(name, fields).rstrip('?')}"
         if one is not None and not _fits(one, fields[name]):
             return f"a dict whose {name} is {_kinds(fields[name])}"
     return None
@@ -337,10 +298,8 @@ def _is_json(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     if isinstance(value, Mapping):
@@ -355,10 +314,3 @@ def _token_id(key: Any) -> Any:
 
 def _kinds(kinds: str) -> str:
     return " or ".join(_WORDS.get(kind, kind) for kind in kinds.split(" | ") if kind != "None")
-
-
-def _as_written(value: Any, kinds: str) -> str:
-    """` (write 30)` for a 30.0, as a table with gaps gives it."""
-    if "int" in kinds.split(" | ") and type(value) is float and value.is_integer() and abs(value) <= INT64:
-        return f" (write {int(value)})"
-    return ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
 from typing import NamedTuple, Optional
 
-from rayllm_batch.engine.engine_args import vllm_source
+from rayllm_batch.engine.engine_args import installed_classes
 from rayllm_batch.engine.vllm_fields import REPETITION_FIELDS, SAMPLING_FIELDS, STRUCTURED_FIELDS
 from rayllm_batch.engine.vllm_newest_fields import MORE_REPETITION_FIELDS, MORE_SAMPLING_FIELDS, MORE_STRUCTURED_FIELDS
 
@@ -38,9 +36,9 @@ here = Here()
 
 
 def installed_fields() -> Optional[Fields]:
-    """Those of the installed vLLM; None where it is not installed."""
-    source = vllm_source("sampling_params.py")
-    return None if source is None else fields_in(source)
+    """Those of the installed vLLM; None where it is not installed, or its source has changed shape."""
+    found = Fields(*installed_classes("sampling_params.py", *CLASSES))
+    return found if found.sampling and found.structured else None
 
 
 def known_fields() -> Fields:
@@ -48,22 +46,3 @@ def known_fields() -> Fields:
     if here.fields is None:
         here.fields = installed_fields() or SHIPPED
     return here.fields
-
-
-def fields_in(source: Path) -> Optional[Fields]:
-    """Of the classes in vLLM's `sampling_params.py`; None if it has changed shape."""
-    if not source.is_file():
-        return None
-    tree = ast.parse(source.read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    found = Fields(*(_fields(classes[name]) if name in classes else {} for name in CLASSES))
-    return found if found.sampling and found.structured else None
-
-
-def _fields(of: ast.ClassDef) -> dict[str, str]:
-    fields = {
-        statement.target.id: ast.unparse(statement.annotation)
-        for statement in of.body
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-    }
-    return {name: kind for name, kind in fields.items() if not name.startswith("_")}

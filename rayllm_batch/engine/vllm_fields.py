@@ -57,48 +57,28 @@ ENGINE_FIELDS = tuple(
 )
 
 # Of SamplingParams and of what stands in it, with their types.
-SAMPLING_FIELDS = {
-    "n": "int",
-    "presence_penalty": "float",
-    "frequency_penalty": "float",
-    "repetition_penalty": "float",
-    "temperature": "float",
-    "top_p": "float",
-    "top_k": "int",
-    "min_p": "float",
-    "seed": "int | None",
+SAMPLING_FIELDS: dict[str, str] = {
+    **dict.fromkeys("n top_k min_tokens output_text_buffer_length routed_experts_prompt_start".split(), "int"),
+    **dict.fromkeys("presence_penalty frequency_penalty repetition_penalty temperature top_p min_p".split(), "float"),
+    **dict.fromkeys("seed max_tokens logprobs prompt_logprobs stream_interval".split(), "int | None"),
+    "thinking_token_budget": "int | None",
     "stop": "str | list[str] | None",
-    "stop_token_ids": "list[int] | None",
-    "ignore_eos": "bool",
-    "max_tokens": "int | None",
-    "min_tokens": "int",
-    "logprobs": "int | None",
-    "prompt_logprobs": "int | None",
-    "logprob_token_ids": "list[int] | None",
-    "flat_logprobs": "bool",
-    "detokenize": "bool",
-    "skip_special_tokens": "bool",
-    "spaces_between_special_tokens": "bool",
-    "include_stop_str_in_output": "bool",
+    **dict.fromkeys("stop_token_ids logprob_token_ids allowed_token_ids".split(), "list[int] | None"),
+    "trace_decode_token_ids": "list[int] | None",
+    **dict.fromkeys("ignore_eos flat_logprobs detokenize skip_special_tokens".split(), "bool"),
+    **dict.fromkeys("spaces_between_special_tokens include_stop_str_in_output skip_clone".split(), "bool"),
     "output_kind": "RequestOutputKind",
-    "stream_interval": "int | None",
-    "skip_clone": "bool",
-    "output_text_buffer_length": "int",
     "structured_outputs": "StructuredOutputsParams | None",
     "logit_bias": "dict[int, float] | None",
-    "allowed_token_ids": "list[int] | None",
     "extra_args": "dict[str, Any] | None",
     "bad_words": "list[str] | None",
     "skip_reading_prefix_cache": "bool | None",
-    "thinking_token_budget": "int | None",
     "repetition_detection": "RepetitionDetectionParams | None",
-    "routed_experts_prompt_start": "int",
-    "trace_decode_token_ids": "list[int] | None",
 }
 
-REPETITION_FIELDS = {"max_pattern_size": "int", "min_pattern_size": "int", "min_count": "int"}
+REPETITION_FIELDS: dict[str, str] = {"max_pattern_size": "int", "min_pattern_size": "int", "min_count": "int"}
 
-STRUCTURED_FIELDS = {
+STRUCTURED_FIELDS: dict[str, str] = {
     "json": "str | dict | None",
     "regex": "str | None",
     "choice": "list[str] | None",

@@ -16,9 +16,9 @@ MORE_ENGINE_FIELDS = tuple(
 )
 
 # Of SamplingParams and of what stands in it, with their types.
-MORE_SAMPLING_FIELDS = {
+MORE_SAMPLING_FIELDS: dict[str, str] = {
     "watermarking": "bool | None",
-    "prompt_logprob_token_ids": "Annotated[np.ndarray, GetPydanticSchema(lambda _, h: h(list[list[StrictInt]]))] | None",
+    "prompt_logprob_token_ids": "np.ndarray | None",
     "prompt_logprob_start": "int | None",
 }
 

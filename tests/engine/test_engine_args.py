@@ -42,16 +42,15 @@ def without_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def another_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """One that has three settings, one of them its own."""
+def another_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """One that has three settings, one of them its own; the file that has them."""
     (tmp_path / "engine").mkdir()
-    (tmp_path / "engine" / "arg_utils.py").write_text(
-        "class EngineArgs:\n    model: str\n    max_num_seqs: int\n    of_tomorrow: bool\n"
-    )
+    source = tmp_path / "engine" / "arg_utils.py"
+    source.write_text("class EngineArgs:\n    model: str\n    max_num_seqs: int\n    of_tomorrow: bool\n")
     real, spec = importlib.util.find_spec, SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: spec if name == "vllm" else real(name, *rest))
     engine_args.installed_fields.cache_clear()
-    yield
+    yield source
     engine_args.installed_fields.cache_clear()
 
 
@@ -108,21 +107,23 @@ def test_without_vllm_the_shipped_list_counts(without_vllm: None) -> None:
     init_engine_from_config(Path(__file__).parents[2] / "configs" / "llama-3.1-8b-a10g.yaml")
 
 
-def test_a_source_that_has_changed_shape_counts_as_none(tmp_path: Path) -> None:
-    path = tmp_path / "arg_utils.py"
-    assert engine_args.fields_in(path) is None
-    path.write_text("EngineArgs = make_class()\n")
-    assert engine_args.fields_in(path) is None
+@pytest.mark.parametrize("source", [None, "EngineArgs = make_class()\n"])
+def test_a_source_that_has_changed_shape_counts_as_none(another_vllm: Path, source: str | None) -> None:
+    if source is None:
+        another_vllm.unlink()
+    else:
+        another_vllm.write_text(source)
+    assert engine_args.installed_fields() is None
 
 
-def test_fields_are_those_of_both_classes(tmp_path: Path) -> None:
-    path = tmp_path / "arg_utils.py"
-    path.write_text(
+def test_fields_are_those_of_both_classes(another_vllm: Path) -> None:
+    another_vllm.write_text(
         "class Other:\n    no: int = 1\n"
-        "class EngineArgs:\n    model: str\n    _hidden: int = 0\n    CONSTANT = 3\n    def method(self):\n        local: int = 1\n"
+        "class EngineArgs:\n    model: str\n    _hidden: int = 0\n    CONSTANT = 3\n"
+        "    def method(self):\n        local: int = 1\n"
         "class AsyncEngineArgs(EngineArgs):\n    enable_log_requests: bool = False\n"
     )
-    assert engine_args.fields_in(path) == ("model", "enable_log_requests")
+    assert engine_args.installed_fields() == ("model", "enable_log_requests")
 
 
 @pytest.mark.parametrize(

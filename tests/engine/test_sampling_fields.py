@@ -96,13 +96,23 @@ def test_without_vllm_all_that_is_shipped_counts(install: Install, tmp_path: Pat
 
 
 @pytest.mark.parametrize("source", ["", "SamplingParams = make()\n", "class SamplingParams:\n    n: int\n"])
-def test_a_source_that_has_changed_shape_counts_as_none(source: str, tmp_path: Path) -> None:
-    path = tmp_path / "sampling_params.py"
-    path.write_text(source)
-    assert sampling_fields.fields_in(path) is None
+def test_a_source_that_has_changed_shape_counts_as_none(install: Install, source: str, tmp_path: Path) -> None:
+    (tmp_path / "sampling_params.py").write_text(source)
+    install(tmp_path)
+    assert sampling_fields.installed_fields() is None
+
+
+def test_of_an_annotated_type_what_is_for_pydantic_is_left_out(install: Install, tmp_path: Path) -> None:
+    source = SOURCE.replace("max_tokens: int | None", "max_tokens: Annotated[int, Field(gt=0), lambda x: x[0]] | None")
+    (tmp_path / "sampling_params.py").write_text(source)
+    install(tmp_path)
+    assert sampling_fields.known_fields().sampling["max_tokens"] == "int | None"
 
 
 def test_to_read_them_vllm_is_not_imported() -> None:
-    code = "import sys; from rayllm_batch.engine import sampling_fields as f; f.known_fields(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from rayllm_batch.engine import sampling_fields;"
+        "sampling_fields.known_fields(); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
