@@ -23,14 +23,13 @@ from rayllm_batch.shape import checked, kind_of
 from rayllm_batch.tasks import TASKS
 from rayllm_batch.tasks.base import Task
 
-SPLIT = ("tensor_parallel_size", "pipeline_parallel_size")  # one engine over several GPUs
 SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the config does not say each one's share
 
 
 class EnvVars(dict):
     """Environment variables for the engine's processes. Printing them shows the names only: some are secrets.
 
-    The values are Secrets, so that a plain copy (`dict(env_vars)`, `{**env_vars}`) in a traceback hides them too.
+    The values are Secrets, so that a plain copy in a traceback hides them too.
     """
 
     def __repr__(self) -> str:
@@ -107,19 +106,17 @@ class EngineConfig:
 
     @property
     def engines_per_replica(self) -> int:
-        """How many engines one of num_replicas is: one, or engines_per_gpu."""
+        """How many engines one of num_replicas is."""
         return self.engines_per_gpu or 1
 
     @property
     def gpus_per_replica(self) -> float:
-        """GPUs that one engine takes: tensor_parallel_size x pipeline_parallel_size, a part of one where engines share
-        it, and 0 on CPU."""
+        """GPUs that one engine takes, a part of one where engines share it, and 0 on CPU."""
         if self.accelerator_type == "CPU" or not self.engine_kind.needs_gpus:
             return 0
         if self.engines_per_replica > 1:
             return int(10_000 / self.engines_per_replica) / 10_000  # Ray's precision; rounded up, the last had no room
-        # "or 1": a key without a value in the YAML is None, and stands for vLLM's default
-        return math.prod(self.engine_kwargs.get(key) or 1 for key in SPLIT)
+        return math.prod(_split(self.engine_kwargs).values())
 
     @property
     def memory_share(self) -> float | None:
@@ -133,6 +130,11 @@ class EngineConfig:
     def hf_token(self) -> str | None:
         """The Hugging Face token that the configuration carries, if any."""
         return self.env_vars.get("HF_TOKEN") or None
+
+
+def _split(engine_kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Over how many GPUs one engine is split, by each setting; a key without a value is None, and vLLM's default."""
+    return {key: engine_kwargs.get(key) or 1 for key in ("tensor_parallel_size", "pipeline_parallel_size")}
 
 
 def init_engine_from_config(
@@ -156,14 +158,13 @@ def init_engine_from_config(
     _check_depth(raw)  # YAML can name what holds itself, too
     if override is not None and not isinstance(override, Mapping):
         raise ConfigError(f"override must be a dict such as {{'engine_kwargs': {{...}}}}, given {kind_of(override)}.")
-    raw = _merged(raw, override or {})
-    return _build(raw, source, folder)
+    return _build(_merged(raw, override or {}), source, folder)
 
 
 def _check_depth(*given: Any) -> None:
     if any(map(is_deep, given)):
-        why = "holds lists or dicts in more than 100 levels, or one that holds itself"
-        raise ConfigError(f"The config {why}. Make it flatter.")
+        deep = "holds lists or dicts in more than 100 levels, or one that holds itself"
+        raise ConfigError(f"The config {deep}. Make it flatter.")
 
 
 def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
@@ -173,28 +174,25 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
     if not isinstance(config, (str, os.PathLike)):
         raise ConfigError(f"config must be the path of a YAML file or a dict, given {kind_of(config)}.")
     path = Path(config).expanduser()
+    file = f"Config file {str(path)!r}"
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         there = f"{path.parent}/ has: {', '.join(beside)}." if beside else f"{path.parent}/ has no YAML file."
-        raise ConfigError(
-            f"Config file {str(path)!r} does not exist (looked from {os.getcwd()}). {there}"
-            f"{did_you_mean(path.name, beside)}"
-        )
+        near = did_you_mean(path.name, beside)
+        raise ConfigError(f"{file} does not exist (looked from {os.getcwd()}). {there}{near}")
     text = _text_of(path, "Config file")
     try:
         raw = yaml.safe_load(text)
     except RecursionError:
-        raise ConfigError(f"Config file {str(path)!r} has lists or mappings in too many levels: flatten it.") from None
+        raise ConfigError(f"{file} has lists or mappings in too many levels: flatten it.") from None
     except Exception as error:  # no YAMLError is that of a date such as 2024-99-99
-        raise ConfigError(f"Config file {str(path)!r} is not valid YAML{_where_in_yaml(error)}.") from None
+        raise ConfigError(f"{file} is not valid YAML{_where_in_yaml(error)}.") from None
     if raw is None:
         needed = ", ".join(name for name, spec in _Given.model_fields.items() if spec.is_required())
-        raise ConfigError(f"Config file {str(path)!r} is empty. It needs at least {needed}.")
+        raise ConfigError(f"{file} is empty. It needs at least {needed}.")
     if not isinstance(raw, dict):
-        raise ConfigError(
-            f"Config file {str(path)!r} must hold a mapping of keys to values (model_id: ...), "
-            f"but its top level is {kind_of(raw)}."
-        )
+        what = f"must hold a mapping of keys to values (model_id: ...), but its top level is {kind_of(raw)}"
+        raise ConfigError(f"{file} {what}.")
     return f"config file {str(path)!r}", path.parent, raw
 
 
@@ -210,8 +208,8 @@ def _text_of(path: Path, what: str) -> str:
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
+        below = merged.get(key)
         if isinstance(value, Mapping):
-            below = merged.get(key)
             merged[key] = _merged(below if isinstance(below, Mapping) else {}, value)
         else:
             merged[key] = copy.deepcopy(value)
@@ -231,15 +229,20 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         )
     llm_engine = ENGINES.check(given.llm_engine, source)
     task = TASKS.check(given.task or "generate", source)
-    given_vars = given.runtime_env.env_vars.items()
-    env_vars = EnvVars({name: _env_text(name, value, source) for name, value in given_vars if value is not None})
+    env_vars = EnvVars()
+    for name, value in given.runtime_env.env_vars.items():
+        if isinstance(value, (str, int, float)):
+            env_vars[name] = Secret(int(value) if isinstance(value, bool) else value)
+        elif value is not None:
+            given_kind = f"given {kind_of(value)}"
+            raise ConfigError(f"Environment variable {name!r} in {source} must be text or a number, {given_kind}.")
     token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
         env_vars.setdefault("HF_TOKEN", Secret(token))
     engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, source)
     _check_sharing(given.engines_per_gpu or 1, engine_kwargs, source)
-    lora_path = _lora_path(given.lora_config.dynamic_lora_loading_path, folder)
-    if lora_path is not None:
+    if (lora_path := given.lora_config.dynamic_lora_loading_path) is not None:
+        lora_path = lora_path if "://" in lora_path else str(_path(lora_path, folder))
         engine_kwargs.setdefault("enable_lora", True)
     return EngineConfig(
         model_id=_model(given.model_id, source, folder),
@@ -256,45 +259,41 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
 
 
 def _check_sharing(engines: int, engine_kwargs: Mapping[str, Any], source: str) -> None:
-    split = [key for key in SPLIT if (engine_kwargs.get(key) or 1) > 1]
-    if engines > 1 and split:
-        raise ConfigError(
-            f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but "
-            f"{split[0]}={engine_kwargs[split[0]]} splits one engine over several. Use one or the other."
-        )
+    if engines == 1:
+        return
+    for key, parts in _split(engine_kwargs).items():
+        if parts > 1:
+            raise ConfigError(
+                f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but {key}={parts} splits one "
+                "engine over several. Use one or the other."
+            )
     share = engine_kwargs.get("gpu_memory_utilization")
-    if engines > 1 and isinstance(share, (int, float)) and share * engines > 1:
+    if share is not None and share * engines > 1:
         raise ConfigError(
             f"engines_per_gpu={engines} in {source} times gpu_memory_utilization={share:g} is more than one GPU has. "
             f"Set gpu_memory_utilization to {SHARED_MEMORY / engines:.2f}, or leave it out."
         )
 
 
-def _env_text(name: Any, value: Any, source: str) -> str:
-    if isinstance(value, (str, int, float)):
-        return Secret(int(value) if isinstance(value, bool) else value)
-    raise ConfigError(f"Environment variable {name!r} in {source} must be text or a number, given {kind_of(value)}.")
+def _path(value: str, folder: Path) -> Path:
+    """Absolute, since workers have another working directory."""
+    return (folder / Path(value).expanduser()).resolve()
 
 
 def _model(model_id: str, source: str, folder: Path) -> str:
-    """A folder as an absolute path (workers have another working directory), a Hub id as it is."""
+    """A folder's path, or a Hub id as it is."""
     if model_id.startswith(("./", "../", "/", "~")):
-        path = (folder / Path(model_id).expanduser()).resolve()
+        path = _path(model_id, folder)
         if not path.is_dir():
             raise ConfigError(f"model_id in {source} is the folder {model_id!r}, which does not exist ({path}).")
         return str(path)
     return str(Path(model_id).resolve()) if Path(model_id).is_dir() else model_id
 
 
-def _lora_path(value: str | None, folder: Path) -> str | None:
-    """A folder as an absolute path (workers have another working directory), a URI as it is."""
-    return value if value is None or "://" in value else str((folder / Path(value).expanduser()).resolve())
-
-
 def _template_text(value: str | None, source: str, folder: Path) -> str | None:
     if value is None or "{" in value or "\n" in value:
         return value
-    path = (folder / Path(value).expanduser()).resolve()
+    path = _path(value, folder)
     if not path.is_file():
         raise ConfigError(f"chat_template in {source} names the file {value!r}, which does not exist ({path}).")
     return _text_of(path, "chat_template")
@@ -302,6 +301,5 @@ def _template_text(value: str | None, source: str, folder: Path) -> str | None:
 
 def _where_in_yaml(error: Exception) -> str:
     """` at line 3, column 5: found a tab`; not the line itself, which PyYAML would quote and which may hold a token."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     return (f" at line {mark.line + 1}, column {mark.column + 1}" if mark else "") + (f": {problem}" if problem else "")

@@ -14,48 +14,47 @@ from rayllm_batch.engine import engine_args
 Kwargs = dict[str, Any]
 Translation = Callable[[Any, Kwargs], str]
 
-_RAY_WORKER = "dropped: the Ray executor always works this way now"
-# Dropped: the engine does it by itself now, or no longer does it. Key -> what happened to it.
-DROPPED = {
-    "use_v2_block_manager": "dropped: today's vLLM has one block manager only",
-    "preemption_mode": "dropped: vLLM now always recomputes preempted requests",
-    "max_seq_len_to_capture": "dropped: CUDA graphs are no longer bound by sequence length",
-    "swap_space": "dropped: vLLM no longer swaps KV cache to the CPU",
-    "num_scheduler_steps": "dropped: multi-step scheduling is gone, asynchronous scheduling took its place",
-    "multi_step_stream_outputs": "dropped: multi-step scheduling is gone",
-    "scheduler_delay_factor": "dropped: the scheduler batches continuously without a delay",
-    "num_lookahead_slots": "dropped: the scheduler reserves what speculation needs by itself",
-    "disable_async_output_proc": "dropped: output is always processed beside the engine",
-    "engine_use_ray": "dropped: the engine runs in a process of its own",
-    "disable_log_requests": "dropped: requests are not logged",
-    "device": "dropped: accelerator_type says where the model runs",
-    "tokenizer_pool_size": "dropped: prompts are tokenised in Ray tasks before the engine",
-    "tokenizer_pool_type": "dropped: prompts are tokenised in Ray tasks before the engine",
-    "tokenizer_pool_extra_config": "dropped: prompts are tokenised in Ray tasks before the engine",
-    "use_beam_search": "dropped: beam search is not an engine setting",
-    "quantization_param_path": "dropped: KV cache scales come with the checkpoint",
-    "logits_processor_pattern": "dropped: use logits_processors",
-    "enable_prompt_adapter": "dropped: prompt adapters are gone, use LoRA",
-    "max_prompt_adapters": "dropped: prompt adapters are gone, use LoRA",
-    "max_prompt_adapter_token": "dropped: prompt adapters are gone, use LoRA",
-    "qlora_adapter_name_or_path": "dropped: use lora_config.dynamic_lora_loading_path",
-    "enable_lora_bias": "dropped: LoRA biases are gone",
-    "lora_extra_vocab_size": "dropped: adapters cannot add vocabulary any more",
-    "long_lora_scaling_factors": "dropped: long-context LoRA is gone",
-    "disable_mm_preprocessor_cache": "dropped: see mm_processor_cache_gb",
-    "override_neuron_config": "dropped: it went to the Neuron plugin",
-    "override_pooler_config": "dropped: see pooler_config",
-    "task": "dropped: this library generates text",
-    "disable_logprobs_during_spec_decoding": "dropped: log probabilities come with speculation now",
-    "speculative_disable_mqa_scorer": "dropped: it has no counterpart",
-    "spec_decoding_acceptance_method": "dropped: rejection sampling is always used",
-    "typical_acceptance_sampler_posterior_threshold": "dropped: rejection sampling is always used",
-    "typical_acceptance_sampler_posterior_alpha": "dropped: rejection sampling is always used",
-    # An environment variable that people also put here.
-    **dict.fromkeys(("vllm_use_ray_spmd_worker", "VLLM_USE_RAY_SPMD_WORKER"), _RAY_WORKER),
+_RAY_WORKER = "the Ray executor always works this way now"
+_BLOCK_MANAGER = "today's vLLM has one block manager only"
+# What the engine does by itself now, or no longer does.
+_GONE = {
+    "use_v2_block_manager": _BLOCK_MANAGER,
+    "preemption_mode": "vLLM now always recomputes preempted requests",
+    "max_seq_len_to_capture": "CUDA graphs are no longer bound by sequence length",
+    "swap_space": "vLLM no longer swaps KV cache to the CPU",
+    "num_scheduler_steps": "multi-step scheduling is gone, asynchronous scheduling took its place",
+    "multi_step_stream_outputs": "multi-step scheduling is gone",
+    "scheduler_delay_factor": "the scheduler batches continuously without a delay",
+    "num_lookahead_slots": "the scheduler reserves what speculation needs by itself",
+    "disable_async_output_proc": "output is always processed beside the engine",
+    "engine_use_ray": "the engine runs in a process of its own",
+    "disable_log_requests": "requests are not logged",
+    "device": "accelerator_type says where the model runs",
+    "tokenizer_pool_size tokenizer_pool_type tokenizer_pool_extra_config": (
+        "prompts are tokenised in Ray tasks before the engine"
+    ),
+    "use_beam_search": "beam search is not an engine setting",
+    "quantization_param_path": "KV cache scales come with the checkpoint",
+    "logits_processor_pattern": "use logits_processors",
+    "enable_prompt_adapter max_prompt_adapters max_prompt_adapter_token": "prompt adapters are gone, use LoRA",
+    "qlora_adapter_name_or_path": "use lora_config.dynamic_lora_loading_path",
+    "enable_lora_bias": "LoRA biases are gone",
+    "lora_extra_vocab_size": "adapters cannot add vocabulary any more",
+    "long_lora_scaling_factors": "long-context LoRA is gone",
+    "disable_mm_preprocessor_cache": "see mm_processor_cache_gb",
+    "override_neuron_config": "it went to the Neuron plugin",
+    "override_pooler_config": "see pooler_config",
+    "task": "this library generates text",
+    "disable_logprobs_during_spec_decoding": "log probabilities come with speculation now",
+    "speculative_disable_mqa_scorer": "it has no counterpart",
+    "spec_decoding_acceptance_method": "rejection sampling is always used",
+    "typical_acceptance_sampler_posterior_threshold": "rejection sampling is always used",
+    "typical_acceptance_sampler_posterior_alpha": "rejection sampling is always used",
+    "vllm_use_ray_spmd_worker VLLM_USE_RAY_SPMD_WORKER": _RAY_WORKER,  # a variable that people also put here
 }
+DROPPED = {name: why for names, why in _GONE.items() for name in names.split()}
 
-_SPECULATIVE = {
+_SPECULATIVE = {  # their names in speculative_config; None: it has no such key
     "speculative_model": "model",
     "num_speculative_tokens": "num_speculative_tokens",
     "speculative_model_quantization": "quantization",
@@ -70,16 +69,16 @@ _SPECULATIVE = {
 def translate(kwargs: Kwargs, env_vars: dict[Any, Any]) -> list[str]:
     """Bring engine_kwargs and environment of 2024 up to date, in place; one note for each setting that changed."""
     notes = []
-    given = list(env_vars.items())
+    given = dict(env_vars)
     env_vars.clear()
-    for name, value in given:
+    for name, value in given.items():
         upper = str(name).upper()
         if name != upper:  # the original upper-cased names, so configs of its time have them in lower case
             notes.append(f"environment variable {name}: upper-cased to {upper}")
         env_vars[upper] = value  # of two spellings the later one counts, which is the override's
-    for name in [name for name in env_vars if name in _ENV]:
-        if (value := env_vars.pop(name)) is not None:
-            notes.append(f"environment variable {name}: {_became(_ENV[name], value, kwargs)}")
+    for name, what in _ENV.items():
+        if (value := env_vars.pop(name, None)) is not None:
+            notes.append(f"environment variable {name}: {_became(what, value, kwargs)}")
     old = [key for key in kwargs if key not in engine_args.known_fields()]
     if speculative := {key: kwargs.pop(key) for key in old if key in _SPECULATIVE}:
         notes.append(_speculative(speculative, kwargs))
@@ -90,20 +89,20 @@ def translate(kwargs: Kwargs, env_vars: dict[Any, Any]) -> list[str]:
 
 
 def _became(what: str | Translation, value: Any, kwargs: Kwargs) -> str:
-    return what if isinstance(what, str) else what(value, kwargs)
+    return f"dropped: {what}" if isinstance(what, str) else what(value, kwargs)
 
 
 def _speculative(given: Kwargs, kwargs: Kwargs) -> str:
     wanted = {new: value for old, value in given.items() if (new := _SPECULATIVE[old]) and value is not None}
-    gone = [key for key in given if _SPECULATIVE[key] is None]
     if wanted.get("model") in ("[ngram]", "ngram"):
         wanted.pop("model")
         wanted["method"] = "ngram"
     names = ", ".join(given)
-    if not ("model" in wanted or "method" in wanted):
+    if not wanted.keys() & {"model", "method"}:
         return f"{names}: dropped: without speculative_model they had no effect"
     kwargs.setdefault("speculative_config", wanted)
-    return f"{names}: now one dict, speculative_config" + (f" ({', '.join(gone)} has no counterpart)" if gone else "")
+    gone = [f" ({key} has no counterpart)" for key in given if _SPECULATIVE[key] is None]
+    return f"{names}: now one dict, speculative_config{''.join(gone)}"
 
 
 def _attention_backend(value: Any, kwargs: Kwargs) -> str:
@@ -148,7 +147,7 @@ _ENV: dict[str, str | Translation] = {
     "ENABLE_ANYSCALE_PREFIX_OPTIMIZATIONS": functools.partial(_switch, "enable_prefix_caching", True),
     "VLLM_USE_RAY_SPMD_WORKER": _RAY_WORKER,
     "VLLM_USE_RAY_COMPILED_DAG": _RAY_WORKER,
-    "VLLM_USE_V1": "dropped: the V1 engine is the only one",
-    "VLLM_ALLOW_DEPRECATED_BLOCK_MANAGER_V1": "dropped: today's vLLM has one block manager only",
-    "VLLM_USE_FLASHINFER_REJECTION_SAMPLER": "dropped: it has no counterpart",
+    "VLLM_USE_V1": "the V1 engine is the only one",
+    "VLLM_ALLOW_DEPRECATED_BLOCK_MANAGER_V1": _BLOCK_MANAGER,
+    "VLLM_USE_FLASHINFER_REJECTION_SAMPLER": "it has no counterpart",
 }
