@@ -183,8 +183,9 @@ def _start_here(how: dict[str, Any]) -> None:
 
 
 def _where_it_was() -> str:
-    name, _ = _named_folder()
-    return f"Its folder is {_folder()!r}{f' ({name})' if name else ''}, its logs: {logs_folder()}"
+    name, folder = _named_folder()
+    named = f" ({name})" if name else ""
+    return f"Its folder is {os.path.join(_short or folder, 'ray')!r}{named}, its logs: {logs_folder()}"
 
 
 @contextmanager
@@ -250,13 +251,9 @@ def _named_folder() -> tuple[str, str]:
     return next(((name, folder) for name in _FOLDERS if (folder := os.environ.get(name))), ("", "/tmp"))
 
 
-def _folder() -> str:
-    return os.path.join(_short or _named_folder()[1], "ray")
-
-
 def logs_folder() -> str:
     """Of the Ray that started last on this machine."""
-    return os.path.join(_folder(), "session_latest", "logs")
+    return os.path.join(_short or _named_folder()[1], "ray", "session_latest", "logs")
 
 
 def set_output(context: Any) -> None:

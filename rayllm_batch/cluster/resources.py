@@ -10,7 +10,6 @@ from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ClusterError, did_you_mean
 
 ACCELERATOR = "accelerator_type:"
-MOST_CPUS = {"GPU": 1.0, "CPU": 0.5}  # Ray CPUs for one replica
 ANY_GPU = "GPU"  # accelerator_type for a GPU whose kind Ray does not know, or where any kind will do
 
 
@@ -19,45 +18,43 @@ def check(config: EngineConfig, engines: int) -> None:
 
     engines: num_replicas x engines_per_gpu.
     """
-    per_gpu = config.engines_per_replica
     nodes = [node["Resources"] for node in alive_nodes()]
-    needed = config.gpus_per_replica
-    _check_known(config.accelerator_type, nodes)
+    wanted, needed, has = config.accelerator_type, config.gpus_per_replica, _inventory(nodes)
+    _check_known(wanted, nodes)
     if not _leaves_a_cpu(nodes, engines, needed):
         raise ClusterError(
             f"Beside {engines} engine(s), reading and tokenising need one whole CPU on some node, but the cluster has "
-            f"{_inventory(nodes)}. Start Ray with more CPUs (num_cpus=2 will do, whatever the machine has), or fewer "
-            "replicas."
+            f"{has}. Start Ray with more CPUs (num_cpus=2 will do, whatever the machine has), or fewer replicas."
         )
     if not needed:
         return
-    kinds = {kind for node in nodes for kind in accelerators(node)}
-    wanted = config.accelerator_type
     if not any(node.get("GPU", 0) for node in nodes):
         raise ClusterError(
-            f"accelerator_type is {wanted}, but the cluster has {_inventory(nodes)}. "
+            f"accelerator_type is {wanted}, but the cluster has {has}. "
             "Run on a machine with one, or use a CPU config such as configs/demo-cpu.yaml."
         )
     fitting = [node for node in nodes if has_accelerator(node, wanted)]
     if not fitting:
+        kinds = sorted({kind for node in nodes for kind in accelerators(node)})
+        there = f" ({', '.join(kinds)})" if kinds else ""
         raise ClusterError(
-            f"No node has the accelerator {wanted}; the cluster has {_inventory(nodes)}."
-            f"{did_you_mean(wanted, kinds)} Set accelerator_type to what is there"
-            f"{' (' + ', '.join(sorted(kinds)) + ')' if kinds else ''}, or add such a node."
+            f"No node has the accelerator {wanted}; the cluster has {has}.{did_you_mean(wanted, kinds)} "
+            f"Set accelerator_type to what is there{there}, or add such a node."
         )
     largest = max(int(node["GPU"]) for node in fitting)
     if needed > largest and config.engine_kwargs.get("distributed_executor_backend") != "ray":
         raise ClusterError(
             f"One replica needs {needed:g} {wanted} GPUs on one node (tensor_parallel_size x pipeline_parallel_size), "
-            f"but the largest node has {largest}; the cluster has {_inventory(nodes)}. Lower tensor_parallel_size, or "
-            "use a quantized or smaller model."
+            f"but the largest node has {largest}; the cluster has {has}. Lower tensor_parallel_size, or use a "
+            "quantized or smaller model."
         )
     room = sum(_room(node, needed) for node in fitting)
     if engines > room:
+        per_gpu = config.engines_per_replica
         replicas, fit, each = engines // per_gpu, room // per_gpu, needed * per_gpu  # as the user counts them
         raise ClusterError(
             f"num_replicas={replicas} needs {replicas} x {each:.0f} {wanted} GPUs, but the cluster has room for "
-            f"{fit} replica(s): {_inventory(nodes)}. Set num_replicas={max(fit, 1)}, or add nodes."
+            f"{fit} replica(s): {has}. Set num_replicas={max(fit, 1)}, or add nodes."
         )
 
 
@@ -80,7 +77,7 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def accelerators(resources: dict[str, float]) -> list[str]:
-    """The names of the kinds of GPU that a node, or a cluster, with these resources has."""
+    """The kinds of GPU that a node, or a cluster, with these resources has."""
     return [key.removeprefix(ACCELERATOR) for key in resources if key.startswith(ACCELERATOR)]
 
 
@@ -124,15 +121,17 @@ def cpus_per_replica(num_replicas: int, gpus_per_replica: float) -> float:
     """
     import ray
 
-    most = MOST_CPUS["GPU" if gpus_per_replica else "CPU"]
     # rounded down, to Ray's own precision: rounded up, six replicas on two CPUs would leave less than one
-    return min(most, int(10_000 * ray.cluster_resources().get("CPU", 1) / (2 * num_replicas)) / 10_000)
+    return int(10_000 * _share(ray.cluster_resources().get("CPU", 1), num_replicas, gpus_per_replica)) / 10_000
+
+
+def _share(cpus: float, num_replicas: int, gpus_per_replica: float) -> float:
+    return min(1.0 if gpus_per_replica else 0.5, cpus / (2 * num_replicas))
 
 
 def _leaves_a_cpu(nodes: list[dict[str, Any]], num_replicas: int, gpus_per_replica: float) -> bool:
     """Whether some node has one whole CPU left, however the replicas come to lie. Without it, the run would hang."""
-    most, cpus = MOST_CPUS["GPU" if gpus_per_replica else "CPU"], sum(node.get("CPU", 0) for node in nodes)
-    share = min(most, cpus / (2 * num_replicas))
+    share = _share(sum(node.get("CPU", 0) for node in nodes), num_replicas, gpus_per_replica)
     to_fill = 0  # replicas that it takes to leave no node a whole CPU
     for node in nodes:
         if node.get("CPU", 0) >= 1:

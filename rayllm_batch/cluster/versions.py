@@ -23,9 +23,9 @@ def check_versions(config: EngineConfig) -> None:
     import ray
 
     nodes = _engine_nodes(config) or {node["NodeID"]: node for node in alive_nodes()}
+    names = {node_id: node.get("NodeManagerAddress", node_id[:8]) for node_id, node in nodes.items()}
     here = ray.get_runtime_context().get_node_id()
     found = {here: vllm_version()} if here in nodes else {}
-    names = {node_id: node.get("NodeManagerAddress", node_id[:8]) for node_id, node in nodes.items()}
     found.update(_ask({node_id: name for node_id, name in names.items() if node_id != here}))
     lacking = [names[node] for node, version in found.items() if not version]
     if lacking:
@@ -73,9 +73,8 @@ def _ask(nodes: dict[str, str]) -> dict[str, str]:
 
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])  # the nodes need not have this package
     ask = ray.remote(num_cpus=0, max_retries=0)(vllm_version)
-    asked: dict[Any, str] = {}
-    for node_id in nodes:
-        asked[ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote()] = node_id
+    there = {node_id: NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in nodes}
+    asked = {ask.options(scheduling_strategy=where).remote(): node_id for node_id, where in there.items()}
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ASK_SECONDS) if asked else ([], [])
     if late:
         names = ", ".join(nodes[asked[ref]] for ref in late)
