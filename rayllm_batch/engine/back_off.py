@@ -1,4 +1,4 @@
-"""An engine that runs out of GPU memory is started again with less: what to lower, and when there is nothing left to lower.
+"""An engine that runs out of GPU memory is started again with less: what to lower, and when nothing is left to lower.
 
 Read from what vLLM says (0.26 to 0.32), since its engine's process passes on no more than that it failed.
 """
@@ -37,7 +37,7 @@ FREE_MARGIN = 0.02  # of the GPU's memory: what another process holds may grow a
 
 @dataclass(frozen=True)
 class Step:
-    """One setting that changes. why: what went wrong, in a few words. only_here: it is about this GPU, and not about the job."""
+    """One setting that changes. why: what went wrong, in a few words. only_here: it is about this GPU, not the job."""
 
     name: str
     before: Any
@@ -58,28 +58,34 @@ def next_step(
     settings: Mapping[str, Any],
     pinned: Collection[str],
     changed: Collection[str] = (),
-    *,
     was_running: bool = False,
 ) -> Optional[Step]:
-    """What to change after a start (or, was_running, a run) that ended with these last words; None if it was not for the lack
-    of memory, or nothing is left to change.
+    """What to change after a start (or, was_running, a run) that ended with these last words.
 
-    settings: max_num_seqs, max_num_batched_tokens, gpu_memory_utilization as they were. pinned: those that the user has set.
-    changed: those that were changed before; what was changed once is not raised, so that the steps come to an end.
+    None if it was not for the lack of memory, or nothing is left to change. settings: max_num_seqs,
+    max_num_batched_tokens, gpu_memory_utilization as they were. pinned: those that the user has set. changed: those that
+    were changed before; what was changed once is not raised, so that the steps come to an end.
     """
+    now = settings["gpu_memory_utilization"]
     if less := LESS_IS_FREE.search(words):
-        free, whole = float(less[1]), float(less[2])
         # Not LEAST: what is free is known here, and may do for a small model.
-        share = max(0.05, math.floor(100 * (free / whole - FREE_MARGIN)) / 100)
-        return _set(
-            Step("gpu_memory_utilization", settings["gpu_memory_utilization"], share, _free(less), True), pinned
-        )
-    no_room, now = NO_ROOM_FOR_CACHE.search(words), settings["gpu_memory_utilization"]
+        share = max(0.05, math.floor(100 * (float(less[1]) / float(less[2]) - FREE_MARGIN)) / 100)
+        if "gpu_memory_utilization" in pinned or share >= now:
+            return None
+        return Step("gpu_memory_utilization", now, share, _free(less), True)
+    no_room = NO_ROOM_FOR_CACHE.search(words)
     why = "No memory is left for the KV cache" if no_room else "The GPU is out of memory"
     # More than vLLM's own share, but not where it is less, since others need the rest.
     if no_room and UTILIZATION - 0.02 <= now < MOST_UTILIZATION and "gpu_memory_utilization" not in {*pinned, *changed}:
         return Step("gpu_memory_utilization", now, MOST_UTILIZATION, why, True)
-    return _first(_order(words, was_running), why, settings, pinned)
+    for name in _order(words, was_running):
+        before = settings[name]
+        lower = round(before - UTILIZATION_STEP, 2) if name == "gpu_memory_utilization" else before // 2
+        # vLLM refuses a step that has fewer tokens than sequences.
+        least = max(LEAST[name], settings["max_num_seqs"]) if name == "max_num_batched_tokens" else LEAST[name]
+        if lower >= least and name not in pinned:
+            return Step(name, before, lower, why)
+    return None
 
 
 def _order(words: str, was_running: bool) -> list[str]:
@@ -91,40 +97,26 @@ def _order(words: str, was_running: bool) -> list[str]:
     if not OUT_OF_MEMORY.search(words):
         return []
     if was_running or CACHE_IS_THERE in words:
-        # All but the cache has run into its limit, so a smaller cache helps; the sampler's first turn takes memory by rows.
+        # All but the cache has hit its limit, so a smaller cache helps; the sampler's first turn takes memory by rows.
         return [*(["max_num_seqs"] if WARMING_UP_SAMPLER in words else []), "gpu_memory_utilization", *working]
     return working if WEIGHTS.search(words) else []  # else it was the weights, and nothing here makes those smaller
 
 
 def does_not_fit(model_id: str, words: str, gpu: str, steps: Collection[str], pinned: Mapping[str, Any]) -> str:
     """The error when nothing is left to lower. gpu: what the GPU has, in words."""
-    found, less = WEIGHTS.search(words), LESS_IS_FREE.search(words)
-    size = f"Its weights take {found[1]} GiB on each GPU" if found else "Its weights alone do not fit"
-    if less:
+    size = "Its weights alone do not fit"
+    if less := LESS_IS_FREE.search(words):
         size = f"{_free(less)}, since something else has the rest"
+    elif found := WEIGHTS.search(words):
+        size = f"Its weights take {found[1]} GiB on each GPU"
     tried = f" Tried: {' '.join(steps)}" if steps else ""
     held = [f"{name}={value:g}" for name, value in pinned.items() if name in LEAST]
     kept = f" Your config sets {', '.join(held)}, which is never changed: take it out, or lower it." if held else ""
     return (
-        f"{model_id} does not fit the GPU. {size}; {gpu}.{tried}{kept} What helps: a higher tensor_parallel_size, which splits the model "
-        "over several GPUs; a smaller or quantized model (quantization: fp8 halves a 16-bit one); a lower max_model_len, a GPU with more "
-        "memory, or ending what else runs on this one."
+        f"{model_id} does not fit the GPU. {size}; {gpu}.{tried}{kept} What helps: a higher tensor_parallel_size, which "
+        "splits the model over several GPUs; a smaller or quantized model (quantization: fp8 halves a 16-bit one); a lower "
+        "max_model_len, a GPU with more memory, or ending what else runs on this one."
     )
-
-
-def _first(names: Collection[str], why: str, settings: Mapping[str, Any], pinned: Collection[str]) -> Optional[Step]:
-    for name in names:
-        now = settings[name]
-        lower = round(now - UTILIZATION_STEP, 2) if name == "gpu_memory_utilization" else now // 2
-        # vLLM refuses a step that has fewer tokens than sequences.
-        least = max(LEAST[name], settings["max_num_seqs"]) if name == "max_num_batched_tokens" else LEAST[name]
-        if lower >= least and (step := _set(Step(name, now, lower, why), pinned)):
-            return step
-    return None
-
-
-def _set(step: Step, pinned: Collection[str]) -> Optional[Step]:
-    return None if step.name in pinned or step.after >= step.before else step
 
 
 def _free(less: re.Match[str]) -> str:

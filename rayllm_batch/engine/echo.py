@@ -15,13 +15,12 @@ from rayllm_batch.engine.engine_args import UTILIZATION
 class EchoEngine:
     """Answers with the first `max_tokens` token ids of the prompt, decoded.
 
-    engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up:
-    start_seconds and seconds_per_request (sleeps), start_error (a message: the engine does not start), oom_above (a number of
-    max_num_seqs: above it the engine does not start, for lack of memory) and run_oom_above (of gpu_memory_utilization: above
-    it the engine dies of its first request, for lack of memory), fail_on and
-    crash_on (a text: a prompt that holds it makes its request fail, or the engine die), calls_file (a file that gets a
-    byte for each request that is answered, so that what is answered twice can be counted). Other vLLM settings are
-    accepted and have no effect, so that a real configuration can be rehearsed.
+    engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up: start_seconds
+    and seconds_per_request (sleeps), start_error (a message: the engine does not start), oom_above (a number of
+    max_num_seqs: above it there is no memory for a start), run_oom_above (of gpu_memory_utilization: above it there is
+    none for the first request, of which the engine dies), fail_on and crash_on (a text: a prompt that holds it makes its
+    request fail, or the engine die), calls_file (gets a byte for each request that is answered, so that what is answered
+    twice can be counted).
     """
 
     def __init__(self, engine_kwargs: dict[str, Any], tokenizer: Any) -> None:
@@ -30,8 +29,8 @@ class EchoEngine:
         time.sleep(engine_kwargs.get("start_seconds", 0))
         self._kwargs, self._tokenizer = engine_kwargs, tokenizer
         if self.limits()["max_num_seqs"] > engine_kwargs.get("oom_above", math.inf):
-            words = "Model loading took 2.0 GiB\nGPU KV cache size: 10 tokens\nCUDA out of memory occurred with 8 dummy requests"
-            raise EngineDidNotStart(words, self.limits())
+            words = "Model loading took 2.0 GiB\nGPU KV cache size: 10 tokens\n"
+            raise EngineDidNotStart(f"{words}CUDA out of memory occurred with 8 dummy requests", self.limits())
         self.max_model_len: int = engine_kwargs.get("max_model_len") or 4096
         self.vocab_size: Optional[int] = None
         self._running, self._generation_tokens, self._dead = 0, 0, False
@@ -39,11 +38,11 @@ class EchoEngine:
     async def generate(self, request: Request) -> Reply:
         self._running += 1
         try:
-            done = await self._answer(request.prompt_token_ids, request.settings)
+            reply = await self._answer(request.prompt_token_ids, request.settings)
         finally:
             self._running -= 1
-        self._generation_tokens += done.num_generated_tokens
-        return done
+        self._generation_tokens += reply.num_generated_tokens
+        return reply
 
     async def _answer(self, prompt_token_ids: list[int], sampling_params: dict[str, Any]) -> Reply:
         if self._dead:
@@ -53,13 +52,14 @@ class EchoEngine:
             raise EngineDied("torch.OutOfMemoryError: CUDA out of memory")
         max_tokens = sampling_params.get("max_tokens") or self.max_model_len
         ids = prompt_token_ids[: min(max_tokens, self.max_model_len - len(prompt_token_ids))]
-        if "fail_on" in self._kwargs or "crash_on" in self._kwargs:
+        crash_on, fail_on = self._kwargs.get("crash_on"), self._kwargs.get("fail_on")
+        if crash_on or fail_on:
             prompt = self._tokenizer.decode(prompt_token_ids)
-            if self._kwargs.get("crash_on") and self._kwargs["crash_on"] in prompt:
+            if crash_on and crash_on in prompt:
                 self._dead = True
-                raise EngineDied(f"crash_on: the prompt holds {self._kwargs['crash_on']!r}")
-            if self._kwargs.get("fail_on") and self._kwargs["fail_on"] in prompt:
-                raise ValueError(f"fail_on: the prompt holds {self._kwargs['fail_on']!r}")
+                raise EngineDied(f"crash_on: the prompt holds {crash_on!r}")
+            if fail_on and fail_on in prompt:
+                raise ValueError(f"fail_on: the prompt holds {fail_on!r}")
         if seconds := self._kwargs.get("seconds_per_request", 0):
             await asyncio.sleep(seconds)
         if path := self._kwargs.get("calls_file"):
@@ -77,18 +77,12 @@ class EchoEngine:
 
     def settings(self) -> dict[str, Any]:
         limits = self.limits()
-        return {
-            "max_model_len": self.max_model_len,
-            **{key: limits[key] for key in ("max_num_seqs", "max_num_batched_tokens")},
-        }
+        del limits["gpu_memory_utilization"]
+        return {"max_model_len": self.max_model_len, **limits}
 
     def load(self) -> dict[str, float]:
-        return {
-            "running": self._running,
-            "waiting": 0,
-            "kv_cache_usage": 0.0,
-            "generation_tokens": self._generation_tokens,
-        }
+        generated = self._generation_tokens
+        return {"running": self._running, "waiting": 0, "kv_cache_usage": 0.0, "generation_tokens": generated}
 
     def is_deaf(self) -> bool:
         return False
@@ -109,17 +103,8 @@ class Echo(EngineKind):
     needs_gpus = False
     rehearses_memory = True
     own_settings = (
-        "max_model_len",
-        "max_num_seqs",
-        "max_num_batched_tokens",
-        "start_seconds",
-        "seconds_per_request",
-        "fail_on",
-        "crash_on",
-        "start_error",
-        "oom_above",
-        "run_oom_above",
-        "calls_file",
+        *("max_model_len", "max_num_seqs", "max_num_batched_tokens", "start_seconds", "seconds_per_request"),
+        *("start_error", "oom_above", "run_oom_above", "fail_on", "crash_on", "calls_file"),
     )
 
     def starter(
