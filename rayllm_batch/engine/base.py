@@ -25,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What it gives back for one. finish_reason is vLLM's: "stop", "length", or "repetition" (by `repetition_detection`)."""
+    """What it gives back. finish_reason is vLLM's: "stop", "length", or "repetition" (by `repetition_detection`)."""
 
     text: str
     num_generated_tokens: int

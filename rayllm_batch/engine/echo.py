@@ -102,9 +102,9 @@ class Echo(EngineKind):
     needs_model = False
     needs_gpus = False
     rehearses_memory = True
-    own_settings = (
-        *("max_model_len", "max_num_seqs", "max_num_batched_tokens", "start_seconds", "seconds_per_request"),
-        *("start_error", "oom_above", "run_oom_above", "fail_on", "crash_on", "calls_file"),
+    own_settings = tuple(
+        "max_model_len max_num_seqs max_num_batched_tokens start_seconds seconds_per_request start_error oom_above "
+        "run_oom_above fail_on crash_on calls_file".split()
     )
 
     def starter(

@@ -1,10 +1,10 @@
 """vLLM's engine process without a second import of vLLM.
 
 In a Ray actor vLLM may not fork its engine's process (the actor has threads), so it spawns one, which imports everything
-again after the actor has: 22 to 30 s on a host of an H100 (bench/RESULTS.md). Python's forkserver does these imports in
-a process of its own, beside the actor's, and forks the engine's from there, as Ray's dashboard does with its modules.
-vLLM's server has code for the same, but 0.29 and 0.32 accept no setting that turns it on. Where Python does not find vLLM
-without this process's sys.path (before 3.12.8), the imports come after the fork: no faster, and no different otherwise.
+again after the actor has: 22 to 30 s on a host of an H100 (bench/RESULTS.md). Python's forkserver does these imports in a
+process of its own, beside the actor's, and forks the engine's from there. vLLM's server has code for the same, but 0.29 and
+0.32 accept no setting that turns it on. Where Python does not find vLLM without this process's sys.path (before 3.12.8), the
+imports come after the fork: no faster, and no different otherwise.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from rayllm_batch.engine.vllm_versions import IMPORTED_BY_ENGINES, starter_of_en
 
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 DID_NOT_SURVIVE = "in forked subprocess"  # "Cannot re-initialize CUDA ..." (torch): an import has initialized it
-# Not the GPU worker's modules: their import may initialize CUDA, which no fork survives.
-IMPORTED = list(IMPORTED_BY_ENGINES)
 
 
 class Forkserver:
@@ -30,7 +28,8 @@ class Forkserver:
     def __init__(self) -> None:
         self.serves = False  # set to False again, vLLM starts the next engine's process as ever
         self._environment: Optional[dict[str, str]] = None
-        multiprocessing.set_forkserver_preload(IMPORTED)
+        # Not the GPU worker's modules: their import may initialize CUDA, which no fork survives.
+        multiprocessing.set_forkserver_preload(list(IMPORTED_BY_ENGINES))
         forkserver.ensure_running()
 
     @classmethod
@@ -41,15 +40,12 @@ class Forkserver:
         """
         import ray
 
-        # numa_bind takes a spawned process; Ray's executor starts more actors from there. NVML does not survive a fork in WSL.
-        if (
-            METHOD in os.environ
-            or kwargs.get("numa_bind")
-            or kwargs.get("distributed_executor_backend") == "ray"
-            or _in_wsl()
-        ):
+        # numa_bind takes a spawned process; Ray's executor starts more actors from there.
+        if METHOD in os.environ or kwargs.get("numa_bind") or kwargs.get("distributed_executor_backend") == "ray":
             return None
-        # As vLLM does in an actor before it spawns; so the workers of a tensor_parallel_size above 1 are spawned from there.
+        if "microsoft" in platform.release().lower():  # NVML does not survive a fork in WSL
+            return None
+        # As vLLM does in an actor before it spawns; so the workers of a tensor_parallel_size above 1 are spawned there.
         os.environ.update({METHOD: "spawn", "RAY_ADDRESS": ray.get_runtime_context().gcs_address})
         try:
             return cls()
@@ -71,7 +67,3 @@ class Forkserver:
             return multiprocessing.get_context("forkserver") if self.serves and same else vllms_own()
 
         utils.get_mp_context = get_mp_context
-
-
-def _in_wsl() -> bool:
-    return "microsoft" in platform.release().lower()

@@ -16,6 +16,7 @@ from rayllm_batch.model.folder import safetensors_header, small_problem, weights
 from rayllm_batch.uri import filesystem_of, without_credentials
 
 WEIGHTS = "adapter_model.safetensors"
+_Add = Callable[[Any], Awaitable[None]]
 
 
 class Adapters:
@@ -25,9 +26,7 @@ class Adapters:
     Use it inside one event loop.
     """
 
-    def __init__(
-        self, root: Optional[str], add: Callable[[Any], Awaitable[None]], hidden_size: Optional[int] = None
-    ) -> None:
+    def __init__(self, root: Optional[str], add: _Add, hidden_size: Optional[int] = None) -> None:
         self._root, self._add, self._hidden_size, self._numbers = root, add, hidden_size, itertools.count(1)
         self._loading: dict[str, asyncio.Task] = {}
 
@@ -49,20 +48,16 @@ class Adapters:
     async def _load(self, name: str, number: int) -> Any:
         from vllm.lora.request import LoRARequest
 
-        path = await asyncio.to_thread(self._find, name)
+        path = await asyncio.to_thread(find, name, self._root)
+        if problem := await asyncio.to_thread(_problem, Path(path), self._hidden_size):
+            raise ValueError(f"the LoRA adapter {name!r} cannot be used: {problem}")
         adapter = LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
         await self._add(adapter)
         return adapter
 
-    def _find(self, name: str) -> str:
-        path = find(name, self._root)
-        if problem := problem_of(Path(path), self._hidden_size):
-            raise ValueError(f"the LoRA adapter {name!r} cannot be used: {problem}")
-        return path
 
-
-def problem_of(folder: Path, hidden_size: Optional[int]) -> str:
-    """What is wrong with an adapter's files, that an engine would not say as clearly, or not notice: another base model's."""
+def _problem(folder: Path, hidden_size: Optional[int]) -> str:
+    """Of an adapter's files: what an engine would not say as clearly, or not notice, that they are another base model's."""
     if problem := small_problem(folder / "adapter_config.json"):
         return f"adapter_config.json {problem}"
     weights = folder / WEIGHTS
@@ -70,9 +65,8 @@ def problem_of(folder: Path, hidden_size: Optional[int]) -> str:
         return ""  # vLLM reads other files too
     if problem := weights_problem(weights):
         return f"{WEIGHTS} {problem}"
-    widths = {
-        width for name, tensor in safetensors_header(weights).items() if (width := _width(name, tensor.get("shape")))
-    }
+    tensors = safetensors_header(weights).items()
+    widths = {width for name, tensor in tensors if (width := _width(name, tensor.get("shape")))}
     if hidden_size and widths and hidden_size not in widths:
         given = ", ".join(map(str, sorted(widths)))
         return f"it is of another base model, whose hidden size is {given}; that of this one is {hidden_size}"
@@ -91,8 +85,8 @@ def _width(name: str, shape: Any) -> Optional[int]:
 class Turns:
     """Requests with an adapter and requests without one, never both at once.
 
-    vLLM's kernels for CPU look up "no adapter" as slot -1, which is the last slot's: in one batch with others, a request
-    without an adapter is answered with that one's weights. (Those for GPUs skip it.)
+    vLLM's kernels for CPU look up "no adapter" as slot -1: in one batch with others, a request without an adapter is
+    answered with the weights of the last slot's. (Those for GPUs skip it.)
     """
 
     def __init__(self) -> None:
@@ -114,9 +108,8 @@ class Turns:
 def find(name: str, root: Optional[str]) -> str:
     """The local folder of adapter `name`."""
     if root is None:
-        raise ValueError(
-            f"the row asks for the LoRA adapter {name!r}, but lora_config.dynamic_lora_loading_path is not set"
-        )
+        unset = "lora_config.dynamic_lora_loading_path is not set"
+        raise ValueError(f"the row asks for the LoRA adapter {name!r}, but {unset}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name:
         raise ValueError(f"{name!r} is not the name of a LoRA adapter")
     if "://" not in root:

@@ -1,9 +1,9 @@
 """No engine process outlives its replica, not even when the replica is killed outright.
 
 vLLM's engine process does not watch its parent: after the actor's death it would keep the GPU's memory. So each replica
-starts this small process, which remembers the replica's descendants and ends them once the replica is gone. (A pipe would
-not tell: a forked engine process inherits it and keeps it open.) It is no child of the replica, since Ray kills those
-together with their actor, and in a session of its own, since Ray may kill the actor's process group.
+starts this small process, which remembers the replica's descendants and ends them once it is gone. (A pipe would not tell:
+a forked engine process inherits it and keeps it open.) It is no child of the replica, since Ray kills those together with
+their actor, and in a session of its own, since Ray may kill the actor's process group.
 """
 
 from __future__ import annotations
@@ -68,13 +68,12 @@ class Reaper:
 
     def __init__(self) -> None:
         code = [sys.executable, "-c", _CODE, str(os.getpid())]
-        with subprocess.Popen(
-            code, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as started:
+        nothing = subprocess.DEVNULL
+        with subprocess.Popen(code, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing) as started:
             self.pid = int(started.stdout.readline())  # type: ignore[union-attr]
 
     def end_others(self, patience_s: float = 20.0) -> None:
-        """End what an engine that did not start has left: all that this process started but what is multiprocessing's own."""
+        """End what an engine that did not start has left: all that this process started, but multiprocessing's own."""
         import psutil
 
         this = psutil.Process()
@@ -90,8 +89,7 @@ class Reaper:
 
 
 def _is_multiprocessings_own(child: Any) -> bool:
-    """Of a child of this process: it serves the next engine too. (The engine that a forkserver forks is a grandchild, and may
-    have the same command line.)"""
+    """Which serves the next engine too. (What a forkserver forks may have its command line, but is a grandchild.)"""
     import psutil
 
     try:

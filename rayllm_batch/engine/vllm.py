@@ -15,11 +15,7 @@ from rayllm_batch.engine.deaf import Hearing
 from rayllm_batch.engine.forkserver import DID_NOT_SURVIVE, Forkserver
 from rayllm_batch.errors import one_line
 
-ANSWERED = (
-    "stop",
-    "length",
-    "repetition",
-)  # vLLM's reasons that end an answer; "abort" and "error" end a request without one
+ANSWERED = ("stop", "length", "repetition")  # "abort" and "error" end a request without an answer
 
 
 class VLLMEngine:
@@ -51,8 +47,8 @@ class VLLMEngine:
         self._params: dict[str, Any] = {}
         self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
         self._hearing, self._requests = Hearing(), 0
-        # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves or
-        # quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
+        # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves
+        # or quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
         args = AsyncEngineArgs(model=model, **{"max_model_len": -1, "disable_log_stats": True, **engine_kwargs})
         self._config = args.create_engine_config(usage_context)
         # As LLM() and the server have it, but only where the config asks: a model's own file is not what a workload says.
@@ -71,9 +67,8 @@ class VLLMEngine:
             raise EngineDidNotStart(str(error), self.limits()) from error
         model_config = self._config.model_config
         self.max_model_len, self.vocab_size = int(model_config.max_model_len), model_config.get_vocab_size()
-        self._adapters = lora.Adapters(
-            lora_path, self._add_adapter, getattr(model_config.hf_text_config, "hidden_size", None)
-        )
+        hidden_size = getattr(model_config.hf_text_config, "hidden_size", None)
+        self._adapters = lora.Adapters(lora_path, self._add_adapter, hidden_size)
 
     async def generate(self, request: Request) -> Reply:
         request_id = str(next(self._counter))
@@ -102,33 +97,29 @@ class VLLMEngine:
         if answer.finish_reason not in ANSWERED:
             why = f" ({answer.stop_reason})" if answer.stop_reason else ""
             raise BadRequest(
-                f"the engine ended the request after {len(answer.token_ids)} token(s) with finish_reason {answer.finish_reason!r}{why}; "
-                "its log says why"
+                f"the engine ended the request after {len(answer.token_ids)} token(s) with finish_reason "
+                f"{answer.finish_reason!r}{why}; its log says why"
             )
         return Reply(answer.text, len(answer.token_ids), answer.finish_reason)
 
     async def _add_adapter(self, adapter: Any) -> None:
         """Load it, by itself: as a part of a request, one that cannot be loaded would end the engine's process."""
-        try:  # as the workers will. Of several that refuse, vLLM takes one's answer and leaves the others' for its next question
+        named = f"the LoRA adapter {adapter.lora_name!r}"
+        try:  # as the workers will: of several that refuse, vLLM takes one's answer, and the others' for its next question's
             helper = vllm_versions.part("PEFTHelper").from_local_dir(adapter.lora_path, None)
             helper.validate_legal(self._config.lora_config)
         except Exception as error:
-            raise BadRequest(
-                f"the LoRA adapter {adapter.lora_name!r} cannot be used: {one_line(error, named=False)}"
-            ) from None
+            raise BadRequest(f"{named} cannot be used: {one_line(error, named=False)}") from None
         loading = asyncio.ensure_future(self._engine.add_lora(adapter))
         while not (await asyncio.wait([loading], timeout=1))[0] and not self._engine.errored:
             pass
         if self._engine.errored:  # vLLM answers no such call of an engine that has died meanwhile
             loading.cancel()
-            raise EngineDied(f"the engine's process died while it loaded the LoRA adapter {adapter.lora_name!r}")
+            raise EngineDied(f"the engine's process died while it loaded {named}")
         if problem := loading.exception():
-            raise BadRequest(
-                f"the engine refuses the LoRA adapter {adapter.lora_name!r}: {one_line(problem, named=False)}"
-            )
+            raise BadRequest(f"the engine refuses {named}: {one_line(problem, named=False)}")
 
     def limits(self) -> dict[str, Any]:
-        """What decides how much memory it takes."""
         scheduler = self._config.scheduler_config
         return {
             "max_num_seqs": scheduler.max_num_seqs,
@@ -178,18 +169,14 @@ class VLLMEngine:
         return self._params[key]
 
     def _new_params(self, given: dict[str, Any]) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm import SamplingParams, sampling_params
 
         fields = {"max_tokens": None, **self._defaults, **given}  # SamplingParams alone would stop at 16 tokens
-        if isinstance(fields.get("structured_outputs"), dict):
-            fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
-        if isinstance(fields.get("repetition_detection"), dict):
-            from vllm.sampling_params import RepetitionDetectionParams
-
-            fields["repetition_detection"] = RepetitionDetectionParams(**fields["repetition_detection"])
+        for name, of in (("structured_outputs", "StructuredOutputs"), ("repetition_detection", "RepetitionDetection")):
+            if isinstance(fields.get(name), dict):
+                fields[name] = getattr(sampling_params, f"{of}Params")(**fields[name])
         # FINAL_ONLY: one object a request crosses to us, not one a token.
-        return SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
+        return SamplingParams(**fields, output_kind=sampling_params.RequestOutputKind.FINAL_ONLY)
 
 
 class VLLMStarter(Starter):
@@ -227,9 +214,8 @@ def _check_bad_words(params: Any, tokenizer: Any) -> None:
     params.update_from_tokenizer(tokenizer)
     most, tokens = vllm_versions.most_bad_words_tokens(), sum(map(len, params.bad_words_token_ids or ()))
     if most is not None and tokens > most:
-        raise ValueError(
-            f"bad_words are {tokens:,} tokens, but must be at most {most:,} (VLLM_MAX_BAD_WORDS_TOTAL_TOKENS). Shorten them."
-        )
+        most_said = f"at most {most:,} (VLLM_MAX_BAD_WORDS_TOTAL_TOKENS)"
+        raise ValueError(f"bad_words are {tokens:,} tokens, but must be {most_said}. Shorten them.")
 
 
 def _load_logger(load: dict[str, float]) -> Any:

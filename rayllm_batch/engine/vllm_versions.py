@@ -1,10 +1,7 @@
 """Where the parts of vLLM lie that are not its public interface, which move from version to version.
 
-Whether a vLLM has something is found by looking, never by its number. Another version that has a part elsewhere is one
-more place here; the rest of the engine room asks for the part. All are looked for before an engine starts: one that is
-missed only by the first request would make every row fail.
-
-Which settings a vLLM has is read from its source, without importing it: engine_args.py and sampling_fields.py.
+Whether a vLLM has something is found by looking, never by its number: another place of a part is one more place here. All
+are looked for before an engine starts: one that is missed only by the first request would make every row fail.
 """
 
 from __future__ import annotations
@@ -35,26 +32,19 @@ class OtherVLLM(ImportError):
 
 def part(name: str) -> Any:
     """One of PLACES. Raises OtherVLLM."""
-    for module in PLACES[name]:
-        if (found := _attribute(module, name)) is not None:
-            return found
-    raise OtherVLLM(_lacks([name]))
+    if (found := _found(name)) is None:
+        raise OtherVLLM(_lacks([name]))
+    return found
 
 
 def require_all() -> None:
     """Raise OtherVLLM, naming every part that is missing."""
-    missing = []
-    for name in PLACES:
-        try:
-            part(name)
-        except OtherVLLM:
-            missing.append(name)
-    if missing:
+    if missing := [name for name in PLACES if _found(name) is None]:
         raise OtherVLLM(_lacks(missing))
 
 
 def most_bad_words_tokens() -> Optional[int]:
-    """How many tokens an engine on a GPU has places for; None where vLLM does not say."""
+    """That an engine on a GPU has places for; None where vLLM does not say."""
     return getattr(_attribute("vllm", "envs"), "VLLM_MAX_BAD_WORDS_TOTAL_TOKENS", None)
 
 
@@ -76,6 +66,10 @@ def vllm_version() -> str:
         except metadata.PackageNotFoundError:
             pass
     return "unknown"
+
+
+def _found(name: str) -> Any:
+    return next((there for module in PLACES[name] if (there := _attribute(module, name)) is not None), None)
 
 
 def _attribute(module: str, name: str) -> Any:

@@ -91,7 +91,7 @@ def test_workers_of_ray_count_and_what_is_gone_meanwhile_does_not(monkeypatch: p
     import psutil
 
     class Process:
-        def __init__(self, pid: int, name: str = "python", parent: str | None = None) -> None:
+        def __init__(self, pid: int = 1, name: str = "python", parent: str | None = None) -> None:
             self.pid, self._name, self._parent = pid, name, parent
 
         def name(self) -> str:
