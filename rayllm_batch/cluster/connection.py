@@ -22,6 +22,7 @@ _DID_NOT_START = "Ray did not start on this machine"
 PATIENCE_S = 10.0  # with an address where nobody answers
 LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 _FOLDERS = ("RAY_TMPDIR", "TMPDIR")  # names of variables
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _A_SOCKET = b"/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
 _verbose = False
@@ -47,16 +48,17 @@ def connect(verbose: bool = False) -> None:
     how = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
     address = os.environ.get("RAY_ADDRESS", "").strip()
     with kept():
-        if address in ("", "auto", "local"):
-            running = "" if address == "local" else running_here()
-            if address == "auto" and not running:
-                raise ClusterError(
-                    "RAY_ADDRESS='auto' is the Ray on this machine, and none answers. Start one, or unset it."
-                )
-            _join(running, how) if running else _start_here(how)
-        else:
+        if address not in ("", "auto", "local"):
             _check_answers(address)
-            _join(address, how)
+        elif address != "local" and (running := running_here()):
+            address = running
+        elif address == "auto":
+            raise ClusterError(
+                "RAY_ADDRESS='auto' is the Ray on this machine, and none answers. Start one, or unset it."
+            )
+        else:
+            address = ""
+        _join(address, how) if address else _start_here(how)
     import ray.data
 
     set_output(ray.data.DataContext.get_current())  # a Ray that somebody else started keeps their settings
@@ -73,10 +75,14 @@ def _join(address: str, how: dict[str, Any]) -> None:
         ray.shutdown()
         # Of a process without a token Ray's error only says that it failed to connect; why is in what it printed.
         if "authenticat" in f"{type(error).__name__} {error} {' '.join(said)}".lower():
+            mode = os.environ.get("RAY_AUTH_MODE", "")
+            has = "another" if any(map(os.environ.get, _TOKENS)) else "none, or not the cluster's"
+            if mode.lower() not in ("", "token"):
+                has = f"RAY_AUTH_MODE={mode}"
             raise ClusterError(
-                f"The Ray cluster at {address!r} asks for a token, and this process has {_token()}. Give it the "
-                "cluster's: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` prints it on the head "
-                "node), or RAY_AUTH_TOKEN_PATH."
+                f"The Ray cluster at {address!r} asks for a token, and this process has {has}. Give it the cluster's: set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` prints it on the head node), or "
+                "RAY_AUTH_TOKEN_PATH."
             ) from None
         raise ClusterError(
             f"The Ray cluster at {address!r} cannot be used: {one_line(error)}. Start it again, or unset RAY_ADDRESS "
@@ -102,29 +108,22 @@ def _native_stderr(said: list[str]) -> Iterator[None]:
             said.append(file.read().decode(errors="replace"))
 
 
-def _token() -> str:
-    if (mode := os.environ.get("RAY_AUTH_MODE", "")).lower() not in ("", "token"):
-        return f"RAY_AUTH_MODE={mode}"
-    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return "another" if given else "none, or not the cluster's"
-
-
 def _check_answers(address: str) -> None:
     """Raise ClusterError where nobody answers at RAY_ADDRESS: Ray takes 40 s for it, and then ends the process."""
     scheme, _, rest = address.rpartition("://")
     if scheme not in ("", "ray", "http", "https"):  # of a plug-in
         return
-    host, _, port = rest.partition("/")[0].rpartition(":")
+    place = rest.partition("/")[0]
+    host, _, port = place.rpartition(":")
     if scheme.startswith("http") or not host or not port.isdecimal():
         but = " but a dashboard" if scheme.startswith("http") else ""
         raise ClusterError(
             f"RAY_ADDRESS={address!r} is not a cluster's address{but}. It is HOST:PORT, such as 10.0.0.1:6379 (`ray "
             "start` prints it), or auto for the Ray on this machine. Unset it to start one here."
         )
-    if why := _silent(rest.partition("/")[0]):
-        raise ClusterError(
-            f"No Ray cluster answers at RAY_ADDRESS={address!r}: {why}. Start one there, or unset it to run here."
-        )
+    if why := _silent(place):
+        said = f"No Ray cluster answers at RAY_ADDRESS={address!r}: {why}."
+        raise ClusterError(f"{said} Start one there, or unset it to run here.")
 
 
 def _silent(address: str) -> str:
@@ -164,28 +163,22 @@ def _start_here(how: dict[str, Any]) -> None:
         how = {**how, "num_cpus": 2}
     with _short_paths():
         _have_a_token()
-        try:
-            ray.init("local", **how)
-            return
-        except Exception as error:
-            ray.shutdown()
-            # Ray gives its node 30 s to start, which a small, busy machine exceeds; the dashboard is most of that work.
-            if "timed out during startup" not in str(error):
-                raise ClusterError(f"{_DID_NOT_START}: {one_line(error)}. {_where_it_was()}") from None
-        log.warning("%s within 30 s; trying once more, without its dashboard.", _DID_NOT_START)
-        try:
-            ray.init("local", include_dashboard=False, **how)
-        except Exception as error:
-            ray.shutdown()
-            raise ClusterError(
-                f"{_DID_NOT_START}: {one_line(error)} Is the machine busy or short of memory? {_where_it_was()}"
-            ) from None
-
-
-def _where_it_was() -> str:
-    name, folder = _named_folder()
-    named = f" ({name})" if name else ""
-    return f"Its folder is {os.path.join(_short or folder, 'ray')!r}{named}, its logs: {logs_folder()}"
+        for again in (False, True):
+            try:
+                ray.init("local", **how)
+                return
+            except Exception as error:
+                ray.shutdown()
+                # Ray gives its node 30 s to start, which a small, busy machine exceeds; the dashboard is most of that.
+                if again or "timed out during startup" not in str(error):
+                    busy = " Is the machine busy or short of memory?" if again else "."
+                    name, folder = _named_folder()
+                    where = f"{os.path.join(_short or folder, 'ray')!r}{f' ({name})' if name else ''}"
+                    raise ClusterError(
+                        f"{_DID_NOT_START}: {one_line(error)}{busy} Its folder is {where}, its logs: {logs_folder()}"
+                    ) from None
+            log.warning("%s within 30 s; trying once more, without its dashboard.", _DID_NOT_START)
+            how = {**how, "include_dashboard": False}
 
 
 @contextmanager
@@ -204,23 +197,19 @@ def _short_paths() -> Iterator[None]:
     global _short  # noqa: PLW0603 (a process starts one Ray)
     _short = short
     log.info("%s is too long a path for Ray's sockets: its files are in %s/ray.", name, short)
-    given = {name: os.environ.get(name) for name in _FOLDERS}
+    given = {name: value for name in _FOLDERS if (value := os.environ.get(name)) is not None}
     os.environ.update(dict.fromkeys(_FOLDERS, short))  # of Ray's processes, and of the engines, their children
     try:
         yield
     finally:
-        for name, value in given.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _FOLDERS:
+            os.environ.pop(name, None)
+        os.environ.update(given)
 
 
 def _have_a_token() -> None:
     """Ray protects a cluster with a token, which it writes into the home; where it cannot, the environment has it."""
-    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        return
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+    if any(map(os.environ.get, _TOKENS)) or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     try:
         file = Path.home() / ".ray" / "auth_token"

@@ -11,10 +11,8 @@ from typing import Any, Optional, Protocol
 class Request:
     """What an engine gets for one row.
 
-    prompt_token_ids: the whole prompt; nothing is added to it.
-    settings:         of the task: for `generate`, keyword arguments of vLLM's SamplingParams.
-    model:            the name of a LoRA adapter.
-    cache_salt:       prompts share what is in the prefix cache only with those of the same salt.
+    prompt_token_ids: the whole prompt. settings: of the task, for `generate` keyword arguments of vLLM's SamplingParams.
+    model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only with those of the same salt.
     """
 
     prompt_token_ids: list[int]
@@ -77,10 +75,7 @@ class Engine(Protocol):
 
 
 class Starter:
-    """Starts the engines of one replica, one after the other where one does not start or its settings must be lowered.
-
-    It is made in the replica's process, with the engine's environment set.
-    """
+    """Starts the engines of one replica, one after the other; made in its process, with the engine's environment set."""
 
     def start(self, model: str, engine_kwargs: dict[str, Any], decoder: Callable[[], Any]) -> Engine:
         """Called inside a running event loop. model: its folder or id. decoder: loads what makes text of token ids.
@@ -95,21 +90,13 @@ class Starter:
 
 
 class EngineKind:
-    """Facts about a kind of engine.
+    """Facts about a kind of engine."""
 
-    needs_vllm:       it runs vLLM, on each node that has one.
-    needs_model:      it reads a model's config and weights, which are downloaded and checked before; its vocabulary and
-                      context are the model's.
-    needs_gpus:       it takes the GPUs that the config speaks of, and nothing on accelerator_type CPU.
-    rehearses_memory: it acts as if it had a GPU's memory, also where it has none.
-    own_settings:     names of engine_kwargs that it has; None where they are vLLM's and no others.
-    """
-
-    needs_vllm = False
-    needs_model = True
-    needs_gpus = True
-    rehearses_memory = False
-    own_settings: Optional[tuple[str, ...]] = None
+    needs_vllm = False  # it runs vLLM, on each node that has one
+    needs_model = True  # it has a model's vocabulary and context; its files are downloaded and checked before
+    needs_gpus = True  # it takes those that the config speaks of, and none on accelerator_type CPU
+    rehearses_memory = False  # it acts as if it had a GPU's memory, also where it has none
+    own_settings: Optional[tuple[str, ...]] = None  # names of engine_kwargs that it has; None: vLLM's and no others
 
     def starter(
         self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]

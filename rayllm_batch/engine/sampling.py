@@ -53,7 +53,7 @@ RANGES = {
     "min_tokens": Range(0, INT32),
     "thinking_token_budget": Range(-1, INT32),
 }
-TOKEN_IDS = ("stop_token_ids", "allowed_token_ids")
+TOKEN_IDS = ("stop_token_ids", "allowed_token_ids", "logit_bias")
 NO_COLUMN = (
     "logprobs prompt_logprobs logprob_token_ids flat_logprobs prompt_logprob_token_ids prompt_logprob_start".split()
 )
@@ -89,8 +89,7 @@ _WORDS = {
     "list[int]": "a list of whole numbers",
     "list[str]": "a list of texts",
     "dict[int, float]": "a dict of numbers by token id",
-    "dict[str, Any]": "a dict",
-    "dict": "a dict",
+    **dict.fromkeys(("dict", "dict[str, Any]"), "a dict"),
 }
 
 
@@ -149,10 +148,7 @@ def check(
             raise WorkloadError(f"{where} sets {key!r}, which is the engine's own affair. Remove it.")
         if (problem := _problem(key, value)) is not None:
             raise WorkloadError(f"{key} in {where} must be {problem}, given {shown(value)}.")
-    _check_together({**base, **params}, where, excluded)
-
-
-def _check_together(params: Mapping[str, Any], where: str, excluded: Mapping[str, str]) -> None:
+    params = {**base, **params}
     if params.get("n", 1) != 1:
         raise WorkloadError(f"{where} asks for n={params['n']} answers, but a row has one. Repeat the row instead.")
     least, most = params.get("min_tokens", 0), params.get("max_tokens", math.inf)
@@ -191,8 +187,9 @@ def _problem(key: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a 
         return f"of at most {MOST[key]:,} entries"
     if key == "allowed_token_ids" and not value:
         return "a list of at least one token id"
-    ids = value if key in TOKEN_IDS or key == "logit_bias" else ()
-    return "of token ids, whole numbers from 0" if any(not 0 <= one <= INT32 for one in ids) else None
+    if key in TOKEN_IDS and not all(0 <= one <= INT32 for one in value):
+        return "of token ids, whole numbers from 0"
+    return None
 
 
 def _structured_problem(value: Any) -> Optional[str]:
@@ -201,13 +198,13 @@ def _structured_problem(value: Any) -> Optional[str]:
     named = [name for name in CONSTRAINTS if value.get(name) is not None]
     if len(named) != 1:
         return f"a dict with one of {', '.join(CONSTRAINTS)}"
-    if named == ["choice"] and not all(value["choice"] or [""]):
-        return "a dict whose choice is a list of at least one text that is not empty"
     return _constraint_problem(named[0], value[named[0]])
 
 
 def _constraint_problem(name: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a kind)
     """What is wrong whatever a vLLM's backend is; each has more that it does not take."""
+    if name == "choice" and not all(value or [""]):
+        return "a dict whose choice is a list of at least one text that is not empty"
     if name == "json_object" and not value:
         return "a dict whose json_object is true, or be left out"
     if name in ("grammar", "structural_tag") and not value.strip() or value == "":

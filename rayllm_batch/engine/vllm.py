@@ -103,7 +103,7 @@ class VLLMEngine:
         return Reply(answer.text, len(answer.token_ids), answer.finish_reason)
 
     async def _add_adapter(self, adapter: Any) -> None:
-        """Load it, by itself: as a part of a request, one that cannot be loaded would end the engine's process."""
+        """By itself: as a part of a request, one that cannot be loaded would end the engine's process."""
         named = f"the LoRA adapter {adapter.lora_name!r}"
         try:  # as the workers will: of several that refuse, vLLM takes one's answer, and the others' for its next question's
             helper = vllm_versions.part("PEFTHelper").from_local_dir(adapter.lora_path, None)
