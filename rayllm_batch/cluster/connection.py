@@ -53,9 +53,7 @@ def connect(verbose: bool = False) -> None:
         elif address != "local" and (running := running_here()):
             address = running
         elif address == "auto":
-            raise ClusterError(
-                "RAY_ADDRESS='auto' is the Ray on this machine, and none answers. Start one, or unset it."
-            )
+            raise ClusterError("RAY_ADDRESS='auto' is a Ray on this machine, and none answers. Start one, or unset it.")
         else:
             address = ""
         _join(address, how) if address else _start_here(how)
@@ -145,7 +143,7 @@ def _silent(address: str) -> str:
 
 
 def is_gone() -> bool:
-    """Whether the cluster that this process is connected to has ended. Calls of Ray would then wait for a minute."""
+    """Whether the cluster that this process is connected to has ended: calls of Ray would wait for a minute."""
     import ray
 
     try:
@@ -172,11 +170,9 @@ def _start_here(how: dict[str, Any]) -> None:
                 # Ray gives its node 30 s to start, which a small, busy machine exceeds; the dashboard is most of that.
                 if again or "timed out during startup" not in str(error):
                     busy = " Is the machine busy or short of memory?" if again else "."
-                    name, folder = _named_folder()
-                    where = f"{os.path.join(_short or folder, 'ray')!r}{f' ({name})' if name else ''}"
-                    raise ClusterError(
-                        f"{_DID_NOT_START}: {one_line(error)}{busy} Its folder is {where}, its logs: {logs_folder()}"
-                    ) from None
+                    named = f" ({name})" if (name := _named_folder()[0]) else ""
+                    where = f"Its folder is {_folder()!r}{named}, its logs: {logs_folder()}"
+                    raise ClusterError(f"{_DID_NOT_START}: {one_line(error)}{busy} {where}") from None
             log.warning("%s within 30 s; trying once more, without its dashboard.", _DID_NOT_START)
             how = {**how, "include_dashboard": False}
 
@@ -240,9 +236,13 @@ def _named_folder() -> tuple[str, str]:
     return next(((name, folder) for name in _FOLDERS if (folder := os.environ.get(name))), ("", "/tmp"))
 
 
+def _folder() -> str:
+    return os.path.join(_short or _named_folder()[1], "ray")
+
+
 def logs_folder() -> str:
     """Of the Ray that started last on this machine."""
-    return os.path.join(_short or _named_folder()[1], "ray", "session_latest", "logs")
+    return os.path.join(_folder(), "session_latest", "logs")
 
 
 def set_output(context: Any) -> None:

@@ -78,14 +78,12 @@ def _ask(nodes: dict[str, str]) -> dict[str, str]:
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ASK_SECONDS) if asked else ([], [])
     if late:
         names = ", ".join(nodes[asked[ref]] for ref in late)
-        raise ClusterError(
-            f"Node(s) {names} did not answer within {ASK_SECONDS:g} s: lost, or too busy to start a process."
-        )
+        raise ClusterError(f"Node(s) {names} did not answer within {ASK_SECONDS:g} s: lost, or too busy for a process.")
     found = {}
     for ref in done:
         try:
             found[asked[ref]] = ray.get(ref)
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            raise ClusterError(f"Node {nodes[asked[ref]]} could not say which vLLM it has: {reason[0]}") from None
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise ClusterError(f"Node {nodes[asked[ref]]} could not say which vLLM it has: {reason}") from None
     return found

@@ -27,10 +27,7 @@ SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the confi
 
 
 class EnvVars(dict):
-    """Environment variables for the engine's processes. Printing them shows the names only: some are secrets.
-
-    The values are Secrets, so that a plain copy in a traceback hides them too.
-    """
+    """Environment of the engine's processes. Printed, it shows names only; its values are Secrets, in a copy too."""
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{name!r}: '***'" for name in self) + "}"
@@ -69,21 +66,18 @@ class _Given(BaseModel, extra="forbid"):
 class EngineConfig:
     """A checked configuration. Build it with `init_engine_from_config`.
 
-    model_id:        a Hugging Face repository, or a local folder ("./x" and "../x" start from the YAML's folder).
-    llm_engine:      "vllm", or "echo" (no model at all: it repeats the prompt; for tests of scale and faults).
-    accelerator_type: Ray's name of the GPU ("A10G", "L4", "L40S", "A100", "H100", "H200", ...), "GPU" for one of any
-                     kind, or "CPU".
-    engine_kwargs:   keyword arguments of vLLM's `AsyncEngineArgs`.
-    env_vars:        environment of the engine's processes, names in upper case, values strings.
-    dynamic_lora_loading_path: folder (a path that starts from the YAML's folder) or URI that holds one LoRA adapter a
-                     sub-folder; None without LoRA.
-    chat_template:   a Jinja file (its path starts from the YAML's folder) or the template's text, for a model whose
-                     tokenizer has none.
+    model_id: a Hugging Face repository, or a local folder ("./x" and "../x" start from the YAML's folder, as all paths do).
+    llm_engine: "vllm", or "echo" (no model at all: it repeats the prompt; for tests of scale and faults).
+    accelerator_type: Ray's name of the GPU ("A10G", "L4", "H100", ...), "GPU" for one of any kind, or "CPU".
+    engine_kwargs: keyword arguments of vLLM's `AsyncEngineArgs`.
+    env_vars: environment of the engine's processes, names in upper case, values strings.
+    dynamic_lora_loading_path: a folder or URI that holds one LoRA adapter a sub-folder; None without LoRA.
+    chat_template: a Jinja file or the template's text, for a model whose tokenizer has none.
     chat_template_kwargs: extra variables of the chat template, such as `enable_thinking: false`.
-    engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side.
-                     Each gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise.
-                     None: one, or what a run with batch_size=None chooses.
-    task:            "generate": what is asked of the model for each row, and which columns come out.
+    engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side. Each
+        gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or what a run
+        with batch_size=None chooses.
+    task: "generate": what is asked of the model for each row, and which columns come out.
     engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.
     """
 
@@ -145,9 +139,8 @@ def init_engine_from_config(
     config:   a YAML file's path, or the same as a dict. It is never changed.
     override: merged deeply over it: dicts key by key, everything else replaced.
 
-    Raises ConfigError for a file that is missing or not a mapping, for an unknown key (it names the nearest
-    known one) and for a value of the wrong kind. Settings of 2024's vLLM are translated or dropped, with one
-    warning that names each.
+    Raises ConfigError for a file that is missing or not a mapping, an unknown key, or a value of the wrong kind. Settings
+    of 2024's vLLM are translated or dropped, with one warning that names each.
     """
     if isinstance(config, EngineConfig):
         if override:
@@ -191,8 +184,8 @@ def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
         needed = ", ".join(name for name, spec in _Given.model_fields.items() if spec.is_required())
         raise ConfigError(f"{file} is empty. It needs at least {needed}.")
     if not isinstance(raw, dict):
-        what = f"must hold a mapping of keys to values (model_id: ...), but its top level is {kind_of(raw)}"
-        raise ConfigError(f"{file} {what}.")
+        top = f"its top level is {kind_of(raw)}"
+        raise ConfigError(f"{file} must hold a mapping of keys to values (model_id: ...), but {top}.")
     return f"config file {str(path)!r}", path.parent, raw
 
 

@@ -30,9 +30,7 @@ _GONE = {
     "engine_use_ray": "the engine runs in a process of its own",
     "disable_log_requests": "requests are not logged",
     "device": "accelerator_type says where the model runs",
-    "tokenizer_pool_size tokenizer_pool_type tokenizer_pool_extra_config": (
-        "prompts are tokenised in Ray tasks before the engine"
-    ),
+    "tokenizer_pool_size tokenizer_pool_type tokenizer_pool_extra_config": "Ray tasks tokenise before the engine",
     "use_beam_search": "beam search is not an engine setting",
     "quantization_param_path": "KV cache scales come with the checkpoint",
     "logits_processor_pattern": "use logits_processors",

@@ -17,9 +17,7 @@ OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError", re.IGNORECASE)
 NO_ROOM_FOR_CACHE = re.compile(
     r"No available memory for the cache blocks|larger than the available KV cache|Cannot auto-fit max_model_len"
 )
-CACHE_GAP = re.compile(
-    r"([\d.]+) GiB KV\s+cache is needed.{0,60}?available KV cache\s+memory \(([\d.]+) GiB\)", re.DOTALL
-)
+CACHE_GAP = re.compile(r"([\d.]+) GiB KV\s+cache is needed.{0,60}?available KV cache\s+memory \(([\d.]+) GiB\)", re.S)
 LESS_IS_FREE = re.compile(r"Free memory on device.{0,40}?\(([\d.]+)/([\d.]+) GiB\) on startup is less than")
 WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
 CACHE_IS_THERE = "KV cache size: "  # said once the cache's memory is taken
@@ -33,6 +31,7 @@ MOST_UTILIZATION = 0.95
 UTILIZATION_STEP = 0.06  # 1.4 GB of 24, 4.8 of 80
 MOST_GAIN_GIB = 4.0  # for the KV cache, of all that can be changed here
 FREE_MARGIN = 0.02  # of the GPU's memory: what another process holds may grow a little
+_Names = Collection[str]
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,7 @@ def is_about_memory(words: str) -> bool:
 
 
 def next_step(
-    words: str,
-    settings: Mapping[str, Any],
-    pinned: Collection[str],
-    changed: Collection[str] = (),
-    was_running: bool = False,
+    words: str, settings: Mapping[str, Any], pinned: _Names, changed: _Names = (), was_running: bool = False
 ) -> Optional[Step]:
     """What to change after a start (or, was_running, a run) that ended with these last words.
 

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 _CODE = """
-import os, signal, sys, time
+import contextlib, os, signal, sys, time
 if os.fork():
     os._exit(0)
 os.setsid()
@@ -34,10 +34,8 @@ def is_alive(process):
         return False
 
 def remember_children(process):
-    try:
+    with contextlib.suppress(psutil.Error):
         seen.update((child.pid, child) for child in process.children(recursive=True))
-    except psutil.Error:
-        pass
 
 try:
     parent = psutil.Process(int(sys.argv[1]))
@@ -50,10 +48,8 @@ for child in list(seen.values()):
     remember_children(child)  # what it started since the last look
 alive = [child for child in seen.values() if is_alive(child)]
 for child in alive:
-    try:
+    with contextlib.suppress(psutil.Error):
         child.kill()
-    except psutil.Error:
-        pass
 deadline = time.monotonic() + 10
 while any(map(is_alive, alive)) and time.monotonic() < deadline:
     time.sleep(0.05)

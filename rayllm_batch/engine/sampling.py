@@ -139,9 +139,8 @@ def check(
         if key not in known:
             near = f" It is {OTHER_NAMES[key]} here." if key in OTHER_NAMES else ""
             near = near or of_another_vllm(key, SAMPLING_FIELDS, MORE_SAMPLING_FIELDS) or did_you_mean(key, known)
-            raise WorkloadError(
-                f"Unknown sampling parameter {key!r} in {where}.{near} They are the fields of vLLM's SamplingParams."
-            )
+            near += " They are the fields of vLLM's SamplingParams."
+            raise WorkloadError(f"Unknown sampling parameter {key!r} in {where}.{near}")
         if key in NO_COLUMN:
             raise WorkloadError(f"{where} sets {key!r}, which the output has no column for. Remove it.")
         if key in NOT_TO_SET:
@@ -157,10 +156,8 @@ def check(
             f"min_tokens={least} in {where} is more than max_tokens={most}. Lower it, or raise max_tokens."
         )
     if least and len(params.get("stop_token_ids", ())) > MOST_STOP_IDS:
-        raise WorkloadError(
-            f"stop_token_ids in {where} are more than the {MOST_STOP_IDS} that there may be beside min_tokens. "
-            "Shorten them."
-        )
+        most_said = f"the {MOST_STOP_IDS} that there may be beside min_tokens"
+        raise WorkloadError(f"stop_token_ids in {where} are more than {most_said}. Shorten them.")
     for key, why in excluded.items():
         if params.get(key) or key == "thinking_token_budget" and key in params:  # 0 is a budget
             raise WorkloadError(f"{key} in {where} {why}")

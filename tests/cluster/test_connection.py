@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import ray
 
-from rayllm_batch.cluster import connection as cluster_connect
+from rayllm_batch.cluster import connection
 from rayllm_batch.errors import ClusterError
 
 
@@ -52,7 +52,7 @@ def inits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "b"))
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster_connect, "_short", "")
+    monkeypatch.setattr(connection, "_short", "")
     return given
 
 
@@ -60,12 +60,12 @@ def inits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 def test_a_cluster_that_died_and_left_its_address_is_not_waited_for(
     variable: str, tmp_path: Path, inits: list[Any]
 ) -> None:
-    cluster_connect.connect()
+    connection.connect()
     (tmp_path / variable / "ray").mkdir(parents=True)
     with listening(RAY) as address:
         (tmp_path / variable / "ray" / "ray_current_cluster").write_text(address)
-        cluster_connect.connect()
-    cluster_connect.connect()  # nobody listens there any more
+        connection.connect()
+    connection.connect()  # nobody listens there any more
     assert inits == ["local", address, "local"]
 
 
@@ -73,9 +73,9 @@ def test_an_address_where_ray_listens_is_used(inits: list[Any], monkeypatch: pyt
     with listening(RAY) as address:
         for given in (address, f" {address} ", f"ray://{address}"):
             monkeypatch.setenv("RAY_ADDRESS", given)
-            cluster_connect.connect()
+            connection.connect()
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    cluster_connect.connect()
+    connection.connect()
     assert inits == [address, address, f"ray://{address}", "local"]
 
 
@@ -98,7 +98,7 @@ def test_an_address_where_ray_does_not_listen(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", given)
     with pytest.raises(ClusterError, match=said):
-        cluster_connect.connect()
+        connection.connect()
     assert not inits
 
 
@@ -109,7 +109,7 @@ def test_something_else_listens_there(
     with listening(answer) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ClusterError, match=said):
-            cluster_connect.connect()
+            connection.connect()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_cluster_that_lets_nobody_in(  # noqa: PLR0917
     monkeypatch.setattr(ray, "init", init)
     with listening(RAY) as address, pytest.raises(ClusterError, match=said):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        cluster_connect.connect()
+        connection.connect()
     assert capfd.readouterr().err == ""
 
 
@@ -148,12 +148,12 @@ def test_a_long_tmpdir_is_not_rays(inits: list[Any], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray, "init", lambda *_, **__: seen.append((os.environ.get("RAY_TMPDIR"), os.environ["TMPDIR"])))
     monkeypatch.delenv("RAY_TMPDIR")
     monkeypatch.setenv("TMPDIR", long := "/tmp/" + "x" * 60)
-    cluster_connect.connect()
+    connection.connect()
     assert seen == [("/tmp", "/tmp")] and os.environ["TMPDIR"] == long and "RAY_TMPDIR" not in os.environ
-    assert cluster_connect.logs_folder().startswith("/tmp/ray/")
+    assert connection.logs_folder().startswith("/tmp/ray/")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ClusterError, match="TMPDIR=.* is too long.*Set RAY_TMPDIR"):
-        cluster_connect.connect()
+        connection.connect()
 
 
 def test_a_folder_that_ray_cannot_use_is_named(inits: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_folder_that_ray_cannot_use_is_named(inits: list[Any], monkeypatch: py
     with pytest.raises(
         ClusterError, match="Ray did not start on this machine: PermissionError: Permission denied.*RAY_TMPDIR"
     ):
-        cluster_connect.connect()
+        connection.connect()
 
 
 @pytest.mark.parametrize(
@@ -177,5 +177,5 @@ def test_without_a_home_the_token_is_in_the_environment(
     monkeypatch.setenv("HOME", str(tmp_path) if home == "/tmp" else home)
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")
-    cluster_connect._have_a_token()
+    connection._have_a_token()
     assert bool(os.environ["RAY_AUTH_TOKEN"]) == has

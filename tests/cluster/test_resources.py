@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from rayllm_batch import init_engine_from_config
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import resources
 from rayllm_batch.errors import ClusterError
 
 
@@ -43,7 +43,7 @@ def check(
             "engines_per_gpu": engines_per_gpu,
         }
     )
-    cluster_resources.check(config, num_replicas)
+    resources.check(config, num_replicas)
 
 
 def refusal(*given: Any, **engine_kwargs: Any) -> str:
@@ -140,7 +140,7 @@ def test_a_cluster_without_a_cpu(nodes: list) -> None:
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_replicas_leave_cpus_for_the_stage_before_them(cpus: int, replicas: int, gpus: int, nodes: list) -> None:
     nodes.append(node(cpus=cpus))
-    share = cluster_resources.cpus_per_replica(replicas, gpus)
+    share = resources.cpus_per_replica(replicas, gpus)
     assert 0 < share <= 1
     assert share * replicas <= cpus / 2, "or the run would wait for ever"
     if cpus == 64 and replicas < 64:
@@ -175,7 +175,7 @@ def test_a_job_passes_if_it_can_read_wherever_its_replicas_lie(
     replicas: int, gpus: int, cpus: list[float], nodes: list
 ) -> None:
     nodes += [node(cpus=cpu, gpus=gpus * replicas, kind="L4" if gpus else None) for cpu in cpus]
-    share = cluster_resources.cpus_per_replica(replicas, gpus)
+    share = resources.cpus_per_replica(replicas, gpus)
     blocked = fills([float(cpu) for cpu in cpus], replicas, share, [gpus * replicas] * len(cpus), gpus)
     if blocked:
         assert "one whole CPU" in refusal("L4" if gpus else "CPU", replicas)
@@ -191,9 +191,9 @@ def test_an_accelerator_that_neither_ray_nor_the_cluster_knows(wanted: str, near
     with pytest.raises(
         ClusterError, match=f"accelerator_type '{wanted}' is none that Ray or the cluster knows.*{near}"
     ):
-        cluster_resources._check_known(wanted, [{"CPU": 2.0}])
+        resources._check_known(wanted, [{"CPU": 2.0}])
 
 
 @pytest.mark.parametrize("wanted", ["A10G", "H200", "CPU", "GPU", "AMD-INSTINCT-MI210", "MY-OWN"])
 def test_an_accelerator_that_one_of_them_knows(wanted: str) -> None:
-    cluster_resources._check_known(wanted, [{"CPU": 2.0, "GPU": 1.0, "accelerator_type:MY-OWN": 1.0}])
+    resources._check_known(wanted, [{"CPU": 2.0, "GPU": 1.0, "accelerator_type:MY-OWN": 1.0}])
