@@ -78,8 +78,8 @@ def _join(address: str, how: dict[str, Any]) -> None:
             if mode.lower() not in ("", "token"):
                 has = f"RAY_AUTH_MODE={mode}"
             raise ClusterError(
-                f"The Ray cluster at {address!r} asks for a token, and this process has {has}. Give it the cluster's: set "
-                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` prints it on the head node), or "
+                f"The Ray cluster at {address!r} asks for a token, and this process has {has}. Give it the cluster's: "
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` prints it on the head node), or "
                 "RAY_AUTH_TOKEN_PATH."
             ) from None
         raise ClusterError(

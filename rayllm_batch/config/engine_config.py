@@ -66,7 +66,7 @@ class _Given(BaseModel, extra="forbid"):
 class EngineConfig:
     """A checked configuration. Build it with `init_engine_from_config`.
 
-    model_id: a Hugging Face repository, or a local folder ("./x" and "../x" start from the YAML's folder, as all paths do).
+    model_id: a Hugging Face repository, or a local folder ("./x" starts from the YAML's folder, as all paths do).
     llm_engine: "vllm", or "echo" (no model at all: it repeats the prompt; for tests of scale and faults).
     accelerator_type: Ray's name of the GPU ("A10G", "L4", "H100", ...), "GPU" for one of any kind, or "CPU".
     engine_kwargs: keyword arguments of vLLM's `AsyncEngineArgs`.
@@ -74,9 +74,9 @@ class EngineConfig:
     dynamic_lora_loading_path: a folder or URI that holds one LoRA adapter a sub-folder; None without LoRA.
     chat_template: a Jinja file or the template's text, for a model whose tokenizer has none.
     chat_template_kwargs: extra variables of the chat template, such as `enable_thinking: false`.
-    engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side. Each
-        gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or what a run
-        with batch_size=None chooses.
+    engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side.
+        Each gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or what
+        a run with batch_size=None chooses.
     task: "generate": what is asked of the model for each row, and which columns come out.
     engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.
     """
@@ -139,8 +139,8 @@ def init_engine_from_config(
     config:   a YAML file's path, or the same as a dict. It is never changed.
     override: merged deeply over it: dicts key by key, everything else replaced.
 
-    Raises ConfigError for a file that is missing or not a mapping, an unknown key, or a value of the wrong kind. Settings
-    of 2024's vLLM are translated or dropped, with one warning that names each.
+    Raises ConfigError for a file that is missing or not a mapping, an unknown key, or a value of the wrong kind.
+    Settings of 2024's vLLM are translated or dropped, with one warning that names each.
     """
     if isinstance(config, EngineConfig):
         if override:

@@ -58,8 +58,8 @@ def next_step(
     """What to change after a start (or, was_running, a run) that ended with these last words.
 
     None if it was not for the lack of memory, or nothing is left to change. settings: max_num_seqs,
-    max_num_batched_tokens, gpu_memory_utilization as they were. pinned: those that the user has set. changed: those that
-    were changed before; what was changed once is not raised, so that the steps come to an end.
+    max_num_batched_tokens, gpu_memory_utilization as they were. pinned: those that the user has set. changed: those
+    that were changed before; what was changed once is not raised, so that the steps come to an end.
     """
     now = settings["gpu_memory_utilization"]
     if less := LESS_IS_FREE.search(words):
@@ -108,9 +108,9 @@ def does_not_fit(model_id: str, words: str, gpu: str, steps: Collection[str], pi
     held = [f"{name}={value:g}" for name, value in pinned.items() if name in LEAST]
     kept = f" Your config sets {', '.join(held)}, which is never changed: take it out, or lower it." if held else ""
     return (
-        f"{model_id} does not fit the GPU. {size}; {gpu}.{tried}{kept} What helps: a higher tensor_parallel_size, which "
-        "splits the model over several GPUs; a smaller or quantized model (quantization: fp8 halves a 16-bit one); a lower "
-        "max_model_len, a GPU with more memory, or ending what else runs on this one."
+        f"{model_id} does not fit the GPU. {size}; {gpu}.{tried}{kept} What helps: a higher tensor_parallel_size, "
+        "which splits the model over several GPUs; a smaller or quantized model (quantization: fp8 halves a 16-bit "
+        "one); a lower max_model_len, a GPU with more memory, or ending what else runs on this one."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Optional, Protocol
 class Request:
     """What an engine gets for one row.
 
-    prompt_token_ids: the whole prompt. settings: of the task, for `generate` keyword arguments of vLLM's SamplingParams.
+    prompt_token_ids: the whole prompt. settings: of the task, as vLLM's SamplingParams has them for `generate`.
     model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only with those of the same salt.
     """
 
@@ -75,7 +75,7 @@ class Engine(Protocol):
 
 
 class Starter:
-    """Starts the engines of one replica, one after the other; made in its process, with the engine's environment set."""
+    """Starts the engines of one replica, one after the other; made in its process with the engine's environment set."""
 
     def start(self, model: str, engine_kwargs: dict[str, Any], decoder: Callable[[], Any]) -> Engine:
         """Called inside a running event loop. model: its folder or id. decoder: loads what makes text of token ids.

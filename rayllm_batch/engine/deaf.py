@@ -1,8 +1,8 @@
 """Whether an engine's process still reads its requests.
 
 vLLM's engine reads them in a thread of its own. When that thread ends, by a request that it cannot decode, the process
-lives on, idle, and answers nothing: no error tells. It is known by what it does not do: it has requests, no step ends, and
-none of its processes computes, while one at work, on a GPU too, keeps a core busy.
+lives on, idle, and answers nothing: no error tells. It is known by what it does not do: it has requests, no step ends,
+and none of its processes computes, while one at work, on a GPU too, keeps a core busy.
 """
 
 from __future__ import annotations

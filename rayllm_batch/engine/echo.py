@@ -18,9 +18,9 @@ class EchoEngine:
     engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up: start_seconds
     and seconds_per_request (sleeps), start_error (a message: the engine does not start), oom_above (a number of
     max_num_seqs: above it there is no memory for a start), run_oom_above (of gpu_memory_utilization: above it there is
-    none for the first request, of which the engine dies), fail_on and crash_on (a text: a prompt that holds it makes its
-    request fail, or the engine die), calls_file (gets a byte for each request that is answered, so that what is answered
-    twice can be counted).
+    none for the first request, of which the engine dies), fail_on and crash_on (a text: a prompt that holds it makes
+    its request fail, or the engine die), calls_file (gets a byte for each request that is answered, so that what is
+    answered twice can be counted).
     """
 
     def __init__(self, engine_kwargs: dict[str, Any], tokenizer: Any) -> None:
@@ -97,7 +97,7 @@ class EchoStarter(Starter):
 
 
 class Echo(EngineKind):
-    """A real configuration can be rehearsed on it: vLLM's settings are taken, and those that mean nothing here ignored."""
+    """A real configuration can be rehearsed on it: of vLLM's settings, those that mean nothing here are ignored."""
 
     needs_model = False
     needs_gpus = False

@@ -37,7 +37,7 @@ class _Sizes(BaseModel):
 
 
 def installed_classes(path: str, *names: str) -> list[dict[str, str]]:
-    """Of these classes in a file of the installed vLLM: fields, with their types as text. Empty where something is not there."""
+    """Of these classes in a file of the installed vLLM: fields, with their types as text. Empty: there is none."""
     spec = importlib.util.find_spec("vllm")
     folders = list((spec and spec.submodule_search_locations) or ())
     if not folders or not (source := Path(folders[0], path)).is_file():

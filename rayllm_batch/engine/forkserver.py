@@ -1,10 +1,10 @@
 """vLLM's engine process without a second import of vLLM.
 
-In a Ray actor vLLM may not fork its engine's process (the actor has threads), so it spawns one, which imports everything
-again after the actor has: 22 to 30 s on a host of an H100 (bench/RESULTS.md). Python's forkserver does these imports in a
-process of its own, beside the actor's, and forks the engine's from there. vLLM's server has code for the same, but 0.29 and
-0.32 accept no setting that turns it on. Where Python does not find vLLM without this process's sys.path (before 3.12.8), the
-imports come after the fork: no faster, and no different otherwise.
+In a Ray actor vLLM may not fork its engine's process (the actor has threads), so it spawns one, which imports
+everything again after the actor has: 22 to 30 s on a host of an H100 (bench/RESULTS.md). Python's forkserver does these
+imports in a process of its own, beside the actor's, and forks the engine's from there. vLLM's server has code for the
+same, but 0.29 and 0.32 accept no setting that turns it on. Where Python does not find vLLM without this process's
+sys.path (before 3.12.8), the imports come after the fork: no faster, and no different otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DID_NOT_SURVIVE = "in forked subprocess"  # "Cannot re-initialize CUDA ..." (tor
 
 
 class Forkserver:
-    """Begins the imports at once. Build it with the engine's environment set: what it forks has the environment of now."""
+    """Begins the imports at once. Build it with the engine's environment set, which what it forks has too."""
 
     def __init__(self) -> None:
         self.serves = False  # set to False again, vLLM starts the next engine's process as ever

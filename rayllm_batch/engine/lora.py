@@ -22,7 +22,7 @@ _Add = Callable[[Any], Awaitable[None]]
 class Adapters:
     """Those that one engine knows. vLLM tells them apart by their numbers alone, so a number is never given twice.
 
-    root: a folder or a URI. add: loads a LoRARequest into the engine. hidden_size: of the base model, where it is known.
+    root: a folder or a URI. add: loads a LoRARequest into the engine. hidden_size: of the base model, if known.
     Use it inside one event loop.
     """
 
@@ -57,7 +57,7 @@ class Adapters:
 
 
 def _problem(folder: Path, hidden_size: Optional[int]) -> str:
-    """Of an adapter's files: what an engine would not say as clearly, or not notice, that they are another base model's."""
+    """Of an adapter's files: what an engine would not say as clearly, or not notice: another base model's."""
     if problem := small_problem(folder / "adapter_config.json"):
         return f"adapter_config.json {problem}"
     weights = folder / WEIGHTS

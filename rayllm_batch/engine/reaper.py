@@ -1,9 +1,9 @@
 """No engine process outlives its replica, not even when the replica is killed outright.
 
 vLLM's engine process does not watch its parent: after the actor's death it would keep the GPU's memory. So each replica
-starts this small process, which remembers the replica's descendants and ends them once it is gone. (A pipe would not tell:
-a forked engine process inherits it and keeps it open.) It is no child of the replica, since Ray kills those together with
-their actor, and in a session of its own, since Ray may kill the actor's process group.
+starts this small process, which remembers the replica's descendants and ends them once it is gone. (A pipe would not
+tell: a forked engine process inherits it and keeps it open.) It is no child of the replica, since Ray kills those
+together with their actor, and in a session of its own, since Ray may kill the actor's process group.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""`sampling_params`: which settings there are, of what type and range, and which exclude each other; checked beforehand.
+"""`sampling_params`: which settings there are, of what type and range, which exclude each other; checked beforehand.
 
 vLLM checks few types itself, and some wrong ones (a `max_tokens` of 30.0) end the thread that its engine reads requests
 with: from then on nothing is answered. Types are those of vLLM's own fields, see sampling_fields.py; ranges those of
 `SamplingParams._verify_args` and `verify` of vLLM 0.29 and 0.32 (tests/engine/test_sampling_against_vllm.py).
 
-By hand, not pydantic: types come as text; what is strict there takes half of a surrogate pair and any subclass of int; and
-checkers would have to travel to workers, where a recursive one (JSON) does not arrive.
+By hand, not pydantic: types come as text; what is strict there takes half of a surrogate pair and any subclass of int;
+and checkers would have to travel to workers, where a recursive one (JSON) does not arrive.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ NO_COLUMN = (
     "logprobs prompt_logprobs logprob_token_ids flat_logprobs prompt_logprob_token_ids prompt_logprob_start".split()
 )
 NOT_TO_SET = (
-    "output_kind stream_interval skip_clone output_text_buffer_length routed_experts_prompt_start trace_decode_token_ids"
+    "output_kind stream_interval skip_clone output_text_buffer_length routed_experts_prompt_start "
+    "trace_decode_token_ids"
 ).split()
 OF_STRUCTS = ("logit_bias", "structured_outputs", "repetition_detection")
 # How many an engine on a GPU has places for: its process ends of a request with more (vllm/v1/worker/gpu/sample).

@@ -47,11 +47,11 @@ class VLLMEngine:
         self._params: dict[str, Any] = {}
         self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
         self._hearing, self._requests = Hearing(), 0
-        # max_model_len -1 is the model's own, or what the KV cache can hold of it. The async engine's own context halves
+        # max_model_len -1: the model's own, or what the KV cache can hold of it. The async engine's own context halves
         # or quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
         args = AsyncEngineArgs(model=model, **{"max_model_len": -1, "disable_log_stats": True, **engine_kwargs})
         self._config = args.create_engine_config(usage_context)
-        # As LLM() and the server have it, but only where the config asks: a model's own file is not what a workload says.
+        # As LLM() and the server have it, but only where the config asks: a model's file is not what a workload says.
         asked = any(engine_kwargs.get(name) is not None for name in ("generation_config", "override_generation_config"))
         self._defaults = self._config.model_config.get_diff_sampling_param() if asked else {}
         self._own_max_model_len = int(self._config.model_config.max_model_len)  # before it is made to fit
@@ -105,7 +105,7 @@ class VLLMEngine:
     async def _add_adapter(self, adapter: Any) -> None:
         """By itself: as a part of a request, one that cannot be loaded would end the engine's process."""
         named = f"the LoRA adapter {adapter.lora_name!r}"
-        try:  # as the workers will: of several that refuse, vLLM takes one's answer, and the others' for its next question's
+        try:  # as workers will: of several that refuse, vLLM takes one's answer, and others' for its next question's
             helper = vllm_versions.part("PEFTHelper").from_local_dir(adapter.lora_path, None)
             helper.validate_legal(self._config.lora_config)
         except Exception as error:
@@ -154,7 +154,7 @@ class VLLMEngine:
         self._engine.shutdown()
 
     def _sampling_params(self, given: dict[str, Any]) -> Any:
-        """vLLM's object of them. Raises BadRequest where vLLM refuses them, or its engine's process could not read them."""
+        """vLLM's object. Raises BadRequest where vLLM refuses them, or its engine's process could not read them."""
         key = json.dumps(given, sort_keys=True)
         if key not in self._params:
             try:

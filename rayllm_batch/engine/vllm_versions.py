@@ -1,7 +1,7 @@
 """Where the parts of vLLM lie that are not its public interface, which move from version to version.
 
-Whether a vLLM has something is found by looking, never by its number: another place of a part is one more place here. All
-are looked for before an engine starts: one that is missed only by the first request would make every row fail.
+Whether a vLLM has something is found by looking, never by its number: another place of a part is one more place here.
+All are looked for before an engine starts: one that is missed only by the first request would make every row fail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ray and vLLM on each node, without starting Ray: its nodes and tasks are this file's own, and pickled as Ray's are."""
+"""Ray and vLLM on each node, without starting Ray: its nodes and tasks are this file's, and pickled as Ray's are."""
 
 from __future__ import annotations
 

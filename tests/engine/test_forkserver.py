@@ -29,12 +29,14 @@ config = init_engine_from_config("configs/demo-cpu.yaml")
 model, kwargs = config.model_id, {**config.engine_kwargs, "speculative_config": None}
 from vllm import AsyncEngineArgs
 
-AsyncEngineArgs(model=model, **kwargs).create_engine_config()  # on a CPU this sets variables for the engine: before it forks here
+# On a CPU this sets variables for the engine: before it forks here.
+AsyncEngineArgs(model=model, **kwargs).create_engine_config()
 reaper, server = Reaper(), Forkserver()
 
 
 async def answer(engine):
-    return (await engine.generate(Request(list(range(300, 340)), {"max_tokens": 8, "ignore_eos": True}))).num_generated_tokens
+    request = Request(list(range(300, 340)), {"max_tokens": 8, "ignore_eos": True})
+    return (await engine.generate(request)).num_generated_tokens
 
 
 async def main():

@@ -12,7 +12,7 @@ import pytest
 
 from rayllm_batch.run.session import _is_there, _wait_gone
 
-# An engine's process, of which a forkserver is the parent, with one that it started. None of them looks after its parent.
+# An engine's process, of which a forkserver is the parent, with one that it started. None looks after its parent.
 ENGINE = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('started', flush=True); time.sleep(600)"
 FORKSERVER = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {ENGINE!r}]); time.sleep(600)"
 

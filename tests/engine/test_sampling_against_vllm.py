@@ -1,4 +1,4 @@
-"""Our table of settings against vLLM's own: what it refuses, or its engine's process could not read, we refuse before."""
+"""Our table of settings against vLLM's own: what it refuses, or its engine could not read, we refuse before."""
 
 from __future__ import annotations
 
