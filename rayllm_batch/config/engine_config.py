@@ -146,24 +146,19 @@ def init_engine_from_config(
         if override:
             raise ConfigError("override= goes with a YAML path or a dict; config= is an EngineConfig already.")
         return config
-    _check_depth(config, override)
     source, folder, raw = _read(config)
-    _check_depth(raw)  # YAML can name what holds itself, too
-    if override is not None and not isinstance(override, Mapping):
-        raise ConfigError(f"override must be a dict such as {{'engine_kwargs': {{...}}}}, given {kind_of(override)}.")
-    return _build(_merged(raw, override or {}), source, folder)
-
-
-def _check_depth(*given: Any) -> None:
-    if any(map(is_deep, given)):
+    if is_deep(raw) or is_deep(override):  # YAML can name what holds itself, too
         deep = "holds lists or dicts in more than 100 levels, or one that holds itself"
         raise ConfigError(f"The config {deep}. Make it flatter.")
+    if override is not None and not isinstance(override, Mapping):
+        raise ConfigError(f"override must be a dict such as {{'engine_kwargs': {{...}}}}, given {kind_of(override)}.")
+    return _build(_merged(_merged({}, raw), override or {}), source, folder)
 
 
-def _read(config: Any) -> tuple[str, Path, dict[str, Any]]:
+def _read(config: Any) -> tuple[str, Path, Mapping[str, Any]]:
     """Where the configuration comes from, for messages; the folder its paths start from; what it holds."""
     if isinstance(config, Mapping):
-        return "the config dict", Path.cwd(), _merged({}, config)
+        return "the config dict", Path.cwd(), config
     if not isinstance(config, (str, os.PathLike)):
         raise ConfigError(f"config must be the path of a YAML file or a dict, given {kind_of(config)}.")
     path = Path(config).expanduser()
@@ -201,8 +196,8 @@ def _text_of(path: Path, what: str) -> str:
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        below = merged.get(key)
         if isinstance(value, Mapping):
+            below = merged.get(key)
             merged[key] = _merged(below if isinstance(below, Mapping) else {}, value)
         else:
             merged[key] = copy.deepcopy(value)
