@@ -29,10 +29,8 @@ def check_versions(config: EngineConfig) -> None:
     found.update(_ask({node_id: name for node_id, name in names.items() if node_id != here}))
     lacking = [names[node] for node, version in found.items() if not version]
     if lacking:
-        raise ClusterError(
-            f"vLLM is not installed on node(s) {', '.join(lacking)}. Every node that may run an engine needs it in the "
-            "same version: requirements/gpu.txt, or requirements/cpu.txt."
-        )
+        needs = "Every node that may run an engine needs one version: requirements/gpu.txt, or requirements/cpu.txt."
+        raise ClusterError(f"vLLM is not installed on node(s) {', '.join(lacking)}. {needs}")
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{names[node]}: {version}" for node, version in found.items())
         raise ClusterError(f"The nodes have different versions of vLLM ({listed}). Install one version on all.")

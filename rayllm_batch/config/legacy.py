@@ -74,9 +74,9 @@ def translate(kwargs: Kwargs, env_vars: dict[Any, Any]) -> list[str]:
         if name != upper:  # the original upper-cased names, so configs of its time have them in lower case
             notes.append(f"environment variable {name}: upper-cased to {upper}")
         env_vars[upper] = value  # of two spellings the later one counts, which is the override's
-    for name, what in _ENV.items():
+    for name, became in _ENV.items():
         if (value := env_vars.pop(name, None)) is not None:
-            notes.append(f"environment variable {name}: {_became(what, value, kwargs)}")
+            notes.append(f"environment variable {name}: {_became(became, value, kwargs)}")
     old = [key for key in kwargs if key not in engine_args.known_fields()]
     if speculative := {key: kwargs.pop(key) for key in old if key in _SPECULATIVE}:
         notes.append(_speculative(speculative, kwargs))

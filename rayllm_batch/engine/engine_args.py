@@ -89,11 +89,9 @@ def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None
         if key in OURS:
             raise ConfigError(f"{key!r} does not go under engine_kwargs in {source}; set {OURS[key]}.")
         if key not in (*known, *known_fields()):
-            raise ConfigError(
-                f"Unknown engine setting {key!r} under engine_kwargs in {source}."
-                f"{of_another_vllm(key, ENGINE_FIELDS, MORE_ENGINE_FIELDS) or did_you_mean(key, known)} "
-                "The settings are those of vLLM's AsyncEngineArgs."
-            )
+            near = of_another_vllm(key, ENGINE_FIELDS, MORE_ENGINE_FIELDS) or did_you_mean(key, known)
+            near += " The settings are those of vLLM's AsyncEngineArgs."
+            raise ConfigError(f"Unknown engine setting {key!r} under engine_kwargs in {source}.{near}")
     if engine_kwargs.get("data_parallel_size") not in (None, 1):
         raise ConfigError(
             f"data_parallel_size in {source} is for serving. For several copies of the model, give RayLLMBatch "

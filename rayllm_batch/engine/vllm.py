@@ -169,14 +169,14 @@ class VLLMEngine:
         return self._params[key]
 
     def _new_params(self, given: dict[str, Any]) -> Any:
-        from vllm import SamplingParams, sampling_params
+        from vllm import sampling_params
 
         fields = {"max_tokens": None, **self._defaults, **given}  # SamplingParams alone would stop at 16 tokens
         for name, of in (("structured_outputs", "StructuredOutputs"), ("repetition_detection", "RepetitionDetection")):
             if isinstance(fields.get(name), dict):
                 fields[name] = getattr(sampling_params, f"{of}Params")(**fields[name])
         # FINAL_ONLY: one object a request crosses to us, not one a token.
-        return SamplingParams(**fields, output_kind=sampling_params.RequestOutputKind.FINAL_ONLY)
+        return sampling_params.SamplingParams(**fields, output_kind=sampling_params.RequestOutputKind.FINAL_ONLY)
 
 
 class VLLMStarter(Starter):
