@@ -31,7 +31,7 @@ class VLLMEngine:
     ) -> None:
         from vllm import AsyncEngineArgs, AsyncLLMEngine
 
-        vllm_versions.require_all()
+        vllm_versions.require(*vllm_versions.PLACES)
         current_platform = vllm_versions.part("current_platform")
         usage_context = vllm_versions.part("UsageContext").LLM_CLASS
         if current_platform.is_cpu() != (accelerator_type == "CPU"):

@@ -32,15 +32,17 @@ class OtherVLLM(ImportError):
 
 def part(name: str) -> Any:
     """One of PLACES. Raises OtherVLLM."""
-    if (found := _found(name)) is None:
-        raise OtherVLLM(_lacks([name]))
-    return found
+    require(name)
+    return _found(name)
 
 
-def require_all() -> None:
-    """Raise OtherVLLM, naming every part that is missing."""
-    if missing := [name for name in PLACES if _found(name) is None]:
-        raise OtherVLLM(_lacks(missing))
+def require(*names: str) -> None:
+    """Raise OtherVLLM, naming every one of these parts that is missing."""
+    if missing := [name for name in names if _found(name) is None]:
+        places = "; ".join(f"no {name} in {' or '.join(PLACES[name])}" for name in missing)
+        tried = ", ".join(sorted({vllm for _, vllm in TESTED}))
+        unlike = f"vLLM {vllm_version()} is unlike those that were tried ({tried})"
+        raise OtherVLLM(f"{unlike}: it has {places}. Install one of those.")
 
 
 def most_bad_words_tokens() -> Optional[int]:
@@ -79,9 +81,3 @@ def _attribute(module: str, name: str) -> Any:
         if f"{module}.{name}".startswith(error.name or "?"):
             return None
         raise  # something that vLLM needs is not installed
-
-
-def _lacks(names: list[str]) -> str:
-    places = "; ".join(f"no {name} in {' or '.join(PLACES[name])}" for name in names)
-    tried = ", ".join(sorted({vllm for _, vllm in TESTED}))
-    return f"vLLM {vllm_version()} is unlike those that were tried ({tried}): it has {places}. Install one of those."

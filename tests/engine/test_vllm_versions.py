@@ -14,7 +14,7 @@ import pytest
 from ray import cloudpickle
 
 from rayllm_batch.engine import back_off, vllm_versions
-from rayllm_batch.engine.vllm_versions import OtherVLLM, part, require_all
+from rayllm_batch.engine.vllm_versions import PLACES, OtherVLLM, part, require
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = {"vllm", "vllm.sampling_params", "vllm.lora.request"}  # as vLLM's documentation names them
@@ -33,7 +33,7 @@ needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 @needs_vllm
 def test_all_is_where_it_is_looked_for() -> None:
     """A vLLM for which this fails has something elsewhere: one more place in PLACES."""
-    require_all()
+    require(*PLACES)
     assert part("UsageContext").LLM_CLASS and issubclass(part("EngineDeadError"), Exception)
     assert vllm_versions.starter_of_engines() is not None, "engines are forked where that is faster"
     assert all(importlib.util.find_spec(name) for name in vllm_versions.IMPORTED_BY_ENGINES)
@@ -52,20 +52,22 @@ def test_what_is_missing_is_named_all_at_once(monkeypatch: pytest.MonkeyPatch) -
     places = {"Fraction": ("fractions",), "Piece": ("no_such", "fractions"), "Wheel": ("json",)}
     monkeypatch.setattr(vllm_versions, "PLACES", places)
     with pytest.raises(OtherVLLM) as caught:
-        require_all()
+        require(*places)
     assert "it has no Piece in no_such or fractions; no Wheel in json." in str(caught.value)
     assert "unlike those that were tried (0.26.0, 0.29.0, 0.32.0)" in str(caught.value)
 
 
-def test_it_is_said_where_this_package_is_not_installed(tmp_path: Path) -> None:
+def test_it_is_said_where_this_package_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a worker's node: what a run needs there is sent by value."""
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
-    (tmp_path / "sent").write_bytes(cloudpickle.dumps(vllm_versions._lacks))
+    monkeypatch.setitem(PLACES, "Piece", ("no_such",))
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps(require))
     code = (
-        "import pickle, sys; sys.modules['rayllm_batch'] = None; print(pickle.load(open('sent', 'rb'))(['PEFTHelper']))"
+        "import pickle, sys; sys.modules['rayllm_batch'] = None\n"
+        "try:\n    pickle.load(open('sent', 'rb'))('Piece')\nexcept ImportError as error:\n    print(error)"
     )
     there = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "it has no PEFTHelper in vllm.lora.peft_helper. Install one of those." in there.stdout
+    assert "it has no Piece in no_such. Install one of those." in there.stdout
 
 
 def test_what_vllm_needs_and_is_not_installed_is_no_part_that_moved(
