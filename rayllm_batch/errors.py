@@ -7,6 +7,7 @@ RayLLMBatchError
     WorkloadError
     OutputError
     EngineError
+    RolloutError
     ModelAccessError
         TokenRequiredError
         InvalidTokenError
@@ -49,6 +50,10 @@ class OutputError(RayLLMBatchError):
 
 class EngineError(RayLLMBatchError):
     """The inference engine did not start, or died while rows were in flight."""
+
+
+class RolloutError(RayLLMBatchError):
+    """A row's `rollout` did not end in its bounds, or called `generate` with what it does not take."""
 
 
 class ModelAccessError(RayLLMBatchError):

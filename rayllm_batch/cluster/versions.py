@@ -22,7 +22,7 @@ def check_versions(config: EngineConfig) -> None:
         return
     import ray
 
-    nodes = _engine_nodes(config) or {node["NodeID"]: node for node in alive_nodes()}
+    nodes = engine_nodes(config) or {node["NodeID"]: node for node in alive_nodes()}
     names = {node_id: node.get("NodeManagerAddress", node_id[:8]) for node_id, node in nodes.items()}
     here = ray.get_runtime_context().get_node_id()
     found = {here: vllm_version()} if here in nodes else {}
@@ -44,17 +44,17 @@ def runs_here(config: EngineConfig) -> bool:
     """Whether an engine may start on the driver's own node, which often has no GPU."""
     import ray
 
-    return ray.get_runtime_context().get_node_id() in _engine_nodes(config)
+    return ray.get_runtime_context().get_node_id() in engine_nodes(config)
 
 
 def only_here(config: EngineConfig) -> bool:
     """Whether no engine can start on another node than the driver's."""
     import ray
 
-    return _engine_nodes(config).keys() <= {ray.get_runtime_context().get_node_id()}
+    return engine_nodes(config).keys() <= {ray.get_runtime_context().get_node_id()}
 
 
-def _engine_nodes(config: EngineConfig) -> dict[str, dict[str, Any]]:
+def engine_nodes(config: EngineConfig) -> dict[str, dict[str, Any]]:
     """Those that an engine may start on, by their ids."""
 
     def may_run(has: dict[str, float]) -> bool:

@@ -23,11 +23,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What it gives back. finish_reason is vLLM's: "stop", "length", or "repetition" (by `repetition_detection`)."""
+    """What it gives back.
+
+    text:                 of the first answer.
+    num_generated_tokens: of all answers.
+    finish_reason:        of the first, vLLM's: "stop", "length", or "repetition" (by `repetition_detection`).
+    texts, finish_reasons: of each answer, where n was above 1.
+    logprobs:             of each answer a list of its tokens, each a list of {token_id, token, logprob, rank}: the token
+                          that was taken first, then the others that were asked for.
+    prompt_logprobs:      likewise of the prompt's tokens; None for its first, which nothing comes before.
+    """
 
     text: str
     num_generated_tokens: int
     finish_reason: str
+    texts: tuple[str, ...] = ()
+    finish_reasons: tuple[str, ...] = ()
+    logprobs: Optional[list[list[list[dict[str, Any]]]]] = None
+    prompt_logprobs: Optional[list[Optional[list[dict[str, Any]]]]] = None
 
 
 class BadRequest(Exception):

@@ -51,12 +51,13 @@ RANGES = {
     "min_p": Range(0, 1),
     "max_tokens": Range(1, INT32),
     "min_tokens": Range(0, INT32),
+    "n": Range(1, 16384),
+    "logprobs": Range(-1, INT32),
+    "prompt_logprobs": Range(-1, INT32),
     "thinking_token_budget": Range(-1, INT32),
 }
 TOKEN_IDS = ("stop_token_ids", "allowed_token_ids", "logit_bias")
-NO_COLUMN = (
-    "logprobs prompt_logprobs logprob_token_ids flat_logprobs prompt_logprob_token_ids prompt_logprob_start".split()
-)
+NO_COLUMN = ("flat_logprobs", "prompt_logprob_token_ids", "prompt_logprob_start")
 NOT_TO_SET = (
     "output_kind stream_interval skip_clone output_text_buffer_length routed_experts_prompt_start "
     "trace_decode_token_ids"
@@ -82,6 +83,13 @@ OTHER_NAMES = {
     "random_seed": "seed",
     **dict.fromkeys(_GUIDED.split(), "structured_outputs, such as {'json': {...}} or {'choice': ['yes', 'no']}"),
 }
+GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    "guided_json_object": "json_object",
+}
 _WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -105,6 +113,7 @@ def settings(given: Any, where: str) -> dict[str, Any]:
         deep = "holds lists or dicts in more than 100 levels, or one that holds itself"
         raise WorkloadError(f"{where} {deep}. Make it flatter.")
     plain = {key: _plain(value) for key, value in (given or {}).items() if value is not None}
+    plain = {key: value for key, value in _translated(plain)[0].items() if value is not None}
     for key in OF_STRUCTS:  # columns have all fields of a struct in each row, those that are not given as nulls
         if isinstance(inner := plain.get(key), dict) and any(value is None for value in inner.values()):
             plain[key] = {name: value for name, value in inner.items() if value is not None}
@@ -113,6 +122,37 @@ def settings(given: Any, where: str) -> dict[str, Any]:
     if isinstance(bias := plain.get("logit_bias"), dict):
         plain["logit_bias"] = {_token_id(key): value for key, value in bias.items()}
     return plain
+
+
+def translated(given: Any) -> dict[str, str]:
+    """Which names of earlier vLLMs and of the OpenAI API `settings` takes for others, and for which."""
+    return _translated(given)[1] if isinstance(given, Mapping) else {}
+
+
+def _translated(given: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[str, str]]:
+    settings, notes = dict(given), dict[str, str]()
+    for old in (name for name in (*GUIDED, "guided_decoding", "response_format") if given.get(name) is not None):
+        value = given[old]
+        form = {GUIDED[old]: value} if old in GUIDED else value if isinstance(value, dict) else None
+        if old == "response_format":
+            form = _form_of_response(value)
+        if form is None or "structured_outputs" in settings:
+            continue  # `check` says what it is called here
+        del settings[old]
+        settings["structured_outputs"] = form or None
+        notes[old] = (
+            f"structured_outputs={{{', '.join(map(repr, form))}: ...}}" if form else "left out: text is the default"
+        )
+    return settings, notes
+
+
+def _form_of_response(value: Any) -> Optional[dict[str, Any]]:
+    """OpenAI's response_format as structured_outputs; {} where it asks for text, None where it is not OpenAI's."""
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    schema = value.get("json_schema") if kind == "json_schema" else None
+    if isinstance(schema, Mapping) and "schema" in schema:
+        return {"json": schema["schema"]}
+    return {"text": {}, "json_object": {"json_object": True}}.get(kind or "")
 
 
 def excluded_by(engine_kwargs: Mapping[str, Any]) -> dict[str, str]:
@@ -149,8 +189,11 @@ def check(
         if (problem := _problem(key, value)) is not None:
             raise WorkloadError(f"{key} in {where} must be {problem}, given {shown(value)}.")
     params = {**base, **params}
-    if params.get("n", 1) != 1:
-        raise WorkloadError(f"{where} asks for n={params['n']} answers, but a row has one. Repeat the row instead.")
+    if params.get("n", 1) > 1 and params.get("temperature") == 0:
+        same = (
+            f"{where} asks for n={params['n']} answers with temperature 0, which would be {params['n']} times the same"
+        )
+        raise WorkloadError(f"{same}. Set a temperature above 0, or leave n out.")
     least, most = params.get("min_tokens", 0), params.get("max_tokens", math.inf)
     if least > most:
         raise WorkloadError(

@@ -17,6 +17,11 @@ from rayllm_batch.errors import one_line
 
 ANSWERED = ("stop", "length", "repetition")  # "abort" and "error" end a request without an answer
 
+ONE_BACKEND = (
+    ". It compiles every form with one grammar backend, that of its first: where this one needs another, set "
+    "structured_outputs_config={'backend': 'guidance'} in engine_kwargs"
+)
+
 
 class VLLMEngine:
     """One engine. Build it inside a running event loop, with the environment already set."""
@@ -93,14 +98,24 @@ class VLLMEngine:
             self._requests -= 1
         if final is None or not final.outputs:
             raise BadRequest("the engine ended the request without an answer")
-        answer = final.outputs[0]
-        if answer.finish_reason not in ANSWERED:
-            why = f" ({answer.stop_reason})" if answer.stop_reason else ""
-            raise BadRequest(
-                f"the engine ended the request after {len(answer.token_ids)} token(s) with finish_reason "
-                f"{answer.finish_reason!r}{why}; its log says why"
-            )
-        return Reply(answer.text, len(answer.token_ids), answer.finish_reason)
+        outputs = sorted(final.outputs, key=lambda output: output.index)
+        for output in outputs:
+            if output.finish_reason not in ANSWERED:
+                why = f" ({output.stop_reason})" if output.stop_reason else ""
+                raise BadRequest(
+                    f"the engine ended the request after {len(output.token_ids)} token(s) with finish_reason "
+                    f"{output.finish_reason!r}{why}; its log says why{ONE_BACKEND if params.structured_outputs else ''}"
+                )
+        several = outputs if len(outputs) > 1 else []
+        return Reply(
+            outputs[0].text,
+            sum(len(output.token_ids) for output in outputs),
+            outputs[0].finish_reason,
+            texts=tuple(output.text for output in several),
+            finish_reasons=tuple(output.finish_reason for output in several),
+            logprobs=None if outputs[0].logprobs is None else [_tokens(output.logprobs) for output in outputs],
+            prompt_logprobs=None if final.prompt_logprobs is None else _tokens(final.prompt_logprobs),
+        )
 
     async def _add_adapter(self, adapter: Any) -> None:
         """By itself: as a part of a request, one that cannot be loaded would end the engine's process."""
@@ -200,6 +215,19 @@ class VLLM(EngineKind):
         self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]
     ) -> VLLMStarter:
         return VLLMStarter(accelerator_type, lora_path, Forkserver.start(engine_kwargs) if gpus else None)
+
+
+def _tokens(logprobs: Any) -> list[Any]:
+    """Of vLLM's logprobs, a dict a token. The token that was taken comes first in each."""
+    return [
+        None
+        if position is None
+        else [
+            {"token_id": token_id, "token": one.decoded_token, "logprob": one.logprob, "rank": one.rank}
+            for token_id, one in position.items()
+        ]
+        for position in logprobs
+    ]
 
 
 def _readable(params: Any) -> Any:

@@ -21,6 +21,9 @@ PLACES = {
     "StatLoggerBase": ("vllm.v1.metrics.loggers",),
     "UsageContext": ("vllm.usage.usage_lib",),
     "current_platform": ("vllm.platforms",),
+    "has_guidance_unsupported_json_features": ("vllm.v1.structured_output.backend_guidance",),
+    "validate_guidance_grammar": ("vllm.v1.structured_output.backend_guidance",),
+    "validate_xgrammar_grammar": ("vllm.v1.structured_output.backend_xgrammar",),
 }
 # What an engine's process imports, for one that does it beforehand; those that a version lacks are passed over.
 IMPORTED_BY_ENGINES = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core")

@@ -128,9 +128,13 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
         if key not in HOW_FAST:
             settings[f"engine_kwargs.{key}"] = _shown(key, value)
     hints, rows = {"workload": type(workload).__qualname__}, dict[str, str]()
+    for key, value in config.task_kind.decides(workload).items():
+        settings[f"workload.{key}"] = _shown(key, value)
     for key, value in sorted(_fields(workload).items()):
-        part = settings if key == config.task_kind.settings_key else rows if key in WHICH_ROWS else hints
-        part[f"workload.{key}"] = _shown(key, value)
+        if key not in config.task_kind.fields:
+            (rows if key in WHICH_ROWS else hints)[f"workload.{key}"] = _shown(key, value)
+        elif isinstance(value, type):
+            hints[f"code of {key}"] = digest(code_of_class(value, home_of(workload)))
     for cls in type(workload).__mro__:
         if cls.__module__ != "rayllm_batch.workload.base" and cls.__module__ not in sys.stdlib_module_names:
             key = f"code of {cls.__qualname__}"  # a subclass may have its base's name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 TOKEN_IDS = "_rayllm_prompt_token_ids"
 REQUEST = "_rayllm_request"
 STAGE_ERROR = "_rayllm_error"
+MESSAGES = "_rayllm_messages"  # as JSON, where the answer may have to be asked for again
 # Of a run with an output folder: each row's id, a digest of what is asked for it (see asked.py), and, in a row without
 # content, the ids of rows that were finished before.
 ROW_ID = "_rayllm_row_id"
@@ -29,7 +31,9 @@ FINISHED_IDS = "_rayllm_finished_ids"
 ORDER = "_rayllm_order"
 FOLDER_SCHEMA = pa.schema([(ROW_ID, ID_TYPE), (ASKED, pa.uint64()), (FINISHED_IDS, pa.binary())])
 RUN_COLUMNS = {*FOLDER_SCHEMA.names, ORDER}
-STAGE_SCHEMA = pa.schema([(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string())])
+STAGE_SCHEMA = pa.schema(
+    [(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string()), (MESSAGES, pa.string())]
+)
 
 _FAILED = "_rayllm_batch_failed"  # an attribute of a run's result
 
@@ -44,17 +48,18 @@ def check_input_columns(columns: list[str], task: Task) -> None:
         )
 
 
-def with_stage_columns(table: pa.Table, token_ids: list, requests: list, errors: list) -> pa.Table:
-    """The input rows with what the engine needs: token ids, the request's own settings as JSON, an error so far."""
+def with_stage_columns(table: pa.Table, *values: list) -> pa.Table:
+    """The input rows with what the engine needs, in STAGE_SCHEMA's order; a column that is left out is null."""
     table = table.drop_columns([BAD_LINE] if BAD_LINE in table.column_names else [])
-    for field, values in zip(STAGE_SCHEMA, (token_ids, requests, errors), strict=True):
-        table = table.append_column(field, pa.array(values, type=field.type))
+    for field, its in zip_longest(STAGE_SCHEMA, values):
+        column = pa.nulls(table.num_rows, field.type) if its is None else pa.array(its, type=field.type)
+        table = table.append_column(field, column)
     return table
 
 
 def stage_rows(table: pa.Table) -> list[dict[str, Any]]:
     """What travelled between the stages, row by row; token ids as arrays (int32) that are not copied, or None."""
-    rows = table.select([REQUEST, STAGE_ERROR]).to_pylist()
+    rows = table.select([REQUEST, STAGE_ERROR, MESSAGES]).to_pylist()
     for row, ids in zip(rows, _arrays(table.column(TOKEN_IDS)), strict=True):
         row[TOKEN_IDS] = ids
     return rows

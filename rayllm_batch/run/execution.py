@@ -62,7 +62,7 @@ class Execution:
         engines = options.replica_range[0] * config.engines_per_replica
         task = self.task()
         ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, task=task)
-        rows = ready.rows
+        rows, config = ready.rows, ready.config or config
         lengths = lengths_of(rows.chats, task, ready.facts.tokenizer_file)
         plan = make_plan(
             config, ready.facts, options.replica_range, batch_size=options.batch_size, total=rows.total, lengths=lengths

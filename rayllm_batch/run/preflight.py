@@ -14,6 +14,7 @@ from rayllm_batch.errors import HubUnavailableError, PreflightError
 from rayllm_batch.model.hub import check_model_access, find_token
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.run.first_prompts import check_first_prompts
+from rayllm_batch.run.forms import with_backend
 from rayllm_batch.run.model_check import ModelFacts, check_chat_template, check_disk, check_files, check_memory, look_at
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.rows import Rows, read_rows
@@ -27,13 +28,14 @@ log = logging.getLogger("rayllm_batch")
 class Ready:
     """What the checks found out and the run needs. token: "" where the model needs none.
 
-    unanswered: the errors of those of the first rows that cannot be answered.
+    unanswered: the errors of those of the first rows that cannot be answered. config: with what the rows ask of it.
     """
 
     token: str
     rows: Rows
     facts: ModelFacts = ModelFacts()
     unanswered: tuple[str, ...] = ()
+    config: Optional[EngineConfig] = None
 
 
 def preflight(
@@ -79,6 +81,9 @@ def preflight(
     unanswered: Optional[list[str]] = None
     if sound and facts is not None and rows is not None:
         unanswered = attempt(lambda: check_first_prompts(config, facts, rows))
+    told = None
+    if rows is not None and not found:  # it takes some seconds, and a node with vLLM
+        told = attempt(lambda: with_backend(config, rows.task, rows.chats))
     if folder is not None and rows is not None:
         attempt(lambda: check_output_room(folder, rows, workload))
     if len(found) == 1:
@@ -86,7 +91,7 @@ def preflight(
     if found:
         raise PreflightError(found)
     assert token is not None and rows is not None and facts is not None  # what failed is in `found`
-    return Ready(token, rows, facts, tuple(unanswered or ()))
+    return Ready(token, rows, facts, tuple(unanswered or ()), told)
 
 
 def hub_token(config: EngineConfig) -> str:

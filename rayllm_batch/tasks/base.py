@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import pyarrow as pa
@@ -14,21 +14,31 @@ from rayllm_batch.engine.base import Reply, Request
 ParseRow = Callable[[dict[str, Any]], Any]
 
 
+class InvalidAnswer(ValueError):
+    """An answer that has not the form asked for; its text names the field and says why."""
+
+
 @dataclass
 class Answer:
-    """What one row gets: the engine's reply, or an error. A failed row counts no token but those of its prompt."""
+    """What one row gets: the engine's last reply, or an error, or both where the reply is not what was asked for.
+
+    num_input_tokens, num_generated_tokens: of all requests that the row took. complaints: why replies were invalid, each.
+    values: what the task read in the last reply, for `Task.columns`.
+    """
 
     num_input_tokens: int = 0
     reply: Optional[Reply] = None
     error: Optional[str] = None
-
-    @property
-    def num_generated_tokens(self) -> int:
-        return self.reply.num_generated_tokens if self.reply else 0
+    num_generated_tokens: int = 0
+    complaints: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
 
     @property
     def finish_reason(self) -> str:
-        return self.reply.finish_reason if self.reply else "error"
+        return self.reply.finish_reason if self.reply and self.error is None else "error"
+
+    def replied(self, reply: Reply) -> None:
+        self.reply, self.num_generated_tokens = reply, self.num_generated_tokens + reply.num_generated_tokens
 
 
 class Task:
@@ -40,6 +50,10 @@ class Task:
     schema: pa.Schema
     answer_column: str
     settings_key: str
+    fields: tuple[str, ...] = ()  # of a workload, that are this task's affair, its settings_key among them
+    reask = 0  # how often an invalid answer is asked for again
+    compact_json = False  # answers are JSON that nobody reads as it is
+    seats = 1  # of the engine's max_num_seqs that a row takes
 
     def __init__(self, settings: Optional[dict[str, Any]] = None) -> None:
         self.settings = settings or {}
@@ -47,6 +61,10 @@ class Task:
     def of(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Task:
         """This task as the workload asks for it. Raises WorkloadError for what no engine takes."""
         raise NotImplementedError
+
+    def decides(self, workload: Any) -> dict[str, Any]:
+        """What of the workload decides its answers, as plain values: those of `fields` that are not their defaults."""
+        return {self.settings_key: getattr(workload, self.settings_key, None)}
 
     def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         """What `parse_row` returns for the row, checked and read to mean one thing.
@@ -75,9 +93,9 @@ class Task:
         """A row's settings out of JSON, which makes texts of keys that are numbers."""
         return settings
 
-    def problem(self, request: Request, reply: Reply) -> Optional[str]:
-        """Why this reply is no answer; None for one that is."""
-        return None
+    def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
+        """What else the columns need of it. Raises InvalidAnswer for a reply that has not the form asked for."""
+        return {}
 
     def columns(self, answer: Answer) -> dict[str, Any]:
         """The values of the schema's columns, without "num_input_tokens" and "error"; of a failed row too."""

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
 
 from rayllm_batch.engine import sampling
 from rayllm_batch.engine.base import Reply, Request
 from rayllm_batch.errors import WorkloadError, did_you_mean, shown
-from rayllm_batch.tasks.base import Answer, ParseRow, Task
+from rayllm_batch.tasks.base import Answer, InvalidAnswer, ParseRow, Task
 from rayllm_batch.tasks.chat import checked_ids, checked_messages
 
-KEYS = ("messages", "prompt_token_ids", "sampling_params", "model")
+KEYS = ("messages", "prompt_token_ids", "sampling_params", "model", "output_schema")
+OF_COLUMNS = ("n", "logprobs", "prompt_logprobs", "logprob_token_ids")  # settings that add columns
+MAX_LOGPROBS = 20  # of vLLM, where the config does not say
+if TYPE_CHECKING:
+    from rayllm_batch.tasks.output_schema import OutputSchema
+
+MOST_REASKS = 10
+TOKENS = pa.list_(
+    pa.list_(
+        pa.struct([("token_id", pa.int32()), ("token", pa.string()), ("logprob", pa.float32()), ("rank", pa.int32())])
+    )
+)
 AS_A_CHAT = 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
 # What other libraries take beside or in place of a chat.
 NOT_TAKEN = {
@@ -30,31 +42,66 @@ NOT_TAKEN = {
 class Generate(Task):
     """A failed row's text is null, so that nobody takes "" for an answer."""
 
-    schema = pa.schema(
-        [
-            ("generated_text", pa.string()),
-            ("num_input_tokens", pa.int64()),
-            ("num_generated_tokens", pa.int64()),
-            ("finish_reason", pa.string()),
-            ("error", pa.string()),
-        ]
-    )
     answer_column = "generated_text"
     settings_key = "sampling_params"
+    fields = ("sampling_params", "output_schema", "reask")
 
-    def __init__(self, settings: Optional[dict[str, Any]] = None, excluded: Optional[Mapping[str, str]] = None) -> None:
-        """excluded: settings that the engine excludes, and why."""
+    def __init__(
+        self,
+        settings: Optional[dict[str, Any]] = None,
+        excluded: Optional[Mapping[str, str]] = None,
+        output: Optional[OutputSchema] = None,
+        reask: int = 0,
+    ) -> None:
+        """excluded: settings that the engine excludes, and why. output: the form of each answer."""
         super().__init__(settings)
-        self._excluded = excluded or {}
+        self._excluded, self._output, self.reask = excluded or {}, output, reask
+        self.compact_json = output is not None
+        self.seats = self.settings.get("n", 1)
+        self.schema = pa.schema(list(self._columns().items()))
+
+    def _columns(self) -> dict[str, pa.DataType]:
+        columns = {"generated_text": pa.string()}
+        if self.seats > 1:
+            columns |= {"generated_texts": pa.list_(pa.string()), "finish_reasons": pa.list_(pa.string())}
+        if self._output is not None:
+            parsed = self._output.form.type
+            columns["parsed"] = pa.list_(parsed) if self.seats > 1 else parsed
+        columns |= {"num_input_tokens": pa.int64(), "num_generated_tokens": pa.int64()}
+        if self.reask:
+            columns["num_requests"] = pa.int64()
+        columns["finish_reason"] = pa.string()
+        if any(self.settings.get(name) is not None for name in ("logprobs", "logprob_token_ids")):
+            columns["logprobs"] = pa.list_(TOKENS) if self.seats > 1 else TOKENS
+        if self.settings.get("prompt_logprobs") is not None:
+            columns["prompt_logprobs"] = TOKENS
+        return {**columns, "error": pa.string()}
 
     def of(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Generate:
         where = f"{type(workload).__name__}.sampling_params"
         given = getattr(workload, "sampling_params", {})
         if given is None:
             raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
+        for old, new in sampling.translated(given).items():
+            warnings.warn(f"{old} in {where} is another library's name: it is {new} here.", stacklevel=2)
         settings, excluded = sampling.settings(given, where), sampling.excluded_by(engine_kwargs)
+        _check_logprobs(settings, where, engine_kwargs.get("max_logprobs") or MAX_LOGPROBS)
         sampling.check(settings, where, excluded=excluded)
-        return Generate(settings, excluded)
+        output, reask = _output_of(workload, settings), getattr(workload, "reask", 0)
+        if output is not None:
+            settings["structured_outputs"] = output.constraint
+        if isinstance(reask, bool) or not isinstance(reask, int) or not 0 <= reask <= MOST_REASKS:
+            name = type(workload).__name__
+            raise WorkloadError(f"{name}.reask must be a whole number from 0 to {MOST_REASKS}, given {shown(reask)}.")
+        return Generate(settings, excluded, output, reask)
+
+    def decides(self, workload: Any) -> dict[str, Any]:
+        output, reask = _output_of(workload, {}), getattr(workload, "reask", 0)
+        return {
+            "sampling_params": getattr(workload, "sampling_params", {}),
+            **({} if output is None else {"output_schema": output.constraint}),
+            **({"reask": reask} if reask else {}),
+        }
 
     def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         returned = parse_row(row)
@@ -77,34 +124,111 @@ class Generate(Task):
             own = chat["sampling_params"] = sampling.settings(given, "this row's sampling_params")
             if own:
                 sampling.check(own, "this row's sampling_params", excluded=self._excluded, base=self.settings)
+            if self._output is not None and "structured_outputs" in own:
+                raise WorkloadError(
+                    "structured_outputs in this row's sampling_params would take the place of the workload's output_schema. "
+                    'Return {"output_schema": ...} beside the messages instead, where the workload\'s is {}.'
+                )
+            for key in OF_COLUMNS:
+                if key in own and key not in self.settings and own[key] != 1:
+                    raise WorkloadError(
+                        f"{key} in this row's sampling_params needs a column, which the workload's sampling_params decide: "
+                        f"set {key} there, for all rows."
+                    )
+        if (schema := chat.pop("output_schema", None)) is not None:
+            chat["sampling_params"] = {**chat.get("sampling_params", {}), **self._own_schema(schema)}
         return chat
+
+    def _own_schema(self, schema: Any) -> dict[str, Any]:
+        """A row's, as settings. The column's type cannot be the row's affair: it is JSON text."""
+        if self._output is None or self._output.given != {}:
+            raise WorkloadError(
+                "this row has an output_schema of its own, but the workload has "
+                f"{'none' if self._output is None else 'one for all rows'}: set output_schema = {{}} there; then `parsed` "
+                "is JSON text, and each row may bring a schema."
+            )
+        if not isinstance(schema, (dict, list, tuple)):
+            raise WorkloadError(
+                f"this row's output_schema must be a JSON schema or a list of texts, given {shown(schema)}"
+            )
+        return {"structured_outputs": type(self._output)(schema, "this row's output_schema").constraint}
 
     def read(self, settings: dict[str, Any]) -> dict[str, Any]:
         return sampling.settings(settings, "")
 
-    def problem(self, request: Request, reply: Reply) -> Optional[str]:
-        if reply.finish_reason != "length":
-            return None
-        cut = cut_short(request.settings.get("structured_outputs"), reply.text)
-        return f"{cut} (it has {reply.num_generated_tokens} tokens)" if cut else None
+    def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
+        texts, reasons = reply.texts or (reply.text,), reply.finish_reasons or (reply.finish_reason,)
+        output, asked = self._output, request.settings.get("structured_outputs") or {}
+        if output is not None and asked != self.settings["structured_outputs"]:
+            output = type(output)(asked["choice"] if "choice" in asked else asked["json"])
+        if output is None:
+            cut = [cut_short(asked, text) for text, why in zip(texts, reasons, strict=True) if why == "length"]
+            if cut and all(cut) and len(cut) == len(texts):
+                raise InvalidAnswer(f"{cut[0]} (it has {reply.num_generated_tokens} tokens)")
+            return {}
+        parsed: list[Any] = []
+        complaints = []
+        for text, why in zip(texts, reasons, strict=True):
+            try:
+                parsed.append(output.parse(text) if output is self._output else output.as_json(text))
+            except InvalidAnswer as invalid:
+                limit = " (the answer reached its token limit: raise max_tokens)" if why == "length" else ""
+                complaints.append(f"{invalid}{limit}")
+                parsed.append(None)
+        if len(complaints) == len(texts):
+            raise InvalidAnswer(complaints[0])
+        return {"parsed": parsed if self.seats > 1 else parsed[0]}
 
     def columns(self, answer: Answer) -> dict[str, Any]:
-        return {
-            "generated_text": answer.reply.text if answer.reply else None,
+        reply = answer.reply
+        values = {
+            "generated_text": reply.text if reply else None,
+            "generated_texts": list(reply.texts or [reply.text]) if reply else None,
+            "finish_reasons": list(reply.finish_reasons or [reply.finish_reason]) if reply else None,
+            "parsed": answer.values.get("parsed"),
             "num_generated_tokens": answer.num_generated_tokens,
+            "num_requests": len(answer.complaints) + (answer.error is None) if reply else 0,
             "finish_reason": answer.finish_reason,
+            "logprobs": (reply.logprobs if self.seats > 1 else reply.logprobs[0]) if reply and reply.logprobs else None,
+            "prompt_logprobs": reply.prompt_logprobs if reply else None,
         }
+        return {name: value for name, value in values.items() if name in self.schema.names}
 
     def is_repeatable(self, request: Request) -> bool:
         return request.settings.get("temperature") == 0  # vLLM's own default is 1
 
     def most_generated_tokens(self, settings: Mapping[str, Any]) -> Optional[int]:
         most = settings.get("max_tokens")
-        return most if isinstance(most, int) else None
+        return most * settings.get("n", 1) if isinstance(most, int) else None
 
     def reading_only(self, request: Request) -> Request:
-        settings = {key: value for key, value in request.settings.items() if key != "min_tokens"}
+        more = ("min_tokens", "n", "logprobs", "prompt_logprobs", "logprob_token_ids", "structured_outputs")
+        settings = {key: value for key, value in request.settings.items() if key not in more}
         return replace(request, settings={**settings, "max_tokens": 1})
+
+
+def _output_of(workload: Any, settings: Mapping[str, Any]) -> Optional[OutputSchema]:
+    given, name = getattr(workload, "output_schema", None), type(workload).__name__
+    if given is None:
+        return None
+    if "structured_outputs" in settings:
+        raise WorkloadError(
+            f"{name} has an output_schema and sampling_params['structured_outputs']: both say which form an answer has. "
+            "Remove one."
+        )
+    from rayllm_batch.tasks.output_schema import OutputSchema  # which travels to workers only with a schema
+
+    return OutputSchema(given, f"{name}.output_schema")
+
+
+def _check_logprobs(settings: Mapping[str, Any], where: str, most: int) -> None:
+    for key in ("logprobs", "prompt_logprobs"):
+        given = settings.get(key)
+        if isinstance(given, int) and most >= 0 and (given > most or given == -1):
+            raise WorkloadError(
+                f"{key} in {where} must be at most {most}, which is the engine's max_logprobs, given {given}. Raise "
+                "max_logprobs in engine_kwargs (-1: the whole vocabulary), or ask for fewer."
+            )
 
 
 def _no_effect(key: Any) -> str:

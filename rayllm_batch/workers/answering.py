@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, Reply, Request
 from rayllm_batch.errors import one_line
-from rayllm_batch.output.run_columns import REQUEST, STAGE_ERROR, TOKEN_IDS
-from rayllm_batch.tasks.base import Answer
+from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS
+from rayllm_batch.tasks.base import Answer, InvalidAnswer
 from rayllm_batch.workers.monitor_client import Told
+from rayllm_batch.workers.prompts import prompt_of
 from rayllm_batch.workers.suspects import Gate, guilty_error, prompt_key
 from rayllm_batch.workers.tokenizer import beyond_vocabulary
 
@@ -30,7 +32,7 @@ class Answering:
 
     def __init__(self, engine: Engine, job: ReplicaJob, told: Told, on_death: Callable[[str], None]) -> None:
         self._engine, self._config, self._on_death = engine, job.config, on_death
-        self._task = job.prompt.task
+        self._prompt, self._task = job.prompt, job.prompt.task
         self._guilty = told.guilty
         self._duplicates = Duplicates() if job.deduplicate else None
         self._gate = Gate(dict(told.suspects)) if told.suspects else None
@@ -70,32 +72,65 @@ class Answering:
         return self._task.request(ids.tolist(), row[REQUEST])
 
     async def answer(self, row: dict[str, Any]) -> Answer:
-        ids, own = row[TOKEN_IDS], row[REQUEST]
+        ids = row[TOKEN_IDS]
         answer = Answer(num_input_tokens=0 if ids is None else len(ids))
         request = self.request(row)
         if isinstance(request, str):
             answer.error = request
             return answer
+        try:
+            await self._converse(answer, request, row)
+        except RowError as error:
+            answer.error = str(error)
+        except BadRequest as error:
+            answer.error = f"engine: {one_line(error, named=False)}"
+        except InvalidAnswer as error:
+            answer.error = f"answer: {one_line(error, named=False)}"
+        except Exception as error:
+            answer.error = f"engine: {one_line(error)}"
+        return answer
+
+    async def _converse(self, answer: Answer, request: Request, row: dict[str, Any]) -> None:
+        """Until a reply has the form asked for, or it was asked for often enough."""
+        while True:
+            reply = await self.reply(request, row[REQUEST])
+            answer.replied(reply)
+            try:
+                answer.values = self._task.read_reply(request, reply)
+                return
+            except InvalidAnswer as invalid:
+                answer.complaints.append(one_line(invalid, named=False))
+                if len(answer.complaints) > self._task.reask or row[MESSAGES] is None:
+                    raise
+                row, request = await self._again(row, request, reply, answer)
+                answer.num_input_tokens += len(request.prompt_token_ids)
+
+    async def _again(
+        self, row: dict[str, Any], request: Request, reply: Reply, answer: Answer
+    ) -> tuple[dict[str, Any], Request]:
+        """The conversation so far, and what is wrong with its last answer. Raises InvalidAnswer where that has no place."""
+        messages = with_complaint(json.loads(row[MESSAGES]), reply.text, answer.complaints[-1])
+        # In another thread: to render and to tokenize would keep the engine's loop.
+        prompt = await asyncio.get_running_loop().run_in_executor(None, prompt_of, messages, self._prompt)
+        row = {**row, **prompt, MESSAGES: json.dumps(messages)}
+        again = self.request(row)
+        if isinstance(again, str):
+            raise InvalidAnswer(f"{answer.complaints[-1]} (it could not be asked for again: {again})")
+        return row, again
+
+    async def reply(self, request: Request, own: Optional[str]) -> Reply:
+        """The engine's. own: the row's own settings, as the CPU stage wrote them. Raises RowError, or what the engine raises."""
         once = self._duplicates if self._task.is_repeatable(request) else None
         key = prompt_key(request.prompt_token_ids, own) if once or self._guilty or self._gate else b""
         if key in self._guilty:
-            answer.error = guilty_error(self._guilty[key])
-            return answer
+            raise RowError(guilty_error(self._guilty[key]))
         suspect = self._gate is not None and await self._gate.enter(key)
         try:
             generate = partial(self._generate, request, own)
-            reply = await (once.answer(key, generate) if once else generate())
-            if problem := self._task.problem(request, reply):
-                answer.error = f"engine: {problem}"
-            else:
-                answer.reply = reply
-        except BadRequest as error:
-            answer.error = f"engine: {one_line(error, named=False)}"
-        except Exception as error:
-            answer.error = f"engine: {one_line(error)}"
-        if self._gate is not None:
-            await self._gate.leave(suspect)
-        return answer
+            return await (once.answer(key, generate) if once else generate())
+        finally:
+            if self._gate is not None:
+                await self._gate.leave(suspect)
 
     async def _generate(self, request: Request, own: Optional[str]) -> Reply:
         if not self._in_engine:
@@ -111,6 +146,18 @@ class Answering:
             del self._in_engine[mine]
             if not self._in_engine:
                 self._busy_s += time.time() - self._busy_since
+
+
+class RowError(Exception):
+    """What a row's `error` says; nothing was asked of the engine."""
+
+
+def with_complaint(messages: list[dict[str, Any]], text: str, complaint: str) -> list[dict[str, Any]]:
+    """messages: of the request that `text` answers; where the last is the assistant's, the answer continues it."""
+    if messages[-1]["role"] == "assistant":
+        text, messages = messages[-1]["content"] + text, messages[:-1]
+    again = f"That answer is not valid: {complaint}. Give the whole answer again, corrected, and nothing else."
+    return [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": again}]
 
 
 class Duplicates:

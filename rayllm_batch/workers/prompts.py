@@ -6,6 +6,7 @@ row goes into that row and the others go on.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -92,14 +93,15 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     if job.with_row_ids:
         digests = pa.array(map(asked.digest, token_ids, requests), type=pa.uint64())
         table = table.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
-    prompts = run_columns.with_stage_columns(table, token_ids, requests, errors)
+    chats = [json.dumps(its) if its and job.task.reask else None for its in messages]
+    prompts = run_columns.with_stage_columns(table, token_ids, requests, errors, chats)
     if job.sort:
         # In the order of the ids, one after the other: as bytes, which are compared so much faster than lists.
         keys = [b"" if ids is None else ids.astype(">i4").tobytes() for ids in token_ids]
         prompts = prompts.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), type=pa.int64()))
     if marker is None:
         return prompts
-    return pa.concat_tables([prompts, run_columns.with_stage_columns(marker, [None], [None], [None])])
+    return pa.concat_tables([prompts, run_columns.with_stage_columns(marker)])
 
 
 def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Optional[pa.Table]]:
@@ -116,6 +118,14 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     finished = [ids[i] for i in done.nonzero()[0]]
     marker = run_columns.finished_marker(table.schema, finished, ids if job.keep_order else None)
     return table.filter(pa.array(~done)).cast(marker.schema), marker
+
+
+def prompt_of(messages: list[dict[str, Any]], job: PromptJob) -> dict[str, Any]:
+    """One chat as the stage's columns have it: its token ids, or its error."""
+    token_ids: list[Optional[np.ndarray]] = [None]
+    errors: list[Optional[str]] = [None]
+    fill(token_ids, [messages], errors, job)
+    return {run_columns.TOKEN_IDS: token_ids[0], run_columns.STAGE_ERROR: errors[0]}
 
 
 def fill(

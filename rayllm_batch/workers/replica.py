@@ -125,8 +125,6 @@ class Replica:
             self._monitor.failed(kind, message)
             raise EngineError(message) from None
         self.start_s = time.time() - began
-        # Further rows stay in their block, 4 bytes a token: as a request of the engine they take ten times that.
-        self._room = asyncio.Semaphore(REQUESTS_RATIO * self.engine.settings()["max_num_seqs"])
         self._be_ready(self.start_s)
 
     def _join(self, job: ReplicaJob, kept: bool = False) -> None:
@@ -141,6 +139,9 @@ class Replica:
 
     def _be_ready(self, start_s: float) -> None:
         """start_s: seconds that the engine took to start, of this run's."""
+        # Further rows stay in their block, 4 bytes a token: as a request of the engine they take ten times that.
+        room = REQUESTS_RATIO * self.engine.settings()["max_num_seqs"] // self.job.prompt.task.seats
+        self._room = asyncio.Semaphore(max(1, room))
         self._answering = Answering(self.engine, self.job, self._told, self._die)
         self._state.settings, self._state.start_s, self._state.state = self.engine.settings(), start_s, "ready"
         self._report()

@@ -41,7 +41,11 @@ class ChatWorkloadBase:
     dataset_encoding: of a JSON or CSV dataset_file that is not UTF-8, such as "cp1252"; UTF-16 with a byte order mark
                       is known without it.
     sampling_params:  keyword arguments of vLLM's `SamplingParams`; without `max_tokens` an answer may fill the
-                      model's context.
+                      model's context. `n` above 1 adds the columns `generated_texts` and `finish_reasons`, `logprobs` and
+                      `prompt_logprobs` those of their names.
+    output_schema:    the form that each answer must have, for a column `parsed`: a pydantic model, a JSON schema, or a list
+                      of texts to choose from. {}: any JSON, as text, and rows may bring an `output_schema` each.
+    reask:            how often an answer that has not that form is asked for again, with what is wrong with it.
 
     A subclass may change the defaults with or without `@dataclass` and type hints, and have fields of its own, also
     without a default; an instance is checked when the run starts.
@@ -52,6 +56,8 @@ class ChatWorkloadBase:
     sampling_params: dict[str, Any] = field(default_factory=lambda: {"max_tokens": 150, "temperature": 0.0})
     bad_lines: str = field(default="raise", kw_only=True)
     dataset_encoding: Optional[str] = field(default=None, kw_only=True)
+    output_schema: Any = field(default=None, kw_only=True)
+    reask: int = field(default=0, kw_only=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

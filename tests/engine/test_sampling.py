@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 import math
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -96,18 +96,7 @@ BAD = [
             {"json_object": "yes"},
         )
     ],
-    *[
-        (name, 1)
-        for name in (
-            "n_",
-            "logprobs",
-            "prompt_logprobs",
-            "flat_logprobs",
-            "output_kind",
-            "skip_clone",
-            "stream_interval",
-        )
-    ],
+    *[(name, 1) for name in ("n_", "flat_logprobs", "output_kind", "skip_clone", "stream_interval")],
 ]
 
 
@@ -203,7 +192,8 @@ def test_a_number_with_a_point_is_told_how_to_be_written() -> None:
         ({"min_tokens": 5}, {"max_tokens": 4}, "min_tokens=5.*max_tokens=4"),
         ({"min_tokens": 5}, {"stop_token_ids": list(range(121))}, "stop_token_ids.*beside min_tokens"),
         ({"stop_token_ids": list(range(121))}, {"min_tokens": 1}, "stop_token_ids.*beside min_tokens"),
-        ({}, {"n": 3}, "n=3.*Repeat the row"),
+        ({"temperature": 0.0}, {"n": 3}, "n=3.*temperature above 0"),
+        ({"n": 2}, {"temperature": 0}, "n=2.*temperature above 0"),
     ],
 )
 def test_what_excludes_each_other_between_workload_and_row(base: dict, own: dict, words: str) -> None:
@@ -300,20 +290,54 @@ def test_what_holds_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "known"),
-    [
-        ("guided_regex", "structured_outputs"),
-        ("guided_choice", "structured_outputs"),
-        ("guided_grammar", "structured_outputs"),
-        ("guided_decoding", "structured_outputs"),
-        ("max_new_tokens", "max_tokens"),
-        ("stop_sequences", "stop"),
-        ("temperatur", "temperature"),
-    ],
+    ("given", "known"), [("max_new_tokens", "max_tokens"), ("stop_sequences", "stop"), ("temperatur", "temperature")]
 )
 def test_names_of_others_are_translated(given: str, known: str) -> None:
     with pytest.raises(WorkloadError, match=f"{given}.*{known}"):
         checked({given: 5})
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "is_here"),
+    [
+        ({"guided_json": SCHEMA}, {"json": SCHEMA}),
+        ({"guided_regex": "a+"}, {"regex": "a+"}),
+        ({"guided_choice": ["a", "b"]}, {"choice": ["a", "b"]}),
+        ({"guided_grammar": "root ::= 'a'"}, {"grammar": "root ::= 'a'"}),
+        ({"guided_json_object": True}, {"json_object": True}),
+        ({"guided_decoding": {"regex": "a+"}}, {"regex": "a+"}),
+        ({"response_format": {"type": "json_object"}}, {"json_object": True}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}},
+            {"json": SCHEMA},
+        ),
+        ({"response_format": {"type": "text"}}, None),
+    ],
+)
+def test_forms_by_the_names_of_others(given: dict[str, Any], is_here: Optional[dict[str, Any]]) -> None:
+    found = sampling.settings({"max_tokens": 5, **given}, "here")
+    assert found == {"max_tokens": 5, **({"structured_outputs": is_here} if is_here else {})}
+    sampling.check(found, "here")
+    assert list(sampling.translated(given)) == list(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"guided_regex": 5},
+        {"guided_decoding": 5},
+        {"response_format": "json"},
+        {"response_format": {"type": "grammar"}},
+        {"guided_regex": "a", "guided_choice": ["a"]},
+        {"guided_regex": "a", "structured_outputs": {"regex": "b"}},
+    ],
+)
+def test_forms_that_are_none_or_two(given: dict[str, Any]) -> None:
+    with pytest.raises(WorkloadError, match="structured_outputs"):
+        sampling.check(sampling.settings(given, "here"), "here")
 
 
 def test_not_a_dict() -> None:

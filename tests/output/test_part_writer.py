@@ -57,7 +57,7 @@ def read(folder: OutputFolder) -> pa.Table:
 
 def ids_match(folder: OutputFolder) -> bool:
     """Whether the ids that count are those of the rows in the files, duplicates included."""
-    rows = read(folder).drop_columns(Generate.schema.names).to_pylist()
+    rows = read(folder).drop_columns(Generate().schema.names).to_pylist()
     expected, counts = Counter(row_id(row) for row in rows), folder.finished()
     places = counts.find(as_pairs(b"".join(expected)))
     return len(counts) == len(expected) and [int(counts.counts[p]) for p in places] == list(expected.values())

@@ -7,7 +7,9 @@ from rayllm_batch.tasks.base import Answer
 
 
 def an_answer(text: str = "An answer.", tokens_in: int = 100, tokens_out: int = 10, reason: str = "stop") -> Answer:
-    return Answer(tokens_in, Reply(text, tokens_out, reason))
+    answer = Answer(tokens_in)
+    answer.replied(Reply(text, tokens_out, reason))
+    return answer
 
 
 def a_failure(error: str, tokens_in: int = 0) -> Answer:

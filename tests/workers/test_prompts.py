@@ -402,7 +402,7 @@ def test_answers_replace_the_stage_columns_and_keep_one_schema(folders: dict[str
     table = prompt.build_prompts(chats(CHATS[0], CHATS[1]), job(folders["none"], from_row))
     good = an_answer("text", 5, 1, "stop")
     mixed = run_columns.with_answers(table, [good, a_failure("engine: it broke")], Generate())
-    assert mixed.column_names == ["chat", "id", *Generate.schema.names]
+    assert mixed.column_names == ["chat", "id", *Generate().schema.names]
     assert mixed.schema == run_columns.with_answers(table, [good, good], Generate()).schema
     failed = mixed.to_pylist()[1]
     assert failed["error"] == "engine: it broke" and failed["finish_reason"] == "error"

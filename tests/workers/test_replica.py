@@ -220,7 +220,11 @@ def test_a_marker_of_finished_rows_is_not_a_row() -> None:
 
 def test_an_answer_cut_short_of_its_form_is_an_error() -> None:
     [row] = Made().answers([55], settings='{"sampling_params": {"structured_outputs": {"choice": ["yes", "no"]}}}')
-    assert row["generated_text"] is None and "raise max_tokens (it has 3 tokens)" in row["error"]
+    assert (
+        row["generated_text"] == "1 tokens"
+        and row["finish_reason"] == "error"
+        and "raise max_tokens (it has 3 tokens)" in row["error"]
+    )
 
 
 def test_a_guilty_row_is_left_out_and_suspects_go_first() -> None:

@@ -1,0 +1,142 @@
+"""Rows that talk with the model more than once: `rollout` of the user's, many at once, beside the engine and never in its way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Optional
+
+from rayllm_batch.errors import RolloutError, one_line
+
+LOOPS = 4  # threads: user code that blocks one of them leaves the rows of the others alone
+BEAT_S = 0.5
+GRACE_S = 5.0  # for a rollout that is asked to end
+
+
+class _Blocked(BaseException):
+    """Raised into a thread that does not come back; a rollout's own `except Exception` does not stop it."""
+
+
+class _Moved(Exception):
+    """Its thread was lost by another row's fault."""
+
+
+class _Thread:
+    """An event loop of its own. It beats as long as no rollout keeps it."""
+
+    def __init__(self) -> None:
+        self.loop, self.rows = asyncio.new_event_loop(), 0
+        self.loop.set_exception_handler(lambda *_: None)  # of rollouts that were given up
+        self.beaten, self.kept_s, self.is_lost = time.monotonic(), 0.0, asyncio.Event()
+        self.culprit: Optional[asyncio.Task] = None
+        self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.loop.call_soon(self._beat)
+        with contextlib.suppress(_Blocked):
+            self.loop.run_forever()
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        self.kept_s += max(0.0, now - self.beaten - 2 * BEAT_S)
+        self.beaten, self.culprit = now, None
+        self.loop.call_later(BEAT_S, self._beat)
+
+    @property
+    def beats(self) -> bool:
+        return time.monotonic() - self.beaten < 2 * BEAT_S
+
+    def look(self, limit_s: float) -> None:
+        """End what has kept it for so long. Where that cannot be ended (it sleeps, or catches all), it is lost."""
+        kept_s = time.monotonic() - self.beaten
+        if kept_s > limit_s + GRACE_S:
+            self.is_lost.set()
+        elif kept_s > limit_s and self.culprit is None:
+            self.culprit = asyncio.current_task(self.loop)
+            where = ctypes.c_ulong(self._thread.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(where, ctypes.py_object(_Blocked))
+
+
+class Rollouts:
+    """rollout: the user's coroutine function of a row and of `generate`. timeout_s: of each row, seconds.
+
+    Made, and `run` called, in the engine's event loop.
+    """
+
+    def __init__(self, rollout: Callable[[dict[str, Any], Any], Coroutine], timeout_s: float) -> None:
+        self._rollout, self._timeout_s = rollout, timeout_s
+        self._threads: list[_Thread] = []
+        self._watching: Optional[asyncio.Task] = None
+
+    async def run(self, row: dict[str, Any], generate: Callable[..., Coroutine]) -> Any:
+        """What `rollout` returns for the row. `generate` is called in this loop. Raises RolloutError, or what it raises."""
+        while True:
+            thread = self._thread()
+            thread.rows += 1
+            try:
+                return await self._run_on(thread, row, generate)
+            except _Moved:  # it begins anew; each time another row has failed, so that this ends
+                continue
+            finally:
+                thread.rows -= 1
+
+    async def _run_on(self, thread: _Thread, row: dict[str, Any], generate: Callable[..., Coroutine]) -> Any:
+        limit, engines = self._timeout_s, asyncio.get_running_loop()
+        until = time.monotonic() + limit - thread.kept_s
+        mine: list[Any] = []
+
+        def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(generate(*args, **kwargs), engines))
+
+        async def begin() -> Any:
+            mine.append(asyncio.current_task())
+            try:
+                return await self._rollout(row, call)
+            except (KeyboardInterrupt, SystemExit) as problem:  # they would end the loop, and all rows on it
+                raise RolloutError(one_line(problem)) from None
+
+        running = asyncio.run_coroutine_threadsafe(begin(), thread.loop)
+        done, lost = asyncio.wrap_future(running), asyncio.ensure_future(thread.is_lost.wait())
+        done.add_done_callback(lambda it: it.cancelled() or it.exception())  # it may fail long after it was given up
+        try:
+            while not done.done() and not lost.done():
+                # While the thread is kept, by another row or this one, it is not this row's time that passes.
+                left_s = until + thread.kept_s - time.monotonic()
+                if left_s <= 0 and thread.beats:
+                    break
+                await asyncio.wait([done, lost], timeout=max(left_s, BEAT_S), return_when=asyncio.FIRST_COMPLETED)
+            if not done.done() and not lost.done():
+                running.cancel()
+                await asyncio.wait([done, lost], timeout=GRACE_S, return_when=asyncio.FIRST_COMPLETED)
+            blocked = f"it kept its thread for {limit:g} s without an await: `await asyncio.to_thread(...)` what blocks"
+            if not done.done() and lost.done():
+                if mine and mine[0] is thread.culprit:
+                    raise RolloutError(blocked)
+                raise _Moved
+            if not done.done() or done.cancelled():
+                raise RolloutError(f"it did not end within {limit:g} s")
+            if isinstance(done.exception(), _Blocked):
+                raise RolloutError(blocked)
+            return done.result()
+        finally:
+            lost.cancel()
+
+    def _thread(self) -> _Thread:
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._watch())
+        self._threads = [thread for thread in self._threads if not thread.is_lost.is_set()]
+        if len(self._threads) < LOOPS:
+            self._threads.append(_Thread())
+            return self._threads[-1]
+        return min(self._threads, key=lambda thread: thread.rows)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            for thread in self._threads:
+                thread.look(self._timeout_s)

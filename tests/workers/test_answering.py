@@ -1,0 +1,179 @@
+"""Answers that have not the form asked for: what is said of them, and how they are asked for again. No engine, a real tokenizer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any, Optional
+
+import pyarrow as pa
+import pytest
+from pydantic import BaseModel, field_validator
+
+from rayllm_batch import ChatWorkloadBase
+from rayllm_batch.engine.base import Reply, Request
+from rayllm_batch.output import run_columns
+from rayllm_batch.tasks.base import Answer
+from rayllm_batch.tasks.generate import Generate
+from rayllm_batch.workers.answering import Answering
+from rayllm_batch.workers.monitor_client import Told
+from rayllm_batch.workers.prompts import PromptJob, build_prompts
+from rayllm_batch.workers.tokenizer import decode
+
+
+class Label(BaseModel):
+    label: str
+    score: float
+
+    @field_validator("score")
+    @classmethod
+    def _share(cls, value: float) -> float:
+        if not 0 <= value <= 1:
+            raise ValueError("a share is between 0 and 1")
+        return value
+
+
+GOOD, BAD, CUT = '{"label": "a", "score": 0.5}', '{"label": "a", "score": 50}', '{"label": "a'
+
+
+class Scripted:
+    """Replies with the texts given, one after the other; what was asked is kept."""
+
+    max_model_len, vocab_size = 400, None
+
+    def __init__(self, *texts: str | tuple[str, ...]) -> None:
+        self.texts, self.asked = list(texts), list[Request]()
+
+    async def generate(self, request: Request) -> Reply:
+        self.asked.append(request)
+        text = self.texts.pop(0)
+        several = text if isinstance(text, tuple) else ()
+        first = several[0] if several else str(text)
+        reasons = tuple("length" if one == CUT else "stop" for one in several)
+        return Reply(first, 10 * max(1, len(several)), "length" if first == CUT else "stop", several, reasons)
+
+
+def answered(
+    engine: Scripted, returned: Optional[dict[str, Any]] = None, **workload: Any
+) -> tuple[Answer, dict[str, Any]]:
+    class Mine(ChatWorkloadBase):
+        def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+            return returned or {"messages": [{"role": "user", "content": "Label it."}]}
+
+    mine = Mine(**workload)
+    task = Generate().of(mine, {})
+    prompt = PromptJob(mine.parse_row, "assets/demo-model", task=task)
+    table = build_prompts(pa.table({"id": [1]}), prompt)
+    job: Any = SimpleNamespace(
+        prompt=prompt, deduplicate=False, config=SimpleNamespace(engine_kwargs={}, gpus_per_replica=0)
+    )
+    [row] = run_columns.stage_rows(table)
+    answering = Answering(engine, job, Told(), lambda reason: None)  # type: ignore[arg-type]
+    answer = asyncio.run(answering.answer(row))
+    table = run_columns.with_answers(table, [answer], task)
+    assert table.schema.names == ["id", *task.schema.names]
+    return answer, table.to_pylist()[0]
+
+
+def test_an_answer_of_the_form_asked_for() -> None:
+    engine = Scripted(GOOD)
+    _, row = answered(engine, output_schema=Label)
+    assert row["parsed"] == {"label": "a", "score": 0.5} and row["generated_text"] == GOOD and row["error"] is None
+    assert engine.asked[0].settings["structured_outputs"]["json"]["properties"].keys() == {"label", "score"}
+    assert "num_requests" not in row
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BAD, "field 'score'.*between 0 and 1"),
+        (CUT, "no JSON.*raise max_tokens"),
+        ("Sorry.", "no JSON"),
+        ("", "no JSON"),
+    ],
+)
+def test_an_invalid_one_is_an_error_and_its_text_is_kept(text: str, said: str) -> None:
+    _, row = answered(Scripted(text), output_schema=Label)
+    assert row["parsed"] is None and row["generated_text"] == text and row["finish_reason"] == "error"
+    assert row["num_generated_tokens"] == 10
+    with pytest.raises(ValueError, match=f"^answer: .*{said}"):
+        raise ValueError(row["error"])
+
+
+def test_it_is_asked_for_again_with_the_complaint() -> None:
+    engine = Scripted(BAD, CUT, GOOD)
+    answer, row = answered(engine, output_schema=Label, reask=3)
+    assert row["parsed"]["score"] == 0.5 and row["error"] is None and row["num_requests"] == 3
+    assert row["num_generated_tokens"] == 30
+    assert row["num_input_tokens"] == sum(len(request.prompt_token_ids) for request in engine.asked)
+    assert len(answer.complaints) == 2
+    job = PromptJob(dict, "assets/demo-model")
+    second, third = (decode(request.prompt_token_ids, job) for request in engine.asked[1:])
+    for words in ("Label it.", BAD, "between 0 and 1"):
+        assert words in second and words in third
+    assert "raise max_tokens" in third and "raise max_tokens" not in second
+    assert {json.dumps(request.settings) for request in engine.asked} == {json.dumps(engine.asked[0].settings)}
+
+
+def test_it_is_not_asked_for_more_often_than_that() -> None:
+    engine = Scripted(BAD, BAD, BAD, GOOD)
+    _, row = answered(engine, output_schema=Label, reask=2)
+    assert len(engine.asked) == 3 and row["num_requests"] == 3 and row["generated_text"] == BAD
+    assert "between 0 and 1" in row["error"]
+
+
+def test_a_conversation_that_grows_too_long() -> None:
+    engine = Scripted("x " * 300, GOOD)
+    _, row = answered(engine, output_schema=Label, reask=2)
+    assert len(engine.asked) == 1 and "could not be asked for again" in row["error"] and "max_model_len" in row["error"]
+
+
+def test_a_begun_answer_is_one_message_with_what_followed() -> None:
+    engine = Scripted("]", GOOD)
+    chat = [{"role": "user", "content": "A list."}, {"role": "assistant", "content": "[1"}]
+    _, row = answered(engine, {"messages": chat}, output_schema=Label, reask=1)
+    assert "[1]" in decode(engine.asked[1].prompt_token_ids, PromptJob(dict, "assets/demo-model")) and not row["error"]
+
+
+def test_token_ids_have_no_chat_to_go_on_with() -> None:
+    engine = Scripted(BAD, GOOD)
+    _, row = answered(engine, {"prompt_token_ids": [5, 6]}, output_schema=Label, reask=1)
+    assert len(engine.asked) == 1 and "between 0 and 1" in row["error"]
+
+
+def test_several_answers() -> None:
+    params = {"n": 3, "temperature": 1.0}
+    engine = Scripted((BAD, GOOD, CUT))
+    _, row = answered(engine, output_schema=Label, sampling_params=params)
+    assert row["generated_text"] == BAD and row["generated_texts"] == [BAD, GOOD, CUT] and row["error"] is None
+    assert row["parsed"] == [None, {"label": "a", "score": 0.5}, None]
+    assert row["finish_reasons"] == ["stop", "stop", "length"] and row["num_generated_tokens"] == 30
+    _, row = answered(Scripted((BAD, CUT, BAD)), output_schema=Label, sampling_params=params)
+    assert "between 0 and 1" in row["error"] and row["parsed"] is None and row["generated_texts"] == [BAD, CUT, BAD]
+
+
+def test_a_row_may_ask_for_several_only_where_there_is_a_column() -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}], "sampling_params": {"n": 2}}
+    engine = Scripted(("b", "c"))
+    _, row = answered(engine, chat, sampling_params={"temperature": 1.0})
+    assert not engine.asked and "needs a column" in row["error"]
+    _, row = answered(engine, chat, sampling_params={"temperature": 1.0, "n": 4})
+    assert row["generated_texts"] == ["b", "c"]
+
+
+def test_a_schema_a_row() -> None:
+    own = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
+    chat = {"messages": [{"role": "user", "content": "a"}], "output_schema": own}
+    engine = Scripted('{"colour": "red"}')
+    _, row = answered(engine, chat, output_schema={})
+    assert row["parsed"] == '{"colour": "red"}' and engine.asked[0].settings["structured_outputs"] == {"json": own}
+    _, row = answered(Scripted('{"colour": "green"}'), chat, output_schema={})
+    assert row["parsed"] is None and "'colour'" in row["error"]
+    _, row = answered(Scripted("yes"), {**chat, "output_schema": ["yes", "no"]}, output_schema={})
+    assert row["parsed"] == '"yes"'
+    for schema in (None, Label):
+        _, row = answered(Scripted(), chat, output_schema=schema)
+        assert "output_schema = {}" in row["error"]
+    _, row = answered(Scripted(), {**chat, "output_schema": {"type": "thing"}}, output_schema={})
+    assert "this row's output_schema" in row["error"]
