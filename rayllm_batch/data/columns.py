@@ -124,6 +124,18 @@ def carried(table: pa.Table, known: pa.Schema, taken: Sequence[str] = ()) -> pa.
     return pa.table(columns)
 
 
+def with_values(table: pa.Table, values: list[dict[str, Any]]) -> pa.Table:
+    """The table and columns of these, a dict a row. Other blocks may have others, of other types: they become one at the end."""
+    for name in dict.fromkeys(name for row in values for name in row):
+        its = [row.get(name) for row in values]
+        try:
+            column = plain(pa.chunked_array([pa.array(its)]))
+        except (pa.ArrowException, OverflowError, ValueError, TypeError):  # of several kinds, or nothing that Arrow has
+            column = pa.chunked_array([objects(its)])
+        table = table.append_column(_other_name(name, column.type), column)
+    return table
+
+
 def name_of(column: str) -> str:
     """The name that it came with."""
     return column[len(OTHER) + 9 :] if column.startswith(OTHER) else column

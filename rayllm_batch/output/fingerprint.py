@@ -97,6 +97,11 @@ class Job:
     rows: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
+    def code(self) -> str:
+        """Of the hints: another one where they are others."""
+        return digest(json.dumps(self.hints, sort_keys=True))
+
+    @property
     def fingerprint(self) -> str:
         return digest(json.dumps(self.settings, sort_keys=True))
 

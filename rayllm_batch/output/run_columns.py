@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 import pyarrow as pa
 
+from rayllm_batch.data import columns
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED
 from rayllm_batch.data.row_id import ID_TYPE
 from rayllm_batch.errors import DatasetError
@@ -34,6 +35,7 @@ RUN_COLUMNS = {*FOLDER_SCHEMA.names, ORDER}
 STAGE_SCHEMA = pa.schema(
     [(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string()), (MESSAGES, pa.string())]
 )
+OF_THE_RUN = {*RUN_COLUMNS, *STAGE_SCHEMA.names}
 
 _FAILED = "_rayllm_batch_failed"  # an attribute of a run's result
 
@@ -108,7 +110,7 @@ def with_answers(table: pa.Table, answers: list[Answer], task: Task) -> pa.Table
     ]
     for field in task.schema:
         table = table.append_column(field, pa.array([row[field.name] for row in rows], type=field.type))
-    return table
+    return columns.with_values(table, [answer.own_columns for answer in answers]) if task.has_own_columns else table
 
 
 def tell_failed(dataset: ray.data.Dataset, failed: int) -> ray.data.Dataset:

@@ -7,7 +7,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Optional
+from functools import partial
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from rayllm_batch.cluster import resources as cluster_resources
 from rayllm_batch.config import EngineConfig, EnvVars
@@ -16,6 +17,7 @@ from rayllm_batch.measures.history import History
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.prometheus import Prometheus
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
+from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.run import pipeline, warm
 from rayllm_batch.run.monitor import start_monitor
@@ -150,7 +152,13 @@ class Execution:
         return {**self.config.env_vars, **({"HF_TOKEN": token} if token else {})}
 
     def prompt_job(self, monitor: Any, **folder_job: Any) -> PromptJob:
-        config = self.config
+        config, task = self.config, cast(Any, self.task())
+        rollouts = None
+        if task.has_own_columns:
+            from rayllm_batch.workers.rollouts import Rollouts  # which travels only with a rollout
+
+            rollouts = partial(Rollouts, self.workload.rollout, task.limits.timeout_s)
+            task.code = describe_job(config, self.workload, None).code
         kwargs = config.engine_kwargs
         tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
         if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
@@ -162,7 +170,8 @@ class Execution:
             monitor=monitor,
             chat_template=config.chat_template,
             chat_template_kwargs=config.chat_template_kwargs,
-            task=self.task(),
+            rollouts=rollouts,
+            task=task,
             sort=self.options.reorder and not self.options.preserve_order,
             **folder_job,
         )

@@ -168,7 +168,8 @@ def lengths_of(chats: Sequence[dict[str, Any]], task: Task, tokenizer_file: Opti
     """
     most = (task.most_generated_tokens({**task.settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
     outputs: list[int] = [tokens for tokens in most if tokens is not None]
-    if tokenizer_file is None or not outputs or len(outputs) < len(chats):
+    prompts = [chat for chat in chats if "messages" in chat or len(chat["prompt_token_ids"])]
+    if tokenizer_file is None or not outputs or not prompts or len(outputs) < len(chats):
         return None
     try:
         from tokenizers import Tokenizer

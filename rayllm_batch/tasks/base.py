@@ -22,23 +22,26 @@ class InvalidAnswer(ValueError):
 class Answer:
     """What one row gets: the engine's last reply, or an error, or both where the reply is not what was asked for.
 
-    num_input_tokens, num_generated_tokens: of all requests that the row took. complaints: why replies were invalid, each.
-    values: what the task read in the last reply, for `Task.columns`.
+    num_input_tokens, num_generated_tokens: of all requests that the row took. num_requests: those that got a reply. complaints: why replies were invalid, each.
+    values: what the task read in the last reply, for `Task.columns`. own_columns: of a task that has them.
     """
 
     num_input_tokens: int = 0
     reply: Optional[Reply] = None
     error: Optional[str] = None
     num_generated_tokens: int = 0
+    num_requests: int = 0
     complaints: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
+    own_columns: dict[str, Any] = field(default_factory=dict)
 
     @property
     def finish_reason(self) -> str:
         return self.reply.finish_reason if self.reply and self.error is None else "error"
 
     def replied(self, reply: Reply) -> None:
-        self.reply, self.num_generated_tokens = reply, self.num_generated_tokens + reply.num_generated_tokens
+        self.reply, self.num_requests = reply, self.num_requests + 1
+        self.num_generated_tokens += reply.num_generated_tokens
 
 
 class Task:
@@ -52,6 +55,8 @@ class Task:
     settings_key: str
     fields: tuple[str, ...] = ()  # of a workload, that are this task's affair, its settings_key among them
     reask = 0  # how often an invalid answer is asked for again
+    has_own_columns = False  # beside those of the schema, such as a user's code returns
+    code = ""  # tells what the user's code asks of the model, where nobody knows it before
     compact_json = False  # answers are JSON that nobody reads as it is
     seats = 1  # of the engine's max_num_seqs that a row takes
 

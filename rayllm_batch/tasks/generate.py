@@ -18,7 +18,6 @@ from rayllm_batch.tasks.base import Answer, InvalidAnswer, ParseRow, Task
 from rayllm_batch.tasks.chat import checked_ids, checked_messages
 
 KEYS = ("messages", "prompt_token_ids", "sampling_params", "model", "output_schema")
-OF_COLUMNS = ("n", "logprobs", "prompt_logprobs", "logprob_token_ids")  # settings that add columns
 MAX_LOGPROBS = 20  # of vLLM, where the config does not say
 if TYPE_CHECKING:
     from rayllm_batch.tasks.output_schema import OutputSchema
@@ -44,7 +43,8 @@ class Generate(Task):
 
     answer_column = "generated_text"
     settings_key = "sampling_params"
-    fields = ("sampling_params", "output_schema", "reask")
+    fields = ("sampling_params", "output_schema", "reask", "max_calls", "max_rollout_tokens", "rollout_timeout_s")
+    of_columns: tuple[str, ...] = ("n", "logprobs", "prompt_logprobs", "logprob_token_ids")  # settings that add columns
 
     def __init__(
         self,
@@ -93,7 +93,12 @@ class Generate(Task):
         if isinstance(reask, bool) or not isinstance(reask, int) or not 0 <= reask <= MOST_REASKS:
             name = type(workload).__name__
             raise WorkloadError(f"{name}.reask must be a whole number from 0 to {MOST_REASKS}, given {shown(reask)}.")
-        return Generate(settings, excluded, output, reask)
+        asked: dict[str, Any] = {"settings": settings, "excluded": excluded, "output": output, "reask": reask}
+        if not callable(getattr(workload, "rollout", None)):
+            return Generate(**asked)
+        from rayllm_batch.tasks.rollout import Limits, Rollout  # which travel to workers only with a rollout
+
+        return Rollout(Limits.of(workload), **asked)
 
     def decides(self, workload: Any) -> dict[str, Any]:
         output, reask = _output_of(workload, {}), getattr(workload, "reask", 0)
@@ -129,7 +134,7 @@ class Generate(Task):
                     "structured_outputs in this row's sampling_params would take the place of the workload's output_schema. "
                     'Return {"output_schema": ...} beside the messages instead, where the workload\'s is {}.'
                 )
-            for key in OF_COLUMNS:
+            for key in self.of_columns:
                 if key in own and key not in self.settings and own[key] != 1:
                     raise WorkloadError(
                         f"{key} in this row's sampling_params needs a column, which the workload's sampling_params decide: "
@@ -187,7 +192,7 @@ class Generate(Task):
             "finish_reasons": list(reply.finish_reasons or [reply.finish_reason]) if reply else None,
             "parsed": answer.values.get("parsed"),
             "num_generated_tokens": answer.num_generated_tokens,
-            "num_requests": len(answer.complaints) + (answer.error is None) if reply else 0,
+            "num_requests": answer.num_requests,
             "finish_reason": answer.finish_reason,
             "logprobs": (reply.logprobs if self.seats > 1 else reply.logprobs[0]) if reply and reply.logprobs else None,
             "prompt_logprobs": reply.prompt_logprobs if reply else None,

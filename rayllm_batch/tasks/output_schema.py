@@ -51,13 +51,14 @@ class OutputSchema:
 
     def parse(self, text: str) -> Any:
         """The answer as a value of `form`. Raises InvalidAnswer, whose text names the field and says why."""
-        return self.form.value(self._value(text))
+        return self.form.value(self.value(text))
 
     def as_json(self, text: str) -> str:
         """The same as JSON text."""
-        return TEXT.value(self._value(text))
+        return TEXT.value(self.value(text))
 
-    def _value(self, text: str) -> Any:
+    def value(self, text: str) -> Any:
+        """The answer as plain values, whatever column it becomes. Raises as `parse` does."""
         if self.json_schema is None:
             if text.strip() not in self.given:
                 raise InvalidAnswer(f"it is none of {', '.join(map(repr, self.given))[:200]}")

@@ -9,12 +9,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, Reply, Request
-from rayllm_batch.errors import one_line
+from rayllm_batch.errors import RolloutError, WorkloadError, one_line, shown
 from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS
-from rayllm_batch.tasks.base import Answer, InvalidAnswer
+from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import prompt_of
 from rayllm_batch.workers.suspects import Gate, guilty_error, prompt_key
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rayllm_batch.workers.replica import ReplicaJob
 
 
+KEPT_CALLS = 256  # of a rollout's output_schemas
 KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
 
 
@@ -34,6 +35,8 @@ class Answering:
         self._engine, self._config, self._on_death = engine, job.config, on_death
         self._prompt, self._task = job.prompt, job.prompt.task
         self._guilty = told.guilty
+        self._rollouts: Any = job.prompt.rollouts() if job.prompt.rollouts else None
+        self._kept_calls: dict[Any, tuple[Any, Task]] = {}
         self._duplicates = Duplicates() if job.deduplicate else None
         self._gate = Gate(dict(told.suspects)) if told.suspects else None
         self._in_engine: dict[object, tuple[list[int], Optional[str]]] = {}  # oldest first
@@ -53,7 +56,7 @@ class Answering:
         """The keys of those that the engine computes: the oldest. Those behind wait in its queue, harmless."""
         return [prompt_key(ids, own) for ids, own in itertools.islice(self._in_engine.values(), most)]
 
-    def request(self, row: dict[str, Any]) -> Request | str:
+    def request(self, row: dict[str, Any], task: Optional[Task] = None) -> Request | str:
         """What the engine gets for a row; or the row's error, where it can get nothing."""
         ids, most = row[TOKEN_IDS], self._engine.max_model_len
         if row[STAGE_ERROR] is not None:
@@ -69,17 +72,19 @@ class Answering:
             return f"tokenize: {too_long}; shorten the row or {longer}"
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
             return problem
-        return self._task.request(ids.tolist(), row[REQUEST])
+        return (task or self._task).request(ids.tolist(), row[REQUEST])
 
-    async def answer(self, row: dict[str, Any]) -> Answer:
+    async def answer(self, row: dict[str, Any], task: Optional[Task] = None) -> Answer:
+        """task: None for the job's own."""
+        task = task or self._task
         ids = row[TOKEN_IDS]
         answer = Answer(num_input_tokens=0 if ids is None else len(ids))
-        request = self.request(row)
+        request = self.request(row, task)
         if isinstance(request, str):
             answer.error = request
             return answer
         try:
-            await self._converse(answer, request, row)
+            await self._converse(answer, request, row, task)
         except RowError as error:
             answer.error = str(error)
         except BadRequest as error:
@@ -90,30 +95,93 @@ class Answering:
             answer.error = f"engine: {one_line(error)}"
         return answer
 
-    async def _converse(self, answer: Answer, request: Request, row: dict[str, Any]) -> None:
+    async def roll(self, row: dict[str, Any], values: dict[str, Any]) -> Answer:
+        """Of a workload with a rollout: what it makes of the row's values, and its last answer. row: the CPU stage's."""
+        task: Any = self._task
+        answer, limits = Answer(error=row[STAGE_ERROR]), task.limits
+        if answer.error is not None:
+            return answer
+        calls = itertools.count(1)
+
+        async def generate(prompt: Any, *, output_schema: Any = None, **settings: Any) -> Any:
+            if next(calls) > limits.calls:
+                raise RolloutError(f"it called generate more than {limits.calls} times (max_calls)")
+            if limits.tokens is not None and answer.num_generated_tokens >= limits.tokens:
+                used = f"{answer.num_generated_tokens:,} tokens"
+                raise RolloutError(f"its answers have {used}, and max_rollout_tokens is {limits.tokens:,}")
+            one = await self._call(prompt, output_schema, settings)
+            answer.reply, answer.complaints = one.reply or answer.reply, [*answer.complaints, *one.complaints]
+            answer.num_input_tokens += one.num_input_tokens
+            answer.num_generated_tokens += one.num_generated_tokens
+            answer.num_requests += one.num_requests
+            return task.generated(one)
+
+        try:
+            answer.own_columns = self._own_columns(await self._rollouts.run(values, generate), values)
+        except Exception as error:
+            answer.error = f"rollout: {one_line(error, named=not isinstance(error, RolloutError))}"
+        return answer
+
+    async def _call(self, prompt: Any, output_schema: Any, settings: dict[str, Any]) -> Answer:
+        """One `generate` of a rollout, as a row of its own. Raises RolloutError for what it does not take."""
+        given = dict(prompt) if isinstance(prompt, dict) else {"messages": prompt}
+        try:
+            task = self._calls(output_schema)
+            if settings:
+                given["sampling_params"] = {**(given.get("sampling_params") or {}), **settings}
+            parsed = task.parse(lambda row: given, {})
+        except (TypeError, WorkloadError) as error:
+            raise RolloutError(f"generate: {one_line(error, named=False)}") from None
+        row = {TOKEN_IDS: parsed.get("prompt_token_ids"), STAGE_ERROR: None, REQUEST: task.own_text(parsed)}
+        messages = parsed.get("messages")
+        if messages is not None:
+            row |= await asyncio.get_running_loop().run_in_executor(None, prompt_of, messages, self._prompt)
+        row[MESSAGES] = json.dumps(messages) if messages and task.reask else None
+        return await self.answer(row, task)
+
+    def _calls(self, output_schema: Any) -> Task:
+        """Of each schema once: the types in a rollout's code are the same objects for every row."""
+        key = id(output_schema) if isinstance(output_schema, type) else repr(output_schema)
+        if key not in self._kept_calls:
+            if len(self._kept_calls) > KEPT_CALLS:
+                self._kept_calls.clear()
+            self._kept_calls[key] = output_schema, cast(Any, self._task).call(output_schema)
+        return self._kept_calls[key][1]
+
+    def _own_columns(self, returned: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(returned, dict) or not all(isinstance(name, str) and name for name in returned):
+            raise RolloutError(f"it must return a dict of columns, but returned {shown(returned)}")
+        taken = [name for name in returned if name in values or name in self._task.schema.names]
+        if taken:
+            raise RolloutError(
+                f"it returned the column {taken[0]!r}, which the row or the output has: give it another name"
+            )
+        return returned
+
+    async def _converse(self, answer: Answer, request: Request, row: dict[str, Any], task: Task) -> None:
         """Until a reply has the form asked for, or it was asked for often enough."""
         while True:
             reply = await self.reply(request, row[REQUEST])
             answer.replied(reply)
             try:
-                answer.values = self._task.read_reply(request, reply)
+                answer.values = task.read_reply(request, reply)
                 return
             except InvalidAnswer as invalid:
                 answer.complaints.append(one_line(invalid, named=False))
-                if len(answer.complaints) > self._task.reask or row[MESSAGES] is None:
+                if len(answer.complaints) > task.reask or row[MESSAGES] is None:
                     raise
-                row, request = await self._again(row, request, reply, answer)
+                row, request = await self._again(row, task, reply, answer)
                 answer.num_input_tokens += len(request.prompt_token_ids)
 
     async def _again(
-        self, row: dict[str, Any], request: Request, reply: Reply, answer: Answer
+        self, row: dict[str, Any], task: Task, reply: Reply, answer: Answer
     ) -> tuple[dict[str, Any], Request]:
         """The conversation so far, and what is wrong with its last answer. Raises InvalidAnswer where that has no place."""
         messages = with_complaint(json.loads(row[MESSAGES]), reply.text, answer.complaints[-1])
         # In another thread: to render and to tokenize would keep the engine's loop.
         prompt = await asyncio.get_running_loop().run_in_executor(None, prompt_of, messages, self._prompt)
         row = {**row, **prompt, MESSAGES: json.dumps(messages)}
-        again = self.request(row)
+        again = self.request(row, task)
         if isinstance(again, str):
             raise InvalidAnswer(f"{answer.complaints[-1]} (it could not be asked for again: {again})")
         return row, again

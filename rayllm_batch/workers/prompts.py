@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -40,6 +41,7 @@ class PromptJob:
     with_row_ids:  each row gets its id, of `id_column` or else of all its content; for a run with an output folder.
     sort:          the rows of a batch come out in the order of their token ids, so that those with a common beginning
                    reach the engine one after the other, while its prefix cache holds it.
+    rollouts:      makes what runs the workload's `rollout`, in place of parse_row; see rollouts.py.
     finished:      an object of the Ray store: the RowCounts of rows that were finished before and are left out.
     keep_order:    with row ids: each batch tells the order of its rows, finished ones included.
     """
@@ -54,6 +56,7 @@ class PromptJob:
     sort: bool = False
     with_row_ids: bool = False
     id_column: Optional[str] = None
+    rollouts: Optional[Callable[[], Any]] = None
     finished: Any = None
     keep_order: bool = False
 

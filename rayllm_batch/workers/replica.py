@@ -13,6 +13,7 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.data import columns
 from rayllm_batch.engine import back_off
 from rayllm_batch.engine.base import Engine, EngineDied, Request
 from rayllm_batch.engine.reaper import Reaper
@@ -189,6 +190,10 @@ class Replica:
         if run_columns.FINISHED_IDS in table.column_names:
             for row, finished in zip(rows, table.column(run_columns.FINISHED_IDS).is_valid(), strict=True):
                 row["finished"] = finished.as_py()
+        if self.job.prompt.rollouts:
+            own = [name for name in table.column_names if name not in run_columns.OF_THE_RUN]
+            for row, values in zip(rows, columns.rows(table.select(own)), strict=True):
+                row["values"] = values
         done = asyncio.run_coroutine_threadsafe(self._answer_all(rows), self._loop).result()
         stats = RowStats()
         for answer, seconds in done:
@@ -208,7 +213,8 @@ class Replica:
             return Answer(), None
         async with self._room:
             began = time.monotonic()
-            answer = await self._answering.answer(row)
+            answering = self._answering
+            answer = await (answering.roll(row, row["values"]) if "values" in row else answering.answer(row))
         self._state.add(counts_of(answer))
         return answer, time.monotonic() - began
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -12,14 +13,18 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from rayllm_batch import ChatWorkloadBase
+from rayllm_batch.data import columns
 from rayllm_batch.engine.base import Reply, Request
+from rayllm_batch.errors import RolloutError, WorkloadError
 from rayllm_batch.output import run_columns
 from rayllm_batch.tasks.base import Answer
 from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers.answering import Answering
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import PromptJob, build_prompts
+from rayllm_batch.workers.rollouts import Rollouts
 from rayllm_batch.workers.tokenizer import decode
+from rayllm_batch.workload.base import check_workload
 
 
 class Label(BaseModel):
@@ -177,3 +182,136 @@ def test_a_schema_a_row() -> None:
         assert "output_schema = {}" in row["error"]
     _, row = answered(Scripted(), {**chat, "output_schema": {"type": "thing"}}, output_schema={})
     assert "this row's output_schema" in row["error"]
+
+
+def rolled(
+    engine: Scripted, rollout: Any, rows: tuple[dict, ...] = ({"id": 1},), **workload: Any
+) -> list[dict[str, Any]]:
+    class Mine(ChatWorkloadBase):
+        async def rollout(self, row: dict[str, Any], generate: Any) -> Any:
+            return await rollout(row, generate)
+
+    mine = Mine(**workload)
+    check_workload(mine)
+    task: Any = Generate().of(mine, {})
+    prompt = PromptJob(
+        mine.parse_row, "assets/demo-model", task=task, rollouts=partial(Rollouts, mine.rollout, task.limits.timeout_s)
+    )
+    job: Any = SimpleNamespace(
+        prompt=prompt, deduplicate=False, config=SimpleNamespace(engine_kwargs={}, gpus_per_replica=0)
+    )
+    table = build_prompts(pa.Table.from_pylist(list(rows)), prompt)
+
+    async def run() -> list[Answer]:
+        answering = Answering(engine, job, Told(), lambda reason: None)  # type: ignore[arg-type]
+        stage = run_columns.stage_rows(table)
+        return list(await asyncio.gather(*(answering.roll(one, row) for one, row in zip(stage, rows, strict=True))))
+
+    return columns.rows(run_columns.with_answers(table, asyncio.run(run()), task))
+
+
+ASK = [{"role": "user", "content": "Label it."}]
+
+
+def test_a_rollout_of_three_turns() -> None:
+    async def three(row: dict[str, Any], generate: Any) -> dict[str, Any]:
+        draft = await generate(ASK)
+        seen = [*ASK, {"role": "assistant", "content": draft.text}, {"role": "user", "content": "Better."}]
+        better = await generate(seen, temperature=1.0, n=2)
+        verdict = await generate(ASK, output_schema=Label)
+        return {"texts": better.texts, "label": verdict.parsed["label"], "tokens": verdict.num_generated_tokens}
+
+    engine = Scripted("draft", ("one", "two"), GOOD)
+    [row] = rolled(engine, three)
+    assert row["error"] is None and row["texts"] == ["one", "two"] and row["label"] == "a" and row["tokens"] == 10
+    assert row["generated_text"] == GOOD and row["num_requests"] == 3 and row["num_generated_tokens"] == 40
+    assert row["num_input_tokens"] == sum(len(request.prompt_token_ids) for request in engine.asked)
+    assert "draft" in decode(engine.asked[1].prompt_token_ids, PromptJob(dict, "assets/demo-model"))
+    assert engine.asked[1].settings["n"] == 2 and "structured_outputs" in engine.asked[2].settings
+    assert "n" not in engine.asked[2].settings and engine.asked[2].settings["temperature"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("does", "said", "workload"),
+    [
+        ("endless", "more than 3 times", {"max_calls": 3}),
+        ("endless", "20 tokens, and max_rollout_tokens is 15", {"max_rollout_tokens": 15}),
+        ("waits", "did not end within 0.5 s", {"rollout_timeout_s": 0.5}),
+        ("raises", "rollout: KeyError: 'no such column'", {}),
+        ("returns nothing", "must return a dict of columns, but returned NoneType", {}),
+        ("takes a name", "column 'error'", {}),
+        ("takes the row's", "column 'id'", {}),
+        ("asks nothing", "generate: ", {}),
+        ("asks for no such thing", "Did you mean 'temperature'", {}),
+        ("asks for what is too long", "max_model_len", {}),
+        ("asks for no schema", "output_schema must be", {}),
+    ],
+)
+def test_what_a_rollout_does_is_its_rows_error(does: str, said: str, workload: dict[str, Any]) -> None:
+    async def rollout(row: dict[str, Any], generate: Any) -> Any:  # noqa: PLR0911, PLR0912
+        if row["id"] == 2:
+            return {"answer": (await generate(ASK)).text}
+        if does == "endless":
+            while True:
+                await generate(ASK)
+        if does == "waits":
+            await asyncio.sleep(100)
+        if does == "raises":
+            raise KeyError("no such column")
+        if does == "asks nothing":
+            await generate([])
+        if does == "asks for no such thing":
+            await generate(ASK, temperatur=1)
+        if does == "asks for what is too long":
+            await generate([{"role": "user", "content": "word " * 500}])
+        if does == "asks for no schema":
+            await generate(ASK, output_schema=5)
+        return {"takes a name": {"error": 1}, "takes the row's": {"id": 2}}.get(does)
+
+    bad, good = rolled(Scripted(*["text"] * 50), rollout, ({"id": 1}, {"id": 2}), **workload)
+    assert said in bad["error"] and bad["finish_reason"] == "error"
+    assert good["answer"] == "text" and good["error"] is None
+
+
+def test_a_rollout_may_go_on_after_an_answer_that_is_invalid_or_an_error() -> None:
+    async def careful(row: dict[str, Any], generate: Any) -> dict[str, Any]:
+        answer = await generate(ASK, output_schema=Label)
+        try:
+            await generate([{"role": "user", "content": "word " * 500}])
+        except RolloutError as error:
+            return {"parsed": answer.parsed, "why": answer.error, "caught": str(error)}
+        return {}
+
+    engine = Scripted(BAD, CUT)
+    [row] = rolled(engine, careful, reask=1)
+    assert row["error"] is None and row["parsed"] is None and "raise max_tokens" not in row["caught"]
+    assert "max_model_len" in row["caught"] and "answer: " in row["why"] and row["num_requests"] == 2
+
+
+def test_rows_may_return_other_columns() -> None:
+    async def differs(row: dict[str, Any], generate: Any) -> dict[str, Any]:
+        return {"a": 1} if row["id"] == 1 else {"a": "text", "b": {1, 2}} if row["id"] == 2 else {}
+
+    rows = rolled(Scripted(), differs, tuple({"id": n} for n in (1, 2, 3)))
+    assert [row.get("a") for row in rows] == [1, "text", None] and rows[1]["b"] == [1, 2]
+    assert [row["error"] for row in rows] == [None] * 3 and [row["num_requests"] for row in rows] == [0] * 3
+
+
+def test_which_workloads_have_a_rollout() -> None:
+    class Both(ChatWorkloadBase):
+        def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+            return {}
+
+        async def rollout(self, row: dict[str, Any], generate: Any) -> Any:
+            return {}
+
+    class NoCoroutine(ChatWorkloadBase):
+        def rollout(self, row: dict[str, Any], generate: Any) -> Any:
+            return {}
+
+    for workload, words in ((Both(), "Remove the other"), (NoCoroutine(), "async def rollout")):
+        with pytest.raises(WorkloadError, match=words):
+            check_workload(workload)
+    for limits in ({"max_calls": 0}, {"max_calls": None}, {"max_rollout_tokens": 1.5}, {"rollout_timeout_s": 0}):
+        with pytest.raises(WorkloadError, match=next(iter(limits))):
+            rolled(Scripted(), None, **limits)
