@@ -1,7 +1,8 @@
 """Code and values as text that is the same whenever they are: in a notebook, a script or a module, in any process.
 
-Where text differs although nothing that counts does, finished rows are compared once more, which costs minutes of CPU. Where
-a change does not show, answers to other prompts stay and nobody is told. So what is not known is taken for what pickle keeps.
+Where text differs although nothing that counts does, finished rows are compared once more, which costs minutes of CPU.
+Where a change does not show, answers to other prompts stay and nobody is told. So what is not known is taken for what
+pickle keeps.
 """
 
 from __future__ import annotations
@@ -47,10 +48,7 @@ def code_of_class(cls: type, seen: Seen) -> str:
         functions = _functions(value)
         if name.startswith("__") and not any(f.__code__.co_filename != "<string>" for f in functions):
             continue  # Python or dataclass made it
-        for function in functions:
-            parts.append(f"{name}: {_code(function, seen)}")
-        if not functions:
-            parts.append(f"{name} = {as_text(value, seen)}")
+        parts += [f"{name}: {_code(f, seen)}" for f in functions] or [f"{name} = {as_text(value, seen)}"]
     return "\n".join(parts)
 
 
@@ -69,13 +67,13 @@ def _functions(value: Any) -> list[types.FunctionType]:
         found = [value.func]
     else:
         found = [value.__func__ if isinstance(value, (staticmethod, classmethod)) else value]
-    unwrapped = [inspect.unwrap(f) if hasattr(f, "__wrapped__") else f for f in found]
+    unwrapped = [inspect.unwrap(f) for f in found]
     wrappers = [f for f, inner in zip(found, unwrapped, strict=True) if f is not inner]
     return [f for f in (*unwrapped, *wrappers) if isinstance(f, types.FunctionType)]
 
 
 def _code(function: types.FunctionType, seen: Seen) -> str:
-    """The function without comments and layout, with what it names of the user's: constants, functions, classes, modules."""
+    """Without comments and layout, and with what of the user's it names: constants, functions, classes, modules."""
     if id(function) in seen:
         return ""
     seen[id(function)] = function
@@ -90,13 +88,11 @@ def _code(function: types.FunctionType, seen: Seen) -> str:
 def _named(name: str, value: Any, attributes: set[str], seen: Seen) -> list[str]:
     """attributes: of a module of the user's, those that count."""
     if isinstance(value, types.ModuleType):
+        parts: list[str] = []
         own = sorted(attributes & vars(value).keys()) if _is_users(value, seen) else []
-        new = [attribute for attribute in own if seen.setdefault((id(value), attribute), value) is value]
-        return [
-            part
-            for attribute in new
-            for part in _named(f"{name}.{attribute}", vars(value)[attribute], attributes - {attribute}, seen)
-        ]
+        for attribute in [name for name in own if seen.setdefault((id(value), name), value) is value]:
+            parts += _named(f"{name}.{attribute}", vars(value)[attribute], attributes - {attribute}, seen)
+        return parts
     if functions := _functions(value):
         return [f"{name}: {_code(f, seen)}" for f in functions if _is_users(f, seen) or f.__closure__]
     if isinstance(value, type):
@@ -143,14 +139,13 @@ def _is_users(thing: Any, seen: Seen) -> bool:
 
 
 def _source_of(name: str) -> str:
-    """Of a module that a function imports when it is called, so that it may not be here yet; "" where it is not the user's."""
+    """Of a module that a function imports when called, and which may not be here yet; "" where it is not the user's."""
     try:
         spec = importlib.util.find_spec(name.partition(".")[0])
         if spec is None or not spec.origin or is_installed(spec.origin) or not spec.origin.endswith(".py"):
             return ""
-        files = (
-            sorted(Path(spec.origin).parent.rglob("*.py")) if spec.submodule_search_locations else [Path(spec.origin)]
-        )
+        file = Path(spec.origin)
+        files = sorted(file.parent.rglob("*.py")) if spec.submodule_search_locations else [file]
         return "\n".join(ast.unparse(ast.parse(file.read_bytes())) for file in files)
     except (ImportError, ValueError, OSError, SyntaxError):
         return ""
@@ -180,11 +175,8 @@ def canonical(value: Any, seen: Seen) -> Any:  # noqa: PLR0911, PLR0912 (a line 
     if functions := _functions(value):
         return [f"code {digest(_code(f, seen))}" for f in functions]
     if isinstance(value, type):
-        return (
-            [value.__qualname__, digest(_code_of_users_class(value, seen))]
-            if _is_users(value, seen)
-            else value.__qualname__
-        )
+        name = value.__qualname__
+        return [name, digest(_code_of_users_class(value, seen))] if _is_users(value, seen) else name
     if _is_users(type(value), seen):
         return _kept(value, seen)
     if isinstance(value, float) and value.is_integer():  # 64 in a notebook is 64.0 from a command line
@@ -215,7 +207,7 @@ def canonical(value: Any, seen: Seen) -> Any:  # noqa: PLR0911, PLR0912 (a line 
 
 
 def _kept(value: Any, seen: Seen) -> str:
-    """Of any other object, what pickle would keep of it; of a class of the user's, its code too. A digest: it may hold a secret."""
+    """Of any other object, a digest, for it may hold a secret: of what pickle keeps, and the code of a user's class."""
     if id(value) in seen:
         return opaque(value)
     seen[id(value)] = value
@@ -231,16 +223,14 @@ def _kept(value: Any, seen: Seen) -> str:
         return f"{opaque(value)} {reduced}"
     made_with = [part for part in reduced[1] if part is not type(value)]
     parts = [made_with, *(list(part) if hasattr(part, "__next__") else part for part in reduced[2:])]
-    return (
-        f"{opaque(value)} {digest(its_code + as_text(parts, seen))[:12]}" if its_code or any(parts) else opaque(value)
-    )
+    has_state = its_code or any(parts)
+    return f"{opaque(value)} {digest(its_code + as_text(parts, seen))[:12]}" if has_state else opaque(value)
 
 
 def is_of_a_package(value: Any, seen: Seen) -> bool:
     name = type(value).__module__
-    return (
-        name != "numpy" and name.partition(".")[0] not in sys.stdlib_module_names and not _is_users(type(value), seen)
-    )
+    is_known = name == "numpy" or name.partition(".")[0] in sys.stdlib_module_names
+    return not is_known and not _is_users(type(value), seen)
 
 
 def opaque(value: Any) -> str:

@@ -17,8 +17,9 @@ from rayllm_batch.config import EngineConfig
 from rayllm_batch.data.dataset_file import find_files
 from rayllm_batch.output.code_text import as_text, code_of_class, digest, home_of, is_of_a_package, opaque
 
-# Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other counts
-# as deciding answers. The tests have these, and all others of the vLLMs that were tried, so that a new one has to be sorted.
+# Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other
+# counts as deciding answers. The tests have these, and all others of the vLLMs that were tried, so that a new one has
+# to be sorted. The last two lines are of earlier releases, and of echo.
 HOW_FAST = set(
     """
     aggregate_engine_logging all2all_backend async_scheduling attention_backend block_size collect_detailed_traces
@@ -57,19 +58,10 @@ HOW_FAST = set(
     sleep_preserve_parameter_names sparse_indexer_topk_backend spec_method spec_model spec_tokens
     specialize_active_lora speculative_config stream_interval tensor_parallel_size ubatch_size use_replayssm
     use_tqdm_on_load watermark weight_transfer_config
+    cuda_graph_sizes swap_space
+    start_seconds seconds_per_request crash_on fail_on start_error oom_above run_oom_above calls_file
 """.split()
-) | {
-    "cuda_graph_sizes",
-    "swap_space",  # of earlier releases
-    "start_seconds",
-    "seconds_per_request",
-    "crash_on",
-    "fail_on",
-    "start_error",
-    "oom_above",
-    "run_oom_above",
-    "calls_file",  # of echo
-}
+)
 HOW_READ = {"bad_lines", "dataset_encoding"}  # fields of a workload that show in its rows, which have ids
 WHICH_ROWS = {"dataset_file", "dataset_fraction"}  # fields too; see Job.rows
 FILES = "files of dataset_file"
@@ -108,13 +100,15 @@ class Job:
     @classmethod
     def of_format_1(cls, parts: dict[str, str]) -> Job:
         """Of a manifest that had all in one. What decides speed, and was not known to, is left out."""
-        kept = {key: value for key, value in parts.items() if key.removeprefix("engine_kwargs.") not in HOW_FAST}
-        rows = {f"workload.{name}" for name in WHICH_ROWS} | {FILES}
+        left_out = {
+            *(f"engine_kwargs.{name}" for name in HOW_FAST),
+            *(f"workload.{name}" for name in WHICH_ROWS),
+            FILES,
+        }
         job = cls({})
-        for key, value in kept.items():
+        for key in [key for key in parts if key not in left_out]:
             is_hint = key.startswith(("workload", "code of ")) and key != "workload.sampling_params"
-            if key not in rows:
-                (job.hints if is_hint else job.settings)[key] = value
+            (job.hints if is_hint else job.settings)[key] = parts[key]
         return job
 
 
@@ -160,16 +154,15 @@ def differences(earlier: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def _fields(workload: Any) -> dict[str, Any]:
+    """Those of the dataclass, and what else it has: not what has no state, or is a package's, such as a Dataset."""
     fields = {field.name for field in dataclasses.fields(workload)} if dataclasses.is_dataclass(workload) else set()
-    names = {*fields, *getattr(workload, "__dict__", {})} - HOW_READ
-    values = {name: getattr(workload, name) for name in names if hasattr(workload, name)}
-    # What has no state, or is a package's, and is no field: something kept from an earlier run, such as a Dataset.
-    home = home_of(workload)
-
-    def is_kept(value: Any) -> bool:
-        return is_of_a_package(value, home) or as_text(value) == as_text(opaque(value))
-
-    return {name: value for name, value in values.items() if name in fields or not is_kept(value)}
+    home, found = home_of(workload), {}
+    for name in {*fields, *getattr(workload, "__dict__", {})} - HOW_READ:
+        if hasattr(workload, name):
+            value = getattr(workload, name)
+            if name in fields or not (is_of_a_package(value, home) or as_text(value) == as_text(opaque(value))):
+                found[name] = value
+    return found
 
 
 def _model(model_id: str) -> str:
