@@ -13,7 +13,7 @@ import pytest
 from rayllm_batch import ChatWorkloadBase, CNNDailySummary, init_engine_from_config
 from rayllm_batch.config import EnvVars
 from rayllm_batch.data.row_id import RowCounts
-from rayllm_batch.output.asked import Asked
+from rayllm_batch.output.finished_rows import Asked
 from rayllm_batch.run import pipeline
 from rayllm_batch.run.monitor import RunMonitor
 from rayllm_batch.run.pipeline import keep_rows

@@ -30,8 +30,8 @@ import pyarrow.fs
 
 from rayllm_batch.data.row_id import ID_BYTES, RowCounts, as_pairs
 from rayllm_batch.errors import OutputError, one_line
-from rayllm_batch.output.asked import DIGEST, Asked
 from rayllm_batch.output.fingerprint import Job, differences
+from rayllm_batch.output.finished_rows import DIGEST, Asked
 from rayllm_batch.output.lock import FolderLock
 from rayllm_batch.output.manifest import Manifest, other_format
 from rayllm_batch.output.part_file import some_rows, texts_of

@@ -11,7 +11,7 @@ from typing import Optional
 import numpy as np
 
 from rayllm_batch.data.row_id import ID_BYTES, as_pairs
-from rayllm_batch.output.asked import DIGEST, UNKNOWN
+from rayllm_batch.output.finished_rows import DIGEST, UNKNOWN
 
 NAME = re.compile(r"(part|failed)-(\d{6,})-[0-9a-f]{8}\.(parquet|jsonl)")
 

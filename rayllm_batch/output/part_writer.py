@@ -13,7 +13,7 @@ from rayllm_batch.data import columns
 from rayllm_batch.data.row_id import UniqueIds, as_pairs
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.output import run_columns as output
-from rayllm_batch.output.asked import DIGEST, UNKNOWN
+from rayllm_batch.output.finished_rows import DIGEST, UNKNOWN
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.output.part_file import encoded
 

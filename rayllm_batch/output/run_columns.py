@@ -23,7 +23,7 @@ TOKEN_IDS = "_rayllm_prompt_token_ids"
 REQUEST = "_rayllm_request"
 STAGE_ERROR = "_rayllm_error"
 MESSAGES = "_rayllm_messages"  # as JSON, where the answer may have to be asked for again
-# Of a run with an output folder: each row's id, a digest of what is asked for it (see asked.py), and, in a row without
+# Of a run with an output folder: each row's id, a digest of what is asked for it (see finished_rows.py), and, in a row without
 # content, the ids of rows that were finished before.
 ROW_ID = "_rayllm_row_id"
 ASKED = "_rayllm_asked"

@@ -150,7 +150,7 @@ class FolderRun:
                 "and run the same again."
             ) from None
         if already:
-            gone = before.missing()
+            gone = int(before.missing().sum())
             print(
                 f"{folder.rows - already:,} rows are new, {already - gone:,} were known, {gone:,} are gone"
                 + (

@@ -84,7 +84,7 @@ class Task:
         """A row's own settings and adapter; None where it has none.
 
         One JSON string a row: as an Arrow struct, a key that one row sets would appear as null in all others. Folders
-        have digests of it (see asked.py).
+        have digests of it (see finished_rows.py).
         """
         own = {key: parsed[key] for key in (self.settings_key, "model") if parsed.get(key)}
         return json.dumps(own, sort_keys=True) if own else None

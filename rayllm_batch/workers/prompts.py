@@ -19,7 +19,7 @@ from rayllm_batch.data import columns
 from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.data.row_id import as_pairs, row_ids
 from rayllm_batch.errors import RayLLMBatchError, one_line
-from rayllm_batch.output import asked, run_columns
+from rayllm_batch.output import finished_rows, run_columns
 from rayllm_batch.tasks.base import ParseRow, Task
 from rayllm_batch.tasks.chat import THOUGHTS, describe_error
 from rayllm_batch.tasks.generate import Generate
@@ -94,7 +94,7 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     if any(messages):
         fill(token_ids, messages, errors, job)
     if job.with_row_ids:
-        digests = pa.array(map(asked.digest, token_ids, requests), type=pa.uint64())
+        digests = pa.array(map(finished_rows.digest, token_ids, requests), type=pa.uint64())
         table = table.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
     chats = [json.dumps(its) if its and job.task.reask else None for its in messages]
     prompts = run_columns.with_stage_columns(table, token_ids, requests, errors, chats)
