@@ -34,7 +34,7 @@ from rayllm_batch.output.fingerprint import Job, differences
 from rayllm_batch.output.finished_rows import DIGEST, Asked
 from rayllm_batch.output.lock import FolderLock
 from rayllm_batch.output.manifest import Manifest, other_format
-from rayllm_batch.output.part_file import some_rows, texts_of
+from rayllm_batch.output.part_file import PartFile, some_rows, texts_of
 from rayllm_batch.output.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.output.part_record import NAME, PartRecord, number_of
 from rayllm_batch.output.place import INSIDE, UNFINISHED, OutputPlace
@@ -75,25 +75,18 @@ class OutputFolder:
         self._manifest_at = 0.0
 
     def __enter__(self) -> OutputFolder:
+        cannot_be, mend = "written", "Choose another output_path."
         try:
             self._refuse_foreign()
             for name in ("rows", "set_aside"):
                 self.place.fs.create_dir(self.place.inside(name), recursive=True)
             self._lock.acquire()
-        except OSError as error:
-            self._lock.release()
-            raise OutputError(
-                f"The output folder {self.given!r} cannot be written: {error}. Choose another output_path."
-            ) from None
-        try:
+            cannot_be, mend = "used", "Make room, or mend the folder, and run the same again."
             self._open()
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):
-                raise OutputError(
-                    f"The output folder {self.given!r} cannot be used: {error}. Make room, or mend the folder, and run "
-                    "the same again."
-                ) from None
+                raise OutputError(f"The output folder {self.given!r} cannot be {cannot_be}: {error}. {mend}") from None
             raise
         return self
 
@@ -126,8 +119,8 @@ class OutputFolder:
                     yield from texts_of(content, self.format, "error")
                 except (pa.ArrowException, ValueError, LookupError) as error:
                     raise OutputError(
-                        f"{name} in the output folder {self.given!r} cannot be read: {one_line(error)}. It was changed after "
-                        "it was written. Delete it, and run the same again: it continues, and its rows are run again."
+                        f"{name} in the output folder {self.given!r} cannot be read: {one_line(error)}. It was changed "
+                        "after it was written. Delete it, and run the same again: its rows are run again."
                     ) from None
 
     def asked(self) -> Asked:
@@ -136,7 +129,7 @@ class OutputFolder:
         return Asked(_ids_of(self.parts.values()), np.concatenate(digests or [np.empty(0, DIGEST)]))
 
     def accept(self, kept: Optional[bool] = None) -> None:
-        """From here on the answers count as those of this job's code and data too. kept: None where they were not compared."""
+        """From here on the answers count as those of this job's code and data. kept: None where not compared."""
         self._answered, self.changed = self._job, []
         self.kept = self.kept if kept is None else kept
 
@@ -166,19 +159,14 @@ class OutputFolder:
     def next_number(self) -> int:
         return 1 + max(map(number_of, self.parts), default=0)
 
-    def store(
-        self,
-        name: str,
-        content: bytes | memoryview,
-        ids: bytes,
-        schema: pa.Schema,
-        *,
-        as_text: tuple[str, ...] = (),
-        asked: bytes = b"",
-    ) -> None:
-        """Add one part, all of it or nothing. Raises OSError, and OutputError where another driver took the folder."""
-        self._schema = schema.remove_metadata().serialize().to_pybytes()
-        self._store(content, PartRecord(name, ids, len(content), self._fingerprint, self._schema, as_text, asked))
+    def store(self, name: str, file: PartFile, ids: bytes, asked: bytes = b"") -> None:
+        """Add one part, all of it or nothing. Raises OSError, and OutputError where another driver took the folder.
+
+        ids, asked: see PartRecord.
+        """
+        self._schema = file.schema.remove_metadata().serialize().to_pybytes()
+        size, job = len(file.content), self._fingerprint
+        self._store(file.content, PartRecord(name, ids, size, job, self._schema, file.as_text, asked))
 
     def _store(self, content: bytes | memoryview, part: PartRecord) -> None:
         self._lock.check()
@@ -190,7 +178,7 @@ class OutputFolder:
         """state: "unfinished" or "complete". Nothing is written within `every_s` seconds of the last time."""
         if time.time() - self._manifest_at < every_s:
             return
-        Manifest(self._answered, self.format, state, self.rows, self.failed_rows, kept=self.kept).write(self.place)
+        Manifest(self._answered, self.format, state, self.rows, self.kept, self.failed_rows).write(self.place)
         self._manifest_at = time.time()
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
@@ -211,8 +199,8 @@ class OutputFolder:
         parts = sorted(self.parts.values(), key=lambda part: (part.failed, part.name))
         pieces = [Piece(self._path(part.name), part.schema, part.as_text, part.rows, part.size) for part in parts]
         order = self._read_order()
-        in_its_order = in_order(pieces, _ids_of(parts), as_pairs(order)) if order else None
-        return one_after_the_other(pieces) if in_its_order is None else in_its_order
+        tasks = in_order(pieces, _ids_of(parts), as_pairs(order)) if order else None
+        return tasks or one_after_the_other(pieces)
 
     def dataset(self) -> ray.data.Dataset:
         """All rows of the folder, each as it came: a column whose values are of several kinds has Python objects."""
@@ -259,7 +247,7 @@ class OutputFolder:
         shown = [name for name in sorted(names) if name != INSIDE and not _is_ignored(name)]
         return OutputError(
             f"The output folder {self.given!r} holds files that are not of a run of this library "
-            f"({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}). Give an empty or a new folder."
+            f"({_first(shown)}). Give an empty or a new folder."
         )
 
     def _open(self) -> None:
@@ -291,28 +279,22 @@ class OutputFolder:
             else:
                 self.place.fs.delete_file(self._ids_path(name))
         self._refuse_other_jobs()
-        if manifest:
-            self._go_on(manifest)
+        if manifest:  # the folder goes on from where it says that it was
+            self._answered = self._answered if self.parts else self._job
+            self.complete = manifest.state == "complete" and manifest.rows == self.rows
+            self.kept = bool(self.parts) and manifest.kept is True
+            self.same_rows = bool(self._job.rows) and self._answered.rows == self._job.rows
         if self.parts:
             self._schema = known[max(self.parts, key=number_of)].schema
         if not self.complete:
             self.write_manifest("unfinished")
 
-    def _go_on(self, manifest: Manifest) -> None:
-        """From where it says that the folder was."""
-        self.complete = manifest.state == "complete" and manifest.rows == self.rows
-        self.kept = bool(self.parts) and manifest.kept is True
-        if not self.parts:
-            self._answered = self._job
-        self.same_rows = bool(self._job.rows) and self._answered.rows == self._job.rows
-
     def _refuse_other_jobs(self) -> None:
         # Of format 1, whose fingerprints were others, no part has digests.
         if foreign := [name for name, part in self.parts.items() if part.asked and part.job != self._fingerprint]:
             raise OutputError(
-                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders had been "
-                f"merged: {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}. Move them away, or give another "
-                "output_path."
+                f"The output folder {self.given!r} is of this job, but some parts are of another one, as if folders "
+                f"had been merged: {_first(foreign)}. Move them away, or give another output_path."
             )
 
     def _compare_parts(self, sizes: dict[str, int], known: dict[str, PartRecord], names: list[str]) -> None:
@@ -358,6 +340,10 @@ class OutputFolder:
 
     def _ids_path(self, name: str) -> str:
         return self.place.inside("rows", f"{name}.ids")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _ids_of(parts: Iterable[PartRecord]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The manifest of an output folder: whose answers are in it, and how far it is. All formats that were written are read."""
+"""The manifest of an output folder: whose answers are in it, and how far it is. All formats so far can be read."""
 
 from __future__ import annotations
 
@@ -18,19 +18,14 @@ FORMAT = 2  # 1 had the whole job in one, and no digests of what was asked
 
 @dataclass(frozen=True)
 class Manifest:
-    """job: of the answers. state: "unfinished" or "complete". kept: see OutputFolder.
-
-    format, version: the number of the manifest's format, and which release wrote it.
-    """
+    """job: of the answers. state: "unfinished" or "complete". kept: see OutputFolder."""
 
     job: Job
     output_format: Any
     state: Any
     rows: Any
-    failed: Any = 0
-    format: Any = FORMAT
-    version: Any = __version__
-    kept: Any = False
+    kept: Any
+    failed: Any
 
     @classmethod
     def read(cls, place: OutputPlace) -> Optional[Manifest]:
@@ -43,18 +38,21 @@ class Manifest:
             return None
         if (number := found.get("format", 1)) not in range(1, FORMAT + 1):
             raise OutputError(
-                f"The output folder {place.given!r} was written by rayllm_batch {found.get('version')}, in a format (number "
-                f"{number}) that this one, {__version__}, does not know. Install that version, or give another output_path."
+                f"The output folder {place.given!r} was written by rayllm_batch {found.get('version')}, in a format "
+                f"(number {number}) that this one, {__version__}, does not know. Install that version, or give another "
+                "output_path."
             )
         if "fingerprint" not in found:
             return None
-        known = {name: found.get(name) for name in ("output_format", "state", "rows", "version", "kept")}
-        return cls(_job_of(found), format=number, **known)
+        parts = [found.get(name) for name in ("job", "settings", "hints", "data")]
+        whole, *apart = (part if isinstance(part, dict) else {} for part in parts)
+        known = {name: found.get(name) for name in ("output_format", "state", "rows", "kept", "failed")}
+        return cls(Job.of_format_1(whole) if number == 1 else Job(*apart), **known)
 
     def write(self, place: OutputPlace) -> None:
         content = {
-            "format": self.format,
-            "version": self.version,
+            "format": FORMAT,
+            "version": __version__,
             "state": self.state,
             "rows": self.rows,
             "failed": self.failed,
@@ -92,12 +90,5 @@ def failed_rows(output_path: str | os.PathLike[str]) -> int:
     try:
         return int(json.loads(place.read(place.inside("manifest.json")))["failed"])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise OutputError(
-            f"The manifest of the output folder {os.fspath(output_path)!r} cannot be read: {error}"
-        ) from None
-
-
-def _job_of(found: dict[str, Any]) -> Job:
-    names = ["job"] if found.get("format", 1) == 1 else ["settings", "hints", "data"]
-    parts = [part if isinstance(part := found.get(name), dict) else {} for name in names]
-    return Job.of_format_1(*parts) if len(parts) == 1 else Job(*parts)
+        given = os.fspath(output_path)
+        raise OutputError(f"The manifest of the output folder {given!r} cannot be read: {error}") from None

@@ -10,7 +10,7 @@ from typing import Optional
 
 import numpy as np
 
-from rayllm_batch.data.row_id import ID_BYTES, as_pairs
+from rayllm_batch.data.row_id import ID_BYTES
 from rayllm_batch.output.finished_rows import DIGEST, UNKNOWN
 
 NAME = re.compile(r"(part|failed)-(\d{6,})-[0-9a-f]{8}\.(parquet|jsonl)")
@@ -49,8 +49,8 @@ class PartRecord:
 
     def some(self, stay: np.ndarray, name: str, size: int, job: str) -> PartRecord:
         """Of a part that takes this one's place, with some of its rows. stay: shape (rows,) of bool."""
+        ids = np.frombuffer(self.ids, f"V{ID_BYTES}")[stay].tobytes()
         asked = np.frombuffer(self.asked, DIGEST)[stay].tobytes() if self.asked else b""
-        ids = as_pairs(self.ids)[stay].astype(">u8").tobytes()
         return replace(self, name=name, ids=ids, asked=asked, size=size, job=job, replaces=self.name)
 
     def content(self) -> bytes:
@@ -72,15 +72,13 @@ class PartRecord:
         head, _, content = content.partition(b"\n")
         try:
             header = json.loads(head)
-            schema, as_text = base64.b64decode(header["schema"]), tuple(header.get("as_text", ()))
-            end = header["rows"] * ID_BYTES
-            ids, asked = content[:end], content[end:]
+            rows, schema, as_text = header["rows"], base64.b64decode(header["schema"]), tuple(header.get("as_text", ()))
+            ids, asked = content[: rows * ID_BYTES], content[rows * ID_BYTES :]
             found = cls(name, ids, header["bytes"], header["job"], schema, as_text, asked, header.get("replaces"))
             texts = (found.job, found.replaces or "", *as_text)
-            if header.get("part", name) != name or not all(isinstance(text, str) for text in texts):
-                return None
-            whole = header["rows"] * (ID_BYTES + (DIGEST.itemsize if header.get("asked") else 0))
-            return found if len(content) == whole else None
+            is_its = header.get("part", name) == name and all(isinstance(text, str) for text in texts)
+            whole = rows * (ID_BYTES + (DIGEST.itemsize if header.get("asked") else 0))
+            return found if is_its and len(content) == whole else None
         except (ValueError, LookupError, TypeError, RecursionError):
             return None
 

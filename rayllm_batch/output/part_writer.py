@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from contextlib import nullcontext, suppress
 from typing import Any, Optional
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow as pa
 from rayllm_batch.data import columns
 from rayllm_batch.data.row_id import UniqueIds, as_pairs
 from rayllm_batch.errors import DatasetError, OutputError
-from rayllm_batch.output import run_columns as output
+from rayllm_batch.output import run_columns
 from rayllm_batch.output.finished_rows import DIGEST, UNKNOWN
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.output.part_file import encoded
@@ -43,11 +44,6 @@ class PartWriter:
         self._schema = folder.schema  # of the newest part: it only grows from part to part
         self._thread = threading.Thread(target=self._keep_flushing, name="part-writer", daemon=True)
 
-    @property
-    def rows(self) -> int:
-        """Of the folder, those of earlier runs included."""
-        return self._folder.rows
-
     def __enter__(self) -> PartWriter:
         self._thread.start()
         return self
@@ -56,20 +52,13 @@ class PartWriter:
         self._stop.set()
         self._thread.join()
         with self._lock:
-            if self._error is None:
-                try:
-                    self._flush()
-                    self._write_manifest()
-                except Exception as error:  # must not hide the one that ends the run
-                    self._error = error
-        if self._error is not None and kind is None:
+            self._flush(last=True)
+        if self._error is not None and kind is None:  # else it would hide the one that ends the run
             raise self._error
 
     def add(self, table: pa.Table) -> None:
         """Rows with their ids. Raises OutputError when they, or earlier ones, cannot be written."""
         with self._lock:
-            if self._error is not None:
-                raise self._error
             self._check_unique(table)
             is_error = pa.compute.is_valid(table.column("error"))
             for kind, mask in (("part", pa.compute.invert(is_error)), ("failed", is_error)):
@@ -79,68 +68,56 @@ class PartWriter:
             self._oldest = self._oldest or time.time()
             self._waiting_bytes += table.nbytes
             if self._waiting_bytes >= PART_BYTES:
-                try:
-                    self._flush()
-                except Exception as error:
-                    self._error = error
-                    raise
+                self._flush()
+            if self._error is not None:
+                raise self._error
 
     def _keep_flushing(self) -> None:
         while not self._stop.wait(0.5):
             longest = min(max(WAIT_S[0], (time.time() - self._began) / 50), WAIT_S[1])
             with self._lock:
-                if self._error is None and self._oldest and time.time() - self._oldest >= longest:
-                    try:
-                        self._flush()
-                    except BaseException as error:
-                        self._error = error
+                if self._oldest and time.time() - self._oldest >= longest:
+                    self._flush()
 
-    def _flush(self) -> None:
-        for kind in ("part", "failed"):
-            # A part keeps its name until it is out of the list: Ctrl-C may come between any two steps, and what was
-            # stored just then is stored once more on leaving, over itself.
-            waiting = self._waiting[kind]
-            named = [part for part in waiting if part[0]]
-            tables = [table for name, table in waiting if not name]
-            self._waiting[kind] = named + ([(self._new_name(kind), self._one_table(tables))] if tables else [])
-            while self._waiting[kind]:
-                self._store(*self._waiting[kind][0])
-                self._waiting[kind].pop(0)
-        self._waiting_bytes, self._oldest = 0, 0.0
+    def _flush(self, last: bool = False) -> None:
+        """Writes what waits. What goes wrong is kept for the main thread to raise; after it, nothing is written."""
+        if self._error is not None:
+            return
+        folder = self._folder
         try:
-            self._write_manifest(MANIFEST_EVERY_S)
-        except OutputError:  # the parts are what counts
-            pass
-
-    def _new_name(self, kind: str) -> str:
-        self._number += 1
-        return f"{kind}-{self._number:06d}-{self._run_id}.{self._folder.format}"
-
-    def _store(self, name: str, table: pa.Table) -> None:
-        asked = table.column(output.ASKED).fill_null(UNKNOWN).to_numpy().astype(DIGEST).tobytes()
-        file = encoded(table.drop_columns([output.ROW_ID, output.ASKED]), self._folder.format)
-        try:
-            self._folder.store(name, file.content, _ids_of(table), file.schema, as_text=file.as_text, asked=asked)
+            for kind, waiting in self._waiting.items():
+                self._store_all(kind, waiting)
+            self._waiting_bytes, self._oldest = 0, 0.0
+            # While the run goes on, the parts are what counts.
+            with nullcontext() if last else suppress(OSError):
+                folder.write_manifest("unfinished", 0.0 if last else MANIFEST_EVERY_S)
         except OSError as error:
-            raise self._unwritable(error) from None
+            self._error = OutputError(
+                f"The output folder {folder.given!r} cannot be written: {error}. The {folder.rows:,} rows written so "
+                "far are safe. Make room, or mend the folder, and run the same again: it continues."
+            )
+        except Exception as error:
+            self._error = error
 
-    def _write_manifest(self, every_s: float = 0.0) -> None:
-        try:
-            self._folder.write_manifest("unfinished", every_s)
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"The output folder {self._folder.given!r} cannot be written: {error}. The {self.rows:,} rows written so "
-            "far are safe. Make room, or mend the folder, and run the same again: it continues."
-        )
+    def _store_all(self, kind: str, waiting: list[tuple[str, pa.Table]]) -> None:
+        # A part keeps its name until it is out of the list: Ctrl-C may come between any two steps, and what was
+        # stored just then is stored once more on leaving, over itself.
+        if tables := [table for name, table in waiting if not name]:
+            self._number += 1
+            name = f"{kind}-{self._number:06d}-{self._run_id}.{self._folder.format}"
+            waiting[:] = [*(part for part in waiting if part[0]), (name, self._one_table(tables))]
+        while waiting:
+            name, table = waiting[0]
+            asked = table.column(run_columns.ASKED).fill_null(UNKNOWN).to_numpy().astype(DIGEST).tobytes()
+            file = encoded(table.drop_columns([run_columns.ROW_ID, run_columns.ASKED]), self._folder.format)
+            self._folder.store(name, file, _ids_of(table), asked)
+            waiting.pop(0)
 
     def _one_table(self, tables: list[pa.Table]) -> pa.Table:
         """All parts of a job have one schema, as far as it goes: a column that was all null takes its type later."""
         tables = [columns.carried(table, tables[0].schema) for table in tables]
         table = columns.merged(pa.concat_tables(tables, promote_options="default"), self._schema)
-        self._schema = table.drop_columns([output.ROW_ID, output.ASKED]).schema
+        self._schema = table.drop_columns([run_columns.ROW_ID, run_columns.ASKED]).schema
         return table.combine_chunks()
 
     def _check_unique(self, table: pa.Table) -> None:
@@ -156,4 +133,4 @@ class PartWriter:
 
 
 def _ids_of(table: pa.Table) -> bytes:
-    return b"".join(table.column(output.ROW_ID).to_pylist())
+    return b"".join(table.column(run_columns.ROW_ID).to_pylist())

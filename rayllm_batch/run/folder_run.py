@@ -131,7 +131,7 @@ class FolderRun:
                         )
                     execution.execute(plan, pipeline.pick(rows, owed), sum(owed.values()), token, write, **folder_job)
         except BaseException:
-            print(f"{writer.rows:,} rows are in {folder.given}. Run the same again to continue from there.", flush=True)
+            print(f"{folder.rows:,} rows are in {folder.given}. Run the same again to continue from there.", flush=True)
             raise
         finally:
             folder.write_metrics(execution.measure().to_dict())

@@ -41,8 +41,7 @@ def opened(path: Any, **given: Any) -> OutputFolder:
 def store(folder: OutputFolder, name: str, values: list[int], asked: Any = None) -> None:
     table = pa.table({"a": values})
     digests = b"" if asked is None else asked.astype(DIGEST).tobytes()
-    content = encoded(table, folder.format).content
-    folder.store(name, content, b"".join(row_id({"a": v}) for v in values), table.schema, asked=digests)
+    folder.store(name, encoded(table, folder.format), b"".join(row_id({"a": v}) for v in values), digests)
 
 
 def read(folder: OutputFolder, name: str) -> list[int]:
@@ -736,7 +735,7 @@ def test_failed_rows_that_cannot_be_read_any_more_name_their_file(
     name = f"failed-000001-aaaaaaaa.{output_format}"
     table = pa.table({"error": ["what went wrong with this row" * 9]})
     with opened(tmp_path, output_format=output_format) as folder:
-        folder.store(name, encoded(table, output_format).content, row_id({"a": 1}), table.schema)
+        folder.store(name, encoded(table, output_format), row_id({"a": 1}))
     (tmp_path / name).write_bytes(hurt((tmp_path / name).read_bytes()))
     with (
         opened(tmp_path, output_format=output_format) as folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,7 @@ def opened(path: Path, output_format: str = "parquet") -> OutputFolder:
 def store(folder: OutputFolder, kind: str, table: pa.Table) -> None:
     file = encoded(table, folder.format)
     ids = b"".join(map(row_id, table.to_pylist()))
-    folder.store(
-        f"{kind}-{folder.next_number():06d}-aaaaaaaa.{folder.format}",
-        file.content,
-        ids,
-        file.schema,
-        as_text=file.as_text,
-    )
+    folder.store(f"{kind}-{folder.next_number():06d}-aaaaaaaa.{folder.format}", file, ids)
 
 
 def read(folder: OutputFolder) -> list[dict[str, Any]]:
@@ -75,7 +70,9 @@ def test_parts_of_an_earlier_version_are_read(tmp_path: Path, output_format: str
     plain = table.set_column(0, "n", pa.array([7, None, 7]))
     with opened(tmp_path, output_format) as folder:
         ids = b"".join(map(row_id, table.to_pylist()))
-        folder.store(f"part-000001-aaaaaaaa.{output_format}", encoded(plain, output_format).content, ids, table.schema)
+        folder.store(
+            f"part-000001-aaaaaaaa.{output_format}", replace(encoded(plain, output_format), schema=table.schema), ids
+        )
         record = Path(folder.place.inside("rows", f"part-000001-aaaaaaaa.{output_format}.ids"))
         record.write_bytes(record.read_bytes().replace(b', "as_text": []', b""))
     with opened(tmp_path, output_format) as folder:

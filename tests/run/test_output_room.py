@@ -16,7 +16,7 @@ import pytest
 from rayllm_batch.errors import OutputError
 from rayllm_batch.output.fingerprint import Job
 from rayllm_batch.output.folder import OutputFolder
-from rayllm_batch.output.part_file import encoded
+from rayllm_batch.output.part_file import PartFile, encoded
 from rayllm_batch.run import output_room
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.rows import SAMPLE_ROWS, Rows
@@ -77,7 +77,7 @@ def test_the_estimate_holds_for_files_as_they_are_written(
 def test_rows_that_are_there_already_need_no_room(tmp_path: Path, free: Any, caplog: pytest.LogCaptureFixture) -> None:
     free(1000)
     with folder(tmp_path) as begun:
-        begun.store("part-000001-aaaaaaaa.parquet", b"rows", bytes(16 * 4000), pa.schema([("a", pa.int64())]))
+        begun.store("part-000001-aaaaaaaa.parquet", PartFile(b"rows", pa.schema([("a", pa.int64())])), bytes(16 * 4000))
         check_output_room(begun, Rows(None, SAMPLE, 4000), WORKLOAD)
         assert not caplog.text
         with pytest.raises(OutputError, match="does not fit: 8,000 rows"):

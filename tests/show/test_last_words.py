@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,7 @@ def test_what_it_says_reads_every_value_and_joins_every_row(
         for number, columns in enumerate(parts, start=1):
             table = pa.table({**columns, "generated_text": [f"answer {number}"], "error": pa.nulls(1, pa.string())})
             file = encoded(table, output_format)
-            folder.store(
-                f"part-{number:06d}-aaaaaaaa.{output_format}",
-                file.content,
-                bytes([number]) * 16,
-                file.schema,
-                as_text=file.as_text,
-            )
+            folder.store(f"part-{number:06d}-aaaaaaaa.{output_format}", file, bytes([number]) * 16)
         where = {
             "path": folder.given,
             "output_format": output_format,
@@ -138,11 +133,9 @@ def test_no_join_by_values_that_a_file_does_not_have(
 ) -> None:
     with OutputFolder(tmp_path / "out", Job({"model_id": "m"}), output_format) as folder:
         file = encoded(pa.table({"id": ids, "generated_text": ["a"], "error": pa.nulls(1, pa.string())}), output_format)
-        folder.store(
-            f"part-000001-aaaaaaaa.{output_format}", file.content, bytes(16), file.schema, as_text=file.as_text
-        )
+        folder.store(f"part-000001-aaaaaaaa.{output_format}", file, bytes(16))
         assert folder.has_as_is("id") == ("id" if joins else None) and folder.has_as_is(None) is None
-        folder.store(f"part-000002-aaaaaaaa.{output_format}", file.content, bytes(16), file.schema, as_text=("id",))
+        folder.store(f"part-000002-aaaaaaaa.{output_format}", replace(file, as_text=("id",)), bytes(16))
         assert folder.has_as_is("id") is None
 
 
