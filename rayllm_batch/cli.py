@@ -16,7 +16,7 @@ from rayllm_batch.config import init_engine_from_config
 from rayllm_batch.display import let_all_print
 from rayllm_batch.errors import EngineError, HubUnavailableError, RayLLMBatchError, WorkloadError, causes, one_line
 from rayllm_batch.load_workload import load_workload, made, pairs, raised_at
-from rayllm_batch.output.manifest import failed_rows
+from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.termination import SAID, TERMINATED, Terminated, heeded
 from rayllm_batch.workload.prompt_template import PromptTemplate
 
@@ -104,7 +104,7 @@ def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     if args.report and os.path.isdir(args.report):  # known now, and not after hours
         raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
     try:
-        batch.run(
+        result = batch.run(
             args.output,
             output_format=args.output_format,
             id_column=args.id_column,
@@ -117,4 +117,4 @@ def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
                 batch.report(args.report)
             except RayLLMBatchError as error:  # the answers are as good without it
                 print(error, file=sys.stderr)
-    return ROWS_FAILED if failed_rows(args.output) else DONE
+    return ROWS_FAILED if failed_of(result) else DONE

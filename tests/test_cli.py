@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from rayllm_batch import CNNDailySummary, RayLLMBatch, cli
 from rayllm_batch.errors import EngineError, HubUnavailableError, OutputError, PreflightError, WorkloadError
 from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.output.run_columns import tell_failed
 from rayllm_batch.termination import Terminated
 from rayllm_batch.workload.prompt_template import PromptTemplate
 
@@ -21,11 +22,8 @@ CONFIG = "configs/demo-cpu.yaml"
 GIVEN = ["--config", CONFIG, "--workload", "rayllm_batch:CNNDailySummary"]
 
 
-def write_manifest(folder: Path, failed: int) -> None:
-    (folder / "_rayllm_batch").mkdir(parents=True)
-    (folder / "_rayllm_batch" / "manifest.json").write_text(
-        json.dumps({"state": "complete", "rows": 9, "failed": failed})
-    )
+def result(failed: int) -> Any:
+    return tell_failed(SimpleNamespace(), failed)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +51,11 @@ def test_exit_codes(
     """outcome: what `run` raises, or how many rows have an error in the folder, of this run or an earlier one."""
     called: dict[str, Any] = {}
 
-    def run(batch: RayLLMBatch, output: str, **options: object) -> None:
+    def run(batch: RayLLMBatch, output: str, **options: object) -> Any:
         called.update(options, output=output, batch=batch)
         if isinstance(outcome, BaseException):
             raise outcome
-        write_manifest(Path(output), failed=outcome)
+        return result(outcome)
 
     monkeypatch.setattr(RayLLMBatch, "run", run)
     monkeypatch.setattr("rayllm_batch.termination._is_rays", lambda _: True)  # whatever tests before have left there
@@ -94,12 +92,12 @@ def test_a_report_is_written_of_every_run_that_began(
 ) -> None:
     written: list[str] = []
 
-    def run(batch: RayLLMBatch, output: str, **_: object) -> None:
+    def run(batch: RayLLMBatch, output: str, **_: object) -> Any:
         if begins:
             batch._execution.metrics = RunMetrics(rows=9, failed=2)
         if error:
             raise error
-        write_manifest(Path(output), failed=2)
+        return result(2)
 
     monkeypatch.setattr(RayLLMBatch, "run", run)
     monkeypatch.setattr(RayLLMBatch, "report", lambda batch, path: written.append(path))
@@ -118,11 +116,11 @@ def test_a_report_that_cannot_be_written_hides_nothing(
     error: BaseException | None,
     code: int,
 ) -> None:
-    def run(batch: RayLLMBatch, output: str, **_: object) -> None:
+    def run(batch: RayLLMBatch, output: str, **_: object) -> Any:
         batch._execution.metrics = RunMetrics(rows=9, failed=2)
         if error:
             raise error
-        write_manifest(Path(output), failed=2)
+        return result(2)
 
     monkeypatch.setattr(RayLLMBatch, "run", run)
     (tmp_path / "file").touch()

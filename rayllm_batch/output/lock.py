@@ -34,10 +34,9 @@ class FolderLock:
     """
 
     # By hand. Locally, filelock would be a dozen lines less from 4.1 on; with earlier ones, which others may bring,
-    # a child that outlives its parent keeps the lock. Remotely, conditional writes would need no SETTLE_S, but pyarrow,
-    # which writes the rows, has none, and s3fs has those that create, not those that take over from a dead driver.
-    # obstore has both (of 16 at once, one wins), and would be a second client whose credentials are its own (0.12 reads
-    # no AWS profile, pyarrow does), for S3, GCS and Azure alone: what is below would stay, for HDFS and fsspec.
+    # a child that outlives its parent keeps the lock. Remotely, conditional writes would need no SETTLE_S: pyarrow has
+    # none, s3fs only those that create, and obstore, which has all, is a second client with credentials of its own, for
+    # S3, GCS and Azure alone: what is below would stay, for HDFS and fsspec.
 
     def __init__(self, fs: pyarrow.fs.FileSystem, path: str, is_local: bool, folder: str) -> None:
         self._fs, self._path, self._is_local, self._folder = fs, path, is_local, folder
@@ -99,13 +98,12 @@ class FolderLock:
 
     def _acquire_lease(self) -> None:
         before, deadline = self._read(), time.time() + LEASE_S
-        while before.get("beat") and time.time() < deadline:
+        now = before
+        while now.get("beat") and time.time() < deadline:
             time.sleep(LOOK_EVERY_S)
             now = self._read()
-            if now.get("beat") != before["beat"] and now.get("beat"):
+            if now.get("beat") and now["beat"] != before["beat"]:
                 raise self._held(now)
-            if not now.get("beat"):
-                break
         self._write({**self._me, "beat": time.time()})
         time.sleep(SETTLE_S)
         if {**(now := self._read()), "beat": 0} != {**self._me, "beat": 0}:

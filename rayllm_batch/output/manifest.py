@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -82,13 +81,3 @@ def other_format(given: str, begun_with: Any, output_format: str) -> OutputError
         f"The output folder {given!r} was begun with output_format={begun_with!r}, not {output_format!r}. Keep the "
         "format, or give another output_path."
     )
-
-
-def failed_rows(output_path: str | os.PathLike[str]) -> int:
-    """The rows with an error in a complete folder, those of earlier runs included. Raises OutputError."""
-    place = OutputPlace(output_path)
-    try:
-        return int(json.loads(place.read(place.inside("manifest.json")))["failed"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        given = os.fspath(output_path)
-        raise OutputError(f"The manifest of the output folder {given!r} cannot be read: {error}") from None

@@ -19,8 +19,6 @@ from rayllm_batch.data.column_json import from_json, to_json
 from rayllm_batch.data.column_types import is_objects, objects_type
 from rayllm_batch.data.jsonl import from_jsonl, to_jsonl
 
-types = pa.types
-
 
 @dataclass(frozen=True)
 class PartFile:
@@ -49,9 +47,9 @@ def readable(schema: pa.Schema) -> pa.Schema:
     fields = []
     for field in schema:
         kind = field.type
-        if types.is_dictionary(kind) and not types.is_string(kind.value_type):
+        if pa.types.is_dictionary(kind) and not pa.types.is_string(kind.value_type):
             kind = kind.value_type
-        fields.append((field.name, objects_type() if types.is_union(kind) else kind))
+        fields.append((field.name, objects_type() if pa.types.is_union(kind) else kind))
     return pa.schema(fields)
 
 

@@ -1,7 +1,8 @@
-"""The parts of an output folder as one Dataset: in the order of reading, or answered rows first; of one type a column."""
+"""The parts of an output folder as one Dataset: in the order of reading or answered rows first, one type a column."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -91,23 +92,21 @@ def read_pieces(tasks: list[list[Piece]], fs: pyarrow.fs.FileSystem, output_form
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
-    wanted = common_schema([piece for pieces in tasks for piece in pieces], fs, output_format)
+    every = [piece for pieces in tasks for piece in pieces]
+    wanted = common_schema(every, fs, output_format)
 
     class Parts(Datasource):
         def estimate_inmemory_data_size(self) -> int:
-            return sum(piece.size for pieces in tasks for piece in pieces)
+            return sum(piece.size for piece in every)
 
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-            return [
-                ReadTask(_Reading(pieces, fs, output_format, wanted), _metadata(pieces), schema=wanted)
-                for pieces in tasks
-            ]
+            return [read_task(pieces) for pieces in tasks]
 
-    def _metadata(pieces: list[Piece]) -> BlockMetadata:
-        rows, size = (sum(getattr(piece, what) for piece in pieces) for what in ("rows", "size"))
-        return BlockMetadata(
-            num_rows=rows, size_bytes=size, input_files=[piece.path for piece in pieces], exec_stats=None
-        )
+    def read_task(pieces: list[Piece]) -> ReadTask:
+        rows, size = sum(piece.rows for piece in pieces), sum(piece.size for piece in pieces)
+        files = [piece.path for piece in pieces]
+        metadata = BlockMetadata(num_rows=rows, size_bytes=size, input_files=files, exec_stats=None)
+        return ReadTask(functools.partial(_read, pieces, fs, output_format, wanted), metadata, schema=wanted)
 
     cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])  # workers elsewhere lack it
     dataset = ray.data.read_datasource(Parts(), override_num_blocks=len(tasks))
@@ -128,16 +127,11 @@ def common_schema(pieces: Sequence[Piece], fs: pyarrow.fs.FileSystem, output_for
     return wanted
 
 
-class _Reading:
+def _read(pieces: list[Piece], fs: pyarrow.fs.FileSystem, output_format: str, wanted: pa.Schema) -> Iterator[pa.Table]:
     """What one read task does."""
-
-    def __init__(self, pieces: list[Piece], fs: pyarrow.fs.FileSystem, output_format: str, wanted: pa.Schema) -> None:
-        self._pieces, self._fs, self._format, self._wanted = pieces, fs, output_format, wanted
-
-    def __call__(self) -> Iterator[pa.Table]:
-        tables = (merged(piece.read(self._fs, self._format), self._wanted) for piece in self._pieces)
-        if self._pieces[0].places is None:
-            yield from tables
-        else:
-            table = pa.concat_tables(tables)
-            yield table.take(pa.array(np.argsort(np.concatenate([piece.places for piece in self._pieces]))))
+    tables = (merged(piece.read(fs, output_format), wanted) for piece in pieces)
+    if pieces[0].places is None:
+        yield from tables
+    else:
+        order = np.argsort(np.concatenate([piece.places for piece in pieces]))
+        yield pa.concat_tables(tables).take(pa.array(order))

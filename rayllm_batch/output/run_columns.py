@@ -30,8 +30,7 @@ ASKED = "_rayllm_asked"
 FINISHED_IDS = "_rayllm_finished_ids"
 # Of one that keeps the order: in such a row of each batch, the ids of all its rows in their order.
 ORDER = "_rayllm_order"
-FOLDER_SCHEMA = pa.schema([(ROW_ID, ID_TYPE), (ASKED, pa.uint64()), (FINISHED_IDS, pa.binary())])
-RUN_COLUMNS = {*FOLDER_SCHEMA.names, ORDER}
+RUN_COLUMNS = {ROW_ID, ASKED, FINISHED_IDS, ORDER}
 STAGE_SCHEMA = pa.schema(
     [(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string()), (MESSAGES, pa.string())]
 )
@@ -44,9 +43,10 @@ def check_input_columns(columns: list[str], task: Task) -> None:
     """Raise DatasetError when an input column has the name of an output column and would be lost."""
     taken = [name for name in dict.fromkeys(columns) if name in task.schema.names or name.startswith(RESERVED)]
     if taken:
+        other = f"previous{'' if taken[0].startswith('_') else '_'}{taken[0]}"
         raise DatasetError(
-            f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds or a run uses. Rename "
-            f"or drop them in load_dataset: ds.rename_columns({{{taken[0]!r}: 'previous{'_' * (taken[0][0] != '_')}{taken[0]}'}})."
+            f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds or a run uses. "
+            f"Rename or drop them in load_dataset: ds.rename_columns({{{taken[0]!r}: {other!r}}})."
         )
 
 
@@ -76,8 +76,8 @@ def _arrays(column: pa.ChunkedArray) -> Iterator[Optional[np.ndarray]]:
 
 def with_row_ids(table: pa.Table, ids: list[bytes], with_order: bool = False) -> pa.Table:
     """The rows with their ids, for a run with an output folder. with_order: and a place for the order of them all."""
-    table = table.append_column(FOLDER_SCHEMA.field(ROW_ID), pa.array(ids, type=ID_TYPE))
-    table = table.append_column(FOLDER_SCHEMA.field(ASKED), pa.nulls(len(ids), pa.uint64()))
+    table = table.append_column(ROW_ID, pa.array(ids, type=ID_TYPE))
+    table = table.append_column(ASKED, pa.nulls(len(ids), pa.uint64()))
     for name in (FINISHED_IDS, ORDER) if with_order else (FINISHED_IDS,):
         table = table.append_column(name, pa.nulls(len(ids), pa.binary()))
     return table
@@ -98,16 +98,13 @@ def finished_marker(schema: pa.Schema, finished_ids: list[bytes], order: Optiona
 def without_markers(table: pa.Table) -> pa.Table:
     """The answered rows alone, with their ids."""
     rows = table.filter(table.column(FINISHED_IDS).is_null())
-    return rows.drop_columns([name for name in (FINISHED_IDS, ORDER) if name in rows.column_names])
+    return rows.select([name for name in rows.column_names if name not in (FINISHED_IDS, ORDER)])
 
 
 def with_answers(table: pa.Table, answers: list[Answer], task: Task) -> pa.Table:
     """The input columns and the answers, without what travelled between the stages."""
     table = table.drop_columns([name for name in STAGE_SCHEMA.names if name in table.column_names])
-    rows = [
-        {"num_input_tokens": answer.num_input_tokens, "error": answer.error, **task.columns(answer)}
-        for answer in answers
-    ]
+    rows = [{"num_input_tokens": one.num_input_tokens, "error": one.error, **task.columns(one)} for one in answers]
     for field in task.schema:
         table = table.append_column(field, pa.array([row[field.name] for row in rows], type=field.type))
     return columns.with_values(table, [answer.own_columns for answer in answers]) if task.has_own_columns else table

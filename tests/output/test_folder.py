@@ -26,7 +26,6 @@ from rayllm_batch.errors import OutputError
 from rayllm_batch.output.fingerprint import Job
 from rayllm_batch.output.finished_rows import DIGEST, FinishedRows
 from rayllm_batch.output.folder import OutputFolder
-from rayllm_batch.output.manifest import failed_rows
 from rayllm_batch.output.part_file import decoded, encoded
 
 JOB = Job({"model_id": "org/model"}, {"workload": "Mine"}, {"files of dataset_file": "1 file(s)"})
@@ -617,13 +616,6 @@ def test_metrics_that_cannot_be_written_are_a_warning(
             folder.write_metrics({"rows": 7})
     assert "metrics cannot be written" in caplog.text and str(problem) in caplog.text
     assert not (tmp_path / "_rayllm_batch" / "metrics.json").exists()
-
-
-def test_the_number_of_failed_rows_is_known_without_reading_them(tmp_path: Path) -> None:
-    begun(tmp_path / "a", "complete")
-    assert failed_rows(tmp_path / "a") == 2
-    with pytest.raises(OutputError, match="cannot be read"):
-        failed_rows(tmp_path / "b")
 
 
 def test_a_folder_that_cannot_be_made_is_refused() -> None:

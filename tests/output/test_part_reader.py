@@ -35,9 +35,7 @@ def read(folder: OutputFolder) -> list[dict[str, Any]]:
     """As the tasks do it, one after the other."""
     tasks = folder.pieces()
     wanted = common_schema([piece for pieces in tasks for piece in pieces], folder.place.fs, folder.format)
-    tables = [
-        table for pieces in tasks for table in part_reader._Reading(pieces, folder.place.fs, folder.format, wanted)()
-    ]
+    tables = [table for pieces in tasks for table in part_reader._read(pieces, folder.place.fs, folder.format, wanted)]
     assert all(table.schema == wanted for table in tables)
     assert sum(table.num_rows for table in tables) == folder.rows
     return [row for table in tables for row in table.to_pylist()]
