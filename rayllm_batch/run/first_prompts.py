@@ -52,20 +52,18 @@ def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, A
         if (job := _job(config, facts)) is None:
             return []
         fill(ids, messages, errors, job)
-    found = [
-        error or (None if one is None else _does_not_fit(one, config, facts))
-        for one, error in zip(ids, errors, strict=True)
-    ]
-    return [error for error in found if error is not None]
+    for i, one in enumerate(ids):
+        if errors[i] is None and one is not None:
+            errors[i] = _does_not_fit(one, config, facts)
+    return [error for error in errors if error is not None]
 
 
 def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
     """None where the run's tokenizer is not on this machine, or nothing that reads it."""
-    kwargs = config.engine_kwargs
-    tokenizer = kwargs.get("tokenizer") or facts.folder
+    tokenizer = config.engine_kwargs.get("tokenizer") or facts.folder
     if tokenizer is None or not is_local(str(tokenizer)) or find_spec("transformers") is None:
         return None
-    trust = {"trust_remote_code": True} if kwargs.get("trust_remote_code") else {}
+    trust = {"trust_remote_code": True} if config.engine_kwargs.get("trust_remote_code") else {}
     return PromptJob(
         parse_row=dict,
         tokenizer=str(tokenizer),
@@ -80,6 +78,5 @@ def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -
     if length is not None and length <= len(ids):
         whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
         return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} {TOO_LONG}"
-    return (
-        beyond_vocabulary(ids, vocabulary) if isinstance(vocabulary, int) and config.engine_kind.needs_model else None
-    )
+    is_known = isinstance(vocabulary, int) and config.engine_kind.needs_model
+    return beyond_vocabulary(ids, vocabulary) if is_known else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -10,8 +9,8 @@ from rayllm_batch.data import columns
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.measures import failures
 from rayllm_batch.measures.metrics import RunMetrics
-from rayllm_batch.output import run_columns as output
-from rayllm_batch.output.finished_rows import FinishedRows
+from rayllm_batch.output import run_columns
+from rayllm_batch.output.finished_rows import Asked, FinishedRows
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.output.part_writer import PartWriter
 from rayllm_batch.run import pipeline
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     import ray.data
 
 WITNESSES = 64  # of the first rows, which are looked at before a folder is continued
-
-log = logging.getLogger("rayllm_batch")
 
 
 def run_in_memory(execution: Execution) -> ray.data.Dataset:
@@ -46,7 +43,7 @@ def run_in_memory(execution: Execution) -> ray.data.Dataset:
     if mixed:
         print(f"The values of {', '.join(mixed)} are of several kinds: the Dataset has them as Python objects.")
     print(last_words.of_memory(result.count(), metrics.failed, metrics, metrics.errors))
-    return output.tell_failed(result, metrics.failed)
+    return run_columns.tell_failed(result, metrics.failed)
 
 
 class FolderRun:
@@ -69,17 +66,13 @@ class FolderRun:
             self._execution.metrics = RunMetrics()
             self._say_last("all were there, and nothing was to run.")
             if self._keep_order and not folder.has_order:
-                print(
-                    "It was completed without preserve_order, so its rows are not in the order in which they were read."
-                )
+                print("It was completed without preserve_order, so its rows are not in the order of reading.")
         else:
             self._answer()
         if folder.as_text:
-            print(
-                f"Parquet has no type for the values of {', '.join(folder.as_text)}: the files have them as JSON text, the "
-                "Dataset as they are."
-            )
-        return output.tell_failed(folder.dataset(), folder.failed_rows)
+            names = ", ".join(folder.as_text)
+            print(f"Parquet has no type for the values of {names}: the files have JSON text, the Dataset the values.")
+        return run_columns.tell_failed(folder.dataset(), folder.failed_rows)
 
     def _answer(self) -> None:
         execution, folder = self._execution, self._folder
@@ -89,9 +82,9 @@ class FolderRun:
         folder_job = {"with_row_ids": True, "id_column": self._id_column}
         execution.begin(began, plan.engines[0])
         # Whether anything is left to do, before an engine starts for it, where that is not known.
-        redo, kept = b"", None
+        redo, kept, asked = b"", None, folder.asked()
         maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
-        if found := self._survey(token, ready.rows, maybe_done and not self._retry_failed, **folder_job):
+        if found := self._survey(token, ready.rows, asked, maybe_done and not self._retry_failed, **folder_job):
             redo = found.changed if self._changed == "redo" else redo
             kept = bool(found.changed) and not redo if found.compared else None
             if not found.new and not redo and not self._retry_failed:
@@ -101,26 +94,25 @@ class FolderRun:
             total = found.new + folder.rows  # of the whole folder
         folder.run_again(failed=self._retry_failed, ids=redo)
         folder.accept(kept)
-        before = FinishedRows(folder.finished())
-        already = folder.rows
-        order: list[bytes] = []
+        before = FinishedRows(folder.finished() if self._retry_failed or redo else asked.rows)
+        already, order = folder.rows, bytearray()
+        del asked, found  # eight bytes a row and more
         if already:
             print(f"{already:,} rows are in {folder.given} already: continuing with the rest.")
             total = None if total is None else max(total - already, 0)
         say(plan.chosen(total))
-        writer = PartWriter(folder, self._id_column)
         try:
-            with writer:
+            with PartWriter(folder, self._id_column) as writer:
 
                 def write(answers: ray.data.Dataset) -> None:
                     for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
-                        finished = table.column(output.FINISHED_IDS)
+                        finished = table.column(run_columns.FINISHED_IDS)
                         before.saw(b"".join(finished.drop_null().to_pylist()))
-                        if output.ORDER in table.column_names:
-                            order.extend(table.column(output.ORDER).drop_null().to_pylist())
-                        writer.add(output.without_markers(table))
+                        if run_columns.ORDER in table.column_names:
+                            order.extend(b"".join(table.column(run_columns.ORDER).drop_null().to_pylist()))
+                        writer.add(run_columns.without_markers(table))
 
-                finished = before.counts if folder.rows else None
+                finished = before.counts if already else None
                 execution.execute(
                     plan, rows, total, token, write, finished=finished, keep_order=self._keep_order, **folder_job
                 )
@@ -137,28 +129,23 @@ class FolderRun:
             folder.write_metrics(execution.measure().to_dict())
         self._complete(order, before, already)
 
-    def _complete(self, order: list[bytes], before: FinishedRows, already: int) -> None:
+    def _complete(self, order: bytearray, before: FinishedRows, already: int) -> None:
         """Every row of the data is in the folder. order: their ids, if they are to keep it."""
         folder = self._folder
         try:
             if order:
-                folder.write_order(b"".join(order) + before.missing_ids())
+                folder.write_order(order + before.missing_ids())
             folder.write_manifest("complete")
         except OSError as error:
             raise OutputError(
-                f"All {folder.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make room, "
-                "and run the same again."
+                f"All {folder.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make "
+                "room, and run the same again."
             ) from None
         if already:
             gone = int(before.missing().sum())
-            print(
-                f"{folder.rows - already:,} rows are new, {already - gone:,} were known, {gone:,} are gone"
-                + (
-                    " from the data and keep their answers (or does load_dataset read other rows each time?)."
-                    if gone
-                    else "."
-                )
-            )
+            kept = " from the data and keep their answers (or does load_dataset read other rows each time?)"
+            new, known = folder.rows - already, already - gone
+            print(f"{new:,} rows are new, {known:,} were known, {gone:,} are gone{kept if gone else ''}.")
         self._say_last(self._execution.metrics if folder.rows > already else "there was nothing to run.")
 
     def _say_last(self, took: object) -> None:
@@ -177,7 +164,7 @@ class FolderRun:
             )
         )
 
-    def _survey(self, token: str, rows: Rows, all_ids: bool, **folder_job: Any) -> Optional[Survey]:
+    def _survey(self, token: str, rows: Rows, asked: Asked, all_ids: bool, **folder_job: Any) -> Optional[Survey]:
         """Which rows are new; and, where other things may be asked now, what becomes of those that are finished.
 
         None where nothing speaks for either: the code is the same, the first rows are asked the same, and all_ids, to
@@ -190,23 +177,23 @@ class FolderRun:
             return None
         # Rows that are known by an id may have other values; nor does code show what parse_row reads from a file.
         by_id = self._id_column is not None and not folder.same_rows and not folder.kept
-        asked = folder.asked()
         if self._id_column is not None and (twice := int((asked.rows.counts > 1).sum())):
             raise OutputError(
                 f"The output folder {folder.given!r} holds {twice:,} ids of {self._id_column!r} more than once, as if "
                 "folders had been merged. Move the files of one of them away, or give another output_path."
             )
-        look = not (folder.changed or by_id or folder.kept)
-        if not (look or folder.changed or by_id or all_ids):
+        parse = by_id or bool(folder.changed)
+        look = not parse and not folder.kept
+        if not (look or parse or all_ids):
             return None
         monitor = start_monitor(execution.env_vars(token))
         job = execution.prompt_job(monitor, **folder_job)
         try:
             if look and survey(rows.carried(WITNESSES), asked, job, parse=True).changed:
                 folder.changed = ["its code is the same, but not what parse_row makes of the first rows"]
-            if not folder.changed and not by_id and not all_ids:
+                parse = True
+            if not parse and not all_ids:
                 return None
-            parse = bool(folder.changed or by_id)
             found = survey(rows.carried(), asked, job, parse=parse, keep_order=self._keep_order)
         except BaseException as error:
             raise explained(error, None) from None
@@ -222,9 +209,9 @@ class FolderRun:
         answered, what = folder.rows - folder.failed_rows, "workload is" if folder.changed else "data is"
         why = in_short(folder.changed) or "rows with the same ids have other values"
         if unknown > folder.failed_rows:
+            number = unknown - folder.failed_rows
             print(
-                f"What was asked for {unknown - folder.failed_rows:,} answers is not known, the folder is of an earlier "
-                "version: they stay."
+                f"What was asked for {number:,} answers is not known, the folder is of an earlier version: they stay."
             )
         numbers = (
             f"of {answered:,} answered rows {found.compared - found.num_changed:,} are asked the same as before, "
@@ -232,9 +219,9 @@ class FolderRun:
         )
         if found.changed and self._changed == "refuse":
             raise OutputError(
-                f"The {what} not what it was when the rows in {folder.given!r} were answered ({why}), and {numbers}. Say "
-                'what happens to the latter: run(..., changed="keep") (--changed keep) keeps their answers, changed="redo" '
-                "computes them again. Or give another output_path."
+                f"The {what} not what it was when the rows in {folder.given!r} were answered ({why}), and {numbers}. "
+                'Say what happens to the latter: run(..., changed="keep") (--changed keep) keeps their answers, '
+                'changed="redo" computes them again. Or give another output_path.'
             )
         then = {"keep": " and keep their answers", "redo": " and run again"}.get(self._changed, "")
         print(f"The {what} not what it was ({why}): {numbers}{then}.")

@@ -47,19 +47,19 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
     tokens = rows.task.most_generated_tokens(getattr(workload, rows.task.settings_key, None) or {}) or 0
     least = 0 if rows.total_is_a_limit else int(left * (row_bytes * SURE + ID_BYTES))
     most = int(left * (row_bytes + ID_BYTES + COUNTS_BYTES + tokens * BYTES_PER_TOKEN))
-    mend = "Make room, or give an output_path on a larger disk, or a URI (s3://, gs://)."
+    mend = (
+        f"but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. Make room, or give an output_path on a larger "
+        "disk, or a URI (s3://, gs://)."
+    )
     if least > free:
         raise OutputError(
             f"The output does not fit: {left:,} rows with input columns of about {row_bytes:,.0f} bytes each as "
-            f"{folder.format} need {least / GIB:,.1f} GiB at the very least, but the disk of {folder.given!r} has "
-            f"{free / GIB:,.1f} GiB free. {mend}"
+            f"{folder.format} need {least / GIB:,.1f} GiB at the very least, {mend}"
         )
     if most > free:
-        log.warning(
-            "%s",
-            f"The output may not fit: {left:,} rows need up to {most / GIB:,.1f} GiB, by the size of the first rows "
-            f"and {tokens:,} tokens an answer, but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. {mend}",
-        )
+        need = f"{left:,} rows need up to {most / GIB:,.1f} GiB"
+        by = f"by the size of the first rows and {tokens:,} tokens an answer"
+        log.warning("The output may not fit: %s, %s, %s", need, by, mend)
 
 
 def _row_bytes(sample: list[dict[str, Any]], output_format: str) -> float:

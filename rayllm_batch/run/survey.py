@@ -1,9 +1,9 @@
-"""The dataset beside a folder of answers, without an engine: which rows are new, and of which something else is asked now."""
+"""The dataset beside a folder of answers, without an engine: which rows are new, which are asked something else now."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,13 +28,13 @@ FOUND_SCHEMA = pa.schema(
 class Survey:
     """known: the finished rows, and which of them were read. order: their ids as they were read, if asked for.
 
-    changed: the ids of those that are asked something else now, of the `compared`. new: rows that are not finished, also
-    those that are there more often than they are finished.
+    changed: the ids of those that are asked something else now, of the `compared`. new: rows that are not finished,
+    also those that are there more often than they are finished.
     """
 
     known: FinishedRows
-    order: list[bytes]
-    changed: bytes = b""
+    order: bytearray = field(default_factory=bytearray)
+    changed: bytearray = field(default_factory=bytearray)
     compared: int = 0
     new: int = 0
 
@@ -48,20 +48,19 @@ def survey(rows: ray.data.Dataset, asked: Asked, job: PromptJob, *, parse: bool,
     import ray
 
     began = said = time.monotonic()
-    found, changed, read = Survey(FinishedRows(asked.rows), []), [], 0
+    found, read = Survey(FinishedRows(asked.rows)), 0
     arguments = {"job": job, "asked": ray.put(asked), "parse": parse}
     for row in rows.map_batches(look, fn_kwargs=arguments, batch_format="pyarrow", batch_size=BATCH_ROWS).iter_rows():
         found.known.saw(row["known"])
         read += len(row["known"]) // ID_BYTES + row["new"]
         if keep_order:
-            found.order.append(row["known"])
-        changed.append(row["changed"])
+            found.order += row["known"]
+        found.changed += row["changed"]
         found.compared += row["compared"]
         found.new += row["new"]
         if time.monotonic() - said >= SAY_EVERY_S:
             said = time.monotonic()
             print(f"comparing the data with the folder ... {read:,} rows, {said - began:.0f} s", flush=True)
-    found.changed = b"".join(changed)
     found.new += sum(found.known.owed().values())
     return found
 
