@@ -33,11 +33,10 @@ from rayllm_batch.errors import OutputError, one_line
 from rayllm_batch.output.fingerprint import Job, differences
 from rayllm_batch.output.finished_rows import DIGEST, Asked
 from rayllm_batch.output.lock import FolderLock
-from rayllm_batch.output.manifest import Manifest, other_format
 from rayllm_batch.output.part_file import PartFile, some_rows, texts_of
 from rayllm_batch.output.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
-from rayllm_batch.output.part_record import NAME, PartRecord, number_of
 from rayllm_batch.output.place import INSIDE, UNFINISHED, OutputPlace
+from rayllm_batch.output.records import NAME, Manifest, PartRecord, number_of, other_format
 
 if TYPE_CHECKING:
     import ray.data
@@ -142,19 +141,16 @@ class OutputFolder:
         wanted = RowCounts(as_pairs(ids))
         for part in [part for part in self.parts.values() if ids and not part.failed]:
             stay = wanted.find(as_pairs(part.ids)) < 0
-            if not stay.all():
-                if stay.any():
-                    self._store_some(part, stay)
-                out.add(part.name)
+            if stay.all():
+                continue
+            out.add(part.name)
+            if stay.any():  # the others go into a part of the same number: once it is there, this one does not count
+                content = some_rows(self.place.read(self._path(part.name)), self.format, stay)
+                newer = f"{part.name[: part.name.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
+                self._store(content, part.some(stay, newer, len(content), self._fingerprint))
         for name in sorted(out):
             self._put_aside(name)
             del self.parts[name]
-
-    def _store_some(self, part: PartRecord, stay: np.ndarray) -> None:
-        """A part of the same number with some of its rows; once it is there, the other does not count any more."""
-        content = some_rows(self.place.read(self._path(part.name)), self.format, stay)
-        newer = f"{part.name[: part.name.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
-        self._store(content, part.some(stay, newer, len(content), self._fingerprint))
 
     def next_number(self) -> int:
         return 1 + max(map(number_of, self.parts), default=0)
@@ -191,7 +187,7 @@ class OutputFolder:
             log.warning("The run's metrics cannot be written to %s: %s.", path, error)
 
     def write_order(self, ids: bytes) -> None:
-        """The ids of all rows in the order in which they were read, which `dataset` then keeps."""
+        """The ids of all rows in the order of reading, which `dataset` then keeps."""
         self.place.write(self.place.inside("order.ids"), ids)
 
     def pieces(self) -> list[list[Piece]]:
@@ -240,7 +236,7 @@ class OutputFolder:
         if self.place.fs.get_file_info(self.place.root).type == pyarrow.fs.FileType.File:
             raise OutputError(f"output_path {self.given!r} is a file. Give the path of a folder, new or empty.")
         names = [info.base_name for info in self.place.listed(self.place.root)]
-        if INSIDE not in names and any(not _is_ignored(name) for name in names):
+        if INSIDE not in names and not all(map(_is_ignored, names)):
             raise self._foreign(names)
 
     def _foreign(self, names: list[str]) -> OutputError:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Optional
 
-import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.data import columns
@@ -23,8 +21,8 @@ TOKEN_IDS = "_rayllm_prompt_token_ids"
 REQUEST = "_rayllm_request"
 STAGE_ERROR = "_rayllm_error"
 MESSAGES = "_rayllm_messages"  # as JSON, where the answer may have to be asked for again
-# Of a run with an output folder: each row's id, a digest of what is asked for it (see finished_rows.py), and, in a row without
-# content, the ids of rows that were finished before.
+# Of a run with an output folder: each row's id, a digest of what is asked for it (see finished_rows.py), and, in a row
+# without content, the ids of rows that were finished before.
 ROW_ID = "_rayllm_row_id"
 ASKED = "_rayllm_asked"
 FINISHED_IDS = "_rayllm_finished_ids"
@@ -45,8 +43,8 @@ def check_input_columns(columns: list[str], task: Task) -> None:
     if taken:
         other = f"previous{'' if taken[0].startswith('_') else '_'}{taken[0]}"
         raise DatasetError(
-            f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds or a run uses. "
-            f"Rename or drop them in load_dataset: ds.rename_columns({{{taken[0]!r}: {other!r}}})."
+            f"The dataset already has the column(s) {', '.join(map(repr, taken))}, which the output adds or a run uses."
+            f" Rename or drop them in load_dataset: ds.rename_columns({{{taken[0]!r}: {other!r}}})."
         )
 
 
@@ -62,16 +60,11 @@ def with_stage_columns(table: pa.Table, *values: list) -> pa.Table:
 def stage_rows(table: pa.Table) -> list[dict[str, Any]]:
     """What travelled between the stages, row by row; token ids as arrays (int32) that are not copied, or None."""
     rows = table.select([REQUEST, STAGE_ERROR, MESSAGES]).to_pylist()
-    for row, ids in zip(rows, _arrays(table.column(TOKEN_IDS)), strict=True):
+    chunks = table.column(TOKEN_IDS).chunks  # of all in one, to_numpy would copy them
+    arrays = [array for chunk in chunks for array in chunk.to_numpy(zero_copy_only=False)]
+    for row, ids in zip(rows, arrays, strict=True):
         row[TOKEN_IDS] = ids
     return rows
-
-
-def _arrays(column: pa.ChunkedArray) -> Iterator[Optional[np.ndarray]]:
-    for chunk in column.chunks:
-        offsets, values = chunk.offsets.to_pylist(), chunk.values.to_numpy()
-        for i, valid in enumerate(chunk.is_valid().to_pylist()):
-            yield values[offsets[i] : offsets[i + 1]] if valid else None
 
 
 def with_row_ids(table: pa.Table, ids: list[bytes], with_order: bool = False) -> pa.Table:

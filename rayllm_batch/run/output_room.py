@@ -48,8 +48,8 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
     least = 0 if rows.total_is_a_limit else int(left * (row_bytes * SURE + ID_BYTES))
     most = int(left * (row_bytes + ID_BYTES + COUNTS_BYTES + tokens * BYTES_PER_TOKEN))
     mend = (
-        f"but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. Make room, or give an output_path on a larger "
-        "disk, or a URI (s3://, gs://)."
+        f"but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. Make room, or give an output_path on a "
+        "larger disk, or a URI (s3://, gs://)."
     )
     if least > free:
         raise OutputError(

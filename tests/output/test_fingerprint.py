@@ -1,4 +1,4 @@
-"""What makes a job the same job: its answers' causes and nothing else, the same from a notebook, a script and a module."""
+"""What makes a job the same job: its answers' causes and nothing else, from a notebook, a script and a module."""
 
 from __future__ import annotations
 
@@ -177,7 +177,8 @@ def test_a_notebook_a_script_and_a_module_are_one_job_in_any_process(tmp_path: P
     """Each in a process of its own, where text hashes, and so sets, have another order."""
     show = "print(json.dumps(describe_job(engine, Mine(), None).hints))\n"
     setup = (
-        "import json\nfrom rayllm_batch.config import init_engine_from_config\nfrom rayllm_batch.output.fingerprint import describe_job\n"
+        "import json\nfrom rayllm_batch.config import init_engine_from_config\n"
+        "from rayllm_batch.output.fingerprint import describe_job\n"
         "engine = init_engine_from_config({'model_id': 'org/model', 'llm_engine': 'vllm', 'accelerator_type': 'CPU'})\n"
     )
     (tmp_path / "mine.py").write_text(CODE)
@@ -212,7 +213,10 @@ def test_code_without_source_is_told_by_its_bytecode_in_any_process(tmp_path: Pa
 
 
 def test_a_helper_from_a_module_beside_the_workload_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from beside import build\nfrom json import dumps\nclass Mine:\n    def parse_row(self, row):\n        return build(dumps(row))\n"
+    code = (
+        "from beside import build\nfrom json import dumps\n"
+        "class Mine:\n    def parse_row(self, row):\n        return build(dumps(row))\n"
+    )
     jobs = []
     for text in ("a", "b", "a"):
         (tmp_path / "beside.py").write_text(f"def build(text):\n    return {text!r} + text\n")
@@ -231,7 +235,10 @@ def test_a_decorated_helper_counts() -> None:
 
 
 def test_a_decorator_s_code_counts() -> None:
-    decorator = "import functools\ndef loud(f):\n    @functools.wraps(f)\n    def g(*a):\n        return f(*a) + '!'\n    return g\n@loud\n"
+    decorator = (
+        "import functools\ndef loud(f):\n    @functools.wraps(f)\n"
+        "    def g(*a):\n        return f(*a) + '!'\n    return g\n@loud\n"
+    )
     code = CODE.replace("def longer", decorator + "def longer")
     assert (
         job_of_code(code) == job_of_code(code.replace("+ '!'", "+  '!'")) != job_of_code(code.replace("+ '!'", "+ '?'"))
@@ -247,7 +254,7 @@ class Builder:
     __call__ = go
 BUILDER = Builder()
 """
-# What comes before a class, and what its parse_row puts into the prompt; prompts.py and pack/sub.py beside it are BESIDE.
+# What comes before a class, and what its parse_row puts into the prompt; BESIDE: prompts.py and pack/sub.py.
 HIDDEN = {
     "a module's constant": ("import prompts", "prompts.SYSTEM"),
     "a module's function": ("import prompts as p", "p.build()"),

@@ -1,4 +1,4 @@
-"""The folder of a job: what counts after a kill or a cut, whose folder it is, and that it says what is wrong with it."""
+"""The folder of a job: what counts after a kill or a cut, whose folder it is, and what it says is wrong with it."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_retry_failed_of_a_folder_without_failed_rows_has_nothing_to_do(tmp_path
 def test_retry_failed_killed_at_any_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, again: bool
 ) -> None:
-    """Two failed parts; each is moved, then its ids are removed. No row is doubled, and none that is not there counts."""
+    """Two failed parts; each is moved, then its ids are removed. No row is doubled, none that is not there counts."""
     begun(tmp_path)
     with opened(tmp_path) as folder:
         store(folder, "failed-000004-aaaaaaaa.parquet", [7, 7])
@@ -332,7 +332,7 @@ def asked_of(folder: OutputFolder) -> dict[int, int]:
 def test_rows_that_are_run_again_killed_at_any_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, output_format: str
 ) -> None:
-    """Of three parts, one loses a row, one all, one none. Each row is there once or not at all; the others stay, with what was asked."""
+    """Of three parts, one loses a row, one all, one none. The others stay, with what was asked."""
     parts = {
         "part-000001-aaaaaaaa": [1, 2, 3],
         "part-000002-aaaaaaaa": [4],
@@ -525,7 +525,7 @@ def run_here(code: str) -> subprocess.CompletedProcess:
 
 
 def test_killed_while_writing_nothing_that_counts_is_broken(tmp_path: Path) -> None:
-    """Each writer goes on where the last was killed. A process of its own forks them, so that each need not import all."""
+    """Each writer goes on where the last was killed. A process of its own forks them: imports take long."""
     run = run_here(f"t.kill_again_and_again({str(tmp_path)!r} + '/out')")
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 100

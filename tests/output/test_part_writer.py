@@ -406,7 +406,8 @@ answers = [Answer(1, Reply(text, 2, "stop"))] * size
 with OutputFolder(sys.argv[1], Job({"model_id": "m"}), "parquet") as folder, PartWriter(folder) as writer:
     for start in range(0, int(sys.argv[2]), size):
         ids = [i.to_bytes(16, "big") for i in range(start, start + size)]
-        table = output.with_row_ids(pa.table({"a": list(range(start, start + size))}), ids).drop_columns([output.FINISHED_IDS])
+        table = output.with_row_ids(pa.table({"a": list(range(start, start + size))}), ids)
+        table = table.drop_columns([output.FINISHED_IDS])
         writer.add(output.with_answers(table, answers, Generate()))
         if start % 100_000 == 0:
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

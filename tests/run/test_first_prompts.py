@@ -15,7 +15,8 @@ from rayllm_batch.run.rows import Rows
 
 MODEL = Path("assets/demo-model")
 NO_TOOLS = (
-    "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}{{ raise_exception('only user and assistant') }}{% endif %}"
+    "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}"
+    "{{ raise_exception('only user and assistant') }}{% endif %}"
     "<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
