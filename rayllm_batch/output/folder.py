@@ -186,7 +186,7 @@ class OutputFolder:
         except Exception as error:
             log.warning("The run's metrics cannot be written to %s: %s.", path, error)
 
-    def write_order(self, ids: bytes) -> None:
+    def write_order(self, ids: bytes | memoryview) -> None:
         """The ids of all rows in the order of reading, which `dataset` then keeps."""
         self.place.write(self.place.inside("order.ids"), ids)
 

@@ -82,10 +82,9 @@ class FolderLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = _loads(file.read())
-            file.close()
-            raise self._held(holder) from None
+            with file:
+                file.seek(0)
+                raise self._held(_loads(file.read())) from None
         except OSError as error:  # a file system without locks
             file.close()
             text = f"The output folder {self._folder!r} cannot be locked: {error}. Use a local folder."

@@ -1,7 +1,7 @@
 """What is written down beside the rows: the manifest, and for each part a record, rows/NAME.ids.
 
-The manifest says whose answers are in the folder, and how far it is; all its formats so far can be read. A part's record
-is written before the part.
+The manifest says whose answers are in the folder, and how far it is; all its formats so far can be read. A part's
+record is written before the part.
 """
 
 from __future__ import annotations

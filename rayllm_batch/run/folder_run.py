@@ -85,7 +85,7 @@ class FolderRun:
         redo, kept, asked = b"", None, folder.asked()
         maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
         if found := self._survey(token, ready.rows, asked, maybe_done and not self._retry_failed, **folder_job):
-            redo = found.changed if self._changed == "redo" else redo
+            redo = bytes(found.changed) if self._changed == "redo" else redo
             kept = bool(found.changed) and not redo if found.compared else None
             if not found.new and not redo and not self._retry_failed:
                 folder.accept(kept)
@@ -134,7 +134,7 @@ class FolderRun:
         folder = self._folder
         try:
             if order:
-                folder.write_order(order + before.missing_ids())
+                folder.write_order(memoryview(order + before.missing_ids()))
             folder.write_manifest("complete")
         except OSError as error:
             raise OutputError(
