@@ -105,10 +105,6 @@ class OutputFolder:
         """Of the newest part, without the row ids. It only grows from part to part, also when a run is continued."""
         return schema_of(self._schema) if self._schema else None
 
-    def finished(self) -> RowCounts:
-        """The rows that need not be computed again."""
-        return RowCounts(_ids_of(self.parts.values()))
-
     def errors(self) -> Iterator[str]:
         """Of each failed row."""
         for name, part in self.parts.items():
@@ -123,7 +119,7 @@ class OutputFolder:
                     ) from None
 
     def asked(self) -> Asked:
-        """What was asked for each finished row."""
+        """The rows that need not be computed again, and what was asked for each."""
         digests = [part.digests for part in self.parts.values()]
         return Asked(_ids_of(self.parts.values()), np.concatenate(digests or [np.empty(0, DIGEST)]))
 

@@ -92,9 +92,11 @@ class FolderRun:
                 execution.metrics = RunMetrics()
                 return self._complete(found.order, found.known, folder.rows)
             total = found.new + folder.rows  # of the whole folder
-        folder.run_again(failed=self._retry_failed, ids=redo)
+        if self._retry_failed or redo:
+            folder.run_again(failed=self._retry_failed, ids=redo)
+            asked = folder.asked()
         folder.accept(kept)
-        before = FinishedRows(folder.finished() if self._retry_failed or redo else asked.rows)
+        before = FinishedRows(asked.rows)
         already, order = folder.rows, bytearray()
         del asked, found  # eight bytes a row and more
         if already:

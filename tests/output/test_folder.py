@@ -60,7 +60,7 @@ def begun(path: Path, state: str = "unfinished") -> Path:
 
 def finished(folder: OutputFolder) -> Counter:
     """The values whose ids count as finished."""
-    counts = folder.finished()
+    counts = folder.asked().rows
     values = {v: counts.find(as_pairs(row_id({"a": v})))[0] for v in range(20)}
     return Counter({v: int(counts.counts[place]) for v, place in values.items() if place >= 0})
 

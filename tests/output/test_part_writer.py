@@ -58,7 +58,7 @@ def read(folder: OutputFolder) -> pa.Table:
 def ids_match(folder: OutputFolder) -> bool:
     """Whether the ids that count are those of the rows in the files, duplicates included."""
     rows = read(folder).drop_columns(Generate().schema.names).to_pylist()
-    expected, counts = Counter(row_id(row) for row in rows), folder.finished()
+    expected, counts = Counter(row_id(row) for row in rows), folder.asked().rows
     places = counts.find(as_pairs(b"".join(expected)))
     return len(counts) == len(expected) and [int(counts.counts[p]) for p in places] == list(expected.values())
 
@@ -232,7 +232,7 @@ def test_every_kind_of_value_is_read_as_it_was(tmp_path: Path, output_format: st
         writer.add(answered([VALUES]))
     with opened(tmp_path, output_format) as folder:
         (back,) = read(folder).to_pylist()
-        assert folder.finished().find(as_pairs(row_id({name: back[name] for name in VALUES}))) >= 0
+        assert folder.asked().rows.find(as_pairs(row_id({name: back[name] for name in VALUES}))) >= 0
     assert str({name: back[name] for name in VALUES}) == str(pa.Table.from_pylist([VALUES]).to_pylist()[0])
 
 
@@ -367,7 +367,7 @@ def test_an_interrupt_while_parts_are_stored_neither_loses_nor_doubles(
     added += ["y" if mixed else "0"]  # of the call that was interrupted
     with opened(tmp_path) as folder:
         assert Counter(str(x) for x in read(folder).column("a").to_pylist()) == Counter(added)
-        assert folder.rows == len(added) == folder.finished().counts.sum()
+        assert folder.rows == len(added) == folder.asked().rows.counts.sum()
 
 
 def test_an_id_column_with_repeated_values_is_refused(tmp_path: Path) -> None:
@@ -427,4 +427,4 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks = json.loads(run.stdout)
     assert peaks[-1] - peaks[1] < 60, f"MiB after each 100,000 rows: {peaks}"  # rows that are kept would be 120 more
     with opened(tmp_path) as folder:
-        assert folder.rows == rows == len(folder.finished())
+        assert folder.rows == rows == len(folder.asked().rows)
