@@ -70,7 +70,7 @@ class OutputFolder:
         self._schema = b""
         self.complete = False
         self.set_aside: list[str] = []
-        self._lock = FolderLock(self.place.fs, self.place.inside("lock"), self.place.is_local, self.given)
+        self._lock = FolderLock(self.place, self.place.inside("lock"))
         self._manifest_at = 0.0
 
     def __enter__(self) -> OutputFolder:

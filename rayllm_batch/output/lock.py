@@ -8,12 +8,10 @@ import os
 import socket
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Any, Optional
+from typing import IO, Any, Optional
 
 from rayllm_batch.errors import OutputError
-
-if TYPE_CHECKING:
-    import pyarrow.fs
+from rayllm_batch.output.place import OutputPlace
 
 HEARTBEAT_S = 10.0  # on storage that has no locks, a driver signs this often; one that has not for LEASE_S is dead
 LEASE_S = 30.0
@@ -38,8 +36,8 @@ class FolderLock:
     # none, s3fs only those that create, and obstore, which has all, is a second client with credentials of its own, for
     # S3, GCS and Azure alone: what is below would stay, for HDFS and fsspec.
 
-    def __init__(self, fs: pyarrow.fs.FileSystem, path: str, is_local: bool, folder: str) -> None:
-        self._fs, self._path, self._is_local, self._folder = fs, path, is_local, folder
+    def __init__(self, place: OutputPlace, path: str) -> None:
+        self._place, self._path = place, path
         self._file: Optional[IO[str]] = None
         self._stop = threading.Event()
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "start": time.time()}
@@ -49,7 +47,7 @@ class FolderLock:
 
     def acquire(self) -> None:
         """Raises OutputError when another driver holds it. May wait LEASE_S to see whether that one is alive."""
-        if self._is_local:
+        if self._place.is_local:
             self._acquire_local()
         else:
             self._acquire_lease()
@@ -87,7 +85,7 @@ class FolderLock:
                 raise self._held(_loads(file.read())) from None
         except OSError as error:  # a file system without locks
             file.close()
-            text = f"The output folder {self._folder!r} cannot be locked: {error}. Use a local folder."
+            text = f"The output folder {self._place.given!r} cannot be locked: {error}. Use a local folder."
             raise OutputError(text) from None
         _held.add(file)
         self._file = file
@@ -125,8 +123,8 @@ class FolderLock:
     def _held(self, holder: dict[str, Any]) -> OutputError:
         who = f" (process {holder['pid']} on {holder.get('host')})" if "pid" in holder else ""
         return OutputError(
-            f"Another run is writing to the output folder {self._folder!r}{who}. Wait for it, stop it, or give this "
-            "run another output_path."
+            f"Another run is writing to the output folder {self._place.given!r}{who}. Wait for it, stop it, or give "
+            "this run another output_path."
         )
 
     def _is_other(self, content: dict[str, Any]) -> bool:
@@ -135,14 +133,12 @@ class FolderLock:
     def _read(self) -> dict[str, Any]:
         # Only a missing file is no lease: a storage that cannot be read just now may hold one.
         try:
-            with self._fs.open_input_stream(self._path) as file:
-                return _loads(file.read().decode("utf-8", "replace"))
+            return _loads(self._place.read(self._path).decode("utf-8", "replace"))
         except FileNotFoundError:
             return {}
 
     def _write(self, content: dict[str, Any]) -> None:
-        with self._fs.open_output_stream(self._path) as file:
-            file.write(json.dumps(content).encode())
+        self._place.write(self._path, json.dumps(content).encode())
 
 
 def _loads(text: str) -> dict[str, Any]:

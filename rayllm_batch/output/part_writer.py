@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import uuid
@@ -33,7 +34,7 @@ class PartWriter:
 
     def __init__(self, folder: OutputFolder, unique_column: Optional[str] = None) -> None:
         self._folder, self._unique_column = folder, unique_column
-        self._run_id, self._number = uuid.uuid4().hex[:8], folder.next_number() - 1
+        self._run_id, self._numbers = uuid.uuid4().hex[:8], itertools.count(folder.next_number())
         self._began = time.time()
         # Rows as they came, and, with their names, parts that are being written.
         self._waiting: dict[str, list[tuple[str, pa.Table]]] = {"part": [], "failed": []}
@@ -103,8 +104,7 @@ class PartWriter:
         # A part keeps its name until it is out of the list: Ctrl-C may come between any two steps, and what was
         # stored just then is stored once more on leaving, over itself.
         if tables := [table for name, table in waiting if not name]:
-            self._number += 1
-            name = f"{kind}-{self._number:06d}-{self._run_id}.{self._folder.format}"
+            name = f"{kind}-{next(self._numbers):06d}-{self._run_id}.{self._folder.format}"
             waiting[:] = [*(part for part in waiting if part[0]), (name, self._one_table(tables))]
         while waiting:
             name, table = waiting[0]

@@ -21,12 +21,14 @@ import pytest
 from rayllm_batch.errors import OutputError
 from rayllm_batch.output import lock as folder_lock
 from rayllm_batch.output.lock import FolderLock
+from rayllm_batch.output.place import OutputPlace
 
 ROOT = str(Path(__file__).parents[2])
 HOLD = """
 import os, sys, time, pyarrow.fs
 from rayllm_batch.output.lock import FolderLock
-lock = FolderLock(pyarrow.fs.LocalFileSystem(), sys.argv[1], True, "out")
+from rayllm_batch.output.place import OutputPlace
+lock = FolderLock(OutputPlace("out"), sys.argv[1])
 lock.acquire()
 reading, writing = os.pipe()
 child = os.fork() if "with a child" in sys.argv else None
@@ -43,7 +45,7 @@ time.sleep(60)
 
 
 def local(path: Path) -> FolderLock:
-    return FolderLock(pyarrow.fs.LocalFileSystem(), str(path), True, "out")
+    return FolderLock(OutputPlace("out"), str(path))
 
 
 @pytest.fixture
@@ -128,14 +130,20 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "LOOK_EVERY_S", 0.05)
 
 
+def on_storage(fs: pyarrow.fs.FileSystem, path: str, given: str) -> FolderLock:
+    place = OutputPlace("out")
+    place.fs, place.is_local, place.given = fs, False, given
+    return FolderLock(place, path)
+
+
 def remote(path: Path) -> FolderLock:
-    return FolderLock(pyarrow.fs.SubTreeFileSystem(str(path), pyarrow.fs.LocalFileSystem()), "lock", False, "s3://out")
+    return on_storage(pyarrow.fs.SubTreeFileSystem(str(path), pyarrow.fs.LocalFileSystem()), "lock", "s3://out")
 
 
 def in_memory(folder: str) -> FolderLock:
     fs = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fsspec.filesystem("memory")))
     fs.create_dir(folder)
-    return FolderLock(fs, f"{folder}/lock", False, "memory://out")
+    return on_storage(fs, f"{folder}/lock", "memory://out")
 
 
 @pytest.mark.usefixtures("short")
