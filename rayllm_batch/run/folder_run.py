@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.data import columns
+from rayllm_batch.data.row_id import ID_BYTES
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.measures import failures
 from rayllm_batch.measures.metrics import RunMetrics
@@ -145,9 +146,9 @@ class FolderRun:
             ) from None
         if already:
             gone = int(before.missing().sum())
-            kept = " from the data and keep their answers (or does load_dataset read other rows each time?)"
+            stay = " from the data and keep their answers (or does load_dataset read other rows each time?)"
             new, known = folder.rows - already, already - gone
-            print(f"{new:,} rows are new, {known:,} were known, {gone:,} are gone{kept if gone else ''}.")
+            print(f"{new:,} rows are new, {known:,} were known, {gone:,} are gone{stay if gone else ''}.")
         self._say_last(self._execution.metrics if folder.rows > already else "there was nothing to run.")
 
     def _say_last(self, took: object) -> None:
@@ -202,22 +203,24 @@ class FolderRun:
         finally:
             ray.kill(monitor)
         if folder.changed or found.changed:
-            self._say_what_changed(found, asked.unknown)
+            self._say_what_changed(found, asked.unknown - folder.failed_rows)
         return found
 
     def _say_what_changed(self, found: Survey, unknown: int) -> None:
-        """And what becomes of the answers; raises OutputError where that is to be decided. unknown: see Asked."""
-        folder = self._folder
+        """And what becomes of the answers; raises OutputError where that is to be decided.
+
+        unknown: the answers of which it is not known what was asked.
+        """
+        folder, other = self._folder, len(found.changed) // ID_BYTES
         answered, what = folder.rows - folder.failed_rows, "workload is" if folder.changed else "data is"
         why = in_short(folder.changed) or "rows with the same ids have other values"
-        if unknown > folder.failed_rows:
-            number = unknown - folder.failed_rows
+        if unknown > 0:
             print(
-                f"What was asked for {number:,} answers is not known, the folder is of an earlier version: they stay."
+                f"What was asked for {unknown:,} answers is not known, the folder is of an earlier version: they stay."
             )
         numbers = (
-            f"of {answered:,} answered rows {found.compared - found.num_changed:,} are asked the same as before, "
-            f"{found.num_changed:,} something else"
+            f"of {answered:,} answered rows {found.compared - other:,} are asked the same as before, "
+            f"{other:,} something else"
         )
         if found.changed and self._changed == "refuse":
             raise OutputError(

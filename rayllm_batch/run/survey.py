@@ -38,10 +38,6 @@ class Survey:
     compared: int = 0
     new: int = 0
 
-    @property
-    def num_changed(self) -> int:
-        return len(self.changed) // ID_BYTES
-
 
 def survey(rows: ray.data.Dataset, asked: Asked, job: PromptJob, *, parse: bool, keep_order: bool = False) -> Survey:
     """Reads every row once, in Ray tasks on CPUs; with `parse`, finds out what is asked for the finished ones too."""
