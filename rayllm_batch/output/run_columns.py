@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 from rayllm_batch.data import columns
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED
 from rayllm_batch.data.row_id import ID_TYPE
-from rayllm_batch.errors import DatasetError
+from rayllm_batch.errors import DatasetError, shown
 from rayllm_batch.tasks.base import Answer, Task
 
 if TYPE_CHECKING:
@@ -101,6 +102,19 @@ def with_answers(table: pa.Table, answers: list[Answer], task: Task) -> pa.Table
     for field in task.schema:
         table = table.append_column(field, pa.array([row[field.name] for row in rows], type=field.type))
     return columns.with_values(table, [answer.own_columns for answer in answers]) if task.has_own_columns else table
+
+
+class NoColumns(TypeError):
+    """What the user's code returned is no columns for the output."""
+
+
+def checked_columns(returned: Any, taken: Container[str]) -> dict[str, Any]:
+    """What `rollout` or `parse_answer` returned. taken: the row's own columns and the output's. Raises NoColumns."""
+    if not isinstance(returned, dict) or not all(isinstance(name, str) and name for name in returned):
+        raise NoColumns(f"it must return a dict of columns, but returned {shown(returned)}")
+    if again := next((name for name in returned if name in taken or name.startswith(RESERVED)), None):
+        raise NoColumns(f"it returned the column {again!r}, which the row or the output has: give it another name")
+    return returned
 
 
 def tell_failed(dataset: ray.data.Dataset, failed: int) -> ray.data.Dataset:

@@ -142,6 +142,7 @@ class Execution:
             prompt=self.prompt_job(monitor, finished=None if finished is None else ray.put(finished), **folder_job),
             monitor=monitor,
             deduplicate=self.options.deduplicate,
+            parse_answer=getattr(self.workload, "parse_answer", None),
             pinned=frozenset(name for name, value in self.config.engine_kwargs.items() if value is not None),
         )
         if engines:

@@ -46,12 +46,12 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
 def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]]) -> list[str]:
     """Of the chats that cannot be answered."""
     ids: list[Any] = [chat.get("prompt_token_ids") for chat in chats]
-    messages = [chat.get("messages") for chat in chats]
+    prompts = [chat.get("messages") or chat.get("prompt") for chat in chats]
     errors: list[Optional[str]] = [None] * len(ids)
-    if any(messages):
+    if any(prompts):
         if (job := _job(config, facts)) is None:
             return []
-        fill(ids, messages, errors, job)
+        fill(ids, prompts, errors, job)
     for i, one in enumerate(ids):
         if errors[i] is None and one is not None:
             errors[i] = _does_not_fit(one, config, facts)

@@ -87,8 +87,8 @@ class RunMonitor:
             self._failures.pop(now.actor_id, None)  # it has started after all
 
     def delivers(self, key: str, block: str, row_stats: dict[str, Any]) -> None:
-        """A block is about to be handed on; see Delivered."""
-        self._delivered.add(key, block, RowStats.of(row_stats))
+        """A block is about to be handed on; see Delivered. key: "" for what the stage behind the replicas found out."""
+        self._delivered.add(key or next(iter(self._replicas), ""), block, RowStats.of(row_stats))
 
     def failed(self, error: str, message: str, key: Optional[str] = None) -> None:
         """What ends the run: the name of a class of `rayllm_batch.errors` and its text, which reach the user.

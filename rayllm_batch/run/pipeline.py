@@ -16,6 +16,7 @@ from rayllm_batch.installed import is_installed
 from rayllm_batch.load_workload import beside
 from rayllm_batch.run.plan import Plan
 from rayllm_batch.run.warm import Relay
+from rayllm_batch.workers.parse_answer import parse_answers
 from rayllm_batch.workers.prompts import build_prompts
 from rayllm_batch.workers.replica import Replica, ReplicaJob
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 WINDOW_ROWS = 4096
 SPREAD_OVER = 20_000  # rows that an estimate's sample comes from: some 100 MB to read
 QUEUED_BLOCKS = 6
+PARSE_CPUS = 0.25  # it must find room beside the other stages where there are two CPUs
 RELAY_CPUS = (
     0.001  # it only waits; the engine's actor has the CPUs. Not 0, and not the stage's before: those would be fused
 )
@@ -45,12 +47,21 @@ def answers(
         build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
     resources = {"num_cpus": RELAY_CPUS} if warm else cluster_resources.replica_resources(job.config, plan.engines[1])
-    return prompts.map_batches(
+    answered = prompts.map_batches(
         Relay if warm else Replica,
         fn_constructor_kwargs={"job": job},
         batch_format="pyarrow",
         batch_size=batch_size,
         **_pool(plan.engines, plan.blocks_in_flight(total), resources),
+    )
+    if job.parse_answer is None:
+        return answered
+    return answered.map_batches(
+        parse_answers,
+        fn_kwargs={"parse": job.parse_answer, "task": job.prompt.task, "monitor": job.monitor},
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=PARSE_CPUS,
     )
 
 

@@ -168,7 +168,7 @@ def lengths_of(chats: Sequence[dict[str, Any]], task: Task, tokenizer_file: Opti
     """
     most = (task.most_generated_tokens({**task.settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
     outputs: list[int] = [tokens for tokens in most if tokens is not None]
-    prompts = [chat for chat in chats if "messages" in chat or len(chat["prompt_token_ids"])]
+    prompts = [chat for chat in chats if len(chat.get("prompt_token_ids", "?"))]  # a rollout's are not known
     if tokenizer_file is None or not outputs or not prompts or len(outputs) < len(chats):
         return None
     try:
@@ -176,9 +176,8 @@ def lengths_of(chats: Sequence[dict[str, Any]], task: Task, tokenizer_file: Opti
 
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
         texts = ["\n".join(message["content"] for message in chat["messages"]) for chat in chats if "messages" in chat]
-        texts = [
-            text.encode("utf-8", "replace").decode() for text in texts
-        ]  # half of a surrogate pair is that row's error
+        texts += [chat["prompt"] for chat in chats if "prompt" in chat]
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair: that row's error
         inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
     except Exception:  # it is not installed here, or of another kind, or a text is nothing for it
         return None

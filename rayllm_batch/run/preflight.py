@@ -76,7 +76,7 @@ def preflight(
     rows = None
     if cluster_resources.can_read():  # else `check` has said so, and to read would be to wait for ever
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column, task or config.task_kind))
-    if facts is not None and not (rows and rows.chats and all("prompt_token_ids" in chat for chat in rows.chats)):
+    if facts is not None and not (rows and rows.chats and not any("messages" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))
     unanswered: Optional[list[str]] = None
     if sound and facts is not None and rows is not None:

@@ -17,6 +17,7 @@ from rayllm_batch.cluster import resources as cluster_resources
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.output import run_columns as output
 from rayllm_batch.report.estimate import Sample, copies
+from rayllm_batch.workers.parse_answer import parse_answers
 from rayllm_batch.workers.prompts import build_prompts
 from rayllm_batch.workers.replica import BlockNames, Replica, ReplicaJob
 from rayllm_batch.workers.tokenizer import decode
@@ -55,7 +56,10 @@ class Host:
         self.adopt(run_id)
         job = self._replica.job.prompt
         prompts = build_prompts(table, job)
-        rows = self._replica(prompts).select(job.task.schema.names).to_pylist()
+        answered = self._replica(prompts)
+        if (parse := self._replica.job.parse_answer) is not None:
+            answered = parse_answers(answered, parse, job.task)
+        rows = answered.select(job.task.schema.names).to_pylist()
         for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
             ids = prompt[output.TOKEN_IDS]
             row["prompt"] = "" if ids is None else decode(ids.tolist(), job)

@@ -17,7 +17,8 @@ from rayllm_batch.errors import WorkloadError, did_you_mean, shown
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, ParseRow, Task
 from rayllm_batch.tasks.chat import checked_ids, checked_messages
 
-KEYS = ("messages", "prompt_token_ids", "sampling_params", "model", "output_schema")
+PROMPTS = ("messages", "prompt", "prompt_token_ids")  # of which a row has one
+KEYS = (*PROMPTS, "sampling_params", "model", "output_schema")
 MAX_LOGPROBS = 20  # of vLLM, where the config does not say
 if TYPE_CHECKING:
     from rayllm_batch.tasks.output_schema import OutputSchema
@@ -31,7 +32,7 @@ TOKENS = pa.list_(
 AS_A_CHAT = 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
 # What other libraries take beside or in place of a chat.
 NOT_TAKEN = {
-    **dict.fromkeys(("prompt", "text", "input"), AS_A_CHAT),
+    **dict.fromkeys(("text", "input"), AS_A_CHAT),
     **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), "only text is taken"),
     **dict.fromkeys(("tools", "tool_choice", "functions"), "tools are not passed on; describe them in a message"),
     "response_format": 'it is sampling_params["structured_outputs"] here',
@@ -112,37 +113,46 @@ class Generate(Task):
         returned = parse_row(row)
         chat = dict(returned) if isinstance(returned, dict) else {}
         unknown = next((_no_effect(key) for key in chat if key not in KEYS), "")
-        if ("messages" in chat) == ("prompt_token_ids" in chat):
-            wanted = 'parse_row must return {"messages": [...]} or {"prompt_token_ids": [...]}'
+        if len(chat.keys() & set(PROMPTS)) != 1:
+            wanted = 'parse_row must return {"messages": [...]}, {"prompt": "..."} or {"prompt_token_ids": [...]}'
             raise TypeError(f"{wanted}, but returned {shown(returned)}. {unknown}".rstrip(". "))
         if unknown:
             raise TypeError(f"parse_row must return no other keys than {', '.join(KEYS)}. {unknown}")
         if "prompt_token_ids" in chat:
             chat["prompt_token_ids"] = checked_ids(chat["prompt_token_ids"])
+        elif "prompt" in chat:
+            if not isinstance(chat["prompt"], str) or not chat["prompt"]:
+                raise TypeError(
+                    f'parse_row\'s "prompt" must be a text that is not empty, but is {shown(chat["prompt"])}'
+                )
         else:
             chat["messages"] = checked_messages(chat["messages"])
         if (model := chat.get("model")) is not None and not (isinstance(model, str) and model):
             raise TypeError(f'parse_row\'s "model" must be the name of a LoRA adapter, but is {shown(model)}')
         if (given := chat.get("sampling_params")) is not None:
-            if not isinstance(given, dict):
-                raise TypeError(f'parse_row\'s "sampling_params" must be a dict, but is {shown(given)}')
-            own = chat["sampling_params"] = sampling.settings(given, "this row's sampling_params")
-            if own:
-                sampling.check(own, "this row's sampling_params", excluded=self._excluded, base=self.settings)
-            if self._output is not None and "structured_outputs" in own:
-                raise WorkloadError(
-                    "structured_outputs in this row's sampling_params would take the place of the workload's output_schema. "
-                    'Return {"output_schema": ...} beside the messages instead, where the workload\'s is {}.'
-                )
-            for key in self.of_columns:
-                if key in own and key not in self.settings and own[key] != 1:
-                    raise WorkloadError(
-                        f"{key} in this row's sampling_params needs a column, which the workload's sampling_params decide: "
-                        f"set {key} there, for all rows."
-                    )
+            chat["sampling_params"] = self._own_settings(given)
         if (schema := chat.pop("output_schema", None)) is not None:
             chat["sampling_params"] = {**chat.get("sampling_params", {}), **self._own_schema(schema)}
         return chat
+
+    def _own_settings(self, given: Any) -> dict[str, Any]:
+        if not isinstance(given, dict):
+            raise TypeError(f'parse_row\'s "sampling_params" must be a dict, but is {shown(given)}')
+        own = sampling.settings(given, "this row's sampling_params")
+        if own:
+            sampling.check(own, "this row's sampling_params", excluded=self._excluded, base=self.settings)
+        if self._output is not None and "structured_outputs" in own:
+            raise WorkloadError(
+                "structured_outputs in this row's sampling_params would take the place of the workload's output_schema. "
+                'Return {"output_schema": ...} beside the messages instead, where the workload\'s is {}.'
+            )
+        for key in self.of_columns:
+            if key in own and key not in self.settings and own[key] != 1:
+                raise WorkloadError(
+                    f"{key} in this row's sampling_params needs a column, which the workload's sampling_params decide: "
+                    f"set {key} there, for all rows."
+                )
+        return own
 
     def _own_schema(self, schema: Any) -> dict[str, Any]:
         """A row's, as settings. The column's type cannot be the row's affair: it is JSON text."""

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
 
 from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, Reply, Request
-from rayllm_batch.errors import RolloutError, WorkloadError, one_line, shown
-from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS
+from rayllm_batch.errors import RolloutError, WorkloadError, one_line
+from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS, NoColumns, checked_columns
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import prompt_of
@@ -117,9 +117,10 @@ class Answering:
             return task.generated(one)
 
         try:
-            answer.own_columns = self._own_columns(await self._rollouts.run(values, generate), values)
+            returned = await self._rollouts.run(values, generate)
+            answer.own_columns = checked_columns(returned, {*values, *task.schema.names})
         except Exception as error:
-            answer.error = f"rollout: {one_line(error, named=not isinstance(error, RolloutError))}"
+            answer.error = f"rollout: {one_line(error, named=not isinstance(error, (RolloutError, NoColumns)))}"
         return answer
 
     async def _call(self, prompt: Any, output_schema: Any, settings: dict[str, Any]) -> Answer:
@@ -133,10 +134,10 @@ class Answering:
         except (TypeError, WorkloadError) as error:
             raise RolloutError(f"generate: {one_line(error, named=False)}") from None
         row = {TOKEN_IDS: parsed.get("prompt_token_ids"), STAGE_ERROR: None, REQUEST: task.own_text(parsed)}
-        messages = parsed.get("messages")
-        if messages is not None:
-            row |= await asyncio.get_running_loop().run_in_executor(None, prompt_of, messages, self._prompt)
-        row[MESSAGES] = json.dumps(messages) if messages and task.reask else None
+        text = parsed.get("messages") or parsed.get("prompt")
+        if text is not None:
+            row |= await asyncio.get_running_loop().run_in_executor(None, prompt_of, text, self._prompt)
+        row[MESSAGES] = json.dumps(text) if isinstance(text, list) and task.reask else None
         return await self.answer(row, task)
 
     def _calls(self, output_schema: Any) -> Task:
@@ -147,16 +148,6 @@ class Answering:
                 self._kept_calls.clear()
             self._kept_calls[key] = output_schema, cast(Any, self._task).call(output_schema)
         return self._kept_calls[key][1]
-
-    def _own_columns(self, returned: Any, values: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(returned, dict) or not all(isinstance(name, str) and name for name in returned):
-            raise RolloutError(f"it must return a dict of columns, but returned {shown(returned)}")
-        taken = [name for name in returned if name in values or name in self._task.schema.names]
-        if taken:
-            raise RolloutError(
-                f"it returned the column {taken[0]!r}, which the row or the output has: give it another name"
-            )
-        return returned
 
     async def _converse(self, answer: Answer, request: Request, row: dict[str, Any], task: Task) -> None:
         """Until a reply has the form asked for, or it was asked for often enough."""

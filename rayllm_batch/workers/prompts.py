@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,8 @@ from rayllm_batch.workers.tokenizer import no_chat_template, tokenizer_of
 
 # Texts: enough for the tokenizer's threads; what it makes of a text takes some 100 KB until it is copied.
 ENCODED_AT_ONCE = 64
+
+Prompt = Union[list[dict[str, Any]], str]  # a chat, or a text that is the prompt as it is
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     if job.with_row_ids:
         table, marker = _without_finished(table, job)
     token_ids: list[Optional[np.ndarray]] = []
-    messages: list[Optional[list[dict[str, Any]]]] = []
+    prompts: list[Optional[Prompt]] = []
     requests: list[Optional[str]] = []
     errors: list[Optional[str]] = []
     own_columns = [name for name in table.column_names if name not in run_columns.RUN_COLUMNS]
@@ -88,23 +90,23 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         except BaseException as problem:
             parsed, error = {}, describe_error(problem, row)
         token_ids.append(parsed.get("prompt_token_ids"))
-        messages.append(parsed.get("messages"))
+        prompts.append(parsed.get("messages") or parsed.get("prompt"))
         requests.append(request)
         errors.append(error)
-    if any(messages):
-        fill(token_ids, messages, errors, job)
+    if any(prompts):
+        fill(token_ids, prompts, errors, job)
     if job.with_row_ids:
         digests = pa.array(map(finished_rows.digest, token_ids, requests), type=pa.uint64())
         table = table.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
-    chats = [json.dumps(its) if its and job.task.reask else None for its in messages]
-    prompts = run_columns.with_stage_columns(table, token_ids, requests, errors, chats)
+    chats = [json.dumps(its) if isinstance(its, list) and job.task.reask else None for its in prompts]
+    table = run_columns.with_stage_columns(table, token_ids, requests, errors, chats)
     if job.sort:
         # In the order of the ids, one after the other: as bytes, which are compared so much faster than lists.
         keys = [b"" if ids is None else ids.astype(">i4").tobytes() for ids in token_ids]
-        prompts = prompts.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), type=pa.int64()))
+        table = table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), type=pa.int64()))
     if marker is None:
-        return prompts
-    return pa.concat_tables([prompts, run_columns.with_stage_columns(marker)])
+        return table
+    return pa.concat_tables([table, run_columns.with_stage_columns(marker)])
 
 
 def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Optional[pa.Table]]:
@@ -123,24 +125,24 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     return table.filter(pa.array(~done)).cast(marker.schema), marker
 
 
-def prompt_of(messages: list[dict[str, Any]], job: PromptJob) -> dict[str, Any]:
-    """One chat as the stage's columns have it: its token ids, or its error."""
+def prompt_of(prompt: Prompt, job: PromptJob) -> dict[str, Any]:
+    """One as the stage's columns have it: its token ids, or its error."""
     token_ids: list[Optional[np.ndarray]] = [None]
     errors: list[Optional[str]] = [None]
-    fill(token_ids, [messages], errors, job)
+    fill(token_ids, [prompt], errors, job)
     return {run_columns.TOKEN_IDS: token_ids[0], run_columns.STAGE_ERROR: errors[0]}
 
 
 def fill(
     token_ids: list[Optional[np.ndarray]],
-    messages: list[Optional[list[dict[str, Any]]]],
+    prompts: Sequence[Optional[Prompt]],
     errors: list[Optional[str]],
     job: PromptJob,
 ) -> None:
-    """The token ids of the rows that have messages, or their errors."""
+    """The token ids of the rows that have messages or a text, or their errors."""
     try:
         tokenizer = tokenizer_of(job)
-        if not getattr(tokenizer, "chat_template", None):
+        if not getattr(tokenizer, "chat_template", None) and any(isinstance(its, list) for its in prompts):
             raise no_chat_template(job.tokenizer)
     except RayLLMBatchError as error:
         if job.monitor is not None:
@@ -149,11 +151,11 @@ def fill(
             ray.get(job.monitor.failed.remote(type(error).__name__, str(error)))
         raise
     texts: dict[int, str] = {}
-    for i, its in enumerate(messages):
+    for i, its in enumerate(prompts):
         if its is None:
             continue
         try:
-            texts[i] = render(tokenizer, its, job)
+            texts[i] = its if isinstance(its, str) else render(tokenizer, its, job)
         except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
@@ -163,9 +165,11 @@ def fill(
             around = ascii(texts.pop(i)[max(0, half.start - 20) : half.start + 20])
             what = "the prompt holds half of a surrogate pair, which is no text, at character"
             errors[i] = f"tokenize: {what} {half.start:,}: {around}"
-    rows = list(texts)
-    for first in range(0, len(rows), ENCODED_AT_ONCE):
-        _tokenize(tokenizer, {i: texts[i] for i in rows[first : first + ENCODED_AT_ONCE]}, token_ids, errors)
+    for plain in (False, True):
+        rows = [i for i in texts if isinstance(prompts[i], str) is plain]
+        for first in range(0, len(rows), ENCODED_AT_ONCE):
+            some = {i: texts[i] for i in rows[first : first + ENCODED_AT_ONCE]}
+            _tokenize(tokenizer, some, token_ids, errors, plain)
 
 
 def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> str:
@@ -225,15 +229,19 @@ def _reads(tokenizer: Any, key: str) -> bool:
 
 
 def _tokenize(
-    tokenizer: Any, texts: dict[int, str], token_ids: list[Optional[np.ndarray]], errors: list[Optional[str]]
+    tokenizer: Any,
+    texts: dict[int, str],
+    token_ids: list[Optional[np.ndarray]],
+    errors: list[Optional[str]],
+    plain: bool,
 ) -> None:
     """Token ids (int32) of each text, as `apply_chat_template(tokenize=True)` gives them.
 
     The template has written the special tokens already, so none is added here: adding them is how other
-    pipelines come to two BOS tokens. Where some texts fail together, they are tried one by one.
+    pipelines come to two BOS tokens. plain: texts without a template, which get the tokenizer's own. Where some texts fail together, they are tried one by one.
     """
     try:
-        encoded = _encode(tokenizer, list(texts.values()))
+        encoded = _encode(tokenizer, list(texts.values()), plain)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as problem:  # a panic in Rust is no Exception
@@ -241,16 +249,19 @@ def _tokenize(
             if len(texts) == 1:
                 errors[i] = f"tokenize: {one_line(problem)}"
             else:
-                _tokenize(tokenizer, {i: text}, token_ids, errors)
+                _tokenize(tokenizer, {i: text}, token_ids, errors, plain)
         return
     for i, ids in zip(texts, encoded, strict=True):
         token_ids[i] = ids
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
+def _encode(tokenizer: Any, texts: list[str], plain: bool) -> list[np.ndarray]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(texts, add_special_tokens=plain)["input_ids"]
     else:  # the Rust batch call, without the masks and offsets that tokenizer(...) builds
-        ids = (encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False))
-    return [np.array(its, dtype=np.int32) for its in ids]
+        ids = [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=plain)]
+    bos = getattr(tokenizer, "bos_token_id", None) if plain else None
+    # A text that has the BOS token written out gets no second one.
+    twice = [bos is not None and list(its[:2]) == [bos, bos] for its in ids]
+    return [np.array(its[1:] if has_two else its, dtype=np.int32) for its, has_two in zip(ids, twice, strict=True)]

@@ -44,6 +44,7 @@ class ReplicaJob:
     prompt:      the CPU stage's job, with the task, and the settings that each row's own go over.
     monitor:     the RunMonitor's handle.
     deduplicate: equal prompts with equal settings are computed once, where the answer is the same each time.
+    parse_answer: the workload's, if it has one.
     pinned:      engine settings that the user has set; the config may have others, which were chosen.
     """
 
@@ -52,6 +53,7 @@ class ReplicaJob:
     prompt: PromptJob
     monitor: Any
     deduplicate: bool = True
+    parse_answer: Any = None
     pinned: frozenset[str] = frozenset()
 
 

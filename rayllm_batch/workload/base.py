@@ -108,12 +108,16 @@ class ChatWorkloadBase:
 
         return read_dataset_file(self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding)
 
-    # `async def rollout(self, row, generate)` in place of parse_row asks the model more than once for a row; it is not
-    # defined here, so that it is seen which of the two a subclass has. See the README, "More than one turn".
+    # `def parse_answer(self, row, answer)` makes further columns of a row and its answer, a dict of the output's columns, and
+    # returns them as a dict; what it raises is that row's error. Rows that failed before are not given to it. Neither is
+    # defined here, so that it is seen what a subclass has.
+    # `async def rollout(self, row, generate)` in place of parse_row asks the model more than once for a row; see the
+    # README, "More than one turn".
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The chat of one row: `{"messages": [{"role": "user", "content": "..."}, ...]}`.
 
+        Or `{"prompt": "..."}`, a text for a base model: no chat template, the tokenizer's own special tokens, its BOS once.
         Or `{"prompt_token_ids": [...]}`, a prompt that is tokenized already: the model gets these ids and nothing else,
         no chat template, no special tokens. A `sampling_params` dict beside either goes over the workload's own for
         this row alone (a None in it is not given), and `model` names a LoRA adapter. Any other key is that row's error,
@@ -168,6 +172,12 @@ def check_workload(workload: Any) -> None:
     has_parse_row = getattr(type(workload), "parse_row", None) is not ChatWorkloadBase.parse_row
     if has_rollout and has_parse_row and isinstance(workload, ChatWorkloadBase):
         raise WorkloadError(f"{name} has parse_row and rollout, of which one makes a row's answer. Remove the other.")
+    if has_rollout and hasattr(workload, "parse_answer"):
+        raise WorkloadError(
+            f"{name} has rollout and parse_answer: return further columns from rollout, and remove the other."
+        )
+    if not callable(getattr(workload, "parse_answer", len)):
+        raise WorkloadError(f"{name}.parse_answer must be a method: def parse_answer(self, row, answer).")
     if not has_parse_row and not has_rollout:
         ChatWorkloadBase.parse_row(workload, {})  # raises, with the next step
     fraction = getattr(workload, "dataset_fraction", 1.0)

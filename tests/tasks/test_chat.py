@@ -55,7 +55,7 @@ def test_a_key_that_would_have_no_effect(key: str, words: str) -> None:
 
 
 def test_a_prompt_under_another_name() -> None:
-    for returned in ({"prompt": "hello"}, {"message": [HELLO]}, {"inputs": "x"}):
+    for returned in ({"text": "hello"}, {"message": [HELLO]}, {"inputs": "x"}):
         message = refusal(returned)
         assert "parse_row must return" in message and repr(next(iter(returned))) in message
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def test_an_exception_whose_text_is_not_unicode(folders: dict[str, Path]) -> Non
         (None, "NoneType: None"),
         ([{"role": "user", "content": "x"}], "list: [{'role': 'user'"),
         ("hello", "str: 'hello'"),
-        ({"prompt": "hello"}, "dict: {'prompt': 'hello'}"),
+        ({"text": "hello"}, "dict: {'text': 'hello'}"),
         ({"messages": []}, "list: []"),
         ({"messages": "hello"}, "str: 'hello'"),
         ({"messages": {"role": "user", "content": "x"}}, "dict: {'role': 'user'"),
@@ -323,8 +324,46 @@ def test_what_are_not_token_ids(ids: Any, folders: dict[str, Path]) -> None:
 
 
 def test_messages_and_token_ids_are_not_both_the_prompt(folders: dict[str, Path]) -> None:
-    error = only_row_1_fails(folders["none"], lambda: {"messages": CHATS[0], "prompt_token_ids": [1]})
-    assert '{"messages": [...]} or {"prompt_token_ids": [...]}' in error
+    both = {"messages": CHATS[0], "prompt": "hello", "prompt_token_ids": [1]}
+    for left_out in both:
+        error = only_row_1_fails(folders["none"], partial(dict, {k: v for k, v in both.items() if k != left_out}))
+        assert '{"messages": [...]}, {"prompt": "..."} or {"prompt_token_ids": [...]}' in error
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("begins", ["", tokenizer_builders.BOS])
+def test_a_text_has_the_tokenizers_own_special_tokens_and_its_bos_once(
+    shape: str, begins: str, folders: dict[str, Path]
+) -> None:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(folders[shape])
+    reference.chat_template = None
+    text = f"{begins}The cat sat on [user] the mat.  "
+    [row] = built(pa.table({"n": [0]}), job(folders[shape], lambda row: {"prompt": text}))
+    ids = row[run_columns.TOKEN_IDS]
+    own = reference(text)["input_ids"]
+    assert ids == (own[1:] if begins and own[:2] == [reference.bos_token_id] * 2 else own)
+    assert ids.count(reference.bos_token_id) == (1 if begins or own[0] == reference.bos_token_id else 0)
+    assert reference.decode(ids).endswith("the mat.  ")
+
+
+def test_a_text_needs_no_chat_template(folders: dict[str, Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(folders["tokenizer"], bare)
+    for file in bare.glob("*.jinja"):
+        file.unlink()
+    rows = built(pa.table({"n": [0, 1]}), job(bare, lambda row: {"prompt": f"text {row['n']}"}))
+    assert all(row[run_columns.TOKEN_IDS] for row in rows)
+
+
+@pytest.mark.parametrize("text", ["", None, 5, ["a"], b"a"])
+def test_what_is_no_text_for_a_prompt(text: Any, folders: dict[str, Path]) -> None:
+    assert "a text that is not empty" in only_row_1_fails(folders["none"], lambda: {"prompt": text})
+
+
+def test_half_of_a_surrogate_pair_in_a_text(folders: dict[str, Path]) -> None:
+    assert "surrogate" in only_row_1_fails(folders["none"], lambda: {"prompt": "a\ud83d"})
 
 
 # --- how a tokenizer is loaded
@@ -582,10 +621,10 @@ class Panic(BaseException):
 def test_a_tokenizer_that_panics(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     encode = prompt._encode
 
-    def panics(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
+    def panics(tokenizer: Any, texts: list[str], plain: bool) -> list[np.ndarray]:
         if any("poison" in text for text in texts):
             raise Panic("called `Option::unwrap()` on a `None` value")
-        return encode(tokenizer, texts)
+        return encode(tokenizer, texts, plain)
 
     monkeypatch.setattr(prompt, "_encode", panics)
     error = only_row_1_fails(folders["none"], lambda: {"messages": [{"role": "user", "content": "poison"}]})
