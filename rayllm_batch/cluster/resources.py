@@ -12,6 +12,10 @@ from rayllm_batch.errors import ClusterError, did_you_mean
 ACCELERATOR = "accelerator_type:"
 ANY_GPU = "GPU"  # accelerator_type for a GPU whose kind Ray does not know, or where any kind will do
 
+# Of an actor that only passes blocks on to an engine that was kept, whose own actor has the rest of the replica's share. Not
+# 0, and not what the stage before asks for: those would be fused.
+RELAY_CPUS = 0.001
+
 
 def check(config: EngineConfig, engines: int) -> None:
     """Raise ClusterError, naming what the cluster has, when the job cannot be placed on it.
@@ -121,8 +125,9 @@ def cpus_per_replica(num_replicas: int, gpus_per_replica: float) -> float:
     """
     import ray
 
-    # rounded down, to Ray's own precision: rounded up, six replicas on two CPUs would leave less than one
-    return int(10_000 * _share(ray.cluster_resources().get("CPU", 1), num_replicas, gpus_per_replica)) / 10_000
+    share = _share(ray.cluster_resources().get("CPU", 1), num_replicas, gpus_per_replica)
+    # Rounded down, to Ray's own precision: rounded up, six replicas on two CPUs would leave less than one.
+    return int(10_000 * (share - RELAY_CPUS)) / 10_000
 
 
 def _share(cpus: float, num_replicas: int, gpus_per_replica: float) -> float:

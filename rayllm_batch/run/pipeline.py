@@ -27,9 +27,6 @@ WINDOW_ROWS = 4096
 SPREAD_OVER = 20_000  # rows that an estimate's sample comes from: some 100 MB to read
 QUEUED_BLOCKS = 6
 PARSE_CPUS = 0.25  # it must find room beside the other stages where there are two CPUs
-RELAY_CPUS = (
-    0.001  # it only waits; the engine's actor has the CPUs. Not 0, and not the stage's before: those would be fused
-)
 
 
 def answers(
@@ -46,7 +43,11 @@ def answers(
     prompts = rows.map_batches(
         build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
-    resources = {"num_cpus": RELAY_CPUS} if warm else cluster_resources.replica_resources(job.config, plan.engines[1])
+    resources = (
+        {"num_cpus": cluster_resources.RELAY_CPUS}
+        if warm
+        else cluster_resources.replica_resources(job.config, plan.engines[1])
+    )
     answered = prompts.map_batches(
         Relay if warm else Replica,
         fn_constructor_kwargs={"job": job},

@@ -8,6 +8,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
 
@@ -16,7 +17,7 @@ from rayllm_batch.errors import RolloutError, WorkloadError, one_line
 from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS, NoColumns, checked_columns
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
 from rayllm_batch.workers.monitor_client import Told
-from rayllm_batch.workers.prompts import prompt_of
+from rayllm_batch.workers.prompts import Prompt, prompt_of
 from rayllm_batch.workers.suspects import Gate, guilty_error, prompt_key
 from rayllm_batch.workers.tokenizer import beyond_vocabulary
 
@@ -36,6 +37,7 @@ class Answering:
         self._prompt, self._task = job.prompt, job.prompt.task
         self._guilty = told.guilty
         self._rollouts: Any = job.prompt.rollouts() if job.prompt.rollouts else None
+        self._prompts = ThreadPoolExecutor(1, "prompts")
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
         self._duplicates = Duplicates() if job.deduplicate else None
         self._gate = Gate(dict(told.suspects)) if told.suspects else None
@@ -136,7 +138,7 @@ class Answering:
         row = {TOKEN_IDS: parsed.get("prompt_token_ids"), STAGE_ERROR: None, REQUEST: task.own_text(parsed)}
         text = parsed.get("messages") or parsed.get("prompt")
         if text is not None:
-            row |= await asyncio.get_running_loop().run_in_executor(None, prompt_of, text, self._prompt)
+            row |= await self._prompt_of(text)
         row[MESSAGES] = json.dumps(text) if isinstance(text, list) and task.reask else None
         return await self.answer(row, task)
 
@@ -169,13 +171,16 @@ class Answering:
     ) -> tuple[dict[str, Any], Request]:
         """The conversation so far, and what is wrong with its last answer. Raises InvalidAnswer where that has no place."""
         messages = with_complaint(json.loads(row[MESSAGES]), reply.text, answer.complaints[-1])
-        # In another thread: to render and to tokenize would keep the engine's loop.
-        prompt = await asyncio.get_running_loop().run_in_executor(None, prompt_of, messages, self._prompt)
+        prompt = await self._prompt_of(messages)
         row = {**row, **prompt, MESSAGES: json.dumps(messages)}
         again = self.request(row, task)
         if isinstance(again, str):
             raise InvalidAnswer(f"{answer.complaints[-1]} (it could not be asked for again: {again})")
         return row, again
+
+    async def _prompt_of(self, prompt: Prompt) -> dict[str, Any]:
+        """In a thread, since it would keep the engine's loop; in one, since a tokenizer is not made for several."""
+        return await asyncio.get_running_loop().run_in_executor(self._prompts, prompt_of, prompt, self._prompt)
 
     async def reply(self, request: Request, own: Optional[str]) -> Reply:
         """The engine's. own: the row's own settings, as the CPU stage wrote them. Raises RowError, or what the engine raises."""

@@ -142,9 +142,10 @@ def test_replicas_leave_cpus_for_the_stage_before_them(cpus: int, replicas: int,
     nodes.append(node(cpus=cpus))
     share = resources.cpus_per_replica(replicas, gpus)
     assert 0 < share <= 1
-    assert share * replicas <= cpus / 2, "or the run would wait for ever"
+    kept = share + resources.RELAY_CPUS  # where its engine was kept, an actor beside it passes blocks on
+    assert kept * replicas <= cpus / 2 + 1e-9, "or the run would wait for ever"
     if cpus == 64 and replicas < 64:
-        assert share == (1.0 if gpus else 0.5)
+        assert kept == (1.0 if gpus else 0.5)
 
 
 def fills(free: list[float], replicas: int, share: float, gpus: list[int], per_replica: int) -> bool:

@@ -330,7 +330,7 @@ def test_messages_and_token_ids_are_not_both_the_prompt(folders: dict[str, Path]
         assert '{"messages": [...]}, {"prompt": "..."} or {"prompt_token_ids": [...]}' in error
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", tokenizer_builders.SHAPES)
 @pytest.mark.parametrize("begins", ["", tokenizer_builders.BOS])
 def test_a_text_has_the_tokenizers_own_special_tokens_and_its_bos_once(
     shape: str, begins: str, folders: dict[str, Path]
