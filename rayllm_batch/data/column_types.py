@@ -9,6 +9,7 @@ import pyarrow as pa
 
 OBJECTS = "ray.data.arrow_pickled_object"
 types = pa.types
+_TIMES = (types.is_timestamp, types.is_duration, types.is_time)
 
 
 def widest(kinds: Iterable[pa.DataType]) -> pa.DataType:
@@ -36,44 +37,49 @@ def objects_type() -> pa.DataType:
     return ArrowPythonObjectType()
 
 
-def is_sure(kind: pa.DataType, wider: pa.DataType) -> bool:  # noqa: PLR0911 (a line a kind)
-    """Whether every value of the first type is one of the second, with the same meaning, whatever the values are."""
+def is_sure(kind: pa.DataType, wider: pa.DataType, times: bool = False) -> bool:  # noqa: PLR0911 (a line a kind)
+    """Whether every value of the first type is one of the second, with the same meaning, whatever the values are.
+
+    times: also of a finer unit, in which times far from 1970 have no place.
+    """
     if kind == wider or is_objects(wider):
         return True
     if types.is_null(kind):
         return not is_tensor(wider)
     if types.is_dictionary(kind):
-        return is_sure(kind.value_type, wider)
+        return is_sure(kind.value_type, wider, times)
     if types.is_struct(kind) and types.is_struct(wider):
         fields = {field.name: field.type for field in wider}
         same = fields.keys() == {field.name for field in kind}
-        return same and all(is_sure(field.type, fields[field.name]) for field in kind)
+        return same and all(is_sure(field.type, fields[field.name], times) for field in kind)
     if is_list(kind) and is_list(wider):
-        return is_sure(kind.value_type, wider.value_type)
+        return is_sure(kind.value_type, wider.value_type, times)
     if types.is_map(kind) and types.is_map(wider):
-        return is_sure(kind.key_type, wider.key_type) and is_sure(kind.item_type, wider.item_type)
+        return is_sure(kind.key_type, wider.key_type, times) and is_sure(kind.item_type, wider.item_type, times)
     if types.is_decimal(kind) and types.is_decimal(wider) and kind.scale != wider.scale:  # 1.5 would be 1.50
         return False
-    alike = (types.is_integer, types.is_floating, is_text, is_bytes, types.is_decimal)
-    return _wider(kind, wider) == wider and any(test(kind) and test(wider) for test in alike)
+    alike = (types.is_integer, types.is_floating, is_text, is_bytes, types.is_decimal, *(_TIMES if times else ()))
+    return _wider(kind, wider, times) == wider and any(test(kind) and test(wider) for test in alike)
 
 
-def _wider(a: pa.DataType, b: pa.DataType) -> Optional[pa.DataType]:  # noqa: PLR0911, PLR0912 (a line a kind)
-    """The type that both fit into, perhaps not all of their values; None where only Python objects do."""
+# A line a kind.
+def _wider(a: pa.DataType, b: pa.DataType, times: bool = False) -> Optional[pa.DataType]:  # noqa: PLR0911, PLR0912
+    """The type that both fit into, perhaps not all of their values; None where only Python objects do.
+
+    times: two units of time become the finer one.
+    """
     if a == b:
         return a
     if types.is_null(a) or types.is_null(b):
         kind = a if types.is_null(b) else b
         return None if is_tensor(kind) else kind
     if types.is_dictionary(a) or types.is_dictionary(b):
-        return _wider(*(kind.value_type if types.is_dictionary(kind) else kind for kind in (a, b)))
-    if types.is_integer(a) and types.is_integer(b):
-        if types.is_signed_integer(a) == types.is_signed_integer(b):
-            return max(a, b, key=lambda kind: kind.bit_width)
+        return _wider(*(kind.value_type if types.is_dictionary(kind) else kind for kind in (a, b)), times)
+    if types.is_integer(a) and types.is_integer(b) and types.is_signed_integer(a) != types.is_signed_integer(b):
         signed, unsigned = (a, b) if types.is_signed_integer(a) else (b, a)
         bits = max(signed.bit_width, 2 * unsigned.bit_width)
         return {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}.get(bits)
-    if types.is_floating(a) and types.is_floating(b):
+    if any(test(a) and test(b) for test in (types.is_integer, types.is_floating)):
         return max(a, b, key=lambda kind: kind.bit_width)
     if types.is_integer(a) and types.is_floating(b) or types.is_floating(a) and types.is_integer(b):
         return pa.float64()
@@ -88,15 +94,17 @@ def _wider(a: pa.DataType, b: pa.DataType) -> Optional[pa.DataType]:  # noqa: PL
     if types.is_struct(a) and types.is_struct(b):
         fields: dict[str, Optional[pa.DataType]] = {field.name: field.type for field in a}
         for field in b:
-            fields[field.name] = _wider(fields[field.name], field.type) if field.name in fields else field.type
+            fields[field.name] = _wider(fields.get(field.name, field.type), field.type, times)
         return None if None in fields.values() else pa.struct(list(fields.items()))
     if is_list(a) and is_list(b):
-        item = _wider(a.value_type, b.value_type)
+        item = _wider(a.value_type, b.value_type, times)
         large = types.is_large_list(a) or types.is_large_list(b)
         return None if item is None else pa.large_list(item) if large else pa.list_(item)
     if types.is_map(a) and types.is_map(b):
-        key, item = _wider(a.key_type, b.key_type), _wider(a.item_type, b.item_type)
+        key, item = _wider(a.key_type, b.key_type, times), _wider(a.item_type, b.item_type, times)
         return None if key is None or item is None else pa.map_(key, item)
+    if times and any(test(a) and test(b) for test in _TIMES) and getattr(a, "tz", None) == getattr(b, "tz", None):
+        return max(a, b, key=lambda kind: ("s", "ms", "us", "ns").index(kind.unit))
     return None
 
 
@@ -128,10 +136,8 @@ def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (a line a kin
     if types.is_large_list(kind) or types.is_large_list_view(kind):
         return pa.large_list(plain_type(kind.value_type))
     if types.is_fixed_size_list(kind):
-        item = plain_type(kind.value_type)
-        return (
-            pa.list_(item, kind.list_size) if kind.list_size else pa.list_(item)
-        )  # parquet fails to read those of none
+        # Parquet fails to read those of size 0.
+        return pa.list_(plain_type(kind.value_type), kind.list_size or -1)
     if types.is_map(kind):
         return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
     if types.is_struct(kind):
@@ -140,43 +146,11 @@ def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (a line a kin
 
 
 def common_type(one: Optional[pa.DataType], other: Optional[pa.DataType]) -> Optional[pa.DataType]:
-    """The type for the values of both, as they are."""
+    """The type for the values of both, as they are but for the unit of a time; None where there is none."""
     if one is None or other is None:
         return None
-    if one == other or types.is_null(other):
-        return one
-    if types.is_null(one):
-        return other
-    if isinstance(one, pa.BaseExtensionType) or isinstance(other, pa.BaseExtensionType):
-        return None
-    try:
-        kind = (
-            pa.unify_schemas([pa.schema([("", one)]), pa.schema([("", other)])], promote_options="permissive")
-            .field(0)
-            .type
-        )
-    except pa.ArrowException:
-        return None
-    return kind if _fits(one, kind) and _fits(other, kind) else None
-
-
-def _fits(kind: pa.DataType, into: pa.DataType) -> bool:
-    if kind == into or types.is_null(kind):
-        return True
-    if types.is_struct(kind):
-        same = kind.num_fields == into.num_fields
-        return same and all(_fits(field.type, into.field(field.name).type) for field in kind)
-    if types.is_list(kind) or types.is_large_list(kind):
-        return _fits(kind.value_type, into.value_type)
-    if types.is_integer(kind):
-        return types.is_integer(into) and (
-            types.is_signed_integer(into) == types.is_signed_integer(kind) or kind.bit_width < into.bit_width
-        )
-    same = (types.is_floating, types.is_timestamp, types.is_duration, types.is_time)
-    text = types.is_string(kind) and types.is_large_string(into)
-    return (
-        text
-        or types.is_binary(kind)
-        and types.is_large_binary(into)
-        or any(is_kind(kind) and is_kind(into) for is_kind in same)
-    )
+    if types.is_null(one) or types.is_null(other):
+        return other if types.is_null(one) else one
+    kind = _wider(one, other, times=True)
+    is_exact = kind is not None and is_sure(one, kind, times=True) and is_sure(other, kind, times=True)
+    return kind if is_exact else None
