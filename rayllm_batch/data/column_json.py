@@ -15,14 +15,14 @@ import re
 import uuid
 import zoneinfo
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import islice
 from typing import Any, Optional
 
 import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.data.column_types import is_bytes, is_list, is_objects, is_tensor, is_text
-from rayllm_batch.data.column_values import lists, objects
+from rayllm_batch.data.column_values import lengths, lists, objects, offsets, pairs_of
 
 KIND = "__type__"
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -60,15 +60,13 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
         values = zip(*children, strict=True) if children else ((),) * len(array)
         return [
             dict(zip(names, value, strict=True)) if ok else None
-            for ok, value in zip(_valid(array), values, strict=True)
+            for ok, value in zip(array.is_valid().to_pylist(), values, strict=True)
         ]
     if is_list(kind):
-        items, ends = to_json(array.flatten()), _ends(pa.compute.list_value_length(array))
-        return [items[a:b] if ok else None for ok, (a, b) in zip(_valid(array), pairwise(ends), strict=True)]
+        items = iter(to_json(array.flatten()))
+        return _each(pa.compute.list_value_length(array).to_pylist(), lambda length: list(islice(items, length)))
     if types.is_map(kind):
-        first, *ends = array.offsets.to_pylist()
-        pairs = list(map(list, zip(to_json(array.keys), to_json(array.items), strict=True)))
-        return [pairs[a:b] if ok else None for ok, (a, b) in zip(_valid(array), pairwise([first, *ends]), strict=True)]
+        return _each(to_json(pairs_of(array)), lambda pairs: [list(pair.values()) for pair in pairs])
     if isinstance(kind, pa.BaseExtensionType):
         if shape := _shape(kind):  # a tensor as nested lists
             return _each(
@@ -108,19 +106,13 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
         )
     if is_list(kind):
         items = from_json([item for value in values for item in value or ()], kind.value_type)
-        made = lists(
-            items, pa.array([None if value is None else [None] * len(value) for value in values], pa.list_(pa.null()))
-        )
+        made = lists(items, lengths(values))
         return made if made.type == kind else made.cast(kind)
     if types.is_map(kind):
         pairs = [pair for value in values for pair in value or ()]
-        keys, items = (
-            from_json([pair[0] for pair in pairs], kind.key_type),
-            from_json([pair[1] for pair in pairs], kind.item_type),
-        )
-        offsets = _ends(pa.array([None if value is None else len(value) for value in values], pa.int64()))
-        starts = [None if value is None else start for value, start in zip(values, offsets, strict=False)]
-        return pa.MapArray.from_arrays(pa.array([*starts, offsets[-1]], pa.int32()), keys, items).cast(kind)
+        keys = from_json([key for key, _ in pairs], kind.key_type)
+        items = from_json([item for _, item in pairs], kind.item_type)
+        return pa.MapArray.from_arrays(offsets(lengths(values), pa.int32()), keys, items).cast(kind)
     if isinstance(kind, pa.BaseExtensionType):
         if _shape(kind):
             values = _each(values, lambda value: np.array(value, dtype=object).ravel().tolist())
@@ -240,14 +232,6 @@ def _zoned(text: str, zone: Optional[str]) -> datetime.datetime:
 
 def _each(values: list[Any], convert: Callable[[Any], Any]) -> list[Any]:
     return [None if value is None else convert(value) for value in values]
-
-
-def _valid(array: pa.Array) -> list[bool]:
-    return array.is_valid().to_pylist()
-
-
-def _ends(lengths: pa.Array) -> list[int]:
-    return [0, *np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64).tolist()]
 
 
 def _number_json(value: Optional[float]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any, Optional
 
 import numpy as np
@@ -38,23 +38,16 @@ def _array_of(values: list[Any], depth: int = 0) -> Optional[pa.Array]:  # noqa:
         items = _array_of(list(chain.from_iterable(value for value in values if value is not None)), depth + 1)
         if items is None:
             return None
-        ends = accumulate((0 if value is None else len(value) for value in values), initial=0)
-        absent = pa.array([value is None for value in values])
-        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), items, mask=absent if absent.true_count else None)
+        return lists(items, lengths(values))
     if len(kinds) > 1:
         return None
-    kind = (
-        {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[kinds.pop()] if kinds else pa.null()
-    )
-    try:
-        return pa.array(values, kind)
-    except OverflowError:
+    fitting = {str: [pa.string()], bool: [pa.bool_()], int: [pa.int64(), pa.uint64()], float: [pa.float64()]}
+    for kind in fitting[kinds.pop()] if kinds else [pa.null()]:
         try:
-            return pa.array(values, pa.uint64())
-        except OverflowError:
-            return None
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and UTF-8 cannot
-        return None
+            return pa.array(values, kind)
+        except (OverflowError, UnicodeEncodeError):  # half of a surrogate pair, which JSON can write and UTF-8 cannot
+            continue
+    return None
 
 
 def _structs(values: list[Optional[dict[str, Any]]], depth: int) -> Optional[pa.Array]:
@@ -166,28 +159,35 @@ def _plain(array: pa.Array, kind: pa.DataType) -> pa.Array:  # noqa: PLR0911 (a 
         if not children:
             return array.cast(kind)
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
-    if types.is_fixed_size_list(given):
-        return lists(_plain(array.flatten(), kind.value_type), array).cast(kind)
     if is_list(kind):  # not cast: Arrow's makes empty lists of list views
-        return lists(_plain(array.flatten(), kind.value_type), array, large=types.is_large_list(kind))
+        large = types.is_large_list(kind)
+        made = lists(_plain(array.flatten(), kind.value_type), pa.compute.list_value_length(array), large)
+        return made.cast(kind) if types.is_fixed_size_list(given) else made
     if types.is_map(given):
-        return pa.MapArray.from_arrays(
-            _null_offsets(array), _plain(array.keys, kind.key_type), _plain(array.items, kind.item_type)
-        )
+        pairs = pairs_of(array)
+        keys, items = pairs.flatten().flatten()
+        starts = offsets(pa.compute.list_value_length(pairs), pa.int32())
+        return pa.MapArray.from_arrays(starts, _plain(keys, kind.key_type), _plain(items, kind.item_type))
     return array.cast(kind)
 
 
-def lists(items: pa.Array, like: pa.Array, large: bool = False) -> pa.Array:
-    """Lists of these items, as long as those of `like`, and null where they are."""
-    lengths = pa.compute.list_value_length(like)
-    offsets = np.concatenate([[0], np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)])
-    mask = np.append(like.is_null().to_numpy(zero_copy_only=False), False)
+def pairs_of(array: pa.MapArray) -> pa.ListArray:
+    """A column of maps as one of lists of structs."""
+    return array.cast(pa.list_(pa.struct([array.type.key_field, array.type.item_field])))
+
+
+def lists(items: pa.Array, lengths: pa.Array, large: bool = False) -> pa.Array:
+    """Lists of these items, so long, and null where the length is."""
     made = pa.LargeListArray if large else pa.ListArray
-    return made.from_arrays(pa.array(offsets, type=pa.int64() if large else pa.int32(), mask=mask), items)
+    return made.from_arrays(offsets(lengths, pa.int64() if large else pa.int32()), items)
 
 
-def _null_offsets(array: pa.MapArray) -> pa.Array:
-    """With a null where the map is."""
-    offsets = array.offsets
-    mask = np.append(array.is_null().to_numpy(zero_copy_only=False), False)
-    return pa.array(offsets.to_numpy(), type=offsets.type, mask=mask)
+def lengths(values: list[Optional[list[Any]]]) -> pa.Array:
+    return pa.array([None if value is None else len(value) for value in values], pa.int64())
+
+
+def offsets(lengths: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Where lists so long begin, and the last one ends; null where the length is."""
+    ends = np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
+    mask = np.append(lengths.is_null().to_numpy(zero_copy_only=False), False)
+    return pa.array(np.append([0], ends), kind, mask=mask)
