@@ -58,10 +58,8 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
         names = [field.name for field in kind]
         children = [to_json(array.field(i)) for i in range(len(names))]
         values = zip(*children, strict=True) if children else ((),) * len(array)
-        return [
-            dict(zip(names, value, strict=True)) if ok else None
-            for ok, value in zip(array.is_valid().to_pylist(), values, strict=True)
-        ]
+        rows = [dict(zip(names, value, strict=True)) for value in values]
+        return [row if ok else None for ok, row in zip(array.is_valid().to_pylist(), rows, strict=True)]
     if is_list(kind):
         items = iter(to_json(array.flatten()))
         return _each(pa.compute.list_value_length(array).to_pylist(), lambda length: list(islice(items, length)))
@@ -69,9 +67,8 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
         return _each(to_json(pairs_of(array)), lambda pairs: [list(pair.values()) for pair in pairs])
     if isinstance(kind, pa.BaseExtensionType):
         if shape := _shape(kind):  # a tensor as nested lists
-            return _each(
-                to_json(array.storage), lambda value: np.reshape(np.array(value, dtype=object), shape).tolist()
-            )
+            cells = to_json(array.storage)
+            return _each(cells, lambda value: np.reshape(np.array(value, dtype=object), shape).tolist())
         if kind.extension_name == "arrow.uuid":
             return _each(array.storage.to_pylist(), lambda value: str(uuid.UUID(bytes=value)))
         return to_json(array.storage)
@@ -85,7 +82,7 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
     if is_text(kind):
         return _text_array(values, kind)
     if types.is_floating(kind):
-        return pa.array([NOT_FINITE[value] if isinstance(value, str) else value for value in values], type=kind)
+        return pa.array(list(map(_number, values)), type=kind)
     if is_bytes(kind):
         return pa.array(_each(values, lambda value: base64.b64decode(value, validate=True)), type=kind)
     if types.is_duration(kind):
@@ -101,9 +98,8 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
         return from_json(values, kind.value_type).dictionary_encode().cast(kind)
     if types.is_struct(kind) and kind.num_fields:
         children = [from_json([None if value is None else value.get(f.name) for value in values], f.type) for f in kind]
-        return pa.StructArray.from_arrays(
-            children, fields=list(kind), mask=pa.array([value is None for value in values], pa.bool_())
-        )
+        absent = pa.array([value is None for value in values], pa.bool_())
+        return pa.StructArray.from_arrays(children, fields=list(kind), mask=absent)
     if is_list(kind):
         items = from_json([item for value in values for item in value or ()], kind.value_type)
         made = lists(items, lengths(values))
@@ -114,27 +110,20 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
         items = from_json([item for _, item in pairs], kind.item_type)
         return pa.MapArray.from_arrays(offsets(lengths(values), pa.int32()), keys, items).cast(kind)
     if isinstance(kind, pa.BaseExtensionType):
+        if kind.extension_name == "arrow.uuid":
+            stored = pa.array(_each(values, lambda text: uuid.UUID(text).bytes), kind.storage_type)
+            return pa.ExtensionArray.from_storage(kind, stored)
         if _shape(kind):
             values = _each(values, lambda value: np.array(value, dtype=object).ravel().tolist())
-        if kind.extension_name == "arrow.uuid":
-            return pa.ExtensionArray.from_storage(
-                kind, pa.array(_each(values, lambda text: uuid.UUID(text).bytes), kind.storage_type)
-            )
         return pa.ExtensionArray.from_storage(kind, from_json(values, kind.storage_type))
     return pa.array(values, type=kind)
 
 
 def foreign(value: Any) -> Optional[type]:
     """The type of what is in a Python object that JSON cannot hold; None where there is none."""
-    try:
-        _object_json(value, refuse=True)
-    except _Foreign as found:
-        return found.args[0]
-    return None
-
-
-class _Foreign(Exception):
-    pass
+    found: list[type] = []
+    _object_json(value, unknown=lambda it: found.append(type(it)))
+    return found[0] if found else None
 
 
 # Python objects: kind, how it is written, how it is read. A kind is that of its class, not of derived ones.
@@ -147,53 +136,43 @@ _KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
     decimal.Decimal: ("decimal", str, decimal.Decimal),
     uuid.UUID: ("uuid", str, uuid.UUID),
     complex: ("complex", lambda v: [_number_json(v.real), _number_json(v.imag)], lambda v: complex(*map(_number, v))),
-    tuple: ("tuple", lambda v: [_object_json(item) for item in v], lambda v: tuple(map(_object, v))),
-    set: ("set", lambda v: [_object_json(item) for item in v], lambda v: set(map(_object, v))),
-    frozenset: ("frozenset", lambda v: [_object_json(item) for item in v], lambda v: frozenset(map(_object, v))),
 }
 _READ = {name: read for name, _, read in _KINDS.values()}
+_COLLECTIONS: dict[str, Callable[..., Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def _object_json(value: Any, refuse: bool = False) -> Any:  # noqa: PLR0911, PLR0912 (a line a kind)
-    """refuse: raise _Foreign for what becomes mere text."""
+def _object_json(value: Any, unknown: Callable[[Any], Any] = str) -> Any:  # noqa: PLR0911, PLR0912 (a line a kind)
+    """unknown: what is made of an object of any other class."""
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {KIND: "float", "value": _number_json(value)}
-    if isinstance(value, list):
-        return [_object_json(item, refuse) for item in value]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = [_object_json(item, unknown) for item in value]
+        kinds = [name for name, kind in _COLLECTIONS.items() if isinstance(value, kind)]
+        return {KIND: kinds[0], "value": items} if kinds else items
     if isinstance(value, dict):
         if all(type(key) is str for key in value) and KIND not in value:
-            return {key: _object_json(item, refuse) for key, item in value.items()}
-        return {
-            KIND: "dict",
-            "value": [[_object_json(k, refuse), _object_json(item, refuse)] for k, item in value.items()],
-        }
+            return {key: _object_json(item, unknown) for key, item in value.items()}
+        return {KIND: "dict", "value": [[_object_json(part, unknown) for part in item] for item in value.items()]}
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
-        return _object_json(value.item(), refuse)
+        return _object_json(value.item(), unknown)
     if isinstance(value, (np.ndarray, np.generic)):
-        content: Any = [_object_json(item, refuse) for item in value.ravel().tolist()]
+        content: Any = [_object_json(item, unknown) for item in value.ravel().tolist()]
         if value.dtype.kind in "biufcmMSU":
             content = base64.b64encode(value.tobytes()).decode()
         kind = "ndarray" if isinstance(value, np.ndarray) else "scalar"
         return {KIND: kind, "dtype": value.dtype.str, "shape": list(value.shape), "value": content}
-    if type(value).__module__.split(".")[0] == "pandas" and hasattr(
-        value, "isoformat"
-    ):  # with nanoseconds, which Python's have not
+    # With nanoseconds, which Python's have not.
+    if type(value).__module__.split(".")[0] == "pandas" and hasattr(value, "isoformat"):
         zone = getattr(getattr(value, "tzinfo", None), "key", None)
-        return {
-            KIND: "Timedelta" if isinstance(value, datetime.timedelta) else "Timestamp",
-            "value": [value.isoformat(), zone],
-        }
+        kind = "Timedelta" if isinstance(value, datetime.timedelta) else "Timestamp"
+        return {KIND: kind, "value": [value.isoformat(), zone]}
     for base in type(value).__mro__:
         if base in _KINDS:
             name, write, _ = _KINDS[base]
-            if refuse and base in (tuple, set, frozenset):
-                _object_json(list(value), refuse)
             return {KIND: name, "value": write(value)}
-    if refuse:
-        raise _Foreign(type(value))
-    return str(value)
+    return unknown(value)
 
 
 def _object(value: Any) -> Any:  # noqa: PLR0911 (a line a kind)
@@ -208,12 +187,14 @@ def _object(value: Any) -> Any:  # noqa: PLR0911 (a line a kind)
         return {_object(key): _object(item) for key, item in value["value"]}
     if kind == "float":
         return NOT_FINITE[value["value"]]
+    if kind in _COLLECTIONS:
+        return _COLLECTIONS[kind](map(_object, value["value"]))
     if kind in ("ndarray", "scalar"):
         array = np.empty(value["shape"], dtype=np.dtype(value["dtype"]))
         if array.dtype.kind == "O":
             array.ravel()[:] = list(map(_object, value["value"]))
         else:
-            array = np.frombuffer(base64.b64decode(value["value"]), dtype=array.dtype).reshape(array.shape).copy()
+            array.ravel()[:] = np.frombuffer(base64.b64decode(value["value"]), dtype=array.dtype)
         return array[()] if kind == "scalar" else array
     if kind in ("Timestamp", "Timedelta"):
         import pandas
@@ -235,8 +216,10 @@ def _each(values: list[Any], convert: Callable[[Any], Any]) -> list[Any]:
 
 
 def _number_json(value: Optional[float]) -> Any:
-    if value is None or math.isfinite(value):
-        return value if value is None else float(value)
+    if value is None:
+        return None
+    if math.isfinite(value):
+        return float(value)
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
@@ -292,8 +275,8 @@ def _time_json(array: pa.Array) -> list[Any]:
 
 def _time_array(values: list[Any], kind: pa.DataType) -> pa.Array:
     if any(isinstance(value, int) for value in values):
-        numbers = [value if value is None or isinstance(value, int) else _time_number(value, kind) for value in values]
-        return pa.array(numbers, type=_number_type(kind)).cast(kind)
+        times = [pa.array([value]) if isinstance(value, int) else _time_array([value], kind) for value in values]
+        return pa.concat_arrays([time.cast(_number_type(kind)) for time in times]).cast(kind)
     if types.is_time(kind):
         numbers = _each(values, lambda text: _duration(text, PER_SECOND[kind.unit]))
         return pa.array(numbers).cast(_number_type(kind)).cast(kind)
@@ -301,10 +284,6 @@ def _time_array(values: list[Any], kind: pa.DataType) -> pa.Array:
     if types.is_timestamp(kind) and kind.tz:
         return texts.cast(pa.timestamp(kind.unit, "UTC")).cast(kind)
     return texts.cast(kind)
-
-
-def _time_number(text: str, kind: pa.DataType) -> int:
-    return _time_array([text], kind).cast(_number_type(kind))[0].as_py()
 
 
 def _number_type(kind: pa.DataType) -> pa.DataType:
