@@ -43,17 +43,20 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
 _OFFICE = {b"xl/": "an Excel workbook (.xlsx); save it as CSV UTF-8", b"word/": "a Word document (.docx)"}
 
 
+def codec_of(path: str) -> Optional[str]:
+    """Arrow's name of the compression that the name of a file tells."""
+    return COMPRESSED.get(path.lower().rpartition(".")[2])
+
+
 def check_kind(path: str, head: bytes, format: str) -> None:
     """Raise DatasetError when a file of that name ("json", "csv" or "parquet") cannot begin so. head: some KB of it."""
-    ending = path.lower().rpartition(".")[2]
-    packed = _MAGIC.get(COMPRESSED.get(ending, ""))
-    if packed and head.startswith(packed):
-        return
-    if format == "parquet" and head.startswith(b"PAR1"):
+    codec = codec_of(path)
+    packed = _MAGIC.get(codec or "")
+    if packed and head.startswith(packed) or format == "parquet" and head.startswith(b"PAR1"):
         return
     kind = kind_of(head)
     if kind is None and packed and head:
-        kind = f"not {COMPRESSED[ending]}, as its name says"
+        kind = f"not {codec}, as its name says"
     if kind is None and format == "parquet":
         kind = f"not parquet; it begins with {head[:20]!r}"
     if kind is None and format == "csv" and re.match(rb'\s*(\{\s*"[^"\n]*"\s*:|\[\s*\{\s*")', head):
@@ -68,9 +71,8 @@ def check_kind(path: str, head: bytes, format: str) -> None:
 def kind_of(head: bytes) -> Optional[str]:  # noqa: PLR0911 (a line a kind)
     """In words, of a file that begins so; None for text."""
     for start, kind in _STARTS:
-        if head.startswith(start) and (
-            not start.isalnum() or re.search(rb"[\x00-\x08]", head)
-        ):  # a CSV may begin with ORC
+        is_text = start.isalnum() and not re.search(rb"[\x00-\x08]", head)  # a CSV may begin with ORC
+        if head.startswith(start) and not is_text:
             return kind
     if head.startswith(b"PK\x03\x04"):
         inside = next((kind for name, kind in _OFFICE.items() if name in head), None)

@@ -1,4 +1,4 @@
-"""A column of any Arrow type as JSON values, and back: with its type, every value is again what it was.
+"""A column of any Arrow type as JSON values, a table as JSON lines, and back: with its type, every value is again what it was.
 
 NaN and the infinities are text ("NaN", "Infinity", "-Infinity"), bytes base64, times, decimals and durations text
 (those beyond what text can say are their number), maps lists of [key, value]. Python objects are what JSON calls them;
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
+import json
 import math
 import re
 import uuid
@@ -119,6 +120,30 @@ def from_json(values: list[Any], kind: pa.DataType) -> pa.Array:  # noqa: PLR091
     return pa.array(values, type=kind)
 
 
+def to_jsonl(table: pa.Table) -> bytes:
+    """One JSON object a line."""
+    names, lines = table.column_names, []
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    for batch in table.to_batches(max_chunksize=1000):  # as Python objects, values take several times their size
+        rows = zip(*map(to_json, batch.columns), strict=True)
+        # A lone surrogate, which UTF-8 does not have, is written as JSON writes it: \udcff.
+        lines += [encode(dict(zip(names, row, strict=True))).encode("utf-8", "backslashreplace") for row in rows]
+    return b"".join(line + b"\n" for line in lines)
+
+
+def from_jsonl(content: bytes, schema: pa.Schema) -> pa.Table:
+    """The table that was written. Of a release that wrote some kinds otherwise, these are what JSON has."""
+    rows = [json.loads(line) for line in content.split(b"\n") if line]
+    columns = {}
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        try:
+            columns[field.name] = from_json(values, field.type)
+        except (pa.ArrowException, ValueError, TypeError, LookupError, AttributeError):
+            columns[field.name] = objects(values)
+    return pa.table(columns)
+
+
 def foreign(value: Any) -> Optional[type]:
     """The type of what is in a Python object that JSON cannot hold; None where there is none."""
     found: list[type] = []
@@ -138,7 +163,7 @@ _KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
     complex: ("complex", lambda v: [_number_json(v.real), _number_json(v.imag)], lambda v: complex(*map(_number, v))),
 }
 _READ = {name: read for name, _, read in _KINDS.values()}
-_COLLECTIONS: dict[str, Callable[..., Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+_COLLECTIONS: dict[str, type] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
 def _object_json(value: Any, unknown: Callable[[Any], Any] = str) -> Any:  # noqa: PLR0911, PLR0912 (a line a kind)

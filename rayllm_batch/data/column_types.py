@@ -74,7 +74,8 @@ def _wider(a: pa.DataType, b: pa.DataType, times: bool = False) -> Optional[pa.D
         kind = a if types.is_null(b) else b
         return None if is_tensor(kind) else kind
     if types.is_dictionary(a) or types.is_dictionary(b):
-        return _wider(*(kind.value_type if types.is_dictionary(kind) else kind for kind in (a, b)), times)
+        plain_a, plain_b = (kind.value_type if types.is_dictionary(kind) else kind for kind in (a, b))
+        return _wider(plain_a, plain_b, times)
     if types.is_integer(a) and types.is_integer(b) and types.is_signed_integer(a) != types.is_signed_integer(b):
         signed, unsigned = (a, b) if types.is_signed_integer(a) else (b, a)
         bits = max(signed.bit_width, 2 * unsigned.bit_width)

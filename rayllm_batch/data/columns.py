@@ -16,9 +16,9 @@ Views, run-end and some dictionary encodings become the plain type, which Arrow 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 OTHER = f"{RESERVED}other:"  # then 8 hex digits of the type, a colon, and the column's name
 
-log = logging.getLogger("rayllm_batch")
 types = pa.types
 
 
@@ -61,8 +60,11 @@ def reference(dataset: ray.data.Dataset, sample: list[dict[str, Any]]) -> pa.Sch
 
 def carry(dataset: ray.data.Dataset, known: pa.Schema, taken: Sequence[str]) -> ray.data.Dataset:
     """The dataset with each block as `carried` makes it, before Ray Data joins blocks."""
-    how = {"known": known, "taken": taken}
-    return dataset.map_batches(carried, fn_kwargs=how, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    return _each_block(dataset, carried, known=known, taken=taken)
+
+
+def _each_block(dataset: ray.data.Dataset, make: Callable[..., pa.Table], **how: Any) -> ray.data.Dataset:
+    return dataset.map_batches(make, fn_kwargs=how, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
 
 
 def without_taken(table: pa.Table, taken: Sequence[str]) -> pa.Table:
@@ -77,20 +79,20 @@ def without_taken(table: pa.Table, taken: Sequence[str]) -> pa.Table:
             return table
         why = table.column(BAD_LINE).to_pylist()
     for name in names:
+        ours = (
+            f"The row has the column {name!r}, which the output adds or a run uses. Rename or drop it in load_dataset."
+        )
         for i in np.flatnonzero(table.column(name).is_valid().to_numpy()):
-            why[i] = why[i] or (
-                f"The row has the column {name!r}, which the output adds or a run uses. "
-                "Rename or drop it in load_dataset."
-            )
+            why[i] = why[i] or ours
     return table.drop_columns(names).append_column(BAD_LINE, pa.array(why, pa.string())) if names else table
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str], whose: str = "The dataset") -> None:
     """Raise DatasetError when two columns have one name, in which case neither can be told from the other."""
     if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DatasetError(
-            f"The dataset has several columns of the name {', '.join(map(repr, twice))}. Rename or drop them before "
-            "load_dataset makes a Dataset of them."
+            f"{whose} has several columns of the name {', '.join(map(repr, twice))}. Rename or drop them before a "
+            "Dataset is made of them."
         )
 
 
@@ -110,7 +112,7 @@ def carried(table: pa.Table, known: pa.Schema, taken: Sequence[str] = ()) -> pa.
         if name.startswith(RESERVED) and not name.startswith(OTHER):
             columns[name] = given
             continue
-        column: Any = plain(given)
+        column = plain(given)
         if is_tensor(column.type) and column.null_count:
             column = pa.chunked_array([objects(column.to_pylist())])
         wanted = kinds.get(name)
@@ -164,15 +166,12 @@ def merged(table: pa.Table, wanted: Optional[pa.Schema] = None) -> pa.Table:
     """
     if wanted is None and not any(name.startswith(OTHER) for name in table.column_names):
         return table
-    kinds = {field.name: field.type for field in wanted or ()}
+    kinds = {field.name: [field.type] for field in wanted or ()}
     groups: dict[str, list[pa.ChunkedArray]] = {name: [] for name in kinds}
     for name, column in zip(table.column_names, table.columns, strict=True):
+        kinds.setdefault(name_of(name), []).append(column.type)
         groups.setdefault(name_of(name), []).append(column)
-    columns = {}
-    for name, found in groups.items():
-        least = [kinds[name]] if name in kinds else []
-        columns[name] = _one_column(found, widest([*least, *(column.type for column in found)]), table.num_rows)
-    return pa.table(columns)
+    return pa.table({name: _one_column(found, widest(kinds[name]), table.num_rows) for name, found in groups.items()})
 
 
 def settled(dataset: ray.data.Dataset) -> tuple[ray.data.Dataset, list[str]]:
@@ -181,22 +180,15 @@ def settled(dataset: ray.data.Dataset) -> tuple[ray.data.Dataset, list[str]]:
     if not any(name.startswith(OTHER) for schema in schemas for name in schema.names):
         return dataset, []
     wanted = together(schemas)
-    unsure = {
-        field.name
-        for schema in schemas
-        for field in schema
-        if _is_unsure(field, wanted.field(name_of(field.name)).type)
-    }
+    unsure = set()
+    for field in chain.from_iterable(schemas):
+        is_late_tensor = field.name.startswith(OTHER) and is_tensor(field.type)
+        if is_late_tensor or not is_sure(field.type, wanted.field(name_of(field.name)).type):
+            unsure.add(field.name)
     if unsure:
-        looked_at = dataset.map_batches(
-            _those, fn_kwargs={"names": unsure}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-        )
-        for table in looked_at.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for table in _each_block(dataset, _those, names=unsure).iter_batches(batch_size=None, batch_format="pyarrow"):
             wanted = fitting(table, wanted)
-    whole = dataset.map_batches(
-        merged, fn_kwargs={"wanted": wanted}, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-    )
-    return whole.materialize(), mixed(schemas, wanted)
+    return _each_block(dataset, merged, wanted=wanted).materialize(), mixed(schemas, wanted)
 
 
 def _schemas(dataset: ray.data.Dataset) -> list[pa.Schema]:
@@ -265,10 +257,6 @@ def _one_column(found: list[pa.ChunkedArray], kind: pa.DataType, rows: int) -> A
     return pa.chunked_array([chunk for column in alike for chunk in column.chunks], type=kind).take(pa.array(at))
 
 
-def _is_unsure(field: pa.Field, wanted: pa.DataType) -> bool:
-    return not is_sure(field.type, wanted) or field.name.startswith(OTHER) and is_tensor(field.type)
-
-
 def _other_name(name: str, kind: pa.DataType) -> str:
     digest = hashlib.blake2b(pa.schema([("", kind)]).serialize().to_pybytes(), digest_size=4).hexdigest()
     return f"{OTHER}{digest}:{name}"
@@ -285,13 +273,9 @@ def _inferred(sample: list[dict[str, Any]]) -> Iterable[pa.Field]:
 def _rows_one_by_one(table: pa.Table) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{} for _ in range(table.num_rows)]
     for name, column in zip(table.column_names, table.columns, strict=True):
-        try:
-            values = column.to_pylist()
-        except Exception:
-            values = column
-        for i, value in enumerate(values):
+        for i, value in enumerate(column):
             try:
-                found[i][name] = value.as_py() if values is column else value
+                found[i][name] = value.as_py()
             except Exception as error:
                 row = found[i] = UnreadableRow(found[i])
                 row.error = ValueError(f"the value of column {name_of(name)!r} cannot be read: {error}")

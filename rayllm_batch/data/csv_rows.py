@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import functools
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from itertools import islice
+from typing import Optional
 
 import pyarrow as pa
 
+from rayllm_batch.data import columns
 from rayllm_batch.data.column_types import is_text
 from rayllm_batch.data.file_text import BLOCK_BYTES, FileText
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED, shown
@@ -26,86 +27,70 @@ def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
     """Of about `size` bytes each. An empty cell is "" in a column of text, and null in one of another type."""
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
     with text.opened() as stream:
-        rows = _Rows(text, text.characters(stream))
+        rows = _rows(text, text.characters(stream))
         names = _header(rows, text)
-        if names is None:
-            return
-        columns = _Columns(names, text)
+        table = _Table(names, text)
         for number, cells, problem in rows:
-            columns.add(number, cells, problem)
-            if columns.size >= size:
-                yield columns.taken()
-        if columns.numbers:
-            yield columns.taken()
+            table.add(number, cells, problem)
+            if table.size >= size:
+                yield table.made()
+                table = _Table(names, text)
+        if table.numbers:
+            yield table.made()
 
 
-class _Rows:
+def _rows(text: FileText, lines: Iterator[str]) -> Iterator[tuple[int, list[str], str]]:
     """Each row's first line, its cells, and why they cannot be read. After such a row it goes on at the next line."""
+    again = deque(islice(lines, TRIED_ROWS))
+    number, tried = 0, 0
+    row: list[str] = []  # the lines of the row at hand
+    if named := _NAMED_SEPARATOR.fullmatch(again[0]) if again else None:
+        again.popleft()
+        number = 1
+    separator = named[1] if named else _separator(list(again), text.path)
 
-    def __init__(self, text: FileText, lines: Iterator[str]) -> None:
-        self._lines, self._number, self._tried = lines, 0, 0
-        self._again: deque[str] = deque()
-        self._row: list[str] = []  # the lines of the row at hand
-        first = [line for _, line in zip(range(TRIED_ROWS), lines, strict=False)]
-        named = _NAMED_SEPARATOR.fullmatch(first[0]) if first else None
-        if named:
-            first, self._number = first[1:], 1
-        self._again.extend(first)
-        self._separator = named[1] if named else _separator(first, text.path)
-
-    def _line(self) -> Iterator[str]:
-        while True:
-            line = self._again.popleft() if self._again else next(self._lines, None)
+    def read() -> Iterator[str]:
+        nonlocal number
+        while (line := again.popleft() if again else next(lines, None)) is not None:
             # In a quote, behind a row that failed further on: it would fail there too. Trying would take the square of
             # the lines.
-            if line is None or self._row and self._number < self._tried:
-                self._again.extendleft([line] if line is not None else [])
+            if row and number < tried:
+                again.appendleft(line)
                 return
-            self._number += 1
-            self._row.append(line)
+            number += 1
+            row.append(line)
             yield line
 
-    def __iter__(self) -> Iterator[tuple[int, list[str], str]]:
-        while True:
-            reader = csv.reader(self._line(), delimiter=self._separator, strict=True)
-            while True:
-                self._row.clear()
-                first = self._number + 1
-                try:
-                    cells = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    why = (
-                        "a quote is opened and not closed"
-                        if "unexpected end" in str(error) or "limit" in str(error)
-                        else str(error)
-                    )
-                    self._again.extendleft(reversed(self._row[1:]))
-                    self._number, self._tried = first, max(self._number, self._tried)
-                    yield first, [], f"is not CSV ({why}): {shown(self._row[0])}."
-                    break
-                if cells:
-                    yield first, cells, ""
-                elif not self._row:
-                    return
+    while True:
+        reader, problem = csv.reader(read(), delimiter=separator, strict=True), ""
+        while not problem:
+            row.clear()
+            first = number + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                is_open = "unexpected end" in str(error) or "limit" in str(error)
+                why = "a quote is opened and not closed" if is_open else str(error)
+                cells, problem = [], f"is not CSV ({why}): {shown(row[0])}."
+                again.extendleft(reversed(row[1:]))
+                number, tried = first, max(number, tried)
+            if cells or problem:
+                yield first, cells, problem
+            elif not row:
+                return
 
 
-class _Columns:
-    """The rows that are not yet in a table."""
+class _Table:
+    """The rows of one table."""
 
     def __init__(self, names: list[str], text: FileText) -> None:
         self._names, self._text, self._options = names, text, text.options
-        self._clear()
-
-    def _clear(self) -> None:
         self.size = 0
         self.numbers: list[int] = []
         self._cells: list[Sequence[Optional[str]]] = []
         self._errors: list[Optional[str]] = []
-
-    def _where(self, number: int) -> str:
-        return f"Line {number} of {self._text.path!r}"
 
     def add(self, number: int, cells: list[str], problem: str) -> None:
         if not problem and len(cells) != len(self._names):
@@ -114,61 +99,56 @@ class _Columns:
                 "with the separator, a quote or a line break in it must be quoted."
             )
         self.numbers.append(number)
-        self._cells.append([None] * len(self._names) if problem else cells)
-        self._errors.append(self._options.bad_row(f"{self._where(number)} {problem}")[BAD_LINE] if problem else None)
+        self._cells.append(cells)
+        self._errors.append(None)
         self.size += sum(map(len, cells)) + 1
+        if problem:
+            self._refuse(-1, f"{self._where(-1)} {problem}")
 
-    def taken(self) -> pa.Table:
-        """The table of them, which then are no longer here."""
-        columns: dict[str, Any] = dict(zip(self._names, map(list, zip(*self._cells, strict=True)), strict=True))
-        for name, values in columns.items():
-            try:
-                columns[name] = pa.array(values, pa.string())
-            except UnicodeEncodeError:
-                self._refuse(
-                    values, lambda where, value: self._text.not_text(value, where) if _NOT_TEXT.search(value) else None
-                )
-                return self.taken()
-        for name, kind in self._options.column_types.items():
+    def made(self) -> pa.Table:
+        made = {}
+        for name, cells in zip(self._names, zip(*self._cells, strict=True), strict=True):
+            kind = self._options.column_types.get(name, pa.string())
             text = is_text(kind) or pa.types.is_string_view(kind)
-            values = [None if value == "" and not text else value for value in columns[name].to_pylist()]
+            values = [None if value == "" and not text else value for value in cells]
             try:
-                columns[name] = pa.array(values, pa.string()).cast(kind)
+                made[name] = pa.array(values, pa.string()).cast(kind)
             except (pa.ArrowException, ValueError) as error:
-                if not self._refuse(values, functools.partial(_not_of_type, name=name, kind=kind)):
+                bad = [(i, why) for i, value in enumerate(values) if value and (why := self._why(i, name, value, kind))]
+                if not bad:
                     raise DatasetError(
                         f"The column {name!r} of {self._text.path!r} cannot be {kind}, as column_types says: {error}"
                     ) from None
-                return self.taken()
+                for i, why in bad:
+                    self._refuse(i, why)
+                return self.made()
         if self._options.keeps:
-            columns[BAD_LINE] = pa.array(self._errors, pa.string())
-        self._clear()
-        return pa.table(columns)
+            made[BAD_LINE] = pa.array(self._errors, pa.string())
+        return pa.table(made)
 
-    def _refuse(self, values: list[Optional[str]], why: Any) -> bool:
-        """Makes bad lines of the rows whose value has a problem, if there are any."""
-        found = False
-        for i, value in enumerate(values):
-            if value is not None and (problem := why(self._where(self.numbers[i]), value)):
-                self._errors[i] = self._options.bad_row(problem)[BAD_LINE]
-                self._cells[i] = [None] * len(self._names)
-                found = True
-        return found
+    def _why(self, i: int, name: str, value: str, kind: pa.DataType) -> str:
+        """Why a value cannot be of its column's type; "" where it can."""
+        if _NOT_TEXT.search(value):
+            return self._text.not_text(value, self._where(i))
+        try:
+            pa.array([value]).cast(kind)
+        except (pa.ArrowException, ValueError):
+            return f"{self._where(i)}: column {name!r} is {shown(value)}, which is no {kind}."
+        return ""
 
+    def _where(self, i: int) -> str:
+        return f"Line {self.numbers[i]} of {self._text.path!r}"
 
-def _not_of_type(where: str, value: str, name: str, kind: pa.DataType) -> Optional[str]:
-    try:
-        pa.array([value]).cast(kind)
-    except (pa.ArrowException, ValueError):
-        return f"{where}: column {name!r} is {shown(value)}, which is no {kind}."
-    return None
+    def _refuse(self, i: int, why: str) -> None:
+        self._errors[i] = self._options.bad_row(why)[BAD_LINE]
+        self._cells[i] = [None] * len(self._names)
 
 
-def _header(rows: _Rows, text: FileText) -> Optional[list[str]]:
-    """The columns' names, or None of a file without lines."""
-    number, names, problem = next(iter(rows), (0, [], ""))
+def _header(rows: Iterator[tuple[int, list[str], str]], text: FileText) -> list[str]:
+    """The columns' names; none of a file without lines."""
+    number, names, problem = next(rows, (0, [], ""))
     if not number:
-        return None
+        return []
     where = f"Line {number} of {text.path!r}, the header,"
     if problem:
         raise DatasetError(f"{where} {problem}")
@@ -188,8 +168,7 @@ def _header(rows: _Rows, text: FileText) -> Optional[list[str]]:
 
 def check_names(names: list[str], path: str) -> None:
     """Raise DatasetError when two columns have one name, or one has a name of ours."""
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise DatasetError(f"{path!r} has the column {', '.join(map(repr, twice))} more than once. Rename one of them.")
+    columns.check_names(names, repr(path))
     if ours := [name for name in names if name.startswith(RESERVED)]:
         raise DatasetError(f"{path!r} has the column {', '.join(map(repr, ours))}, which a run uses. Rename it.")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
+import re
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.file_kind import COMPRESSED, check_folder
+from rayllm_batch.file_kind import COMPRESSED, check_folder, codec_of
 from rayllm_batch.uri import filesystem_of, without_credentials
 
 if TYPE_CHECKING:
@@ -65,27 +66,22 @@ class DatasetFiles:
 def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
     """Resolve a path, a folder, a glob or a URI to the data files it stands for."""
     if not isinstance(dataset_file, (str, os.PathLike)):
-        raise DatasetError(
-            "dataset_file must be the path or URI of a file, a folder or a glob, given a "
-            f"{type(dataset_file).__name__}."
-        )
+        kind = type(dataset_file).__name__
+        raise DatasetError(f"dataset_file must be the path or URI of a file, a folder or a glob, given a {kind}.")
     given = os.fspath(dataset_file)
     if not isinstance(given, str):
         raise DatasetError(f"dataset_file must be text, given {given!r}.")
     filesystem, path = _filesystem(given)
     given = without_credentials(given)
-    wildcard = any(mark in path for mark in "*?[") and not (filesystem is None and os.path.exists(path))
+    wildcard = bool(re.search(r"[*?[]", path)) and not (filesystem is None and os.path.exists(path))
     import pyarrow.fs
 
     fs, folder = filesystem or pyarrow.fs.LocalFileSystem(), None
     try:
         if wildcard:
-            root = path[: min(path.index(mark) for mark in "*?[" if mark in path)].rpartition("/")[0] or (
-                "." if filesystem else "/"
-            )
+            root = re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0] or ("." if filesystem else "/")
             pattern = os.path.normpath(path).split("/")
-            found = [p for p in _visible(_listing(fs, root), root) if _matches(p.split("/"), pattern)]
-            folder = root
+            found, folder = [p for p in _visible(_listing(fs, root), root) if _matches(p.split("/"), pattern)], root
         else:
             info = fs.get_file_info(path)
             if info.type == pyarrow.fs.FileType.NotFound:
@@ -130,11 +126,6 @@ def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def _filesystem(given: str) -> tuple[Optional[pyarrow.fs.FileSystem], str]:
     """The filesystem of a URI and the path on it; None is the local disk, whose path is absolute from now on."""
-    if given.startswith("hf://"):
-        import pyarrow.fs
-        from huggingface_hub import HfFileSystem
-
-        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(HfFileSystem())), given[len("hf://") :]
     if "://" not in given:
         return None, os.path.abspath(os.path.expanduser(given))
     try:
@@ -152,17 +143,14 @@ def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:
 
 def _visible(files: list[str], folder: str) -> list[str]:
     """Not what tools keep beside the data: .ipynb_checkpoints/rows-checkpoint.jsonl, _delta_log/0.json, _SUCCESS."""
-    return [
-        path for path in files if not any(p.startswith((".", "_")) for p in os.path.relpath(path, folder).split("/"))
-    ]
+    return [path for path in files if not re.search(r"(^|/)[._]", os.path.relpath(path, folder))]
 
 
 def _ending(path: str) -> str:
     """Of its name, without that of a compression; "" where it has none."""
-    parts = os.path.basename(path).lower().split(".")
-    if len(parts) > 1 and parts[-1] in COMPRESSED:
-        parts.pop()
-    return parts[-1] if len(parts) > 1 else ""
+    name = os.path.basename(path).lower()
+    unpacked = name.rpartition(".")[0] if codec_of(name) else name
+    return unpacked.rpartition(".")[2] if "." in unpacked else ""
 
 
 def _format_of(path: str) -> Optional[str]:
@@ -173,9 +161,7 @@ def _missing(given: str, path: str, filesystem: Any) -> str:
     text = f"dataset_file {given!r} does not exist"
     if filesystem is not None:
         return text + ". Check the URI and the credentials."
-    text += f" (looked from {os.getcwd()})."
     folder, name = os.path.split(path)
-    names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(name, names, n=1)
-    beside = os.path.join(os.path.dirname(given), near[0]) if near else ""
-    return text + (f" Did you mean {beside!r}?" if near else " Check the path.")
+    near = difflib.get_close_matches(name, os.listdir(folder) if os.path.isdir(folder) else [], n=1)
+    advice = f"Did you mean {os.path.join(os.path.dirname(given), near[0])!r}?" if near else "Check the path."
+    return f"{text} (looked from {os.getcwd()}). {advice}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Optional
 from rayllm_batch.data import columns
 from rayllm_batch.data.column_values import together
 from rayllm_batch.data.data_files import DatasetFiles, find_files
-from rayllm_batch.data.file_part import Reader, is_packed, tasks_of, whole
+from rayllm_batch.data.file_part import Reader, dataset_of, tasks_of, whole
 from rayllm_batch.data.read_options import RAISE, ReadOptions
 from rayllm_batch.errors import DatasetError
+from rayllm_batch.file_kind import codec_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,20 +67,21 @@ def read_dataset_file(
     files = find_files(dataset_file)
     _check_options(files, options)
     reader = Reader(files.fs, files.format, options)
-    sizes = [info.size or 0 for info in _infos(files)]
+    try:
+        sizes = [info.size or 0 for info in files.fs.get_file_info(files.paths)]
+    except OSError as error:
+        raise DatasetError(f"dataset_file {files.given!r} cannot be read: {error}") from None
     if not any(sizes):
         raise DatasetError(f"dataset_file {files.given!r} is empty (0 bytes).")
-    unpacked = sum(size * (UNPACKED if is_packed(path) else 1) for path, size in zip(files.paths, sizes, strict=True))
+    unpacked = sum(size * (UNPACKED if codec_of(path) else 1) for path, size in zip(files.paths, sizes, strict=True))
     is_small = files.filesystem is None and unpacked <= IN_MEMORY_BYTES
     if is_small and (table := _read_local(files, reader, sizes)) is not None:
         return in_blocks(table)
-    from rayllm_batch.data.file_datasource import dataset_of
-
     first = next(path for path, size in zip(files.paths, sizes, strict=True) if size)
-    head = _first_of_file(files, reader, first, HEAD_ROWS)
-    if (head is None or not head.num_rows) and sum(size > 0 for size in sizes) == 1:
+    head = _first_of(reader.tables(whole(files, first), HEAD_BYTES), HEAD_ROWS)
+    if not head.num_rows and sum(size > 0 for size in sizes) == 1:
         raise DatasetError(f"dataset_file {files.given!r} has no rows.")
-    reader = dataclasses.replace(reader, names=tuple(head.column_names) if head else ())
+    reader = dataclasses.replace(reader, names=tuple(head.column_names) if head.num_rows else ())
     dataset = dataset_of(reader, tasks_of(files, sizes, options), sum(sizes))
     setattr(dataset, _FILES, (files, reader))  # whatever is made of it is another Dataset, and does not have this
     return dataset
@@ -89,44 +92,34 @@ def known_rows(dataset: ray.data.Dataset) -> Optional[int]:
 
     From the footers of parquet files, if these are not many.
     """
-    found = _read_from(dataset)
-    return _footers(found[0]) if found and len(found[0].paths) <= COUNTED_FILES else None
+    return _footers(dataset, COUNTED_FILES)
 
 
 def count_rows(dataset: ray.data.Dataset) -> int:
     """The number of rows, if they must all be read for it."""
-    found = _read_from(dataset)
-    counted = _footers(found[0]) if found else None
+    counted = _footers(dataset)
     return dataset.count() if counted is None else counted
 
 
 def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, Any]]]:
     """Of the same Datasets, without Ray, whose tasks would cost seconds; None where that is not possible."""
-    if (found := _read_from(dataset)) is None:
+    if (found := getattr(dataset, _FILES, None)) is None:
         return None
     files, reader = found
-    tables, taken = [], 0
-    for path in files.paths[:OPENED_FILES]:
-        if (table := _first_of_file(files, reader, path, most - taken)) is not None:
-            tables.append(table)
-            taken += table.num_rows
+    tables = (table for path in files.paths[:OPENED_FILES] for table in reader.tables(whole(files, path), HEAD_BYTES))
+    table = _first_of(tables, most)
+    return columns.rows(table) if table.num_rows == most or len(files.paths) <= OPENED_FILES else None
+
+
+def _first_of(tables: Iterable[pa.Table], most: int) -> pa.Table:
+    """Their first rows."""
+    kept, taken = [], 0
+    for table in tables:
+        kept.append(table.slice(0, most - taken))
+        taken += kept[-1].num_rows
         if taken == most:
             break
-    return columns.rows(together(tables)) if taken == most or len(files.paths) <= OPENED_FILES else None
-
-
-def _read_from(dataset: ray.data.Dataset) -> Optional[tuple[DatasetFiles, Reader]]:
-    return getattr(dataset, _FILES, None)
-
-
-def _first_of_file(files: DatasetFiles, reader: Reader, path: str, most: int) -> Optional[pa.Table]:
-    tables, found = [], 0
-    for table in reader.tables(whole(files, path), HEAD_BYTES):
-        tables.append(table.slice(0, most - found))
-        found += tables[-1].num_rows
-        if found == most:
-            break
-    return together(tables) if tables else None
+    return together(kept)
 
 
 def in_blocks(table: pa.Table) -> ray.data.Dataset:
@@ -158,32 +151,23 @@ def _read_local(files: DatasetFiles, reader: Reader, sizes: Sequence[int]) -> Op
                 taken += table.nbytes
                 if taken > UNPACKED * IN_MEMORY_BYTES:
                     return None
-    table = together(tables) if tables else None
-    if table is None or not table.num_rows:
+    table = together(tables)
+    if not table.num_rows:
         raise DatasetError(f"dataset_file {files.given!r} has no rows.")
     return table
 
 
-def _infos(files: DatasetFiles) -> list[Any]:
-    try:
-        return files.fs.get_file_info(files.paths)
-    except OSError as error:
-        raise DatasetError(f"dataset_file {files.given!r} cannot be read: {error}") from None
-
-
 def _check_options(files: DatasetFiles, options: ReadOptions) -> None:
+    file = f"dataset_file {files.given!r} is {files.format}"
     if options.column_types and files.format != "csv":
-        raise DatasetError(
-            f"column_types is for CSV, whose cells are text, but dataset_file {files.given!r} is {files.format}."
-        )
+        raise DatasetError(f"column_types is for CSV, whose cells are text, but {file}.")
     if options.encoding and files.format == "parquet":
-        raise DatasetError(
-            f"dataset_encoding is for CSV and JSON, but dataset_file {files.given!r} is parquet. Leave it out."
-        )
+        raise DatasetError(f"dataset_encoding is for CSV and JSON, but {file}. Leave it out.")
 
 
-def _footers(files: DatasetFiles) -> Optional[int]:
-    if files.format != "parquet":
+def _footers(dataset: ray.data.Dataset, most: float = math.inf) -> Optional[int]:
+    files, _ = getattr(dataset, _FILES, (None, None))
+    if files is None or files.format != "parquet" or len(files.paths) > most:
         return None
     import pyarrow.dataset
 

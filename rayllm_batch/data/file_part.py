@@ -1,10 +1,12 @@
-"""Parts of data files: what one task reads, and the tables of it."""
+"""Parts of data files: what one task of Ray Data reads, and the tables of it."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
 
@@ -15,10 +17,11 @@ from rayllm_batch.data.file_text import BLOCK_BYTES, FileText
 from rayllm_batch.data.json_rows import json_tables
 from rayllm_batch.data.read_options import ReadOptions
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.file_kind import COMPRESSED, HEAD_BYTES, check_kind
+from rayllm_batch.file_kind import HEAD_BYTES, check_kind, codec_of
 
 if TYPE_CHECKING:
     import pyarrow.fs
+    import ray.data
 
 TASK_BYTES = 16 << 20  # of files; some 4,000 articles of 4 KB: what one task reads, and then makes prompts of
 MOST_TASKS = 2000
@@ -49,15 +52,17 @@ class Reader:
 
     def tables(self, part: FilePart, size: int = BLOCK_BYTES, each: Callable = map) -> Iterator[pa.Table]:
         """Of about `size` bytes each. Raises DatasetError with the file, and the line where it has lines."""
-        for table in self._tables(part, size, each):
-            own = set(table.column_names)
-            whole_table = table
+        if self.format == "parquet":
+            tables = _parquet_tables(part, self.fs, size)
+        else:
+            text = FileText(part.path, self.fs, self.format, self.options, part.start, part.stop)
+            tables = json_tables(text, size, each) if self.format == "json" else csv_tables(text, size)
+        for table_of_file in tables:
+            table, own = table_of_file, set(table_of_file.column_names)
             for name, value in part.partition:
                 if name not in own:
-                    whole_table = whole_table.append_column(
-                        name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
-                    )
-            yield whole_table
+                    table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+            yield table
 
     def __call__(self, parts: Sequence[FilePart]) -> Iterator[pa.Table]:
         """Of all parts, one after the other; of each column the types go together."""
@@ -65,12 +70,6 @@ class Reader:
         # Where there is nothing to read, Ray Data would make a block without columns.
         yield next(tables, pa.table({name: pa.nulls(0) for name in self.names}))
         yield from tables
-
-    def _tables(self, part: FilePart, size: int, each: Callable) -> Iterator[pa.Table]:
-        if self.format == "parquet":
-            return _parquet_tables(part, self.fs, size)
-        text = FileText(part.path, self.fs, self.format, self.options, part.start, part.stop)
-        return json_tables(text, size, each) if self.format == "json" else csv_tables(text, size)
 
 
 def whole(files: DatasetFiles, path: str) -> FilePart:
@@ -85,30 +84,48 @@ def tasks_of(files: DatasetFiles, sizes: Sequence[int], options: ReadOptions) ->
     for path, size in zip(files.paths, sizes, strict=True):
         if not size:
             continue  # writers leave empty parts
-        columns = tuple(files.partition(path).items())
-        lines = files.format == "json" and not is_packed(path) and options.encoding is None and not options.keeps
-        lines = lines and (size <= most or _can_be_divided(files, path, options))  # others would read nothing
+        lines = files.format == "json" and not codec_of(path) and options.encoding is None and not options.keeps
+        if lines and size > most:  # the parts of what cannot be divided would read nothing
+            text = FileText(path, files.fs, files.format, options)
+            with text.opened():
+                lines = text.can_be_divided
         of = -(-size // most) if lines or files.format == "parquet" else 1
-        for number in range(of):
-            start, stop = (
-                (size * number // of, size * (number + 1) // of if number + 1 < of else None) if lines else (0, None)
-            )
+        ends = [size * number // of for number in range(of)]
+        for number, (start, stop) in enumerate(zip(ends, [*ends[1:], None], strict=True)):
             if taken and taken + size // of > most:
                 tasks.append([])
                 taken = 0
-            tasks[-1].append(FilePart(path, columns, start, stop, *((number, of) if not lines else ())))
+            place = {"start": start, "stop": stop} if lines else {"number": number, "of": of}
+            tasks[-1].append(dataclasses.replace(whole(files, path), **place))
             taken += size // of
     return tasks
 
 
-def _can_be_divided(files: DatasetFiles, path: str, options: ReadOptions) -> bool:
-    text = FileText(path, files.fs, files.format, options)
-    with text.opened():
-        return text.can_be_divided
+def dataset_of(reader: Reader, tasks: list[list[FilePart]], size: int) -> ray.data.Dataset:
+    """tasks: what each task reads. size: in bytes, of all."""
+    import ray.data
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
 
+    class FileDatasource(Datasource):
+        def get_name(self) -> str:
+            return reader.format.upper()
 
-def is_packed(path: str) -> bool:
-    return path.lower().rpartition(".")[2] in COMPRESSED
+        def estimate_inmemory_data_size(self) -> int:
+            return size
+
+        def get_read_tasks(
+            self, parallelism: int, per_task_row_limit: Optional[int] = None, data_context: Any = None
+        ) -> list[ReadTask]:
+            made = []
+            for parts in tasks:
+                paths = tuple(part.path for part in parts)
+                facts = BlockMetadata(num_rows=None, size_bytes=size // len(tasks), exec_stats=None, input_files=paths)
+                made.append(ReadTask(functools.partial(reader, parts), facts, per_task_row_limit=per_task_row_limit))
+            return made
+
+    # As many blocks as tasks: of fewer tasks Ray Data would cut up the blocks.
+    return ray.data.read_datasource(FileDatasource(), override_num_blocks=len(tasks))
 
 
 def _parquet_tables(part: FilePart, fs: pyarrow.fs.FileSystem, size: int) -> Iterator[pa.Table]:
@@ -125,11 +142,8 @@ def _parquet_tables(part: FilePart, fs: pyarrow.fs.FileSystem, size: int) -> Ite
         ) as file:
             check_names(file.schema_arrow.names, part.path)
             facts = file.metadata
-            groups = list(
-                range(
-                    facts.num_row_groups * part.number // part.of, facts.num_row_groups * (part.number + 1) // part.of
-                )
-            )
+            first, end = (facts.num_row_groups * number // part.of for number in (part.number, part.number + 1))
+            groups = list(range(first, end))
             bytes_ = sum(facts.row_group(group).total_byte_size for group in groups)
             rows = sum(facts.row_group(group).num_rows for group in groups)
             at_once = min(BATCH_ROWS, max(1, size * rows // max(1, bytes_)))

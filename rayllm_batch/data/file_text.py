@@ -14,7 +14,7 @@ import numpy as np
 
 from rayllm_batch.data.read_options import UTF8, ReadOptions, shown
 from rayllm_batch.errors import DatasetError
-from rayllm_batch.file_kind import COMPRESSED, HEAD_BYTES, check_kind
+from rayllm_batch.file_kind import HEAD_BYTES, check_kind, codec_of
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -55,7 +55,7 @@ class FileText:
         """The unpacked bytes behind a byte order mark. Raises DatasetError for what is no such file."""
         import pyarrow as pa
 
-        codec = COMPRESSED.get(self.path.lower().rpartition(".")[2])
+        codec, name = codec_of(self.path), f"dataset_file {self.path!r}"
         try:
             with self.fs.open_input_file(self.path) as raw:
                 self.head = raw.read(HEAD_BYTES)
@@ -68,20 +68,22 @@ class FileText:
                 self.head = self.head[len(bom) :]
                 self.encoding = named or self.options.encoding or UTF8
                 if self.encoding == UTF8 and self.head.count(0) > len(self.head) // 4:
-                    raise DatasetError(self._not_text("it is full of NUL bytes, as UTF-16 is", "utf-16-le"))
+                    raise DatasetError(
+                        self._otherwise_encoded(name, ": it is full of NUL bytes, as UTF-16 is", "utf-16-le")
+                    )
                 stream = pa.CompressedInputStream(raw, codec) if codec else raw
                 stream.read(len(bom))
                 self.begin = len(bom)
                 yield stream
         except FileNotFoundError:
             raise DatasetError(
-                f"dataset_file {self.path!r} does not exist on {socket.gethostname()}. A file of one machine cannot be "
+                f"{name} does not exist on {socket.gethostname()}. A file of one machine cannot be "
                 "read from others: put it where each node can read it."
             ) from None
         except UnicodeError as error:
-            raise DatasetError(self._not_text(str(error), "utf-16")) from None
+            raise DatasetError(self._otherwise_encoded(name, f": {error}", "utf-16")) from None
         except (pa.ArrowException, OSError, EOFError) as error:
-            raise DatasetError(f"dataset_file {self.path!r} cannot be read as {self.format}: {error}") from None
+            raise DatasetError(f"{name} cannot be read as {self.format}: {error}") from None
 
     def blocks(self, size: int = BLOCK_BYTES) -> Iterator[Block]:
         """Of about `size` bytes each, and of more where a line is longer."""
@@ -101,11 +103,10 @@ class FileText:
 
     @property
     def can_be_divided(self) -> bool:
-        packed = self.path.lower().rpartition(".")[2] in COMPRESSED
-        return self.format == "json" and self.encoding == UTF8 and not packed and not self.is_array
+        return self.format == "json" and self.encoding == UTF8 and not codec_of(self.path) and not self.is_array
 
     def _whole_lines(self, stream: IO[bytes], size: int) -> Iterator[bytes]:
-        stop, read = self.stop if self.can_be_divided else None, self.reader(stream)
+        stop, read = self.stop if self.can_be_divided else None, self._reader(stream)
         if self.start:
             self.begin = self.start - 1  # a line begins at `start` if the one before ends there
             stream.seek(self.begin)
@@ -127,9 +128,7 @@ class FileText:
             if not cut:
                 kept.append(piece)
                 if sum(map(len, kept)) > LONGEST_LINE:
-                    raise DatasetError(
-                        f"A line of {self.path!r} is longer than {LONGEST_LINE >> 30} GiB, which is no row."
-                    )
+                    raise self.too_long("A line")
                 continue
             view = memoryview(piece)
             yield b"".join((*kept, view[:cut]))
@@ -139,7 +138,7 @@ class FileText:
         if rest := b"".join(kept):
             yield rest
 
-    def reader(self, stream: IO[bytes]) -> Callable[[int], bytes]:
+    def _reader(self, stream: IO[bytes]) -> Callable[[int], bytes]:
         """Reads about so many bytes of UTF-8."""
         if self.encoding == UTF8:
             return stream.read
@@ -151,12 +150,8 @@ class FileText:
         return io.TextIOWrapper(stream, encoding=self.encoding, errors=self._errors, newline="")
 
     @property
-    def _is_wide(self) -> bool:
-        return self.encoding.startswith(("utf-16", "utf-32"))
-
-    @property
     def _errors(self) -> str:
-        return "surrogatepass" if self._is_wide else "surrogateescape"
+        return "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
 
     def lines_before(self) -> int:
         """The number of the file's lines before this part, which only an error's text needs: it is counted then."""
@@ -166,17 +161,20 @@ class FileText:
                 count += _line_breaks(raw.read(left))[0]
         return count
 
+    def too_long(self, what: str) -> DatasetError:
+        return DatasetError(f"{what} of {self.path!r} is longer than {LONGEST_LINE >> 30} GiB, which is no row.")
+
     def not_text(self, line: str, where: str) -> str:
         """Why a line with lone surrogates in it cannot be read. where: `Line 7 of 'rows.csv'`."""
         first = next(character for character in line if "\ud800" <= character <= "\udfff")
-        what = "half of a surrogate pair" if self._is_wide else f"byte 0x{ord(first) & 0xFF:02x}"
-        return f"{where} is not {self.encoding.upper()} ({what}): {shown(line)}." + self._encodings("cp1252")
+        what = "half of a surrogate pair" if self._errors == "surrogatepass" else f"byte 0x{ord(first) & 0xFF:02x}"
+        return self._otherwise_encoded(where, f" ({what}): {shown(line)}", "cp1252")
 
-    def _not_text(self, why: str, example: str) -> str:
-        return f"dataset_file {self.path!r} is not {self.encoding.upper()}: {why}." + self._encodings(example)
-
-    def _encodings(self, example: str) -> str:
-        return f" Save it as UTF-8, or name its encoding in the workload, such as dataset_encoding={example!r}."
+    def _otherwise_encoded(self, what: str, why: str, example: str) -> str:
+        return (
+            f"{what} is not {self.encoding.upper()}{why}. Save it as UTF-8, or name its encoding in the workload, such "
+            f"as dataset_encoding={example!r}."
+        )
 
 
 @dataclass

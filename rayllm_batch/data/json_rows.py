@@ -7,7 +7,6 @@ what is not so. So Python reads the first rows, and each block that Arrow refuse
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from rayllm_batch.errors import DatasetError, is_deep
 
 LEARNT_FROM = 64 << 10
 DEEP = 100  # brackets in brackets: on the way to a file each takes two of the 1,000 calls in calls that Python makes
-TOO_DEEP = "too many brackets in brackets"
+TOO_DEEP, NO_TEXT, NO_OBJECT = "too many brackets in brackets", "no text", "no object"
 _SPACE = re.compile(r"[ \t\n\r]+")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 types = pa.types
@@ -65,20 +64,17 @@ class LineParser:
         self._add(table_of_rows(rows).schema)
 
     def _add(self, schema: pa.Schema) -> None:
-        if self._known is None:
-            return
-        known = dict(self._known)
+        known = None if self._known is None else dict(self._known)
         for field in schema:
-            if field.name == BAD_LINE:  # a line of its own that has it is a bad one
+            if known is None or field.name == BAD_LINE:  # a line of its own that has it is a bad one
                 continue
             before = known.get(field.name, pa.null())
             if not isinstance(field.type, pa.BaseExtensionType):
                 kind = common_type(before, field.type)
                 known[field.name] = field.type if kind is None else kind
             elif types.is_null(before):
-                self._known = None
-                return
-        self._known = known
+                known = None
+        self._known = known  # at once: threads share it
 
     def _by_arrow(self, block: Block) -> Optional[pa.Table]:
         """None where its table might not be what is there."""
@@ -111,26 +107,20 @@ class LineParser:
 
 
 class _BadLineError(Exception):
-    """args: what is wrong; "" for a value that is no object, "text" for bytes that are no text."""
-
-
-class _UnfitError(_BadLineError):
-    pass
+    """args: what is wrong (NO_TEXT, NO_OBJECT, or in words), and whether the line is JSON."""
 
 
 def _row(line: str) -> dict[str, Any]:
     if not line.isascii() and _NOT_TEXT.search(line):
-        raise _BadLineError("text")
+        raise _BadLineError(NO_TEXT, False)
     try:
         row = json.loads(line)
-    except RecursionError:
-        raise _BadLineError(TOO_DEEP) from None
-    except ValueError as error:
-        raise _BadLineError(str(error)) from None
+    except (RecursionError, ValueError) as error:
+        raise _BadLineError(TOO_DEEP if isinstance(error, RecursionError) else str(error), False) from None
     if type(row) is not dict:
-        raise _BadLineError("")
+        raise _BadLineError(NO_OBJECT, True)
     if why := _unfit(row, line.count("{") + line.count("[")):
-        raise _UnfitError(why)
+        raise _BadLineError(why, True)
     return row
 
 
@@ -147,31 +137,22 @@ def _unfit(row: dict[str, Any], brackets: int) -> str:
 
 
 def _why(problem: _BadLineError, number: int, lines: list[str], block: Block) -> str:
-    (what,), line, where = problem.args, lines[number], block.line(number)
-    if what == "text":
+    (what, is_json), line, where = problem.args, lines[number], block.line(number)
+    if what == NO_TEXT:
         return block.text.not_text(line, where)
-    if isinstance(problem, _UnfitError):
-        return f"{where}: {what}: {shown(line)}."
-    if not what:
+    if what == NO_OBJECT:
         return f'{where} must be a JSON object such as {{"article": "..."}}, given {shown(line)}.'
-    hint = ""
-    if (
-        line.strip() == "{"
-        or line.strip().startswith("{")
-        and number + 1 < len(lines)
-        and lines[number + 1].startswith((" ", "\t"))
-    ):
-        hint = (
-            " It looks like one object over several lines (pretty-printed): write each on one line, or all as one JSON "
-            "array."
-        )
-    return f"{where} is not JSON ({what}): {shown(line)}. Each line must be one JSON object.{hint}"
+    if is_json:
+        return f"{where}: {what}: {shown(line)}."
+    start, following = line.strip(), "".join(lines[number + 1 : number + 2])
+    is_pretty = start == "{" or start.startswith("{") and following.startswith((" ", "\t"))
+    hint = " It looks like one pretty-printed object: write each on one line, or all as one JSON array."
+    return f"{where} is not JSON ({what}): {shown(line)}. Each line must be one JSON object.{hint if is_pretty else ''}"
 
 
 def _array_tables(text: FileText, size: int) -> Iterator[pa.Table]:
     rows, taken, number = [], 0, 0
-    for item, length in _Array(text, size).items():
-        number += 1
+    for number, (item, length) in enumerate(_Array(text, size).items(), start=1):
         why = ""
         if type(item) is not dict:
             what = shown(json.dumps(item))
@@ -198,19 +179,16 @@ class _Array:
 
     def items(self) -> Iterator[tuple[Any, int]]:
         """Each, and the length of its text."""
-        decoder = codecs.getincrementaldecoder(UTF8)("surrogateescape")
         with self._text.opened() as stream:
-            read = self._text.reader(stream)
+            characters = self._text.characters(stream)
 
             def more() -> bool:
                 self._lines += self._buffer.count("\n", 0, self._at)
                 left = self._buffer[self._at :]
                 if len(left) > LONGEST_LINE:
-                    raise DatasetError(
-                        f"An item of {self._text.path!r} is longer than {LONGEST_LINE >> 30} GiB, which is no row."
-                    )
-                piece = read(max(self._size, len(left)))
-                self._buffer, self._at = left + decoder.decode(piece, final=not piece), 0
+                    raise self._text.too_long("An item")
+                piece = characters.read(max(self._size, len(left)))
+                self._buffer, self._at = left + piece, 0
                 if found := _NOT_TEXT.search(self._buffer, len(left)):
                     start, end = self._buffer.rfind("\n", 0, found.start()) + 1, found.start() + 20
                     raise DatasetError(self._text.not_text(self._buffer[start:end], self._where(found.start())))
@@ -223,19 +201,19 @@ class _Array:
                     if self._at < len(self._buffer) or not more():
                         return self._buffer[self._at : self._at + 1]
 
-            next_character()
-            self._at += 1
-            if next_character() == "]":
+            def taken() -> str:
+                character = next_character()
                 self._at += 1
-            else:
-                while True:
-                    next_character()
-                    yield self._item(more)
-                    if next_character() not in (",", "]"):
-                        raise self._error("expecting ',' or ']'", self._at)
-                    self._at += 1
-                    if self._buffer[self._at - 1] == "]":
-                        break
+                return character
+
+            taken()  # [
+            mark = taken() if next_character() == "]" else ","
+            while mark == ",":
+                next_character()
+                yield self._item(more)
+                mark = taken()
+                if mark not in (",", "]"):
+                    raise self._error("expecting ',' or ']'", self._at - 1)
             if next_character():
                 raise self._error("there is more behind the array", self._at)
 
@@ -271,21 +249,18 @@ def _with_bad_lines(table: pa.Table, options: ReadOptions) -> pa.Table:
 
 def table_of_rows(rows: list[dict[str, Any]]) -> pa.Table:
     names = dict.fromkeys(chain.from_iterable(rows))
-    if names:
-        return pa.table({name: column_of([row.get(name) for row in rows]) for name in names})
-    return pa.Table.from_batches(
-        [pa.RecordBatch.from_struct_array(pa.array(rows, pa.struct([])))]
-    )  # rows without a column are rows
+    if not names:  # they are rows still
+        return pa.Table.from_struct_array(pa.array(rows, pa.struct([])))
+    return pa.table({name: column_of([row.get(name) for row in rows]) for name in names})
 
 
 def _is_utf8(content: bytes) -> bool:
-    if content.isascii():
-        return True
-    offsets = pa.py_buffer(np.array([0, len(content)], np.int32))
-    try:
-        pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(content)]).cast(pa.string())
-    except pa.ArrowInvalid:
-        return False
+    if not content.isascii():
+        offsets = pa.py_buffer(np.array([0, len(content)], np.int32))  # not decoded, which takes longer
+        try:
+            pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(content)]).cast(pa.string())
+        except pa.ArrowInvalid:
+            return False
     return True
 
 

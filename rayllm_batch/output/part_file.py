@@ -15,9 +15,8 @@ from typing import Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch.data.column_json import from_json, to_json
+from rayllm_batch.data.column_json import from_json, from_jsonl, to_json, to_jsonl
 from rayllm_batch.data.column_types import is_objects, objects_type
-from rayllm_batch.data.jsonl import from_jsonl, to_jsonl
 
 
 @dataclass(frozen=True)

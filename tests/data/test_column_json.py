@@ -17,9 +17,8 @@ import pyarrow as pa
 import pytest
 from column_samples import PLAIN, rays
 
-from rayllm_batch.data.column_json import _object_json, foreign, from_json, to_json
+from rayllm_batch.data.column_json import _object_json, foreign, from_json, from_jsonl, to_json, to_jsonl
 from rayllm_batch.data.column_values import objects, plain
-from rayllm_batch.data.jsonl import from_jsonl, to_jsonl
 
 NAMES = [*PLAIN, "tensors", "tensors of fractions", "tensors of other shapes", "Arrow's tensors", "objects"]
 

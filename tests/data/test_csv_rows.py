@@ -221,7 +221,7 @@ def test_lines_far_down_are_numbered_in_small_blocks(put: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"id,text,id\n1,2,3\n", ["column 'id' more than once"]),
+        (b"id,text,id\n1,2,3\n", ["several columns of the name 'id'"]),
         (b",text\n0,a\n", ["column 1 of 2", "index=False"]),
         (b"a,,b,\n1,2,3,4\n", ["column 2, 4 of 4"]),
         (b"caf\xe9,b\n1,2\n", ["Line 1", "the header", "not UTF-8"]),

@@ -429,7 +429,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> Any:
         dataset.reader, dataset.tasks = reader, tasks
         return dataset
 
-    monkeypatch.setattr("rayllm_batch.data.file_datasource.dataset_of", made)
+    monkeypatch.setattr(dataset_file, "dataset_of", made)
     monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)
     return dataset_file.read_dataset_file
 
@@ -523,7 +523,7 @@ def test_parquet_with_a_column_twice(put: Any) -> None:
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), sink)
     message = refusal(put("twice.parquet", sink.getvalue().to_pybytes()))
-    assert "twice.parquet" in message and "'text' more than once" in message
+    assert "twice.parquet" in message and "several columns of the name 'text'" in message
 
 
 def test_parquet_with_a_column_of_a_name_that_a_run_uses(put: Any) -> None:
@@ -577,8 +577,8 @@ def test_the_first_rows_of_a_large_file_take_little_memory(tmp_path: Path) -> No
     code = f"""
 import re
 from pathlib import Path
-from rayllm_batch.data.dataset_file import _first_of_file, find_files
-from rayllm_batch.data.file_part import Reader
+from rayllm_batch.data.dataset_file import _first_of, find_files
+from rayllm_batch.data.file_part import Reader, whole
 from rayllm_batch.data.read_options import ReadOptions
 import pyarrow.parquet
 
@@ -587,7 +587,8 @@ def most_so_far():  # in KiB; getrusage has what the parent had too
 
 begun = most_so_far()
 files = find_files({str(path)!r})
-assert _first_of_file(files, Reader(files.fs, "parquet", ReadOptions()), files.paths[0], 256).num_rows == 256
+tables = Reader(files.fs, "parquet", ReadOptions()).tables(whole(files, files.paths[0]), 1 << 20)
+assert _first_of(tables, 256).num_rows == 256
 print(most_so_far() - begun)
 """
     run = subprocess.run(
