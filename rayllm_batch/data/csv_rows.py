@@ -11,12 +11,13 @@ from typing import Optional
 
 import pyarrow as pa
 
-from rayllm_batch.data import columns
 from rayllm_batch.data.column_types import is_text
-from rayllm_batch.data.file_text import BLOCK_BYTES, FileText
+from rayllm_batch.data.columns import check_names as check_columns
+from rayllm_batch.data.file_text import BLOCK_BYTES, FileText, in_batches
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED, shown
 from rayllm_batch.errors import DatasetError, did_you_mean
 
+Row = tuple[int, list[str], str]  # its first line's number, its cells, and why they cannot be read: " is not CSV"
 LONGEST_CELL = 1 << 28
 TRIED_ROWS = 20  # to find the separator
 _NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # the first line of what Excel is to read
@@ -29,18 +30,12 @@ def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
     with text.opened() as stream:
         rows = _rows(text, text.characters(stream))
         names = _header(rows, text)
-        table = _Table(names, text)
-        for number, cells, problem in rows:
-            table.add(number, cells, problem)
-            if table.size >= size:
-                yield table.made()
-                table = _Table(names, text)
-        if table.numbers:
-            yield table.made()
+        for batch in in_batches(((row, 1 + sum(map(len, row[1]))) for row in rows), size):
+            yield _table(batch, names, text)
 
 
-def _rows(text: FileText, lines: Iterator[str]) -> Iterator[tuple[int, list[str], str]]:
-    """Each row's first line, its cells, and why they cannot be read. After such a row it goes on at the next line."""
+def _rows(text: FileText, lines: Iterator[str]) -> Iterator[Row]:
+    """After a row that cannot be read it goes on at the next line."""
     again = deque(islice(lines, TRIED_ROWS))
     number, tried = 0, 0
     row: list[str] = []  # the lines of the row at hand
@@ -73,7 +68,7 @@ def _rows(text: FileText, lines: Iterator[str]) -> Iterator[tuple[int, list[str]
             except csv.Error as error:
                 is_open = "unexpected end" in str(error) or "limit" in str(error)
                 why = "a quote is opened and not closed" if is_open else str(error)
-                cells, problem = [], f"is not CSV ({why}): {shown(row[0])}."
+                cells, problem = [], f" is not CSV ({why}): {shown(row[0])}."
                 again.extendleft(reversed(row[1:]))
                 number, tried = first, max(number, tried)
             if cells or problem:
@@ -82,76 +77,57 @@ def _rows(text: FileText, lines: Iterator[str]) -> Iterator[tuple[int, list[str]
                 return
 
 
-class _Table:
-    """The rows of one table."""
-
-    def __init__(self, names: list[str], text: FileText) -> None:
-        self._names, self._text, self._options = names, text, text.options
-        self.size = 0
-        self.numbers: list[int] = []
-        self._cells: list[Sequence[Optional[str]]] = []
-        self._errors: list[Optional[str]] = []
-
-    def add(self, number: int, cells: list[str], problem: str) -> None:
-        if not problem and len(cells) != len(self._names):
+def _table(rows: list[Row], names: list[str], text: FileText) -> pa.Table:
+    cells: list[Sequence[Optional[str]]] = []
+    errors: list[Optional[str]] = []
+    for number, row, given_problem in rows:
+        problem = given_problem
+        if not problem and len(row) != len(names):
             problem = (
-                f"has {len(cells)} cell(s) where the header has {len(self._names)}: {shown(','.join(cells))}. A cell "
-                "with the separator, a quote or a line break in it must be quoted."
+                f" has {len(row)} cell(s) where the header has {len(names)}: {shown(','.join(row))}. A cell with the "
+                "separator, a quote or a line break in it must be quoted."
             )
-        self.numbers.append(number)
-        self._cells.append(cells)
-        self._errors.append(None)
-        self.size += sum(map(len, cells)) + 1
-        if problem:
-            self._refuse(-1, f"{self._where(-1)} {problem}")
-
-    def made(self) -> pa.Table:
-        made = {}
-        for name, cells in zip(self._names, zip(*self._cells, strict=True), strict=True):
-            kind = self._options.column_types.get(name, pa.string())
-            text = is_text(kind) or pa.types.is_string_view(kind)
-            values = [None if value == "" and not text else value for value in cells]
-            try:
-                made[name] = pa.array(values, pa.string()).cast(kind)
-            except (pa.ArrowException, ValueError) as error:
-                bad = [(i, why) for i, value in enumerate(values) if value and (why := self._why(i, name, value, kind))]
-                if not bad:
-                    raise DatasetError(
-                        f"The column {name!r} of {self._text.path!r} cannot be {kind}, as column_types says: {error}"
-                    ) from None
-                for i, why in bad:
-                    self._refuse(i, why)
-                return self.made()
-        if self._options.keeps:
-            made[BAD_LINE] = pa.array(self._errors, pa.string())
-        return pa.table(made)
-
-    def _why(self, i: int, name: str, value: str, kind: pa.DataType) -> str:
-        """Why a value cannot be of its column's type; "" where it can."""
-        if _NOT_TEXT.search(value):
-            return self._text.not_text(value, self._where(i))
+        where = f"Line {number} of {text.path!r}"
+        errors.append(text.options.bad_row(where + problem)[BAD_LINE] if problem else None)
+        cells.append([None] * len(names) if problem else row)
+    columns = {}
+    for name, column in zip(names, zip(*cells, strict=True), strict=True):
+        kind = text.options.column_types.get(name, pa.string())
+        has_empty = is_text(kind) or pa.types.is_string_view(kind)
+        values = [None if value == "" and not has_empty else value for value in column]
         try:
-            pa.array([value]).cast(kind)
-        except (pa.ArrowException, ValueError):
-            return f"{self._where(i)}: column {name!r} is {shown(value)}, which is no {kind}."
-        return ""
+            columns[name] = pa.array(values, pa.string()).cast(kind)
+        except (pa.ArrowException, ValueError) as error:
+            found = [_problem(value, name, kind, text) if value else "" for value in values]
+            if not any(found):
+                why = f"cannot be {kind}, as column_types says: {error}"
+                raise DatasetError(f"The column {name!r} of {text.path!r} {why}") from None
+            again = [(n, row, known or new) for (n, row, known), new in zip(rows, found, strict=True)]
+            return _table(again, names, text)
+    if text.options.keeps:
+        columns[BAD_LINE] = pa.array(errors, pa.string())
+    return pa.table(columns)
 
-    def _where(self, i: int) -> str:
-        return f"Line {self.numbers[i]} of {self._text.path!r}"
 
-    def _refuse(self, i: int, why: str) -> None:
-        self._errors[i] = self._options.bad_row(why)[BAD_LINE]
-        self._cells[i] = [None] * len(self._names)
+def _problem(value: str, name: str, kind: pa.DataType, text: FileText) -> str:
+    """Why a value cannot be of its column's type; "" where it can."""
+    if _NOT_TEXT.search(value):
+        return text.not_text(value, "")
+    try:
+        pa.array([value]).cast(kind)
+    except (pa.ArrowException, ValueError):
+        return f": column {name!r} is {shown(value)}, which is no {kind}."
+    return ""
 
 
-def _header(rows: Iterator[tuple[int, list[str], str]], text: FileText) -> list[str]:
+def _header(rows: Iterator[Row], text: FileText) -> list[str]:
     """The columns' names; none of a file without lines."""
     number, names, problem = next(rows, (0, [], ""))
     if not number:
         return []
     where = f"Line {number} of {text.path!r}, the header,"
     if problem:
-        raise DatasetError(f"{where} {problem}")
+        raise DatasetError(f"{where}{problem}")
     if damaged := next((name for name in names if _NOT_TEXT.search(name)), None):
         raise DatasetError(text.not_text(damaged, where))
     if unnamed := [str(i) for i, name in enumerate(names, start=1) if not name.strip()]:
@@ -168,7 +144,7 @@ def _header(rows: Iterator[tuple[int, list[str], str]], text: FileText) -> list[
 
 def check_names(names: list[str], path: str) -> None:
     """Raise DatasetError when two columns have one name, or one has a name of ours."""
-    columns.check_names(names, repr(path))
+    check_columns(names, repr(path))
     if ours := [name for name in names if name.startswith(RESERVED)]:
         raise DatasetError(f"{path!r} has the column {', '.join(map(repr, ours))}, which a run uses. Rename it.")
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rayllm_batch.data.column_values import steady
 from rayllm_batch.data.csv_rows import check_names, csv_tables
 from rayllm_batch.data.data_files import DatasetFiles
-from rayllm_batch.data.file_text import BLOCK_BYTES, FileText
+from rayllm_batch.data.file_text import BLOCK_BYTES, FileText, in_batches
 from rayllm_batch.data.json_rows import json_tables
 from rayllm_batch.data.read_options import ReadOptions
 from rayllm_batch.errors import DatasetError
@@ -147,14 +147,8 @@ def _parquet_tables(part: FilePart, fs: pyarrow.fs.FileSystem, size: int) -> Ite
             bytes_ = sum(facts.row_group(group).total_byte_size for group in groups)
             rows = sum(facts.row_group(group).num_rows for group in groups)
             at_once = min(BATCH_ROWS, max(1, size * rows // max(1, bytes_)))
-            batches, taken = [], 0
-            for batch in file.iter_batches(batch_size=at_once, row_groups=groups) if rows else ():
-                batches.append(batch)
-                taken += batch.nbytes
-                if taken >= size:
-                    yield pa.Table.from_batches(batches).combine_chunks()
-                    batches, taken = [], 0
-            if batches:
+            found = file.iter_batches(batch_size=at_once, row_groups=groups) if rows else ()
+            for batches in in_batches(((batch, batch.nbytes) for batch in found), size):
                 yield pa.Table.from_batches(batches).combine_chunks()
             if not rows and not part.number:
                 yield file.schema_arrow.empty_table()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import io
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Optional
+from typing import IO, TYPE_CHECKING, Optional, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rayllm_batch.file_kind import HEAD_BYTES, check_kind, codec_of
 if TYPE_CHECKING:
     import pyarrow.fs
 
+Item = TypeVar("Item")
 BLOCK_BYTES = 4 << 20
 LONGEST_LINE = 1 << 30
 CACHED_BYTES = 128 << 10  # what a comparison makes of so many stays in the processor's cache
@@ -68,9 +69,7 @@ class FileText:
                 self.head = self.head[len(bom) :]
                 self.encoding = named or self.options.encoding or UTF8
                 if self.encoding == UTF8 and self.head.count(0) > len(self.head) // 4:
-                    raise DatasetError(
-                        self._otherwise_encoded(name, ": it is full of NUL bytes, as UTF-16 is", "utf-16-le")
-                    )
+                    raise DatasetError(self._misread(name, ": it is full of NUL bytes, as UTF-16 is", "utf-16-le"))
                 stream = pa.CompressedInputStream(raw, codec) if codec else raw
                 stream.read(len(bom))
                 self.begin = len(bom)
@@ -81,7 +80,7 @@ class FileText:
                 "read from others: put it where each node can read it."
             ) from None
         except UnicodeError as error:
-            raise DatasetError(self._otherwise_encoded(name, f": {error}", "utf-16")) from None
+            raise DatasetError(self._misread(name, f": {error}", "utf-16")) from None
         except (pa.ArrowException, OSError, EOFError) as error:
             raise DatasetError(f"{name} cannot be read as {self.format}: {error}") from None
 
@@ -168,9 +167,9 @@ class FileText:
         """Why a line with lone surrogates in it cannot be read. where: `Line 7 of 'rows.csv'`."""
         first = next(character for character in line if "\ud800" <= character <= "\udfff")
         what = "half of a surrogate pair" if self._errors == "surrogatepass" else f"byte 0x{ord(first) & 0xFF:02x}"
-        return self._otherwise_encoded(where, f" ({what}): {shown(line)}", "cp1252")
+        return self._misread(where, f" ({what}): {shown(line)}", "cp1252")
 
-    def _otherwise_encoded(self, what: str, why: str, example: str) -> str:
+    def _misread(self, what: str, why: str, example: str) -> str:
         return (
             f"{what} is not {self.encoding.upper()}{why}. Save it as UTF-8, or name its encoding in the workload, such "
             f"as dataset_encoding={example!r}."
@@ -196,6 +195,19 @@ class Block:
     def line(self, number: int) -> str:
         """`Line 7 of 'rows.jsonl'`, for the block's line `number`, counted from 0."""
         return f"Line {self.text.lines_before() + self.before + number + 1} of {self.text.path!r}"
+
+
+def in_batches(items: Iterable[tuple[Item, int]], size: int) -> Iterator[list[Item]]:
+    """Lists of the items that come with their sizes; all but the last are at least `size` large."""
+    kept, taken = [], 0
+    for item, item_size in items:
+        kept.append(item)
+        taken += item_size
+        if taken >= size:
+            yield kept
+            kept, taken = [], 0
+    if kept:
+        yield kept
 
 
 def _line_breaks(content: bytes) -> tuple[int, int]:

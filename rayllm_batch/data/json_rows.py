@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from rayllm_batch.data.column_types import common_type
 from rayllm_batch.data.column_values import column_of
-from rayllm_batch.data.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText
+from rayllm_batch.data.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText, in_batches
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown
 from rayllm_batch.errors import DatasetError, is_deep
 
@@ -35,7 +35,8 @@ def json_tables(text: FileText, size: int = BLOCK_BYTES, each: Callable = map) -
     """Of about `size` bytes each. each: map, or that of an executor whose threads parse side by side."""
     yield from each(LineParser(text.options).table, text.blocks(size))
     if text.is_array and not text.start:
-        yield from _array_tables(text, size)
+        for rows in in_batches(_array_rows(text, size), size):
+            yield _with_bad_lines(table_of_rows(rows), text.options)
 
 
 class LineParser:
@@ -150,24 +151,18 @@ def _why(problem: _BadLineError, number: int, lines: list[str], block: Block) ->
     return f"{where} is not JSON ({what}): {shown(line)}. Each line must be one JSON object.{hint if is_pretty else ''}"
 
 
-def _array_tables(text: FileText, size: int) -> Iterator[pa.Table]:
-    rows, taken, number = [], 0, 0
+def _array_rows(text: FileText, size: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each, and the length of its text."""
+    number, wanted = 0, f"dataset_file {text.path!r} must hold an array of JSON objects"
     for number, (item, length) in enumerate(_Array(text, size).items(), start=1):
-        why = ""
         if type(item) is not dict:
-            what = shown(json.dumps(item))
-            why = f"dataset_file {text.path!r} must hold an array of JSON objects, but item {number} is {what}."
+            yield text.options.bad_row(f"{wanted}, but item {number} is {shown(json.dumps(item))}."), length
         elif unfit := _unfit(item, length // 2):
-            why = f"Item {number} of {text.path!r}: {unfit}."
-        rows.append(text.options.bad_row(why) if why else item)
-        taken += length
-        if taken >= size:
-            yield _with_bad_lines(table_of_rows(rows), text.options)
-            rows, taken = [], 0
+            yield text.options.bad_row(f"Item {number} of {text.path!r}: {unfit}."), length
+        else:
+            yield item, length
     if not number:
-        raise DatasetError(f"dataset_file {text.path!r} must hold an array of JSON objects, at least one.")
-    if rows:
-        yield _with_bad_lines(table_of_rows(rows), text.options)
+        raise DatasetError(f"{wanted}, at least one.")
 
 
 class _Array:

@@ -1,4 +1,4 @@
-"""Columns of every type go through what a run does with blocks, whatever types other blocks have; values stay what they were."""
+"""Columns of every type go through what a run does with blocks, whatever types others have; values stay."""
 
 from __future__ import annotations
 

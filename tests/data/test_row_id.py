@@ -174,7 +174,7 @@ def test_unique_ids_against_a_set(seed: int) -> None:
 
 
 def test_unique_ids_of_many_small_batches_are_merged() -> None:
-    """Each id is sorted again about log2(n) times; sorting all of them with each batch took hours for a million rows."""
+    """Each id is sorted again about log2(n) times; sorting all with each batch took hours for a million rows."""
     unique, ids = UniqueIds(), np.random.default_rng(0).integers(0, 2**63, (64_000, 2), dtype=np.uint64)
     for start in range(0, len(ids), 64):
         assert not unique.add(ids[start : start + 64]).any()
