@@ -17,14 +17,8 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"),
     *((magic, f"{name} data") for name, magic in _MAGIC.items()),
     (b"PAR1", "a parquet file; name it .parquet"),
-    (
-        b"ARROW1",
-        "an Arrow (Feather) file; ray.data.from_arrow(pyarrow.feather.read_table(path)) reads it in load_dataset",
-    ),
-    (
-        b"\xff\xff\xff\xff",
-        "an Arrow stream; datasets.Dataset.from_file(path) and ray.data.from_huggingface read it in load_dataset",
-    ),
+    (b"ARROW1", "an Arrow (Feather) file; in load_dataset, ray.data.from_arrow(pyarrow.feather.read_table(path))"),
+    (b"\xff\xff\xff\xff", "an Arrow stream; in load_dataset, ray.data.from_huggingface(Dataset.from_file(path))"),
     (b"ORC", "an ORC file; ray.data.read_orc(path) reads it in load_dataset"),
     (b"Obj\x01", "an Avro file; ray.data.read_avro(path) reads it in load_dataset"),
     (b"\xd0\xcf\x11\xe0", "an old Office file, such as .xls; save it as CSV UTF-8"),
@@ -97,9 +91,8 @@ def check_folder(given: str, files: Sequence[str]) -> None:
     names = {os.path.basename(file) for file in files}
     folders = {folder for file in files for folder in os.path.dirname(file).split("/")}
     table = None
-    if names & {"state.json", "dataset_dict.json"} and (
-        "dataset_info.json" in names or any(name.endswith(".arrow") for name in names)
-    ):
+    has_tables = "dataset_info.json" in names or any(name.endswith(".arrow") for name in names)
+    if has_tables and names & {"state.json", "dataset_dict.json"}:
         which = '["train"]' if "dataset_dict.json" in names else ""
         raise DatasetError(
             f"dataset_file {given!r} was made by save_to_disk of the datasets library. Read it in load_dataset: return "

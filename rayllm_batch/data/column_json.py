@@ -1,4 +1,4 @@
-"""A column of any Arrow type as JSON values, a table as JSON lines, and back: with its type, every value is again what it was.
+"""A column of any Arrow type as JSON, a table as JSON lines, and back: with its type, each value is what it was.
 
 NaN and the infinities are text ("NaN", "Infinity", "-Infinity"), bytes base64, times, decimals and durations text
 (those beyond what text can say are their number), maps lists of [key, value]. Python objects are what JSON calls them;

@@ -58,8 +58,7 @@ def is_sure(kind: pa.DataType, wider: pa.DataType, times: bool = False) -> bool:
         return is_sure(kind.key_type, wider.key_type, times) and is_sure(kind.item_type, wider.item_type, times)
     if types.is_decimal(kind) and types.is_decimal(wider) and kind.scale != wider.scale:  # 1.5 would be 1.50
         return False
-    alike = (types.is_integer, types.is_floating, is_text, is_bytes, types.is_decimal, *(_TIMES if times else ()))
-    return _wider(kind, wider, times) == wider and any(test(kind) and test(wider) for test in alike)
+    return _wider(kind, wider, times) == wider and types.is_integer(kind) == types.is_integer(wider)  # 1 would be 1.0
 
 
 # A line a kind.

@@ -79,9 +79,7 @@ def without_taken(table: pa.Table, taken: Sequence[str]) -> pa.Table:
             return table
         why = table.column(BAD_LINE).to_pylist()
     for name in names:
-        ours = (
-            f"The row has the column {name!r}, which the output adds or a run uses. Rename or drop it in load_dataset."
-        )
+        ours = f"The row has the column {name!r}, which a run adds or uses. Rename or drop it in load_dataset."
         for i in np.flatnonzero(table.column(name).is_valid().to_numpy()):
             why[i] = why[i] or ours
     return table.drop_columns(names).append_column(BAD_LINE, pa.array(why, pa.string())) if names else table

@@ -87,8 +87,8 @@ def _table(rows: list[Row], names: list[str], text: FileText) -> pa.Table:
                 f" has {len(row)} cell(s) where the header has {len(names)}: {shown(','.join(row))}. A cell with the "
                 "separator, a quote or a line break in it must be quoted."
             )
-        where = f"Line {number} of {text.path!r}"
-        errors.append(text.options.bad_row(where + problem)[BAD_LINE] if problem else None)
+        bad = text.options.bad_row(f"Line {number} of {text.path!r}{problem}") if problem else {}
+        errors.append(bad.get(BAD_LINE))
         cells.append([None] * len(names) if problem else row)
     columns = {}
     for name, column in zip(names, zip(*cells, strict=True), strict=True):

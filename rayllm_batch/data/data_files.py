@@ -9,7 +9,7 @@ import re
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.file_kind import COMPRESSED, check_folder, codec_of
@@ -32,7 +32,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """What `dataset_file` resolved to: sorted paths of one format on one filesystem (None: the local disk, absolute).
+    """What `dataset_file` resolved to: sorted paths of one format on one filesystem; on the local disk absolute.
 
     folder: of a folder, its path: names such as lang=de below it are columns.
     """
@@ -40,14 +40,9 @@ class DatasetFiles:
     given: str
     format: str
     paths: list[str]
-    filesystem: Optional[pyarrow.fs.FileSystem]
+    fs: pyarrow.fs.FileSystem
+    is_local: bool
     folder: Optional[str] = None
-
-    @property
-    def fs(self) -> pyarrow.fs.FileSystem:
-        import pyarrow.fs
-
-        return self.filesystem or pyarrow.fs.LocalFileSystem()
 
     def partition(self, path: str) -> dict[str, Optional[str]]:
         """The columns that the names of a file's folders hold, as text: {"lang": "de"} of corpus/lang=de/part.parquet.
@@ -71,21 +66,21 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
     given = os.fspath(dataset_file)
     if not isinstance(given, str):
         raise DatasetError(f"dataset_file must be text, given {given!r}.")
-    filesystem, path = _filesystem(given)
+    fs, path, is_local = _filesystem(given)
     given = without_credentials(given)
-    wildcard = bool(re.search(r"[*?[]", path)) and not (filesystem is None and os.path.exists(path))
+    wildcard = bool(re.search(r"[*?[]", path)) and not (is_local and os.path.exists(path))
     import pyarrow.fs
 
-    fs, folder = filesystem or pyarrow.fs.LocalFileSystem(), None
+    folder = None
     try:
         if wildcard:
-            root = re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0] or ("." if filesystem else "/")
+            root = re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0] or ("/" if is_local else ".")
             pattern = os.path.normpath(path).split("/")
             found, folder = [p for p in _visible(_listing(fs, root), root) if _matches(p.split("/"), pattern)], root
         else:
             info = fs.get_file_info(path)
             if info.type == pyarrow.fs.FileType.NotFound:
-                raise DatasetError(_missing(given, path, filesystem))
+                raise DatasetError(_missing(given, path, is_local))
             found = [path]
             if not info.is_file:
                 found, folder = _listing(fs, path), os.path.normpath(path)
@@ -112,7 +107,7 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
             f"dataset_file {given!r} has an unknown ending. Known: {', '.join('.' + e for e in FORMATS)}, "
             f"also with {', '.join('.' + c for c in COMPRESSED)} behind it."
         )
-    return DatasetFiles(given, kinds[0], data, filesystem, folder)
+    return DatasetFiles(given, kinds[0], data, fs, is_local, folder)
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -124,12 +119,14 @@ def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
-def _filesystem(given: str) -> tuple[Optional[pyarrow.fs.FileSystem], str]:
-    """The filesystem of a URI and the path on it; None is the local disk, whose path is absolute from now on."""
+def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
+    """The filesystem of a path or a URI, the path on it, and whether it was a path: this is absolute from now on."""
+    import pyarrow.fs
+
     if "://" not in given:
-        return None, os.path.abspath(os.path.expanduser(given))
+        return pyarrow.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(given)), True
     try:
-        return filesystem_of(given)
+        return *filesystem_of(given), False
     except OSError as error:
         raise DatasetError(f"dataset_file {without_credentials(given)!r} cannot be opened: {error}") from None
 
@@ -157,9 +154,9 @@ def _format_of(path: str) -> Optional[str]:
     return FORMATS.get(_ending(path))
 
 
-def _missing(given: str, path: str, filesystem: Any) -> str:
+def _missing(given: str, path: str, is_local: bool) -> str:
     text = f"dataset_file {given!r} does not exist"
-    if filesystem is not None:
+    if not is_local:
         return text + ". Check the URI and the credentials."
     folder, name = os.path.split(path)
     near = difflib.get_close_matches(name, os.listdir(folder) if os.path.isdir(folder) else [], n=1)

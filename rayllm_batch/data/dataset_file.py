@@ -74,7 +74,7 @@ def read_dataset_file(
     if not any(sizes):
         raise DatasetError(f"dataset_file {files.given!r} is empty (0 bytes).")
     unpacked = sum(size * (UNPACKED if codec_of(path) else 1) for path, size in zip(files.paths, sizes, strict=True))
-    is_small = files.filesystem is None and unpacked <= IN_MEMORY_BYTES
+    is_small = files.is_local and unpacked <= IN_MEMORY_BYTES
     if is_small and (table := _read_local(files, reader, sizes)) is not None:
         return in_blocks(table)
     first = next(path for path, size in zip(files.paths, sizes, strict=True) if size)
@@ -172,6 +172,6 @@ def _footers(dataset: ray.data.Dataset, most: float = math.inf) -> Optional[int]
     import pyarrow.dataset
 
     try:
-        return pyarrow.dataset.dataset(files.paths, filesystem=files.filesystem, format="parquet").count_rows()
+        return pyarrow.dataset.dataset(files.paths, filesystem=files.fs, format="parquet").count_rows()
     except Exception:  # the read itself will say what is wrong
         return None

@@ -7,6 +7,7 @@ what is not so. So Python reads the first rows, and each block that Arrow refuse
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -25,7 +26,9 @@ from rayllm_batch.errors import DatasetError, is_deep
 
 LEARNT_FROM = 64 << 10
 DEEP = 100  # brackets in brackets: on the way to a file each takes two of the 1,000 calls in calls that Python makes
-TOO_DEEP, NO_TEXT, NO_OBJECT = "too many brackets in brackets", "no text", "no object"
+TOO_DEEP = "too many brackets in brackets"
+NOT_JSON = " is not JSON"
+PRETTY = " It looks like one pretty-printed object: write each on one line, or all as one JSON array."
 _SPACE = re.compile(r"[ \t\n\r]+")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 types = pa.types
@@ -58,10 +61,8 @@ class LineParser:
     def _learn(self, content: bytes) -> None:
         rows = []
         for line in content.decode(UTF8, "surrogateescape").split("\n"):
-            try:
+            with contextlib.suppress(_BadLineError):  # or an empty one
                 rows.append(_row(line))
-            except _BadLineError:  # or an empty one
-                pass
         self._add(table_of_rows(rows).schema)
 
     def _add(self, schema: pa.Schema) -> None:
@@ -102,26 +103,35 @@ class LineParser:
             if line and not line.isspace():
                 try:
                     rows.append(_row(line))
-                except _BadLineError as problem:
-                    rows.append(self.options.bad_row(_why(problem, number, lines, block)))
+                except _BadLineError as error:
+                    problem = str(error) or block.text.not_text(line, "")
+                    if problem.startswith(NOT_JSON) and _begins_an_object(lines[number : number + 2]):
+                        problem += PRETTY
+                    rows.append(self.options.bad_row(block.line(number) + problem))
         return table_of_rows(rows)
 
 
+def _begins_an_object(lines: list[str]) -> bool:
+    """Whether the first of these is only the start of one."""
+    return lines[0].strip() == "{" or lines[0].strip().startswith("{") and lines[-1].startswith((" ", "\t"))
+
+
 class _BadLineError(Exception):
-    """args: what is wrong (NO_TEXT, NO_OBJECT, or in words), and whether the line is JSON."""
+    """args: what is to be said behind its place; "" where it is not text."""
 
 
 def _row(line: str) -> dict[str, Any]:
     if not line.isascii() and _NOT_TEXT.search(line):
-        raise _BadLineError(NO_TEXT, False)
+        raise _BadLineError("")
     try:
         row = json.loads(line)
     except (RecursionError, ValueError) as error:
-        raise _BadLineError(TOO_DEEP if isinstance(error, RecursionError) else str(error), False) from None
+        why = TOO_DEEP if isinstance(error, RecursionError) else error
+        raise _BadLineError(f"{NOT_JSON} ({why}): {shown(line)}. Each line must be one JSON object.") from None
     if type(row) is not dict:
-        raise _BadLineError(NO_OBJECT, True)
-    if why := _unfit(row, line.count("{") + line.count("[")):
-        raise _BadLineError(why, True)
+        raise _BadLineError(f' must be a JSON object such as {{"article": "..."}}, given {shown(line)}.')
+    if unfit := _unfit(row, line.count("{") + line.count("[")):
+        raise _BadLineError(f": {unfit}: {shown(line)}.")
     return row
 
 
@@ -135,20 +145,6 @@ def _unfit(row: dict[str, Any], brackets: int) -> str:
         if not key.isascii() and _NOT_TEXT.search(key):
             return f"the key {ascii(key)} holds half of a surrogate pair, which is no text"
     return ""
-
-
-def _why(problem: _BadLineError, number: int, lines: list[str], block: Block) -> str:
-    (what, is_json), line, where = problem.args, lines[number], block.line(number)
-    if what == NO_TEXT:
-        return block.text.not_text(line, where)
-    if what == NO_OBJECT:
-        return f'{where} must be a JSON object such as {{"article": "..."}}, given {shown(line)}.'
-    if is_json:
-        return f"{where}: {what}: {shown(line)}."
-    start, following = line.strip(), "".join(lines[number + 1 : number + 2])
-    is_pretty = start == "{" or start.startswith("{") and following.startswith((" ", "\t"))
-    hint = " It looks like one pretty-printed object: write each on one line, or all as one JSON array."
-    return f"{where} is not JSON ({what}): {shown(line)}. Each line must be one JSON object.{hint if is_pretty else ''}"
 
 
 def _array_rows(text: FileText, size: int) -> Iterator[tuple[dict[str, Any], int]]:

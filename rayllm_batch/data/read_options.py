@@ -9,8 +9,7 @@ from typing import Any, Optional
 
 from rayllm_batch.errors import DatasetError, did_you_mean
 
-# The column of the rows that stand for bad lines: why. It is null in others, and becomes the `error` of the output's
-# row.
+# Why a line is bad, in the row that stands for it, else null; it becomes the `error` of the output's row.
 BAD_LINE = "_rayllm_bad_line"
 RESERVED = "_rayllm_"  # names of columns that begin so are ours
 RAISE, KEEP = "raise", "keep"
@@ -27,9 +26,9 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         if self.bad_lines not in (RAISE, KEEP):
+            near = did_you_mean(str(self.bad_lines), (RAISE, KEEP))
             raise DatasetError(
-                f"bad_lines must be {RAISE!r} (the default) or {KEEP!r}, given {self.bad_lines!r}."
-                f"{did_you_mean(str(self.bad_lines), (RAISE, KEEP))}"
+                f"bad_lines must be {RAISE!r} (the default) or {KEEP!r}, given {self.bad_lines!r}.{near}"
             )
         if self.encoding is not None:
             try:
@@ -42,9 +41,8 @@ class ReadOptions:
                 ) from None
             object.__setattr__(self, "encoding", None if known.name == UTF8 else known.name)
         if not isinstance(self.column_types, Mapping):
-            raise DatasetError(
-                f"column_types must be a dict such as {{'age': 'int64'}}, given a {type(self.column_types).__name__}."
-            )
+            given = type(self.column_types).__name__
+            raise DatasetError(f"column_types must be a dict such as {{'age': 'int64'}}, given a {given}.")
         import pyarrow as pa
 
         types = {}
@@ -66,9 +64,7 @@ class ReadOptions:
     def bad_row(self, why: str) -> dict[str, Any]:
         """What stands for a bad line. Raises DatasetError where bad lines end the reading."""
         if not self.keeps:
-            raise DatasetError(
-                f"{why} Mend or remove it, or set bad_lines={KEEP!r}: then it is a failed row of the output."
-            )
+            raise DatasetError(f"{why} Mend or remove it, or set bad_lines={KEEP!r}: then it is a failed row.")
         return {BAD_LINE: why}
 
 

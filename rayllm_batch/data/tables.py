@@ -62,9 +62,8 @@ def _of_pandas(frame: Any) -> pa.Table:
 def _column(series: Any) -> pa.Array:
     try:
         column = pa.array(series, from_pandas=True)
-        if not pa.types.is_binary(column.type) or not any(
-            isinstance(value, str) for value in series
-        ):  # text would become bytes
+        has_text = pa.types.is_binary(column.type) and any(isinstance(value, str) for value in series)
+        if not has_text:  # it would become bytes
             return column
     except Exception:  # values of several kinds, or of a kind that Arrow has no type for
         pass
@@ -79,15 +78,11 @@ def _described(given: Any, kind: str, library: str) -> str:  # noqa: PLR0911 (a 
     if given is None:
         return "None. Does it end without a return?"
     if library == "datasets" and kind.endswith("Dict"):
-        first = next(iter(given), "train")
-        splits = ", ".join(map(str, given))
-        one = f"return one of them, such as given[{first!r}]."
-        return f"a {kind}. It is a datasets.{kind} of several splits ({splits}): {one}"
+        first, splits = next(iter(given), "train"), ", ".join(map(str, given))
+        return f"a {kind} of datasets, of several splits ({splits}): return one of them, such as given[{first!r}]."
     if library == "datasets":
-        return (
-            f"a {kind}. It is a datasets.{kind}, which is streamed: ray.data.from_huggingface(...) takes it, or load "
-            "it without streaming=True."
-        )
+        how = "ray.data.from_huggingface(...) takes it, or load it without streaming=True."
+        return f"a {kind} of datasets, which is streamed: {how}"
     if isinstance(given, (str, os.PathLike)):
         return f"a {kind}. Where it is the path of a file, set dataset_file to it, and leave load_dataset out."
     if isinstance(given, dict):

@@ -186,10 +186,9 @@ def _sample(path: Path) -> str:
 
 def _files(dataset_file: str) -> str:
     """Names, sizes and times. A copy has other times, and is then read to see that it has the same rows."""
-    import pyarrow.fs
 
     files = find_files(dataset_file)
-    infos = (files.filesystem or pyarrow.fs.LocalFileSystem()).get_file_info(files.paths)
+    infos = files.fs.get_file_info(files.paths)
     listed = digest(json.dumps(sorted((info.base_name, info.size, info.mtime_ns) for info in infos)))
     return f"{len(infos)} file(s), {sum(info.size for info in infos):,} bytes, {listed[:12]}"
 

@@ -28,7 +28,7 @@ def lines(*rows: Any, **kwargs: Any) -> bytes:
 
 
 def as_sent(value: Any) -> Any:
-    """Rows without nulls, which stand for keys that other rows have; 1 is not 1.0, and a row's values keep their keys."""
+    """Rows without nulls, which stand for keys that other rows have; 1 is not 1.0; a row's values keep their keys."""
     if isinstance(value, list):
         return list(map(as_sent, value))
     return {

@@ -1,4 +1,4 @@
-"""Which row is which: equal rows have equal ids wherever and whenever they are read, and the counts of ids are right."""
+"""Which row is which: equal rows have equal ids wherever and whenever they are read, and ids are counted right."""
 
 from __future__ import annotations
 

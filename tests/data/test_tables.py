@@ -150,7 +150,7 @@ def test_what_of_hugging_face_is_no_table(kind: str, words: str) -> None:
 
     table = datasets.Dataset.from_dict({"text": ["a"]})
     given = datasets.DatasetDict(train=table, test=table) if kind == "dict" else table.to_iterable_dataset()
-    with pytest.raises(WorkloadError, match=f"returned a {type(given).__name__}.*datasets..*{words}"):
+    with pytest.raises(WorkloadError, match=f"returned a {type(given).__name__} of datasets.*{words}"):
         as_dataset(given, "Work.load_dataset")
 
 

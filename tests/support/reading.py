@@ -19,7 +19,7 @@ def read(given: Any, **options: Any) -> list[dict[str, Any]]:
     """The rows of local files, both as the driver reads small ones and as tasks read small parts of large ones."""
     how = ReadOptions(**options)
     files = dataset_file.find_files(given)
-    assert files.filesystem is None
+    assert files.is_local
     dataset_file._check_options(files, how)
     sizes = [os.path.getsize(path) for path in files.paths]
     reader = Reader(files.fs, files.format, how)
