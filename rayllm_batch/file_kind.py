@@ -90,7 +90,6 @@ def check_folder(given: str, files: Sequence[str]) -> None:
     """Raise DatasetError for a folder that is more than its data files, which alone would be wrong rows. files: all."""
     names = {os.path.basename(file) for file in files}
     folders = {folder for file in files for folder in os.path.dirname(file).split("/")}
-    table = None
     has_tables = "dataset_info.json" in names or any(name.endswith(".arrow") for name in names)
     if has_tables and names & {"state.json", "dataset_dict.json"}:
         which = '["train"]' if "dataset_dict.json" in names else ""
@@ -98,16 +97,16 @@ def check_folder(given: str, files: Sequence[str]) -> None:
             f"dataset_file {given!r} was made by save_to_disk of the datasets library. Read it in load_dataset: return "
             f"ray.data.from_huggingface(datasets.load_from_disk({given!r}){which})."
         )
-    if "_delta_log" in folders:
-        table = ("a Delta table", "ray.data.read_delta")
-    elif any(re.search(r"(^|/)metadata/[^/]*\.metadata\.json$", file) for file in files):
-        table = ("an Iceberg table", "ray.data.read_iceberg")
-    elif ".hoodie" in folders:
-        table = ("a Hudi table", "ray.data.read_hudi")
-    elif "_versions" in folders and any(name.endswith((".lance", ".manifest")) for name in names):
-        table = ("a Lance dataset", "ray.data.read_lance")
-    if table:
-        raise DatasetError(
-            f"dataset_file {given!r} is {table[0]}, some of whose files may hold rows that were deleted or replaced. "
-            f"Read it in load_dataset with {table[1]}."
-        )
+    is_iceberg = any(re.search(r"(^|/)metadata/[^/]*\.metadata\.json$", file) for file in files)
+    is_lance = "_versions" in folders and any(name.endswith((".lance", ".manifest")) for name in names)
+    for is_one, kind, reader in (
+        ("_delta_log" in folders, "a Delta table", "read_delta"),
+        (is_iceberg, "an Iceberg table", "read_iceberg"),
+        (".hoodie" in folders, "a Hudi table", "read_hudi"),
+        (is_lance, "a Lance dataset", "read_lance"),
+    ):
+        if is_one:
+            raise DatasetError(
+                f"dataset_file {given!r} is {kind}, some of whose files may hold rows that were deleted or replaced. "
+                f"Read it in load_dataset with ray.data.{reader}."
+            )

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rayllm_batch.data.column_types import is_text
 from rayllm_batch.data.columns import check_names as check_columns
-from rayllm_batch.data.file_text import BLOCK_BYTES, FileText, in_batches
+from rayllm_batch.data.file_text import BLOCK_BYTES, LONE_SURROGATE, FileText, in_batches
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED, shown
 from rayllm_batch.errors import DatasetError, did_you_mean
 
@@ -21,7 +21,6 @@ Row = tuple[int, list[str], str]  # its first line's number, its cells, and why 
 LONGEST_CELL = 1 << 28
 TRIED_ROWS = 20  # to find the separator
 _NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # the first line of what Excel is to read
-_NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
 def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
@@ -111,7 +110,7 @@ def _table(rows: list[Row], names: list[str], text: FileText) -> pa.Table:
 
 def _problem(value: str, name: str, kind: pa.DataType, text: FileText) -> str:
     """Why a value cannot be of its column's type; "" where it can."""
-    if _NOT_TEXT.search(value):
+    if LONE_SURROGATE.search(value):
         return text.not_text(value, "")
     try:
         pa.array([value]).cast(kind)
@@ -128,7 +127,7 @@ def _header(rows: Iterator[Row], text: FileText) -> list[str]:
     where = f"Line {number} of {text.path!r}, the header,"
     if problem:
         raise DatasetError(f"{where}{problem}")
-    if damaged := next((name for name in names if _NOT_TEXT.search(name)), None):
+    if damaged := next((name for name in names if LONE_SURROGATE.search(name)), None):
         raise DatasetError(text.not_text(damaged, where))
     if unnamed := [str(i) for i, name in enumerate(names, start=1) if not name.strip()]:
         index = " pandas writes such a column unless it is told to_csv(index=False)." if unnamed == ["1"] else ""

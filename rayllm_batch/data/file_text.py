@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 BLOCK_BYTES = 4 << 20
 LONGEST_LINE = 1 << 30
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # what is no text in its encoding is read as these
 CACHED_BYTES = 128 << 10  # what a comparison makes of so many stays in the processor's cache
 # The longer ones first: that of UTF-16 begins that of UTF-32.
 _BOMS = {
@@ -165,8 +167,8 @@ class FileText:
 
     def not_text(self, line: str, where: str) -> str:
         """Why a line with lone surrogates in it cannot be read. where: `Line 7 of 'rows.csv'`."""
-        first = next(character for character in line if "\ud800" <= character <= "\udfff")
-        what = "half of a surrogate pair" if self._errors == "surrogatepass" else f"byte 0x{ord(first) & 0xFF:02x}"
+        found = LONE_SURROGATE.findall(line)[0]
+        what = "half of a surrogate pair" if self._errors == "surrogatepass" else f"byte 0x{ord(found) & 0xFF:02x}"
         return self._misread(where, f" ({what}): {shown(line)}", "cp1252")
 
     def _misread(self, what: str, why: str, example: str) -> str:

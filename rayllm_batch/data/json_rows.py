@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from rayllm_batch.data.column_types import common_type
 from rayllm_batch.data.column_values import column_of
-from rayllm_batch.data.file_text import BLOCK_BYTES, LONGEST_LINE, Block, FileText, in_batches
+from rayllm_batch.data.file_text import BLOCK_BYTES, LONE_SURROGATE, LONGEST_LINE, Block, FileText, in_batches
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED, UTF8, ReadOptions, shown
 from rayllm_batch.errors import DatasetError, is_deep
 
@@ -30,7 +30,6 @@ TOO_DEEP = "too many brackets in brackets"
 NOT_JSON = " is not JSON"
 PRETTY = " It looks like one pretty-printed object: write each on one line, or all as one JSON array."
 _SPACE = re.compile(r"[ \t\n\r]+")
-_NOT_TEXT = re.compile("[\ud800-\udfff]")
 types = pa.types
 
 
@@ -121,7 +120,7 @@ class _BadLineError(Exception):
 
 
 def _row(line: str) -> dict[str, Any]:
-    if not line.isascii() and _NOT_TEXT.search(line):
+    if not line.isascii() and LONE_SURROGATE.search(line):
         raise _BadLineError("")
     try:
         row = json.loads(line)
@@ -142,7 +141,7 @@ def _unfit(row: dict[str, Any], brackets: int) -> str:
     for key in row:
         if key.startswith(RESERVED):
             return f"the key {key!r} has a name that a run uses; rename it"
-        if not key.isascii() and _NOT_TEXT.search(key):
+        if not key.isascii() and LONE_SURROGATE.search(key):
             return f"the key {ascii(key)} holds half of a surrogate pair, which is no text"
     return ""
 
@@ -180,7 +179,7 @@ class _Array:
                     raise self._text.too_long("An item")
                 piece = characters.read(max(self._size, len(left)))
                 self._buffer, self._at = left + piece, 0
-                if found := _NOT_TEXT.search(self._buffer, len(left)):
+                if found := LONE_SURROGATE.search(self._buffer, len(left)):
                     start, end = self._buffer.rfind("\n", 0, found.start()) + 1, found.start() + 20
                     raise DatasetError(self._text.not_text(self._buffer[start:end], self._where(found.start())))
                 return bool(piece)
