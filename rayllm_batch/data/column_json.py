@@ -65,7 +65,9 @@ def to_json(array: pa.Array) -> list[Any]:  # noqa: PLR0911, PLR0912 (a line a k
         items = iter(to_json(array.flatten()))
         return _each(pa.compute.list_value_length(array).to_pylist(), lambda length: list(islice(items, length)))
     if types.is_map(kind):
-        return _each(to_json(pairs_of(array)), lambda pairs: [list(pair.values()) for pair in pairs])
+        maps = pairs_of(array)
+        pairs = map(list, zip(*map(to_json, maps.flatten().flatten()), strict=True))
+        return _each(pa.compute.list_value_length(maps).to_pylist(), lambda length: list(islice(pairs, length)))
     if isinstance(kind, pa.BaseExtensionType):
         if shape := _shape(kind):  # a tensor as nested lists
             cells = to_json(array.storage)

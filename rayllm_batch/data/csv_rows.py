@@ -29,8 +29,20 @@ def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
     with text.opened() as stream:
         rows = _rows(text, text.characters(stream))
         names = _header(rows, text)
-        for batch in in_batches(((row, 1 + sum(map(len, row[1]))) for row in rows), size):
-            yield _table(batch, names, text)
+        # In lists of their own: of a tuple a row the garbage collector would make a third more time.
+        numbers: list[int] = []
+        problems: list[str] = []
+
+        def sized() -> Iterator[tuple[list[str], int]]:
+            for number, cells, problem in rows:
+                numbers.append(number)
+                problems.append(problem)
+                yield cells, 1 + sum(map(len, cells))
+
+        for batch in in_batches(sized(), size):
+            yield _table(batch, numbers, problems, names, text)
+            numbers.clear()
+            problems.clear()
 
 
 def _rows(text: FileText, lines: Iterator[str]) -> Iterator[Row]:
@@ -76,24 +88,27 @@ def _rows(text: FileText, lines: Iterator[str]) -> Iterator[Row]:
                 return
 
 
-def _table(rows: list[Row], names: list[str], text: FileText) -> pa.Table:
+def _table(
+    rows: list[list[str]], numbers: list[int], problems: list[str], names: list[str], text: FileText
+) -> pa.Table:
     cells: list[Sequence[Optional[str]]] = []
     errors: list[Optional[str]] = []
-    for number, row, given_problem in rows:
-        problem = given_problem
-        if not problem and len(row) != len(names):
-            problem = (
-                f" has {len(row)} cell(s) where the header has {len(names)}: {shown(','.join(row))}. A cell with the "
-                "separator, a quote or a line break in it must be quoted."
-            )
-        bad = text.options.bad_row(f"Line {number} of {text.path!r}{problem}") if problem else {}
-        errors.append(bad.get(BAD_LINE))
-        cells.append([None] * len(names) if problem else row)
+    for row, number, problem in zip(rows, numbers, problems, strict=True):
+        if not problem and len(row) == len(names):
+            errors.append(None)
+            cells.append(row)
+            continue
+        why = problem or (
+            f" has {len(row)} cell(s) where the header has {len(names)}: {shown(','.join(row))}. A cell with the "
+            "separator, a quote or a line break in it must be quoted."
+        )
+        errors.append(text.options.bad_row(f"Line {number} of {text.path!r}{why}")[BAD_LINE])
+        cells.append([None] * len(names))
     columns = {}
     for name, column in zip(names, zip(*cells, strict=True), strict=True):
         kind = text.options.column_types.get(name, pa.string())
-        has_empty = is_text(kind) or pa.types.is_string_view(kind)
-        values = [None if value == "" and not has_empty else value for value in column]
+        is_empty_null = not is_text(kind) and not pa.types.is_string_view(kind)
+        values = [None if value == "" else value for value in column] if is_empty_null else list(column)
         try:
             columns[name] = pa.array(values, pa.string()).cast(kind)
         except (pa.ArrowException, ValueError) as error:
@@ -101,8 +116,8 @@ def _table(rows: list[Row], names: list[str], text: FileText) -> pa.Table:
             if not any(found):
                 why = f"cannot be {kind}, as column_types says: {error}"
                 raise DatasetError(f"The column {name!r} of {text.path!r} {why}") from None
-            again = [(n, row, known or new) for (n, row, known), new in zip(rows, found, strict=True)]
-            return _table(again, names, text)
+            known = [old or new for old, new in zip(problems, found, strict=True)]
+            return _table(rows, numbers, known, names, text)
     if text.options.keeps:
         columns[BAD_LINE] = pa.array(errors, pa.string())
     return pa.table(columns)
