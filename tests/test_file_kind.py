@@ -50,9 +50,9 @@ def tarred() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("rows.jsonl", gzip.compress(b'{"text": "a"}\n'), ["gzip", "rows.jsonl.gz"]),
+        ("rows.jsonl", gzip.compress(b'{"text": "a"}\n', mtime=0), ["gzip", "rows.jsonl.gz"]),
         ("rows.csv", bz2.compress(b"text\na\n"), ["bz2", "rows.csv.bz2"]),
-        ("rows.parquet", gzip.compress(b"x"), ["gzip"]),
+        ("rows.parquet", gzip.compress(b"x", mtime=0), ["gzip"]),
         ("rows.csv", made(lambda sink: pyarrow.parquet.write_table(TABLE, sink)), ["parquet", "name it .parquet"]),
         ("rows.jsonl", made(lambda sink: pyarrow.feather.write_feather(TABLE, sink)), ["Arrow"]),
         ("rows.json", made(lambda sink: pyarrow.orc.write_table(TABLE, sink)), ["ORC", "read_orc"]),
@@ -77,7 +77,7 @@ def tarred() -> bytes:
         ("rows.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS"]),
         ("rows.jsonl.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ["Git LFS"]),
         ("rows.jsonl.gz", b'{"text": "a"}\n', ["not gzip"]),
-        ("rows.jsonl.zst", gzip.compress(b"x"), ["gzip"]),
+        ("rows.jsonl.zst", gzip.compress(b"x", mtime=0), ["gzip"]),
         ("rows.parquet", b"text\na\n", ["not parquet", "text"]),
         ("rows.csv", b"%PDF-1.7\n", ["a PDF"]),
     ],

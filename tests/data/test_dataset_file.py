@@ -54,8 +54,8 @@ def names(given: Any, below: Path) -> list[str]:
         ("rows.jsonl", ARRAY),
         ("rows.csv", CSV),
         ("rows.parquet", parquet_bytes(ROWS)),
-        ("rows.jsonl.gz", gzip.compress(JSONL)),
-        ("rows.csv.gz", gzip.compress(CSV)),
+        ("rows.jsonl.gz", gzip.compress(JSONL, mtime=0)),
+        ("rows.csv.gz", gzip.compress(CSV, mtime=0)),
         ("rows.json.bz2", bz2.compress(ARRAY)),
         ("without-a-newline-at-the-end.jsonl", JSONL.rstrip()),
         ("blank-lines.jsonl", b"\n\n" + JSONL.replace(b"\n", b"\n \n") + b"\n"),
@@ -63,7 +63,7 @@ def names(given: Any, below: Path) -> list[str]:
         ("bom.jsonl", BOM + JSONL),
         ("bom.json", BOM + ARRAY),
         ("bom.csv", BOM + CSV),
-        ("bom.jsonl.gz", gzip.compress(BOM + JSONL)),
+        ("bom.jsonl.gz", gzip.compress(BOM + JSONL, mtime=0)),
         ("rows[1].jsonl", JSONL),
         ("what?.jsonl", JSONL),
         ("a name with spaces.jsonl", JSONL),
@@ -274,7 +274,7 @@ def test_folder_of_empty_files(put: Any, tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("blank.jsonl", b"\n  \n\r\n", "no rows"),
-        ("blank.jsonl.gz", gzip.compress(b"\n"), "no rows"),
+        ("blank.jsonl.gz", gzip.compress(b"\n", mtime=0), "no rows"),
         ("empty.json", b"[]", "at least one"),
         ("header.csv", b"id,article\n\n", "no rows"),
         ("no-rows.parquet", parquet_bytes([], pa.schema([("id", pa.int64())])), "no rows"),
@@ -346,7 +346,7 @@ def test_file_that_is_not_what_its_name_says(name: str, content: bytes, words: s
         ("b.json", b"[1, 2]"),
         ("b.json", b'["ab"]'),
         ("b.json.gz", b"not gzip"),
-        ("b.json.gz", gzip.compress(JSONL)[:-9]),
+        ("b.json.gz", gzip.compress(JSONL, mtime=0)[:-9]),
     ],
 )
 def test_a_later_file_that_is_not(name: str, content: bytes, put: Any, tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_a_relative_path_is_absolute_at_once(put: Any, tmp_path: Path, monkeypat
         ("jsonl", b'{"id": 1}\n'),
         ("json", b'[{"id": 1}]'),
         ("csv", b"id\n1\n"),
-        ("csv.gz", gzip.compress(b"id\n1\n")),
+        ("csv.gz", gzip.compress(b"id\n1\n", mtime=0)),
     ],
 )
 def test_names_of_folders_are_columns_of_text(ending: str, content: bytes, put: Any, tmp_path: Path) -> None:
