@@ -11,8 +11,11 @@ import pytest
 import vllm_processes
 
 
+# Their own ids: xdist makes the test's name its worker's title, which must not hold the words that are looked for.
 @pytest.mark.parametrize(
-    ("method", "words"), [("spawn", vllm_processes.SPAWNED), ("forkserver", vllm_processes.FORKSERVER)]
+    ("method", "words"),
+    [("spawn", vllm_processes.SPAWNED), ("forkserver", vllm_processes.FORKSERVER)],
+    ids=["spawn", "forkserver"],
 )
 def test_an_engine_without_its_title_is_found(method: str, words: str) -> None:
     process = multiprocessing.get_context(method).Process(target=time.sleep, args=(60,))
