@@ -14,11 +14,15 @@ PICTURES = Path(__file__).parents[2] / "test-results"
 # Lightness as WCAG 2 defines it, of each text on the page's background, and of what the plots draw.
 CONTRASTS = """() => {
   const light = colour => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const ground = light(getComputedStyle(document.body).backgroundColor);
-  const contrast = colour => { const l = light(colour); return (Math.max(l, ground) + 0.05) / (Math.min(l, ground) + 0.05); };
+  const contrast = colour => {
+    const l = light(colour);
+    return (Math.max(l, ground) + 0.05) / (Math.min(l, ground) + 0.05);
+  };
   const found = {};
   for (const element of document.querySelectorAll('p, li, td, th, h1, h2, dt, dd, small, footer, svg text'))
     if (element.textContent.trim()) {
@@ -26,7 +30,8 @@ CONTRASTS = """() => {
       const colour = element.closest('svg') ? style.fill : style.color;
       found[element.tagName + ' ' + colour] = contrast(colour);
     }
-  for (const part of document.querySelectorAll('svg path[style*="--one"], svg path[style*="--two"], svg path[style*="--three"]')) {
+  const drawn = ['--one', '--two', '--three'].map(name => `svg path[style*="${name}"]`).join();
+  for (const part of document.querySelectorAll(drawn)) {
     const style = getComputedStyle(part);
     const colour = style.stroke.startsWith('rgb') ? style.stroke : style.fill;
     found['drawn ' + colour] = contrast(colour);

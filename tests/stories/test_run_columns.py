@@ -1,4 +1,4 @@
-"""Whole runs through a real Ray: input columns of every type, blocks of other types, the order of reading, what failed."""
+"""Whole runs through a real Ray: columns of every type, blocks of other types, the order of reading, what failed."""
 
 import json
 import os

@@ -248,7 +248,7 @@ class FromFile(Letters):
 
 
 def test_a_prompt_that_comes_from_a_file_was_changed(ray_cluster, tmp_path, capsys):
-    """The code is the same; the first rows say that other things are asked. What is kept once is not asked about again."""
+    """The code is the same; the first rows say that other things are asked. What is kept is not asked about again."""
     file, folder, prompt = tmp_path / "rows.jsonl", tmp_path / "out", tmp_path / "prompt.txt"
     prompt.write_text("the letter")
     workload = FromFile(dataset_file=letters(file, "abcd"), style=str(prompt))
@@ -258,7 +258,8 @@ def test_a_prompt_that_comes_from_a_file_was_changed(ray_cluster, tmp_path, caps
     letters(file, "abcdef")
     with pytest.raises(
         OutputError,
-        match=r"its code is the same, but not what parse_row makes of.*of 4 answered rows 0 are asked the same as before, 4",
+        match=r"its code is the same, but not what parse_row makes of.*"
+        "of 4 answered rows 0 are asked the same as before, 4",
     ):
         RayLLMBatch(echo(**NO_ENGINE), workload).run(folder)
     assert answers(folder) == first
@@ -292,7 +293,8 @@ def test_rows_that_are_known_by_an_id_have_other_values(ray_cluster, tmp_path, c
     letters(file, "bacde")  # a and b another number of times, e is new
     with pytest.raises(
         OutputError,
-        match=r"The data is not what it was .*\(rows with the same ids.*of 4 answered rows 2 are asked the same as before, 2",
+        match=r"The data is not what it was .*\(rows with the same ids.*"
+        "of 4 answered rows 2 are asked the same as before, 2",
     ):
         RayLLMBatch(echo(**NO_ENGINE), workload).run(folder, id_column="letter")
     RayLLMBatch(echo(), workload).run(folder, id_column="letter", changed="redo")

@@ -42,7 +42,8 @@ class HalfTokenized(CNNDailySummary):  # every second row comes with its token i
         from transformers import PreTrainedTokenizerFast
 
         tokenizer = PreTrainedTokenizerFast.from_pretrained({model!r})
-        return {{"prompt_token_ids": tokenizer.apply_chat_template(chat["messages"], add_generation_prompt=True, return_dict=False)}}
+        asked = dict(add_generation_prompt=True, return_dict=False)
+        return {{"prompt_token_ids": tokenizer.apply_chat_template(chat["messages"], **asked)}}
 
 
 rows = HalfTokenized(

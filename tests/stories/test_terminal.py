@@ -1,4 +1,4 @@
-"""The command line under a real terminal: the bar moves, Ctrl-C stops it and says how to go on (test_run_to_folder does)."""
+"""The command line under a real terminal: the bar moves, Ctrl-C stops it and says how to go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of three rows of every Arrow type that a dataset may have, most of them with a null. For tests of what becomes of them."""
+"""Columns of three rows of every Arrow type that a dataset may have, most with a null: what becomes of them?."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A driver in a process of its own, to be broken; when the test that broke it fails, all is shown that there is to know."""
+"""A driver in a process of its own, to be broken; when the test that broke it fails, all that is known is shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllm_processes import is_engine, title
 
 
 class Driver:
-    """`python -c code` from the repository's root, while the context manager is open; its output goes to the file `log`."""
+    """`python -c code` from the repository's root, while the context is open; its output goes to the file `log`."""
 
     def __init__(self, code: str, log: Path) -> None:
         self._code, self._log = code, log
@@ -28,7 +28,8 @@ class Driver:
                 stderr=subprocess.STDOUT,
                 cwd=Path(__file__).parents[2],
                 # As in a terminal: a shell starts background jobs with SIGINT ignored, and their children inherit that.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads at work here)
+                # (No threads are at work here.)
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             )
         return self
 
@@ -57,7 +58,7 @@ class Driver:
         return [process for process in self.family() if is_engine(process)]
 
     def wait_for(self, what: str, happened: Callable[[], Any], seconds: float) -> Any:
-        """What `happened` returns once it is true. Fails when the driver ends before, or after `seconds`, where it hangs."""
+        """What `happened` returns once it is true. Fails when the driver ends before, or hangs for `seconds`."""
         deadline = time.monotonic() + seconds
         while not (found := happened()):
             assert self.process.poll() is None, f"the driver ended with {self.process.poll()} before {what}"

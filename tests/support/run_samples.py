@@ -22,7 +22,8 @@ START_S = 40
 class SampleRun:
     """One replica that runs up to 256 requests.
 
-    seconds: of generating, after the start. feed: the share of the 256 that has a row. tail_s: how long the last ones take.
+    seconds: of generating, after the start. feed: the share of the 256 that has a row.
+    tail_s: how long the last ones take.
     """
 
     def __init__(

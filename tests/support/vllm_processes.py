@@ -1,5 +1,5 @@
-"""vLLM's own processes on this machine: an engine's core, which the replica spawns or its forkserver forks, and the worker that
-the core spawns.
+"""vLLM's own processes on this machine: an engine's core, which the replica spawns or its forkserver forks, and the
+worker that the core spawns.
 
 vLLM gives them titles that begin with VLLM::, but not always. setproctitle looks for the command line below the first
 variable of the environment and gives up, silently, where that one has been set anew since the process began. Ray hands
