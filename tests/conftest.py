@@ -48,6 +48,8 @@ def pytest_configure() -> None:
             os.environ.setdefault(name, str(Path.home() / place))
     os.environ.update(HOME=str(_home), HF_HOME=str(_home / "huggingface"), XDG_CACHE_HOME=str(_home / "cache"))
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one test per core: torch's threads would wait for each other's cores
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_unconfigure() -> None:
