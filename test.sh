@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 . scripts/environment.sh
 if [ "${1:-}" = --fast ]; then
   shift
-  set -- -m "not ray and not vllm and not browser" --numprocesses auto "$@"
+  set -- -m "not ray and not vllm and not browser" --numprocesses auto --dist worksteal "$@"
 fi
 if [ "${1:-}" != --newest ]; then
   make_environment cpu requirements/test.txt
