@@ -324,6 +324,61 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # To measure throughput without a dataset, `SyntheticWithSharedPrefix` makes prompts of known length that share prefixes.
 
 # %% [markdown]
+# ## Answers you can use
+#
+# Most jobs want a label, a score or some fields, not prose. With an `output_schema` (a pydantic model, a JSON schema, or a list of texts
+# to choose from) vLLM keeps each answer to that form; it is then validated, and comes out typed in the column `parsed`:
+#
+# ```python
+# class Ticket(BaseModel):
+#     product: str
+#     urgency: Literal["low", "high"]
+#     parts: list[str] = []
+#
+#
+# class Tickets(ChatWorkloadBase):
+#     output_schema = Ticket
+#     reask = 1  # an answer that is invalid is asked for once more, with what is wrong with it
+#
+#     def parse_row(self, row):
+#         return {"messages": [{"role": "user", "content": f"Fill in the form for this ticket: {row['text']}"}]}
+# ```
+#
+# `parsed` is an Arrow struct with the schema's own types: text, int64, float64, bool, lists, structs; what has none (a union, a free dict,
+# a schema that holds itself) is its JSON text. An answer that was cut, or that a validator refuses, has an `error` that names the field,
+# and its text. `output_schema = {}` takes any JSON, and rows may bring an `output_schema` each. Whether vLLM can hold answers to the form is
+# asked before an engine starts. A form for parsing is asked for without free whitespace, which small models print to their limit.
+#
+# `sampling_params={"n": 4, "temperature": 0.8}` gives `generated_texts` and `finish_reasons` beside the first, `parsed` a list.
+# `logprobs=k` and `prompt_logprobs=k` give columns of that name, k + 1 entries a token: of some 12 bytes and a text each, so 128 tokens
+# with `logprobs=5` are 10 to 15 KB a row. A base model takes `{"prompt": text}` in place of messages: no chat template, its own BOS once.
+#
+# `parse_answer(self, row, answer)` makes further columns of each answer (a dict of the output's columns) and returns them as a dict. It
+# runs on CPUs behind the engine; what it raises is that row's error, and the answer stays. Its code may change without new answers.
+#
+# **More than one turn.** `rollout` in place of `parse_row` asks the model as often as it likes, in the same engine, with its prefix cache warm:
+#
+# ```python
+# class Judged(ChatWorkloadBase):
+#     async def rollout(self, row, generate):
+#         ask = [{"role": "user", "content": f"Write a headline: {row['article']}"}]
+#         drafts = await generate(ask, n=4, temperature=0.8)
+#         judge = [{"role": "user", "content": f"Which headline is best, 0 to 3?\n{drafts.texts}"}]
+#         best = await generate(judge, output_schema=["0", "1", "2", "3"], max_tokens=2)
+#         return {"headline": drafts.texts[int(best.parsed or 0)], "drafts": drafts.texts}
+# ```
+#
+# One row in, one row out, as ever: what it returns are columns, what it raises is the row's error, a folder is continued, and other code is
+# noticed. `max_calls`, `max_rollout_tokens` and `rollout_timeout_s` bound a row. Rollouts run in threads beside the engine: one that
+# blocks holds up the others of its thread, so call what blocks with `await asyncio.to_thread(...)`. `generate` raises where a request
+# cannot be answered, and gives `text`, `texts`, `parsed` (plain values), `error` (why no answer has the form), `finish_reason` and the tokens.
+#
+# `batch_invariant: true` in the config gives a row the same answer whatever else is in its batch, on one kind of GPU and one
+# `tensor_parallel_size` (vLLM's `VLLM_BATCH_INVARIANT`; compute capability 9.0). On an H100 it cost 15% of the tokens/s of a 1B shape and
+# about 24% of an 8B's. On the same card, answers held to a JSON schema came at 0.93 of the rate of plain ones (8B, equal lengths), and
+# rollouts of one call at no less than the rate of `parse_row` (1B): `bench/RESULTS.md`.
+
+# %% [markdown]
 # ## Watching a run
 #
 # While cells run, Ray's dashboard shows the job, by default at http://127.0.0.1:8265

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, StrictStr, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictStr, StringConstraints
 
 from rayllm_batch.config import legacy
 from rayllm_batch.engine import ENGINES, engine_args
@@ -60,6 +60,10 @@ class _Given(BaseModel, extra="forbid"):
     chat_template_kwargs: _Names
     engines_per_gpu: engine_args.Size = None
     task: StrictStr | None = Field(None, description="text", examples=["generate"])
+    batch_invariant: StrictBool | None = Field(None, description="true or false", examples=[True])
+
+
+NOT_INVARIANT = ("CPU", "T4", "V100", "A10G", "A100", "A100-40G", "A100-80G", "L4", "L40S")
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class EngineConfig:
     engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side.
         Each gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or what
         a run with batch_size=None chooses.
+    batch_invariant: a row gets the same answer whatever else is in its batch (vLLM's VLLM_BATCH_INVARIANT), on one kind of
+        GPU and one tensor_parallel_size. It takes a GPU of compute capability 9.0 (H100 and later), and time.
     task: "generate": what is asked of the model for each row, and which columns come out.
     engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.
     """
@@ -91,6 +97,7 @@ class EngineConfig:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     engines_per_gpu: int | None = None
     task: str = "generate"
+    batch_invariant: bool = False
     engine_kind: EngineKind = field(init=False, repr=False, compare=False)
     task_kind: Task = field(init=False, repr=False, compare=False)
 
@@ -243,7 +250,20 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         chat_template_kwargs=given.chat_template_kwargs,
         engines_per_gpu=given.engines_per_gpu,
         task=task,
+        batch_invariant=_batch_invariant(given, source),
     )
+
+
+def _batch_invariant(given: _Given, source: str) -> bool:
+    """As the key says, or the environment variable that is vLLM's own name of it: either decides answers."""
+    kind, name = given.accelerator_type.upper(), "VLLM_BATCH_INVARIANT"
+    asked = given.batch_invariant or str(given.runtime_env.env_vars.get(name, "0")) not in ("0", "False")
+    if asked and kind in NOT_INVARIANT:
+        raise ConfigError(
+            f"batch_invariant in {source} needs a GPU of compute capability 9.0 or higher, such as H100 or H200, but "
+            f"accelerator_type is {kind}. Leave it out."
+        )
+    return asked
 
 
 def _check_sharing(engines: int, engine_kwargs: Mapping[str, Any], source: str) -> None:

@@ -122,6 +122,8 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
     }
     if config.task != "generate":  # what folders of before there were others hold
         settings["task"] = config.task
+    if config.batch_invariant:
+        settings["batch_invariant"] = "true"
     for key, value in sorted(config.engine_kwargs.items()):
         if key not in HOW_FAST:
             settings[f"engine_kwargs.{key}"] = _shown(key, value)

@@ -259,5 +259,7 @@ def _set_environment(env_vars: dict[str, str], config: EngineConfig) -> None:
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own, by the CPUs asked for: here no measure of the work
     os.environ.update(env_vars)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if config.batch_invariant:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
     if config.accelerator_type == "CPU":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; unset, vLLM reserves a share of the whole host

@@ -373,6 +373,20 @@ def test_gpus_per_replica(keys: dict[str, Any], gpus: float) -> None:
     assert load(**keys).gpus_per_replica == gpus
 
 
+def test_batch_invariance_by_its_key_or_by_vllms_own_name() -> None:
+    h100 = {"accelerator_type": "H100"}
+    assert load(**h100).batch_invariant is False
+    assert load(**h100, batch_invariant=True).batch_invariant is True
+    for value, on in (("1", True), (1, True), ("0", False), (False, False)):
+        runtime_env = {"env_vars": {"VLLM_BATCH_INVARIANT": value}}
+        assert load(**h100, runtime_env=runtime_env).batch_invariant is on, value
+    for kind in ("CPU", "a10g", "L4"):
+        with pytest.raises(ConfigError, match="compute capability 9.0"):
+            load(accelerator_type=kind, batch_invariant=True)
+    with pytest.raises(ConfigError, match="'batch_invariant' .* must be true or false"):
+        load(**h100, batch_invariant="yes")
+
+
 def test_engines_on_one_gpu_share_its_memory_unless_told_how() -> None:
     assert load(engines_per_gpu=1).memory_share is None
     assert load(engines_per_gpu=2).memory_share == 0.45
