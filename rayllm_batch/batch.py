@@ -14,7 +14,7 @@ from rayllm_batch.cluster import connect
 from rayllm_batch.cluster import resources as cluster_resources
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import show
-from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError
+from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError, WorkloadError
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
@@ -239,6 +239,11 @@ class RayLLMBatch:
         if gpu_hour_usd is not None and not 0 <= gpu_hour_usd < math.inf:
             raise ConfigError(
                 f"estimate(gpu_hour_usd=...) must be a price of at least 0, or None, given {gpu_hour_usd!r}."
+            )
+        if self._execution.task().has_own_columns:
+            raise WorkloadError(
+                "estimate() times one request a row, and how often a rollout asks is not known before. Run a part of the rows "
+                "with dataset_fraction=100, and take the time of that."
             )
         connect(self.options.verbose)
         ready, plan = self._execution.preflight()

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from rayllm_batch.cluster import resources as cluster_resources
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.data import columns
 from rayllm_batch.output import run_columns as output
 from rayllm_batch.report.estimate import Sample, copies
 from rayllm_batch.workers.parse_answer import parse_answers
@@ -59,7 +60,8 @@ class Host:
         answered = self._replica(prompts)
         if (parse := self._replica.job.parse_answer) is not None:
             answered = parse_answers(answered, parse, job.task)
-        rows = answered.select(job.task.schema.names).to_pylist()
+        own = [name for name in answered.column_names if name not in prompts.column_names]
+        rows = columns.rows(answered.select(own))
         for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
             ids = prompt[output.TOKEN_IDS]
             row["prompt"] = "" if ids is None else decode(ids.tolist(), job)

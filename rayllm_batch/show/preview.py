@@ -6,7 +6,7 @@ import html
 import textwrap
 from typing import Any
 
-from rayllm_batch.show.row_table import answer, counts, html_answer, html_table, wrapped
+from rayllm_batch.show.row_table import answer, counts, further, html_answer, html_further, html_table, wrapped
 
 PROMPT_CHARACTERS = 3000  # in a terminal; a notebook's table has the whole prompt, to scroll through
 # A width of its own: JupyterLab's style would make it as wide as the longest paragraph.
@@ -19,7 +19,9 @@ def as_text(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
     for number, row in enumerate(rows, start=1):
         text, label = answer(row, column)
         prompt = textwrap.indent(_middle_left_out(row["prompt"], PROMPT_CHARACTERS), "    | ", lambda line: True)
-        blocks.append(f"[{number}] {counts(row)}\n{prompt}\n{wrapped(label, text)}")
+        lines = [prompt] if prompt else []
+        lines += [wrapped(label, text), *(wrapped(name, its) for name, its in further(row, column).items())]
+        blocks.append("\n".join([f"[{number}] {counts(row)}", *lines]))
     return "\n\n".join(blocks)
 
 
@@ -30,7 +32,7 @@ def as_html(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
         (
             (
                 f"<div style='{_PROMPT}'>{html.escape(row['prompt'])}</div>",
-                html_answer(row, column),
+                html_answer(row, column) + html_further(row, column),
                 html.escape(counts(row)),
             )
             for row in rows

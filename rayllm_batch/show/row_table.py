@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 TEXT_WIDTH = 110
+TOLD = ("prompt", "num_input_tokens", "num_generated_tokens", "num_requests", "finish_reason", "error")  # elsewhere
 _CELL = "text-align:left;vertical-align:top;padding:6px 10px;white-space:pre-wrap"
 
 
@@ -27,6 +29,11 @@ def html_answer(row: dict[str, Any], column: str = "generated_text") -> str:
     return f"{'<b>error:</b> ' if label == 'error' else ''}{html.escape(text)}"
 
 
+def html_further(row: dict[str, Any], column: str = "generated_text") -> str:
+    lines = (f"<b>{html.escape(name)}:</b> {html.escape(its)}" for name, its in further(row, column).items())
+    return "".join(f"\n{line}" for line in lines)
+
+
 def answer(row: dict[str, Any], column: str = "generated_text") -> tuple[str, str]:
     """The answer (column: which one has it), or the error in its place, and which of the two it is."""
     if row.get("error"):
@@ -34,11 +41,25 @@ def answer(row: dict[str, Any], column: str = "generated_text") -> tuple[str, st
     return "" if row[column] is None else str(row[column]), column
 
 
+def further(row: dict[str, Any], column: str = "generated_text") -> dict[str, str]:
+    """The other columns that an answer has, as text; a struct's fields one by one. Nothing of a row that failed."""
+    told = {}
+    for name, value in row.items():
+        if row.get("error") or value is None or name in (column, *TOLD):
+            continue
+        fields = {f"{name}.{key}": its for key, its in value.items()} if isinstance(value, dict) else {name: value}
+        for label, its in fields.items():
+            told[label] = its if isinstance(its, str) else json.dumps(its, ensure_ascii=False, default=str)
+    return told
+
+
 def counts(row: dict[str, Any]) -> str:
     """As far as the row's task has such columns."""
     told = [f"{row['num_input_tokens']:,} in"]
     if "num_generated_tokens" in row:
         told += [f"{row['num_generated_tokens']:,} out", row["finish_reason"]]
+    if row.get("num_requests", 1) != 1:
+        told.append(f"{row['num_requests']} requests")
     return ", ".join(told)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rayllm_batch import ChatWorkloadBase
 from rayllm_batch.config import init_engine_from_config
 from rayllm_batch.engine.engine_args import installed_fields
 from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS
@@ -92,6 +93,27 @@ def engine(**given: Any) -> Any:
         "engine_kwargs": {"max_model_len": 512},
     }
     return init_engine_from_config(config, override=given)
+
+
+def test_what_else_decides_answers_is_a_setting_only_where_it_is_asked_for() -> None:
+    class Asks(ChatWorkloadBase):
+        pass
+
+    plain = describe_job(engine(), Asks(), None)
+    for given in (
+        {"output_schema": ["a", "b"]},
+        {"output_schema": {"type": "object"}},
+        {"output_schema": ["a"], "reask": 1},
+    ):
+        job = describe_job(engine(), Asks(**given), None)
+        assert job.fingerprint != plain.fingerprint and job.hints == plain.hints
+        assert {key.removeprefix("workload.") for key in job.settings.keys() - plain.settings.keys()} == given.keys()
+    for unused in ({"max_calls": 3}, {"reask": 0}, {"rollout_timeout_s": 5.0}):
+        assert describe_job(engine(), Asks(**unused), None) == plain
+    assert not any("schema" in key or "calls" in key or "reask" in key for key in {**plain.settings, **plain.hints})
+    h100 = engine(accelerator_type="H100")
+    invariant = describe_job(engine(accelerator_type="H100", batch_invariant=True), Asks(), None)
+    assert invariant.settings == {**describe_job(h100, Asks(), None).settings, "batch_invariant": "true"}
 
 
 def in_a_cell(code: str, name: str = "/tmp/ipykernel_7/1234.py") -> dict[str, Any]:

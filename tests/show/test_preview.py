@@ -44,6 +44,25 @@ def test_a_row_that_failed_shows_its_error_and_a_row_without_a_prompt_none() -> 
     assert "[2] 0 in, 5 out, error" in text and "error: parse_row: KeyError: 'article'" in text
 
 
+def test_further_columns_are_shown_a_field_a_line() -> None:
+    typed = row(
+        parsed={"name": "<b>wheel</b>", "parts": [{"count": 1}], "due": None},
+        generated_texts=["a", "b"],
+        num_requests=2,
+    )
+    text, page = as_text([typed]), as_html([typed])
+    for line in (
+        'parsed.parts: [{"count": 1}]',
+        "parsed.due: null",
+        'generated_texts: ["a", "b"]',
+        "parsed.name: <b>wheel",
+    ):
+        assert f"    {line}" in text
+    assert "2 requests" in text and "<b>parsed.name:</b> &lt;b&gt;wheel&lt;/b&gt;" in page and "<b>wheel" not in page
+    failed = as_text([{**typed, "error": "answer: no", "parsed": None}])
+    assert "parsed" not in failed and "answer: no" in failed
+
+
 def test_a_terminal_gets_the_beginning_and_the_end_of_a_long_prompt_and_a_table_all_of_it() -> None:
     long = "a" * PROMPT_CHARACTERS + "b" * PROMPT_CHARACTERS
     text = as_text([row(prompt=long)])

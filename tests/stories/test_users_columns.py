@@ -91,7 +91,8 @@ def test_further_columns_in_a_folder_that_is_continued(tmp_path, output_format, 
 
 def test_the_preview_has_been_parsed(capsys):
     RayLLMBatch(echo(), Parsed(), num_replicas=1).preview(14)
-    assert "KeyError: 'no such label'" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "KeyError: 'no such label'" in out and "    words: " in out and "    half: 0\n" in out and "note" not in out
     RayLLMBatch.release()
 
 
@@ -123,6 +124,11 @@ def test_rollouts_in_memory_and_with_kept_engines():
     batch.preview(2)
     turned(batch.run().take_all())
     assert batch.metrics.num_generated_tokens == 199 * 9 and batch.metrics.failed == 1
+
+
+def test_how_long_rollouts_take_is_not_guessed():
+    with pytest.raises(WorkloadError, match="dataset_fraction=100"):
+        RayLLMBatch(echo(), Turns(), num_replicas=1).estimate()
 
 
 def test_a_folder_of_rollouts_is_continued_and_knows_other_code(tmp_path, capsys):
