@@ -44,9 +44,9 @@ class RayLLMBatch:
     batch_size:    rows a block: what one task carries to an engine, and what is computed again when an engine
                    dies. It does not bound what the engine batches. None chooses it, and with it, where the config does
                    not say, max_num_seqs and whether two engines share a GPU; a line says what was chosen.
-    num_replicas:  copies of the model side by side, each on its own GPUs (with engines_per_gpu, so many on each GPU); they
-                   start together. (least, most) starts with `least` and adds others, up to `most`, while rows wait and the
-                   cluster has GPUs free.
+    num_replicas:  copies of the model side by side, each on its own GPUs (with engines_per_gpu, so many on each GPU);
+                   they start together. (least, most) starts with `least` and adds others, up to `most`, while rows
+                   wait and the cluster has GPUs free.
     preserve_order: rows come out in the order in which they were read.
     stall_timeout_s: seconds without a sign of life after which a replica is started again, and then the run ended; None
                    waits for ever. An answer of many thousand tokens is not a stall, its engine steps show.
@@ -112,27 +112,29 @@ class RayLLMBatch:
         """Answer every row, once, and return them: a Dataset that can be read many times without computing again.
 
         It has the input columns and `generated_text`, `num_input_tokens`, `num_generated_tokens`,
-        `finish_reason` ("stop", "length", "repetition", or "error") and `error` (null, or what failed in which stage). A failed
-        row's `generated_text` is null. One input row gives one output row. Order is not kept unless `preserve_order` is set;
-        rows read from a folder then come answered ones first.
+        `finish_reason` ("stop", "length", "repetition", or "error") and `error` (null, or what failed in which stage).
+        A failed row's `generated_text` is null. One input row gives one output row. Order is not kept unless
+        `preserve_order` is set; rows read from a folder then come answered ones first.
 
-        Input columns of every Arrow type come out with the values that came in. One whose values are of several kinds, such as
-        numbers in one file and text in the next, has Python objects. Of such a column, and of one for which parquet has no
-        type, a parquet file has JSON text, and the Dataset the values; a jsonl file has JSON. Where JSON has no such value,
+        Input columns of every Arrow type come out with the values that came in. One whose values are of several kinds,
+        such as numbers in one file and text in the next, has Python objects. Of such a column, and of one for which
+        parquet has no type, a parquet file has JSON text, and the Dataset the values; a jsonl file has JSON. Where
+        JSON has no such value,
         it is text: bytes base64, NaN "NaN", a date "2024-01-02".
 
         output_path:   a local folder or a URI (s3://, gs://). Rows are written there as they finish, and the result is
                        read from there, so that memory does not grow with the job. The same call on a folder that is
                        not complete continues: finished rows are not computed again. On a complete one no engine starts.
-                       Rows that are new, of further files or a larger dataset_fraction, are answered; those that are not in
-                       the data any more keep their answers. The settings that decide answers must be those of before.
+                       Rows that are new, of further files or a larger dataset_fraction, are answered; those that are
+                       not in the data any more keep their answers. The settings that decide answers must be those of
+                       before.
         output_format: "parquet" or "jsonl".
         id_column:     a column whose values are unique, to tell one row from another; else all its content does.
         retry_failed:  with an output_path, run those rows again that have an error, as the workload asks now.
-        changed:       where the workload's code or fields are not those of before, or the first rows are asked something
-                       else, or rows are known by their ids and the data is not that of before, the finished rows are parsed
-                       again, without an engine, and compared. What happens where something else would be asked: "refuse" raises OutputError,
-                       "keep" keeps these answers, "redo" computes them again.
+        changed:       where the workload's code or fields are not those of before, or the first rows are asked
+                       something else, or rows are known by their ids and the data is not that of before, the finished
+                       rows are parsed again, without an engine, and compared. What happens where something else would
+                       be asked: "refuse" raises OutputError, "keep" keeps these answers, "redo" computes them again.
 
         Raises ClusterError, DatasetError, WorkloadError, ModelAccessError or OutputError before an engine starts, and
         EngineError when the engine does not start or keeps dying; it carries the engine's last words.
@@ -182,7 +184,8 @@ class RayLLMBatch:
         """Look for everything that can be known to be wrong before an engine starts, as `run` does first.
 
         The cluster's GPUs and CPUs, the versions on its nodes, access to the model, its size against the GPU's memory
-        and the disk, its chat template, the dataset, and parse_row on its first rows. With the arguments that `run` will get,
+        and the disk, its chat template, the dataset, and parse_row on its first rows. With the arguments that `run`
+        will get,
         the output folder too: whether it can be written, is this job's, and has room. Raises the error found, or
         PreflightError with all of them.
         """
@@ -211,8 +214,8 @@ class RayLLMBatch:
     def preview(self, n: int = 8) -> None:
         """Run the first `n` rows and show them: the prompt as the model sees it, the answer, its tokens, or the error.
 
-        The engines stay ready for ten minutes, so that a run that follows does not start them again, unless its config or
-        num_replicas is another. They hold their GPUs meanwhile; `release()` ends them. Raises what `run` raises.
+        The engines stay ready for ten minutes, so that a run that follows does not start them again, unless its config
+        or num_replicas is another. They hold their GPUs meanwhile; `release()` ends them. Raises what `run` raises.
         """
         check_whole("preview(n=...)", n)
         connect(self.options.verbose)
@@ -227,11 +230,12 @@ class RayLLMBatch:
     def estimate(self, sample_rows: int = 64, gpu_hour_usd: Optional[float] = None) -> Estimate:
         """What the whole job will take: rows, tokens, time, GPU-hours, and what bounds it; an object to print.
 
-        sample_rows:  rows that are tried, from all over the dataset's first SPREAD_OVER rows. On a large job each is tried
-                      several times, until the engine is as full as the job will keep it.
+        sample_rows:  rows that are tried, from all over the dataset's first SPREAD_OVER rows. On a large job each is
+                      tried several times, until the engine is as full as the job will keep it.
         gpu_hour_usd: the price of one GPU for an hour; the estimate then has the cost.
 
-        The engines stay ready, as with `preview`. Raises what `run` raises, and DatasetError where every tried row failed.
+        The engines stay ready, as with `preview`. Raises what `run` raises, and DatasetError where every tried row
+        failed.
         """
         import ray
 
@@ -281,8 +285,9 @@ class RayLLMBatch:
     def report(self, path: Union[str, os.PathLike] = "report.html") -> str:
         """Show what the last run did, in a notebook, and write it as one HTML file, which needs no network.
 
-        Were the engines full, what failed and why, tokens/s over time, lengths, the slowest rows, settings and versions;
-        also of a run that failed or was interrupted. path: the file, replaced if it is there. Returns its whole path.
+        Were the engines full, what failed and why, tokens/s over time, lengths, the slowest rows, settings and
+        versions; also of a run that failed or was interrupted. path: the file, replaced if it is there. Returns its
+        whole path.
 
         Raises RayLLMBatchError before any run, and when the file cannot be written.
         """

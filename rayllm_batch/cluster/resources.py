@@ -12,8 +12,8 @@ from rayllm_batch.errors import ClusterError, did_you_mean
 ACCELERATOR = "accelerator_type:"
 ANY_GPU = "GPU"  # accelerator_type for a GPU whose kind Ray does not know, or where any kind will do
 
-# Of an actor that only passes blocks on to an engine that was kept, whose own actor has the rest of the replica's share. Not
-# 0, and not what the stage before asks for: those would be fused.
+# Of an actor that only passes blocks on to an engine that was kept, whose own actor has the rest of the replica's
+# share. Not 0, and not what the stage before asks for: those would be fused.
 RELAY_CPUS = 0.001
 
 

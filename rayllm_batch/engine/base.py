@@ -29,8 +29,8 @@ class Reply:
     num_generated_tokens: of all answers.
     finish_reason:        of the first, vLLM's: "stop", "length", or "repetition" (by `repetition_detection`).
     texts, finish_reasons: of each answer, where n was above 1.
-    logprobs:             of each answer a list of its tokens, each a list of {token_id, token, logprob, rank}: the token
-                          that was taken first, then the others that were asked for.
+    logprobs:             of each answer a list of its tokens, each a list of {token_id, token, logprob, rank}: the
+                          token that was taken first, then the others that were asked for.
     prompt_logprobs:      likewise of the prompt's tokens; None for its first, which nothing comes before.
     """
 

@@ -7,7 +7,8 @@ from typing import Any, Optional
 
 from rayllm_batch.engine import vllm_versions
 
-# What "auto" tries, in its order. It chooses by the first request alone; what that backend cannot do fails in the engine.
+# What "auto" tries, in its order. It chooses by the first request alone; what that backend cannot do fails in the
+# engine.
 BACKENDS = ("xgrammar", "guidance")
 
 

@@ -97,7 +97,8 @@ def keep_rows(table: pa.Table, ids: set[bytes]) -> pa.Table:
 
 
 def ship_by_value(*users: Any) -> None:
-    """Send this package's code, and that of the users' objects, along with the job: worker nodes need Ray and vLLM, no more.
+    """Send this package's code, and that of the users' objects, along with the job: worker nodes need Ray and vLLM, no
+    more.
 
     users: a workload, and what else may be of the user's own making: an engine, a task.
 

@@ -119,7 +119,8 @@ def ask(host: Any, method: str, *arguments: Any) -> Any:
 class WarmEngines:
     """Running, or on their way. blocks_in_flight: how many blocks each takes at once. ray_job: the connection to Ray.
 
-    first_job: the object that they were started with; Ray starts one again with it, and lets go of what nobody refers to.
+    first_job: the object that they were started with; Ray starts one again with it, and lets go of what nobody refers
+    to.
     """
 
     config: EngineConfig

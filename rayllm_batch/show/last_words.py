@@ -55,7 +55,8 @@ def of_folder(
 
 
 def _read(path: str, output_format: str, alike: bool) -> str:
-    """Python that reads it; "" where none is short. Of parts that differ, pandas would give the first one's columns and types.
+    """Python that reads it; "" where none is short. Of parts that differ, pandas would give the first one's columns
+    and types.
 
     Nor is it for what guesses types: the text 2024-01-02 would be a time, and no join would find it.
     """

@@ -22,7 +22,8 @@ class InvalidAnswer(ValueError):
 class Answer:
     """What one row gets: the engine's last reply, or an error, or both where the reply is not what was asked for.
 
-    num_input_tokens, num_generated_tokens: of all requests that the row took. num_requests: those that got a reply. complaints: why replies were invalid, each.
+    num_input_tokens, num_generated_tokens: of all requests that the row took. num_requests: those that got a reply.
+    complaints: why replies were invalid, each.
     values: what the task read in the last reply, for `Task.columns`. own_columns: of a task that has them.
     """
 
@@ -74,9 +75,9 @@ class Task:
     def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         """What `parse_row` returns for the row, checked and read to mean one thing.
 
-        "messages" (as `chat.checked_messages` gives them), "prompt" (a text) or "prompt_token_ids" (an array of shape (n,) of int32); the
-        task's settings_key (plain values) and "model", if they are given. Raises TypeError or WorkloadError, which
-        becomes the row's error.
+        "messages" (as `chat.checked_messages` gives them), "prompt" (a text) or "prompt_token_ids" (an array of shape
+        (n,) of int32); the task's settings_key (plain values) and "model", if they are given. Raises TypeError or
+        WorkloadError, which becomes the row's error.
         """
         raise NotImplementedError
 

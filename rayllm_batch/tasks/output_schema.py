@@ -18,7 +18,8 @@ WHAT = (
 class OutputSchema:
     """`output_schema` of a workload, or of one row.
 
-    given: a pydantic model, or any type that pydantic reads (a dataclass, an Enum, list[Model]); a JSON schema; or texts to
+    given: a pydantic model, or any type that pydantic reads (a dataclass, an Enum, list[Model]); a JSON schema; or
+    texts to
            choose from. where: what the user calls it, for errors.
 
     json_schema: what the engine keeps to; None for a choice. form: the column `parsed`.

@@ -44,8 +44,8 @@ class Generated:
     """What `await generate(...)` gives.
 
     text, finish_reason: of the first answer; texts: of all, where n is above 1. parsed: by the call's output_schema, as
-    plain values; a list where n is above 1; None, with `error`, where no answer has the form. The tokens are those of the
-    call, with the answers that were asked for again. logprobs: see the column.
+    plain values; a list where n is above 1; None, with `error`, where no answer has the form. The tokens are those of
+    the call, with the answers that were asked for again. logprobs: see the column.
     """
 
     text: str

@@ -238,7 +238,8 @@ def _tokenize(
     """Token ids (int32) of each text, as `apply_chat_template(tokenize=True)` gives them.
 
     The template has written the special tokens already, so none is added here: adding them is how other
-    pipelines come to two BOS tokens. plain: texts without a template, which get the tokenizer's own. Where some texts fail together, they are tried one by one.
+    pipelines come to two BOS tokens. plain: texts without a template, which get the tokenizer's own. Where some texts
+    fail together, they are tried one by one.
     """
     try:
         encoded = _encode(tokenizer, list(texts.values()), plain)

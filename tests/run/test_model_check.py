@@ -137,8 +137,8 @@ def test_attention_that_is_not_known_is_not_refused(unusual: dict) -> None:
 
 
 def test_a_context_that_a_small_gpu_cannot_hold() -> None:
-    """By hand: 131,072 tokens of 128 KiB are 16 GiB. The A10G's 22.5 GiB x 0.92 are 20.7 GiB, less 15.0 GiB of weights and
-    2 GiB for activations and graphs are 3.74 GiB: 30,655 tokens, in whole 256 30,464."""
+    """By hand: 131,072 tokens of 128 KiB are 16 GiB. The A10G's 22.5 GiB x 0.92 are 20.7 GiB, less 15.0 GiB of weights
+    and 2 GiB for activations and graphs are 3.74 GiB: 30,655 tokens, in whole 256 30,464."""
     message = refusal(config(max_model_len=131_072), LLAMA)
     for words in (
         "max_model_len=131,072 needs 16.0 GiB",

@@ -109,7 +109,8 @@ def test_a_longer_job_has_three(total: int, more: dict[str, Any], engines: int) 
         ("H100", LLAMA_1B, {"engines_per_gpu": 1}),
         ("H100", LLAMA_1B, {"tensor_parallel_size": 2}),
         ("H100", LLAMA_1B, {"gpu_memory_utilization": 0.9}),
-        # 32 KiB a token are 31 GiB for a million, of the 36 that half of the GPU has beside 2.3 of weights; 40 for 1.3 million
+        # 32 KiB a token are 31 GiB for a million, of the 36 that half of the GPU has beside 2.3 of weights; 40 for 1.3
+        # million
         ("H100", LLAMA_1B, {"max_model_len": 1_300_000}),
         ("H100", dataclasses.replace(LLAMA_1B, config={**LLAMA_1B.config, "max_position_embeddings": 1_300_000}), {}),
         (
@@ -134,8 +135,8 @@ def test_as_many_engines_as_the_config_says() -> None:
 
 
 def test_more_sequences_where_the_kv_cache_holds_them() -> None:
-    # By hand: 80 GiB x 0.92 less 2.3 and 2 are 69.3 GiB; a token takes 2 x 16 x 8 x 64 x 2 bytes = 32 KiB, so 2.27 million
-    # tokens (the engine itself said 2,272,368), which are 8,300 requests of 145 + 128 tokens.
+    # By hand: 80 GiB x 0.92 less 2.3 and 2 are 69.3 GiB; a token takes 2 x 16 x 8 x 64 x 2 bytes = 32 KiB, so 2.27
+    # million tokens (the engine itself said 2,272,368), which are 8,300 requests of 145 + 128 tokens.
     more = plan("H100", LLAMA_1B, engines_per_gpu=1)
     assert more.config.engine_kwargs == {"max_num_seqs": 2048}
     assert "max_num_seqs=2,048 (vLLM's own: 1,024)" in more.chosen(None)

@@ -70,7 +70,8 @@ def library(isolated, hub, monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", isolated / "datasets")
-    # Not the module's name: a test before may have unpickled the class here, whose methods then have globals of their own.
+    # Not the module's name: a test before may have unpickled the class here, whose methods then have globals of their
+    # own.
     for method in (HubClient.ask, HubClient._no_answer):
         monkeypatch.setitem(method.__globals__, "CHECK_SECONDS", 1.0)
     return datasets
