@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from rayllm_batch.display import show
 from rayllm_batch.output.run_columns import failed_of
-from rayllm_batch.show.row_table import TEXT_WIDTH, answer, counts, html_answer, html_table, shortened, wrapped
+from rayllm_batch.show.row_table import (
+    FIELDS,
+    TEXT_WIDTH,
+    answers,
+    counts,
+    html_answer,
+    html_fields,
+    html_table,
+    shortened,
+    text_fields,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     import ray.data
@@ -42,7 +53,7 @@ def add_up(dataset: ray.data.Dataset) -> Totals:
 
 
 def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 16, only_failures: bool = False) -> None:
-    """Show `n` rows of a run's output side by side: the input (shortened), the answer or the error, counts.
+    """Show `n` rows of a run's output side by side: the input (shortened), the answer or the error, its fields, counts.
 
     The first answered ones, and failed ones only where these are too few; a line says how many failed.
     only_failures: show only rows whose `error` is set.
@@ -73,29 +84,33 @@ def as_text(rows: list[dict[str, Any]], input_column: str) -> str:
     """One paragraph a row, for terminals and logs."""
     blocks = []
     for number, row in enumerate(rows, start=1):
-        text, label = answer(row)
-        blocks.append(
-            "\n".join(
-                [
-                    f"[{number}] {counts(row)}",
-                    wrapped(input_column, shortened(row.get(input_column), 2 * TEXT_WIDTH)),
-                    wrapped(label, text),
-                ]
-            )
-        )
+        lines = [
+            f"[{number}] {counts(row)}",
+            wrapped(input_column, shortened(row.get(input_column), 2 * TEXT_WIDTH)),
+            *(wrapped(label, text) for label, text in answers(row)),
+            *text_fields(_answer_of(row)),
+        ]
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
 def as_html(rows: list[dict[str, Any]], input_column: str) -> str:
     """A table; every text is escaped, since models write whatever they like."""
     return html_table(
-        (input_column, "generated_text", "tokens"),
+        (input_column, "generated_text", FIELDS, "tokens"),
         (
             (
                 html.escape(shortened(row.get(input_column), INPUT_CHARACTERS)),
                 html_answer(row),
+                html_fields(_answer_of(row)),
                 html.escape(counts(row)),
             )
             for row in rows
         ),
     )
+
+
+def _answer_of(row: dict[str, Any]) -> dict[str, Any]:
+    """Without the input's columns: those of an answer begin with its text."""
+    names = list(row)
+    return {name: row[name] for name in names[names.index("generated_text") :]}

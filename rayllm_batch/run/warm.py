@@ -53,7 +53,7 @@ class Host:
         return self._replica(table, block)
 
     def preview(self, run_id: str, table: pa.Table) -> list[dict[str, Any]]:
-        """The answers, without the rows' own columns, and `prompt`: all that the model sees, as text."""
+        """The answers, without the rows' own columns, and `prompt`: all that the model sees, as text; None of a rollout."""
         self.adopt(run_id)
         job = self._replica.job.prompt
         prompts = build_prompts(table, job)
@@ -64,7 +64,7 @@ class Host:
         rows = columns.rows(answered.select(own))
         for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
             ids = prompt[output.TOKEN_IDS]
-            row["prompt"] = "" if ids is None else decode(ids.tolist(), job)
+            row["prompt"] = None if job.rollouts else "" if ids is None else decode(ids.tolist(), job)
         return rows
 
     def sample(self, run_id: str, table: pa.Table, rows_each: float) -> tuple[Sample, int, float]:

@@ -6,7 +6,16 @@ import html
 import textwrap
 from typing import Any
 
-from rayllm_batch.show.row_table import answer, counts, further, html_answer, html_further, html_table, wrapped
+from rayllm_batch.show.row_table import (
+    FIELDS,
+    answers,
+    counts,
+    html_answer,
+    html_fields,
+    html_table,
+    text_fields,
+    wrapped,
+)
 
 PROMPT_CHARACTERS = 3000  # in a terminal; a notebook's table has the whole prompt, to scroll through
 # A width of its own: JupyterLab's style would make it as wide as the longest paragraph.
@@ -14,30 +23,38 @@ _PROMPT = "width:36em;max-height:20em;overflow:auto;white-space:pre-wrap;overflo
 
 
 def as_text(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
-    """rows: with `prompt`, the rendered prompt, special tokens included, and the output's columns; column: the answer's."""
+    """rows: with `prompt`, the rendered prompt, special tokens included, and the output's columns; column: the answer's.
+
+    A row without a prompt, of a rollout, says how many requests it took.
+    """
     blocks = []
     for number, row in enumerate(rows, start=1):
-        text, label = answer(row, column)
-        prompt = textwrap.indent(_middle_left_out(row["prompt"], PROMPT_CHARACTERS), "    | ", lambda line: True)
-        lines = [prompt] if prompt else []
-        lines += [wrapped(label, text), *(wrapped(name, its) for name, its in further(row, column).items())]
-        blocks.append("\n".join([f"[{number}] {counts(row)}", *lines]))
+        prompt = textwrap.indent(_middle_left_out(_asked(row), PROMPT_CHARACTERS), "    | ", lambda line: True)
+        lines = [wrapped(label, text) for label, text in answers(row, column)] + text_fields(row, column)
+        blocks.append("\n".join([f"[{number}] {counts(row)}", prompt, *lines]))
     return "\n\n".join(blocks)
 
 
 def as_html(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
     """A table; every text is escaped, since models write whatever they like."""
-    return html_table(
-        ("prompt, as the model sees it", column, "tokens"),
+    cells = [
         (
-            (
-                f"<div style='{_PROMPT}'>{html.escape(row['prompt'])}</div>",
-                html_answer(row, column) + html_further(row, column),
-                html.escape(counts(row)),
-            )
-            for row in rows
-        ),
-    )
+            f"<div style='{_PROMPT}'>{html.escape(_asked(row))}</div>",
+            html_answer(row, column),
+            html_fields(row, column),
+            html.escape(counts(row)),
+        )
+        for row in rows
+    ]
+    headings = ("prompt, as the model sees it", column, FIELDS, "tokens")
+    return html_table(headings, cells)
+
+
+def _asked(row: dict[str, Any]) -> str:
+    if row["prompt"] is not None:
+        return row["prompt"]
+    count = row["num_requests"]
+    return f"(a rollout: {count:,} request{'' if count == 1 else 's'})"
 
 
 def _middle_left_out(text: str, most: int) -> str:

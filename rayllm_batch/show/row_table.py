@@ -9,48 +9,90 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 TEXT_WIDTH = 110
-TOLD = ("prompt", "num_input_tokens", "num_generated_tokens", "num_requests", "finish_reason", "error")  # elsewhere
+FIELDS = "fields"  # the heading of `html_fields`
+MOST_CHARACTERS = 2000  # of one field's value
+# Shown elsewhere, or too long to read.
+TOLD = (
+    *("prompt", "num_input_tokens", "num_generated_tokens", "num_requests", "finish_reason", "finish_reasons", "error"),
+    *("logprobs", "prompt_logprobs"),
+)
 _CELL = "text-align:left;vertical-align:top;padding:6px 10px;white-space:pre-wrap"
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of numbered rows. Cells are HTML already: escape what a model or a user wrote."""
+    """A table of numbered rows, without FIELDS where no row has any. Cells are HTML already: escape what others wrote."""
+    all_rows = list(rows)
+    shown = [i for i, heading in enumerate(headings) if heading != FIELDS or any(row[i] for row in all_rows)]
 
     def line(tag: str, cells: Iterable[str]) -> str:
         return "<tr>" + "".join(f"<{tag} style='{_CELL}'>{cell}</{tag}>" for cell in cells) + "</tr>"
 
-    head = line("th", ("", *map(html.escape, headings)))
-    body = "".join(line("td", (str(number), *row)) for number, row in enumerate(rows, start=1))
+    head = line("th", ("", *(html.escape(headings[i]) for i in shown)))
+    body = "".join(line("td", (str(number), *(row[i] for i in shown))) for number, row in enumerate(all_rows, start=1))
     return f"<table style='table-layout:auto;width:100%'><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
 def html_answer(row: dict[str, Any], column: str = "generated_text") -> str:
-    text, label = answer(row, column)
-    return f"{'<b>error:</b> ' if label == 'error' else ''}{html.escape(text)}"
+    labels = {"error": "<b>error:</b> ", column: ""}
+    return "\n".join(
+        f"{labels.get(label, f'<b>{html.escape(label[len(column) + 1 :])}</b> ')}{html.escape(text)}"
+        for label, text in answers(row, column)
+    )
 
 
-def html_further(row: dict[str, Any], column: str = "generated_text") -> str:
-    lines = (f"<b>{html.escape(name)}:</b> {html.escape(its)}" for name, its in further(row, column).items())
-    return "".join(f"\n{line}" for line in lines)
+def answers(row: dict[str, Any], column: str = "generated_text") -> list[tuple[str, str]]:
+    """Label and text: the error, if the row has one, and the texts there are (column: which one has them).
+
+    Those of n > 1 are numbered: "generated_text [1]".
+    """
+    told = [("error", str(row["error"]))] if row.get("error") else []
+    if (several := row.get(f"{column}s")) is not None:
+        return told + [(f"{column} [{i}]", str(text)) for i, text in enumerate(several, start=1)]
+    text = "" if row.get(column) is None else str(row[column])
+    return told + ([(column, text)] if text or not told else [])
 
 
-def answer(row: dict[str, Any], column: str = "generated_text") -> tuple[str, str]:
-    """The answer (column: which one has it), or the error in its place, and which of the two it is."""
-    if row.get("error"):
-        return row["error"], "error"
-    return "" if row[column] is None else str(row[column]), column
+def html_fields(row: dict[str, Any], column: str = "generated_text") -> str:
+    """A small table; "" of a row that has no fields."""
+    lines = [
+        "<tr>"
+        + "".join(f"<td style='{_CELL};padding:2px 8px 2px 0'>{html.escape(text)}</td>" for text in (name, *told))
+        for name, told in fields(row, column).items()
+    ]
+    return f"<table style='font-size:90%'>{'</tr>'.join(lines)}</tr></table>" if lines else ""
 
 
-def further(row: dict[str, Any], column: str = "generated_text") -> dict[str, str]:
-    """The other columns that an answer has, as text; a struct's fields one by one. Nothing of a row that failed."""
-    told = {}
+def text_fields(row: dict[str, Any], column: str = "generated_text") -> list[str]:
+    return [
+        wrapped(name if len(told) == 1 else f"{name} [{i}]", text)
+        for name, told in fields(row, column).items()
+        for i, text in enumerate(told, start=1)
+    ]
+
+
+def fields(row: dict[str, Any], column: str = "generated_text") -> dict[str, list[str]]:
+    """The further columns that an answer has, a struct's fields one by one; of `parsed`, with n > 1, one of each answer.
+
+    Values are text, what is nested compact JSON.
+    """
+    found: dict[str, list[str]] = {}
     for name, value in row.items():
-        if row.get("error") or value is None or name in (column, *TOLD):
+        if value is None or name in (column, f"{column}s", *TOLD):
             continue
-        fields = {f"{name}.{key}": its for key, its in value.items()} if isinstance(value, dict) else {name: value}
-        for label, its in fields.items():
-            told[label] = its if isinstance(its, str) else json.dumps(its, ensure_ascii=False, default=str)
-    return told
+        each = value if name == "parsed" and row.get(f"{column}s") is not None else [value]
+        keys = dict.fromkeys(key for one in each if isinstance(one, dict) for key in one)
+        for key in keys or [""]:
+            values = [(one or {}).get(key) if key else one for one in each]
+            found[f"{name}.{key}" if key else name] = list(map(_value, values))
+    return found
+
+
+def _value(value: Any) -> str:
+    text = value
+    if not isinstance(value, str):
+        to_list = getattr(value, "tolist", None)  # of an array
+        text = json.dumps(to_list() if to_list else value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 4]} ..."
 
 
 def counts(row: dict[str, Any]) -> str:
@@ -58,8 +100,8 @@ def counts(row: dict[str, Any]) -> str:
     told = [f"{row['num_input_tokens']:,} in"]
     if "num_generated_tokens" in row:
         told += [f"{row['num_generated_tokens']:,} out", row["finish_reason"]]
-    if row.get("num_requests", 1) != 1:
-        told.append(f"{row['num_requests']} requests")
+    if row.get("num_requests", 1) > 1:
+        told.append(f"{row['num_requests']:,} requests")
     return ", ".join(told)
 
 

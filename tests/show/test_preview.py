@@ -44,28 +44,55 @@ def test_a_row_that_failed_shows_its_error_and_a_row_without_a_prompt_none() -> 
     assert "[2] 0 in, 5 out, error" in text and "error: parse_row: KeyError: 'article'" in text
 
 
-def test_further_columns_are_shown_a_field_a_line() -> None:
-    typed = row(
-        parsed={"name": "<b>wheel</b>", "parts": [{"count": 1}], "due": None},
-        generated_texts=["a", "b"],
-        num_requests=2,
-    )
-    text, page = as_text([typed]), as_html([typed])
-    for line in (
-        'parsed.parts: [{"count": 1}]',
-        "parsed.due: null",
-        'generated_texts: ["a", "b"]',
-        "parsed.name: <b>wheel",
-    ):
-        assert f"    {line}" in text
-    assert "2 requests" in text and "<b>parsed.name:</b> &lt;b&gt;wheel&lt;/b&gt;" in page and "<b>wheel" not in page
-    failed = as_text([{**typed, "error": "answer: no", "parsed": None}])
-    assert "parsed" not in failed and "answer: no" in failed
-
-
 def test_a_terminal_gets_the_beginning_and_the_end_of_a_long_prompt_and_a_table_all_of_it() -> None:
     long = "a" * PROMPT_CHARACTERS + "b" * PROMPT_CHARACTERS
     text = as_text([row(prompt=long)])
     assert f"[... {PROMPT_CHARACTERS:,} characters ...]" in text
     assert text.count("a" * (PROMPT_CHARACTERS // 2)) == 1 and "b" * (PROMPT_CHARACTERS // 2) in text
     assert long in as_html([row(prompt=long)])
+
+
+TYPED = {"title": "<b>Storm</b>", "people": [{"name": "Ann", "age": None}], "tone": None}
+
+
+def test_further_columns_are_a_table_and_typed_answers_one_of_their_fields() -> None:
+    text = as_text([row(parsed=TYPED, words=5, note=None, logprobs=[[]]), row(parsed=None)])
+    assert text.split("\n\n")[0].splitlines()[-4:] == [
+        "    parsed.title: <b>Storm</b>",
+        '    parsed.people: [{"name":"Ann","age":null}]',
+        "    parsed.tone: null",
+        "    words: 5",
+    ]
+    page = as_html([row(parsed=TYPED)])
+    assert "&lt;b&gt;Storm&lt;/b&gt;" in page and "<b>Storm" not in page and ">parsed.people</td>" in page
+    assert "fields</th>" in page and "fields</th>" not in as_html([row()]), "only where there are any"
+    assert "    parsed: good" in as_text([row(parsed="good")])
+    assert "    parsed: [1,2]" in as_text([row(parsed=[1, 2])]), "a typed list is one answer"
+
+
+def test_an_invalid_answer_is_shown_with_what_is_wrong_with_it() -> None:
+    failed = row(error="answer: field 'title': too long", generated_text='{"title": 1}', parsed=None, num_requests=2)
+    lines = as_text([failed]).splitlines()
+    assert lines[0] == "[1] 1,234 in, 5 out, stop, 2 requests"
+    assert lines[-2:] == ["    error: answer: field 'title': too long", '    generated_text: {"title": 1}']
+    assert "<b>error:</b> answer: field" in as_html([failed])
+
+
+def test_the_answers_of_one_row_are_numbered_and_so_are_their_fields() -> None:
+    several = row(generated_texts=["one", "<two>"], parsed=[{"a": 1, "b": "x"}, None])
+    assert as_text([several]).splitlines()[-6:] == [
+        "    generated_text [1]: one",
+        "    generated_text [2]: <two>",
+        "    parsed.a [1]: 1",
+        "    parsed.a [2]: null",
+        "    parsed.b [1]: x",
+        "    parsed.b [2]: null",
+    ]
+    assert "<b>[2]</b> &lt;two&gt;" in as_html([several])
+
+
+def test_a_rollout_shows_its_columns_and_how_often_it_asked() -> None:
+    made = row(prompt=None, num_requests=3, best="<i>two</i>", scores=[1, 2])
+    text = as_text([made])
+    assert "    | (a rollout: 3 requests)" in text and "    best: <i>two</i>" in text and "    scores: [1,2]" in text
+    assert "&lt;i&gt;two" in as_html([made]) and "(a rollout: 1 request)" in as_text([{**made, "num_requests": 1}])

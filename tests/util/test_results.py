@@ -116,6 +116,15 @@ def test_html_keeps_the_lines_of_the_answer() -> None:
     assert "- one\n- two" in Cells(html).cells and "white-space:pre-wrap" in html
 
 
+def test_what_a_typed_answer_or_a_rollout_has_is_beside_the_answer() -> None:
+    typed = row(parsed={"title": "<Storm>", "tags": ["sea"]}) | {"judged": 7, "unused": None}
+    text = results.as_text([typed], "article")
+    assert text.splitlines()[-3:] == ["    parsed.title: <Storm>", '    parsed.tags: ["sea"]', "    judged: 7"], (
+        "and no input column"
+    )
+    assert {"parsed.title", "<Storm>", "judged", "7"} <= set(Cells(results.as_html([typed], "article")).cells)
+
+
 class Rows(list):
     """As much of a Dataset as show_results needs."""
 
