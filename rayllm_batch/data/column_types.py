@@ -154,3 +154,8 @@ def common_type(one: Optional[pa.DataType], other: Optional[pa.DataType]) -> Opt
     kind = _wider(one, other, times=True)
     is_exact = kind is not None and is_sure(one, kind, times=True) and is_sure(other, kind, times=True)
     return kind if is_exact else None
+
+
+def has_nested_integers(kind: pa.DataType) -> bool:
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return any(types.is_integer(one) or has_nested_integers(one) for one in inner)

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.data import columns
+from rayllm_batch.data.column_types import has_nested_integers
 from rayllm_batch.data.row_id import ID_BYTES
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.measures import failures
@@ -164,6 +165,7 @@ class FolderRun:
                 alike=folder.alike,
                 id_column=folder.has_as_is(self._id_column),
                 answer_column=self._execution.config.task_kind.answer_column,
+                nested_integers=any(has_nested_integers(field.type) for field in folder.schema or ()),
             )
         )
 

@@ -38,10 +38,14 @@ def of_folder(
     alike: bool,
     id_column: Optional[str],
     answer_column: str = "generated_text",
+    nested_integers: bool = False,
 ) -> str:
-    """alike: all parts have one schema. id_column: whose values stand in the files as they were."""
+    """alike: all parts have one schema. id_column: whose values stand in the files as they were.
+
+    nested_integers: there are some in structs or lists.
+    """
     lines = [_first(rows, failed, took), *most_frequent(errors)]
-    read = _read(path, output_format, alike)
+    read = _read(path, output_format, alike, nested_integers)
     lines.append(
         f"The answers are in {path}, each beside the columns of its row: {read or 'the Dataset that run() returns has them'}."
     )
@@ -54,14 +58,15 @@ def of_folder(
     return "\n".join(lines)
 
 
-def _read(path: str, output_format: str, alike: bool) -> str:
+def _read(path: str, output_format: str, alike: bool, nested_integers: bool) -> str:
     """Python that reads it; "" where none is short. Of parts that differ, pandas would give the first one's columns
     and types.
 
     Nor is it for what guesses types: the text 2024-01-02 would be a time, and no join would find it.
     """
     if output_format == "parquet" and alike:
-        return f"pd.read_parquet({path!r})"
+        exact = ", dtype_backend='pyarrow'" if nested_integers else ""  # else those beside nulls are floats
+        return f"pd.read_parquet({path!r}{exact})"
     if "://" in path:
         return ""
     files = f"glob.glob({f'{path}/*.{output_format}'!r})"
