@@ -1,4 +1,6 @@
-"""Failed rows by what their errors say, which begins with the stage that failed. Flat in memory, however many fail."""
+"""Failed rows by what their errors say, which begins with the stage that failed; invalid answers by the reason. Flat in
+memory, however many there are.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,10 @@ MAX_KINDS = 100  # kept; rows of others count together, by their stage
 MAX_STAGES = 20
 CHARACTERS = 200
 OTHERS = "other errors"
+GIVEN = re.compile(r", given |, but is ")  # what follows is the value: so write pydantic's errors and our own
+VALUE = re.compile(
+    r"""^(?:'.*'|".*"|[\[{].*[\]}]|-?\d\S*|True|False|None) (?=is |are |does |has |should )""", re.DOTALL
+)  # jsonschema's
 
 Errors = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their errors
 
@@ -17,6 +23,14 @@ Errors = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their erro
 def kind_of(error: str) -> str:
     """Errors that differ in numbers alone, such as lengths of prompts, are of one kind."""
     return re.sub(r"\d+", "0", error[:CHARACTERS])
+
+
+def reason_of(complaint: str) -> str:
+    """What was wrong with an answer, without the value that was: of many answers, each has another."""
+    field, at, said = complaint.partition("': ") if complaint.startswith("field '") else ("", "", complaint)
+    if "is a required property" not in said:
+        said = VALUE.sub("it ", said, count=1)
+    return f"{field}{at}{GIVEN.split(said)[0]}"
 
 
 def stage_of(error: str) -> str:

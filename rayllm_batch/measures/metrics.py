@@ -46,6 +46,8 @@ class RunMetrics:
     failed_by_kind:       failed rows by their stage: parse_row, chat_template, tokenize, sampling_params, engine.
     errors:               failed rows by what their errors say: how many, and one of them.
     finish_reasons:       rows by finish reason, "error" among them.
+    invalid_answers:      answers that did not have the form asked for, by the reason: how many, and one of the reasons.
+    reasks, mended:       how many of them were asked for again (see `reask`), and rows that came out well for it.
     mean_latency_s:       seconds that an answered row spent in the engine and its queue, on average.
     replicas:             every replica that was started, also those that answered nothing.
 
@@ -73,6 +75,9 @@ class RunMetrics:
     failed_by_kind: dict[str, int] = field(default_factory=dict)
     finish_reasons: dict[str, int] = field(default_factory=dict)
     errors: dict[str, tuple[int, str]] = field(default_factory=dict)
+    invalid_answers: dict[str, tuple[int, str]] = field(default_factory=dict)
+    reasks: int = 0
+    mended: int = 0
     mean_latency_s: float = 0.0
     replicas: tuple[ReplicaMetrics, ...] = ()
     generating_s: float = 0.0
@@ -123,6 +128,9 @@ class RunMetrics:
             failed_by_kind=by_stage(stats.errors),
             finish_reasons=dict(stats.finish_reasons),
             errors=dict(stats.errors),
+            invalid_answers=dict(stats.invalid),
+            reasks=stats.reasks,
+            mended=stats.mended,
             mean_latency_s=stats.latency_s / max(1, stats.counts.rows - stats.counts.failed),
             replicas=tuple(map(_of_one, actors)),
             **_over_time(history),

@@ -54,6 +54,8 @@ class RowStats:
     input_lengths, output_lengths: rows by `bin_of` their tokens; of answers, only those that did not fail.
     finish_reasons: rows by finish reason, "error" among them.
     errors:         failed rows by what they say, see failures.
+    invalid:        invalid answers by the reason, likewise. reasks: how many of them were asked for again. mended: rows
+                    that have an answer since.
     slowest:        the rows that took longest, the slowest first.
     """
 
@@ -63,6 +65,9 @@ class RowStats:
     output_lengths: Counter[int] = field(default_factory=Counter)
     finish_reasons: Counter[str] = field(default_factory=Counter)
     errors: Errors = field(default_factory=dict)
+    invalid: Errors = field(default_factory=dict)
+    reasks: int = 0
+    mended: int = 0
     slowest: list[SlowRow] = field(default_factory=list)
 
     def add(self, answer: Answer, seconds: float) -> None:
@@ -71,6 +76,10 @@ class RowStats:
         self.finish_reasons[answer.finish_reason] += 1
         if answer.num_input_tokens:
             self.input_lengths[bin_of(answer.num_input_tokens)] += 1
+        for complaint in answer.complaints:
+            failures.count(self.invalid, failures.reason_of(complaint))
+        self.reasks += answer.num_reasks
+        self.mended += answer.num_reasks > 0 and answer.error is None
         if answer.error is not None:
             failures.count(self.errors, answer.error)
             return
@@ -88,8 +97,11 @@ class RowStats:
         for name in ("input_lengths", "output_lengths", "finish_reasons"):
             mine, others = getattr(self, name), getattr(one, name)
             setattr(self, name, mine + others if sign > 0 else mine - others)  # without those that are none
-        for rows, error in one.errors.values():
-            failures.count(self.errors, error, sign * rows)
+        self.reasks += sign * one.reasks
+        self.mended += sign * one.mended
+        for mine, others in ((self.errors, one.errors), (self.invalid, one.invalid)):
+            for count, text in others.values():
+                failures.count(mine, text, sign * count)
         slowest = [*self.slowest, *one.slowest] if sign > 0 else [row for row in self.slowest if row not in one.slowest]
         self.slowest = nlargest(SLOWEST, slowest)
 

@@ -44,8 +44,15 @@ def run_in_memory(execution: Execution) -> ray.data.Dataset:
     result, mixed = columns.settled(result)
     if mixed:
         print(f"The values of {', '.join(mixed)} are of several kinds: the Dataset has them as Python objects.")
-    print(last_words.of_memory(result.count(), metrics.failed, metrics, metrics.errors))
+    print(last_words.of_memory(result.count(), metrics.failed, metrics, metrics.errors, _invalid(metrics)))
     return run_columns.tell_failed(result, metrics.failed)
+
+
+def _invalid(metrics: object) -> list[str]:
+    """Lines of the invalid answers of a run, if there was one."""
+    if not isinstance(metrics, RunMetrics):
+        return []
+    return last_words.of_invalid(metrics.invalid_answers, metrics.reasks, metrics.mended)
 
 
 class FolderRun:
@@ -165,6 +172,7 @@ class FolderRun:
                 alike=folder.alike,
                 id_column=folder.has_as_is(self._id_column),
                 answer_column=self._execution.config.task_kind.answer_column,
+                invalid=_invalid(took),
                 nested_integers=any(has_nested_integers(field.type) for field in folder.schema or ()),
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from rayllm_batch.measures.failures import CHARACTERS, OTHERS
@@ -20,8 +20,20 @@ def most_frequent(counts: Mapping[str, tuple[int, str]]) -> list[str]:
     return lines
 
 
-def of_memory(rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]]) -> str:
-    lines = [_first(rows, failed, took), *most_frequent(errors)]
+def of_invalid(invalid: Mapping[str, tuple[int, str]], reasks: int, mended: int) -> list[str]:
+    """A line of how many answers were not valid, and why; none where all were. mended: rows."""
+    if not invalid:
+        return []
+    count = sum(answers for answers, _ in invalid.values())
+    again = f"; {reasks:,} asked for again, after which {mended:,} rows were answered" if reasks else ""
+    return [f"{count:,} invalid answers{again}:", *most_frequent(invalid)]
+
+
+def of_memory(
+    rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], invalid: Sequence[str] = ()
+) -> str:
+    """invalid: lines of `of_invalid`."""
+    lines = [_first(rows, failed, took), *most_frequent(errors), *invalid]
     where = "in memory only, in the Dataset that run() returns: run(output_path) writes them as they come."
     lines.append(f"The answers are {where}")
     return "\n".join(lines)
@@ -39,12 +51,13 @@ def of_folder(
     id_column: Optional[str],
     answer_column: str = "generated_text",
     nested_integers: bool = False,
+    invalid: Sequence[str] = (),
 ) -> str:
     """alike: all parts have one schema. id_column: whose values stand in the files as they were.
 
-    nested_integers: there are some in structs or lists.
+    nested_integers: there are some in structs or lists. invalid: lines of `of_invalid`.
     """
-    lines = [_first(rows, failed, took), *most_frequent(errors)]
+    lines = [_first(rows, failed, took), *most_frequent(errors), *invalid]
     read = _read(path, output_format, alike, nested_integers)
     lines.append(
         f"The answers are in {path}, each beside the columns of its row: {read or 'the Dataset that run() returns has them'}."

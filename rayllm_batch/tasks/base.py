@@ -23,7 +23,7 @@ class Answer:
     """What one row gets: the engine's last reply, or an error, or both where the reply is not what was asked for.
 
     num_input_tokens, num_generated_tokens: of all requests that the row took. num_requests: those that got a reply.
-    complaints: why replies were invalid, each.
+    complaints: why replies were invalid, each. num_reasks: requests for a valid one in place of these.
     values: what the task read in the last reply, for `Task.columns`. own_columns: of a task that has them.
     """
 
@@ -33,6 +33,7 @@ class Answer:
     num_generated_tokens: int = 0
     num_requests: int = 0
     complaints: list[str] = field(default_factory=list)
+    num_reasks: int = 0
     values: dict[str, Any] = field(default_factory=dict)
     own_columns: dict[str, Any] = field(default_factory=dict)
 

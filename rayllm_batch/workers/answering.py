@@ -113,6 +113,7 @@ class Answering:
                 raise RolloutError(f"its answers have {used}, and max_rollout_tokens is {limits.tokens:,}")
             one = await self._call(prompt, output_schema, settings)
             answer.reply, answer.complaints = one.reply or answer.reply, [*answer.complaints, *one.complaints]
+            answer.num_reasks += one.num_reasks
             answer.num_input_tokens += one.num_input_tokens
             answer.num_generated_tokens += one.num_generated_tokens
             answer.num_requests += one.num_requests
@@ -164,6 +165,7 @@ class Answering:
                 if len(answer.complaints) > task.reask or row[MESSAGES] is None:
                     raise
                 row, request = await self._again(row, task, reply, answer)
+                answer.num_reasks += 1
                 answer.num_input_tokens += len(request.prompt_token_ids)
 
     async def _again(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from rayllm_batch.measures.failures import MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted
+from typing import Any
+
+import pytest
+
+from rayllm_batch.measures.failures import MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted, reason_of
+from rayllm_batch.tasks.base import InvalidAnswer
+from rayllm_batch.tasks.output_schema import OutputSchema
 
 ERRORS = [f"tokenize: the prompt has {n} tokens" for n in range(1000, 1007)]
 ERRORS += [*["parse_row: KeyError: 'a'"] * 3, "engine: x"]
@@ -35,3 +41,29 @@ def test_many_stages_take_no_more_room() -> None:
     errors = counted("".join(chr(97 + int(digit)) for digit in str(n)) for n in range(1000))
     assert len(errors) == MAX_KINDS + MAX_STAGES + 1 and sum(rows for rows, _ in errors.values()) == 1000
     assert by_stage(errors)["other"] == 1000 - MAX_KINDS - MAX_STAGES
+
+
+SCHEMA = {"properties": {"a": {"type": "integer"}, "b": {"maxLength": 2}}, "required": ["a"], "type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("form", "answers", "reason"),
+    [
+        (SCHEMA, ('{"a": "x y"}', '{"a": {"is": 1}}', '{"a": 1.5}'), "field 'a': it is not of type 'integer'"),
+        (SCHEMA, ('{"a": 1, "b": "one is long"}', '{"a": 1, "b": "xyz"}'), "field 'b': it is too long"),
+        (SCHEMA, ("{}", '{"b": ""}'), "'a' is a required property"),
+        (SCHEMA, ("[1]", '"it\'s"', "null"), "it is not of type 'object'"),
+        (dict[str, int], ('{"a": "x"}', '{"a": "\': , given "}'), "field 'a': Input should be a valid integer, unable"),
+        (["yes", "no"], ("maybe", "NO"), "it is none of 'yes', 'no'"),
+    ],
+)
+def test_answers_that_are_wrong_in_the_same_way_count_together(
+    form: Any, answers: tuple[str, ...], reason: str
+) -> None:
+    complaints = []
+    for answer in answers:
+        with pytest.raises(InvalidAnswer) as caught:
+            OutputSchema(form).value(answer)
+        complaints.append(str(caught.value))
+    ((many, said),) = counted(map(reason_of, complaints)).values()
+    assert many == len(answers) and said.startswith(reason) and "given" not in said

@@ -60,6 +60,33 @@ def test_failures_by_what_they_say() -> None:
     ]
 
 
+def typed(*complaints: str, reasks: int = 0, error: str | None = None) -> tuple[Answer, float]:
+    answer = answered()
+    answer.complaints, answer.num_reasks, answer.error = list(complaints), reasks, error
+    return answer, 1.0
+
+
+TITLE, AGE = "field 'title': too long, given str: 'x{}'", "field 'people[{}].age': must be an integer, but is {}"
+TYPED = [
+    typed(),
+    typed(TITLE.format(1), reasks=1),
+    typed(TITLE.format(2), AGE.format(0, '"old"'), reasks=1, error="answer: field 'people[0].age': must be ..."),
+    typed(AGE.format(1, "null"), error="answer: ..."),
+]
+
+
+def test_invalid_answers_by_what_was_wrong_and_what_came_of_asking_again() -> None:
+    stats = of(*TYPED)
+    assert [*stats.invalid.values()] == [
+        (2, "field 'title': too long"),
+        (2, "field 'people[0].age': must be an integer"),
+    ]
+    assert (stats.reasks, stats.mended) == (2, 1) and stats.counts.failed == 2
+    assert RowStats.of(pickle.loads(pickle.dumps(stats.plain()))) == stats and json.dumps(stats.plain())
+    total = RowStats.merged([stats, of(*TYPED)])
+    assert (total.reasks, total.mended, total.invalid.popitem()[1][0]) == (4, 2, 4)
+
+
 def test_the_slowest_rows() -> None:
     rows = [(answered(n, 1, f"row {n} " + "x" * 500), float(n)) for n in range(1000)]
     random.Random(0).shuffle(rows)
@@ -83,8 +110,14 @@ def test_two_replicas_add_up_to_what_one_would_have() -> None:
 
 def test_what_is_taken_out_again_was_never_there() -> None:
     stays = of((answered(100, 10), 1.0), (failed("engine: x", 7), 0.0))
+    stays.merge(of(*TYPED))
     total = RowStats.merged([stays])
-    block = of((answered(2000, 99, reason="length"), 5.0), (failed("parse_row: y"), 0.0), (failed("engine: x", 7), 0.0))
+    block = of(
+        TYPED[2],
+        (answered(2000, 99, reason="length"), 5.0),
+        (failed("parse_row: y"), 0.0),
+        (failed("engine: x", 7), 0.0),
+    )
     total.merge(block)
     assert total != stays and total.slowest[0][0] == 5.0
     total.merge(block, -1)
@@ -96,8 +129,11 @@ def test_it_stays_small() -> None:
     for n in range(20_000):
         stats.add(answered(draw.randrange(1_000_000), draw.randrange(1_000_000), "x" * 5000), draw.random())
         stats.add(failed(f"stage {chr(97 + n % 26)}: " + "y" * 5000), 0.0)
+        stats.add(typed(f"field '{chr(97 + n % 26) * (n % 300)}': {'z' * 5000}")[0], 0.0)
     assert {len(error) for _, error in stats.errors.values()} == {CHARACTERS + 1}
-    assert len(pickle.dumps(stats.plain())) < 24_000, "with 26 kinds of failures, far more than there are"
+    assert {len(reason) for _, reason in stats.invalid.values()} <= set(range(CHARACTERS + 2))
+    assert sum(answers for answers, _ in stats.invalid.values()) == 20_000
+    assert len(pickle.dumps(stats.plain())) < 60_000, "with 26 kinds of failures, far more than there are"
 
 
 def test_what_is_sent_is_plain_and_arrives_whole() -> None:

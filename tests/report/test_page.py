@@ -16,6 +16,7 @@ from run_samples import NASTY, SampleRun
 
 from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config
 from rayllm_batch.errors import RayLLMBatchError
+from rayllm_batch.measures import failures
 from rayllm_batch.measures.history import History
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.row_stats import RowStats, bin_of
@@ -197,6 +198,21 @@ def test_the_figures_are_in_the_page() -> None:
     assert "10.0.0.1 38.5 s" in shown_page.under("Replicas") and "max_tokens 150" in shown_page.under(
         "Sampling parameters"
     )
+
+
+def test_invalid_answers_have_a_section_where_there_are_any() -> None:
+    run = SampleRun(seconds=30)
+    assert "Invalid answers" not in Page(page(**run.report())).sections
+    stats = run.replicas["a"].delivered
+    for reason in ("field 'title': too long", f"field 'tone': {NASTY}", "field 'title': too long"):
+        failures.count(stats.invalid, reason)
+    assert "None was asked for again" in (said := Page(page(**run.report())).under("Invalid answers"))
+    assert f"2 field 'title': too long 1 field 'tone': {NASTY}" in said and said.startswith("3 answers did not have")
+    stats.reasks, stats.mended = 3, 2
+    assert "3 of them were asked for again, after which 2 rows were answered." in Page(page(**run.report())).under(
+        "Invalid answers"
+    )
+    assert run.metrics.invalid_answers == stats.invalid and (run.metrics.reasks, run.metrics.mended) == (3, 2)
 
 
 def test_everything_foreign_is_escaped_and_shown_as_it_is() -> None:

@@ -45,6 +45,21 @@ def test_those_that_were_too_many_to_keep_come_last() -> None:
     assert all(len(line) < 220 for line in last_words.most_frequent(counted(["long " * 500])))
 
 
+def test_invalid_answers_are_counted_by_reason() -> None:
+    invalid = counted(["field 'title': too long"] * 3 + ["field 'tone': no such tone"])
+    lines = last_words.of_invalid(invalid, 2, 1)
+    assert lines == [
+        "4 invalid answers; 2 asked for again, after which 1 rows were answered:",
+        "  3 x field 'title': too long",
+        "  1 x field 'tone': no such tone",
+    ]
+    assert last_words.of_invalid(invalid, 0, 0)[0] == "4 invalid answers:" and last_words.of_invalid({}, 0, 0) == []
+    text = last_words.of_memory(5, 0, "5 s", {}, lines)
+    assert text.splitlines()[1:4] == lines
+    where: dict[str, Any] = {"path": "out", "output_format": "jsonl", "alike": True, "id_column": None}
+    assert last_words.of_folder(5, 0, "5 s", {}, **where, invalid=lines).splitlines()[1:4] == lines
+
+
 def test_of_a_folder() -> None:
     errors = counted(ERRORS)
     text = last_words.of_folder(

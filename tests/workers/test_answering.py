@@ -112,7 +112,7 @@ def test_it_is_asked_for_again_with_the_complaint() -> None:
     assert row["parsed"]["score"] == 0.5 and row["error"] is None and row["num_requests"] == 3
     assert row["num_generated_tokens"] == 30
     assert row["num_input_tokens"] == sum(len(request.prompt_token_ids) for request in engine.asked)
-    assert len(answer.complaints) == 2
+    assert len(answer.complaints) == 2 == answer.num_reasks
     job = PromptJob(dict, "assets/demo-model")
     second, third = (decode(request.prompt_token_ids, job) for request in engine.asked[1:])
     for words in ("Label it.", BAD, "between 0 and 1"):
@@ -123,14 +123,16 @@ def test_it_is_asked_for_again_with_the_complaint() -> None:
 
 def test_it_is_not_asked_for_more_often_than_that() -> None:
     engine = Scripted(BAD, BAD, BAD, GOOD)
-    _, row = answered(engine, output_schema=Label, reask=2)
+    answer, row = answered(engine, output_schema=Label, reask=2)
+    assert len(answer.complaints) == 3 and answer.num_reasks == 2
     assert len(engine.asked) == 3 and row["num_requests"] == 3 and row["generated_text"] == BAD
     assert "between 0 and 1" in row["error"]
 
 
 def test_a_conversation_that_grows_too_long() -> None:
     engine = Scripted("x " * 300, GOOD)
-    _, row = answered(engine, output_schema=Label, reask=2)
+    answer, row = answered(engine, output_schema=Label, reask=2)
+    assert answer.num_reasks == 0 and len(answer.complaints) == 1
     assert len(engine.asked) == 1 and "could not be asked for again" in row["error"] and "max_model_len" in row["error"]
 
 
