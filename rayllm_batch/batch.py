@@ -234,8 +234,8 @@ class RayLLMBatch:
                       tried several times, until the engine is as full as the job will keep it.
         gpu_hour_usd: the price of one GPU for an hour; the estimate then has the cost.
 
-        The engines stay ready, as with `preview`. Raises what `run` raises, and DatasetError where every tried row
-        failed.
+        Not in it are answers that have to be asked for again (`reask`). The engines stay ready, as with `preview`.
+        Raises what `run` raises, DatasetError where every tried row failed, and WorkloadError for a rollout.
         """
         import ray
 
@@ -244,7 +244,8 @@ class RayLLMBatch:
             raise ConfigError(
                 f"estimate(gpu_hour_usd=...) must be a price of at least 0, or None, given {gpu_hour_usd!r}."
             )
-        if self._execution.task().has_own_columns:
+        task = self._execution.task()
+        if task.has_own_columns:
             raise WorkloadError(
                 "estimate() times one request a row, and how often a rollout asks is not known before. Run a part of the rows "
                 "with dataset_fraction=100, and take the time of that."
@@ -274,6 +275,7 @@ class RayLLMBatch:
             cpus=cpus,
             start_s=start_s,
             gpu_hour_usd=gpu_hour_usd,
+            seats=task.seats,
         )
         return self._estimate
 

@@ -142,10 +142,11 @@ def estimate(
     cpus: float,
     start_s: float,
     gpu_hour_usd: Optional[float] = None,
+    seats: int = 1,
 ) -> Estimate:
     """The job of `rows` rows, from a sample of it.
 
-    max_num_seqs: the engine's limit. cpus: those left for the CPU stage. start_s: seconds of the engines' start.
+    max_num_seqs: the engine's limit, of which a row takes `seats` (n, its answers). cpus: those left for the CPU stage. start_s: seconds of the engines' start.
 
     A row costs the engine `prefill_s` for its prompt, whatever else runs, and `decode_s` for each token of its answer
     while the engine is full. The first comes from the trial with answers of one token, the second from the other one as
@@ -158,7 +159,7 @@ def estimate(
     tried = len(outputs)
     generated = sum(outputs)
     whole_s, prefill_s = sample.whole.seconds, sample.prefill.seconds / max(len(sample.prefill.output_tokens), 1)
-    most = max((running for _, running, _ in sample.whole.load), default=0) or min(tried, max_num_seqs) or 1
+    most = max((running for _, running, _ in sample.whole.load), default=0) or min(tried * seats, max_num_seqs) or 1
     emptying_at, by_then = max(
         ((seconds, done) for seconds, running, done in sample.whole.load if running >= FULL * most),
         default=(whole_s, generated),
@@ -166,7 +167,7 @@ def estimate(
     candidates = [(whole_s - prefill_s * tried, generated), (emptying_at - prefill_s * tried, by_then)]
     decode_s = max(0.0, min((seconds / count for seconds, count in candidates if count > 0), default=0.0))
     emptying_s = max(0.0, (whole_s - emptying_at) - decode_s * max(0, generated - by_then))
-    at_once = most if tried > most else min(max_num_seqs, rows_each)
+    at_once = most if tried * seats > most else min(max_num_seqs, rows_each * seats)
     cheapest_decode_s = decode_s * min(1.0, most / max(at_once, 1))
     likely_decode_s = math.sqrt(decode_s * cheapest_decode_s)
     output_tokens = Spread.of(outputs)

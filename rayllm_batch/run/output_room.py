@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,8 @@ from rayllm_batch.run.rows import Rows
 
 GIB = 1 << 30
 BYTES_PER_TOKEN = 4  # of English text, which tokenizers cut into pieces of about four letters; other scripts take more
+# Of a logprob with its token, id and rank: 9 and 85 of random words of the sample articles (128 tokens, k from 0 to 20).
+LOGPROB_BYTES = {"parquet": 9, "jsonl": 85}
 COUNTS_BYTES = 32  # a row's two token counts, its finish reason and error, besides its id
 # Of the input columns' size by the first rows. Later rows may be shorter, and a part of 64 MiB compresses better than a
 # few rows. Only what does not fit even so is refused, since a run that would have fitted must not be.
@@ -44,9 +47,15 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
     row_bytes = _row_bytes(rows.sample, folder.format)
     left = max(rows.total - folder.rows, 0)
     free = shutil.disk_usage(folder.place.root).free
-    tokens = rows.task.most_generated_tokens(getattr(workload, rows.task.settings_key, None) or {}) or 0
+    task, settings = rows.task, getattr(workload, rows.task.settings_key, None) or {}
+    tokens = task.most_generated_tokens(settings) or 0
+    columns = task.schema.names
+    # The text again, typed; and the first of several answers stands twice.
+    written = tokens * (1 + ("parsed" in columns)) + tokens // task.seats * ("generated_texts" in columns)
+    logprobs = task.most_logprobs(settings, _prompt_tokens(rows.chats))
+    answer_bytes = written * BYTES_PER_TOKEN + logprobs * LOGPROB_BYTES[folder.format]
     least = 0 if rows.total_is_a_limit else int(left * (row_bytes * SURE + ID_BYTES))
-    most = int(left * (row_bytes + ID_BYTES + COUNTS_BYTES + tokens * BYTES_PER_TOKEN))
+    most = int(left * (row_bytes + ID_BYTES + COUNTS_BYTES + answer_bytes))
     mend = (
         f"but the disk of {folder.given!r} has {free / GIB:,.1f} GiB free. Make room, or give an output_path on a "
         "larger disk, or a URI (s3://, gs://)."
@@ -58,8 +67,20 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
         )
     if most > free:
         need = f"{left:,} rows need up to {most / GIB:,.1f} GiB"
-        by = f"by the size of the first rows and {tokens:,} tokens an answer"
+        each = f" with {logprobs:,} logprobs" if logprobs else ""
+        by = f"by the size of the first rows and {tokens:,} tokens a row{each}"
         log.warning("The output may not fit: %s, %s, %s", need, by, mend)
+
+
+def _prompt_tokens(chats: Sequence[dict[str, Any]]) -> int:
+    """Of a row, nearly; 0 where no row is known."""
+    lengths = [
+        len(chat["prompt_token_ids"])
+        if "prompt_token_ids" in chat
+        else len(str(chat.get("messages") or chat.get("prompt"))) // BYTES_PER_TOKEN
+        for chat in chats
+    ]
+    return sum(lengths) // max(1, len(lengths))
 
 
 def _row_bytes(sample: list[dict[str, Any]], output_format: str) -> float:

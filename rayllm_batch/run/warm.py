@@ -78,7 +78,8 @@ class Host:
         prepare_s = max(time.perf_counter() - began, time.process_time() - cpu_began) / table.num_rows
         requests, failed = self._replica.requests(prompts)
         settings = self._replica.engine.settings()
-        many = copies(len(requests) or 1, rows_each, settings["max_num_seqs"])
+        at_once = max(1, settings["max_num_seqs"] // job.task.seats)  # rows
+        many = copies(len(requests) or 1, rows_each, at_once)
         prefill = self._replica.try_out(requests, many, reading_only=True)
         whole = self._replica.try_out(requests, many)
         sample = Sample(

@@ -116,6 +116,10 @@ class Task:
         """Of a request with these settings; None where only the model's context is a limit."""
         return 0
 
+    def most_logprobs(self, settings: Mapping[str, Any], prompt_tokens: int) -> int:
+        """How many a row's columns hold, each with its token; 0 where the generated tokens are not known."""
+        return 0
+
     def reading_only(self, request: Request) -> Request:
         """The same prompt, and as little as can be asked for it."""
         return request

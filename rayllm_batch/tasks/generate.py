@@ -20,6 +20,7 @@ from rayllm_batch.tasks.chat import checked_ids, checked_messages
 PROMPTS = ("messages", "prompt", "prompt_token_ids")  # of which a row has one
 KEYS = (*PROMPTS, "sampling_params", "model", "output_schema")
 MAX_LOGPROBS = 20  # of vLLM, where the config does not say
+VOCABULARY = 128_000  # tokens, where logprobs of all are asked for: some models have twice as many, or a quarter
 if TYPE_CHECKING:
     from rayllm_batch.tasks.output_schema import OutputSchema
 
@@ -215,6 +216,15 @@ class Generate(Task):
     def most_generated_tokens(self, settings: Mapping[str, Any]) -> Optional[int]:
         most = settings.get("max_tokens")
         return most * settings.get("n", 1) if isinstance(most, int) else None
+
+    def most_logprobs(self, settings: Mapping[str, Any], prompt_tokens: int) -> int:
+        def a_token(key: str) -> int:
+            asked = settings.get(key)
+            return 0 if asked is None else 1 + (VOCABULARY if asked == -1 else asked)
+
+        named = settings.get("logprob_token_ids")
+        generated = max(a_token("logprobs"), 1 + len(named) if named else 0)
+        return (self.most_generated_tokens(settings) or 0) * generated + prompt_tokens * a_token("prompt_logprobs")
 
     def reading_only(self, request: Request) -> Request:
         more = ("min_tokens", "n", "logprobs", "prompt_logprobs", "logprob_token_ids", "structured_outputs")

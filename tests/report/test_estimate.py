@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -79,6 +79,25 @@ def test_within_a_quarter_and_within_its_own_interval(engine: Engine, outputs: t
     said = of(engine, job)
     assert abs(said.run_s - took) < 0.25 * took, f"{said.run_s:.1f} s said, {took:.1f} s in truth"
     assert said.low_s <= took <= said.high_s
+
+
+@pytest.mark.parametrize("engine", [SMALL_GPU, LARGE_GPU, CPU], ids=["small GPU", "large GPU", "CPU"])
+@pytest.mark.parametrize("count", [100, 2000])
+def test_rows_of_several_answers_take_as_many_seats(engine: Engine, count: int) -> None:
+    n, job = 8, rows(count, (200, 1400), (20, 200))
+
+    def run(given: list[tuple[int, int]]) -> Trial:
+        trial = engine.run([(tokens // n, output) for tokens, output in given for _ in range(n)])
+        return replace(trial, output_tokens=[n * output for _, output in given])
+
+    tried = random.Random(2).sample(job, 16)
+    many = copies(16, count, engine.max_num_seqs // n)
+    sample = Sample([tokens for tokens, _ in tried], [], 0.0001, engine.run([(t, 1) for t, _ in tried] * many), run(tried * many))  # fmt: skip
+    settings = {"gpus_per_replica": 1, "accelerator_type": "A10G", "cpus": 4.0, "start_s": 80.0, "num_replicas": 1}
+    said = estimate(sample, rows=count, max_num_seqs=engine.max_num_seqs, seats=n, **settings)
+    took = run(job).seconds + PIPELINE_S
+    assert abs(said.run_s - took) < 0.3 * took and said.low_s <= took <= said.high_s
+    assert said.output_tokens_per_row.mean == pytest.approx(n * 110, rel=0.25)
 
 
 def test_what_bounds_it() -> None:

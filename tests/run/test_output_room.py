@@ -20,6 +20,7 @@ from rayllm_batch.output.part_file import PartFile, encoded
 from rayllm_batch.run import output_room
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.rows import SAMPLE_ROWS, Rows
+from rayllm_batch.tasks.generate import TOKENS, Generate
 
 WORDS = [
     f"{a}{b}"
@@ -89,9 +90,7 @@ def test_the_answers_count_but_they_may_be_short(tmp_path: Path, free: Any, capl
     check_output_room(
         folder(tmp_path), Rows(None, [{"id": 1}], 20_000), SimpleNamespace(sampling_params={"max_tokens": 1000})
     )
-    assert [record.levelno for record in caplog.records] == [
-        logging.WARNING
-    ] and "1,000 tokens an answer" in caplog.text
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] and "1,000 tokens a row" in caplog.text
     caplog.clear()
     for workload in (
         SimpleNamespace(sampling_params={}),
@@ -100,6 +99,42 @@ def test_the_answers_count_but_they_may_be_short(tmp_path: Path, free: Any, capl
     ):
         check_output_room(folder(tmp_path), Rows(None, [{"id": 1}], 20_000), workload)
     assert not caplog.text, "an answer without a limit may be short"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"logprobs": 5}, "100 tokens a row with 600 logprobs"),
+        ({"n": 3, "logprobs": 0}, "300 tokens a row with 300 logprobs"),
+        ({"logprob_token_ids": [3, 4]}, "100 tokens a row with 300 logprobs"),
+        ({"prompt_logprobs": 1}, "100 tokens a row with 1,000 logprobs"),
+        ({"prompt_logprobs": 0}, "100 tokens a row with 500 logprobs"),
+    ],
+)
+def test_logprobs_count(asked: dict[str, Any], said: str, tmp_path: Path, free: Any, caplog: Any) -> None:
+    task = Generate({"max_tokens": 100, **asked})
+    settings = SimpleNamespace(sampling_params=task.settings)
+    rows = Rows(None, [{"id": 1}], 20_000, chats=({"prompt": "word" * 500},), task=task)
+    free(20_000 * 700)
+    check_output_room(folder(tmp_path), Rows(None, [{"id": 1}], 20_000, task=Generate({"max_tokens": 100})), WORKLOAD)
+    assert not caplog.text, "without them it fits"
+    for output_format in ("parquet", "jsonl"):
+        caplog.clear()
+        check_output_room(folder(tmp_path / output_format, output_format), rows, settings)
+        assert said in caplog.text
+
+
+def test_the_size_of_a_logprob() -> None:
+    draw = random.Random(4)
+
+    def entry(rank: int) -> dict[str, Any]:
+        at = draw.randrange(len(WORDS))
+        return {"token_id": at * 700, "token": WORDS[at], "logprob": -draw.expovariate(1.0), "rank": rank}
+
+    column = pa.array([[[entry(rank) for rank in range(1, 7)] for _ in range(100)] for _ in range(30)], type=TOKENS)
+    for output_format, each in output_room.LOGPROB_BYTES.items():
+        size = len(encoded(pa.table({"logprobs": column}), output_format).content) / len(column) / 600
+        assert 0.6 * each < size < 1.2 * each
 
 
 def test_more_rows_asked_for_than_there_may_be_are_not_refused(
