@@ -346,7 +346,10 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 #
 # `parsed` is an Arrow struct with the schema's own types: text, int64, float64, bool, lists, structs; what has none (a union, a free dict,
 # a schema that holds itself) is its JSON text. An answer that was cut, or that a validator refuses, has an `error` that names the field,
-# and its text. `output_schema = {}` takes any JSON, and rows may bring an `output_schema` each. Whether vLLM can hold answers to the form is
+# and its text; such answers are counted by the reason in the last words and the report, with what came of asking again.
+# Parquet keeps the types for every reader, but pandas makes floats of integers that stand beside nulls without
+# `pd.read_parquet(folder, dtype_backend="pyarrow")`. From jsonl readers guess types: give them `run(...).schema().base_schema`.
+# `output_schema = {}` takes any JSON, and rows may bring an `output_schema` each. Whether vLLM can hold answers to the form is
 # asked before an engine starts. A form for parsing is asked for without free whitespace, which small models print to their limit.
 #
 # `sampling_params={"n": 4, "temperature": 0.8}` gives `generated_texts` and `finish_reasons` beside the first, `parsed` a list.
@@ -372,6 +375,8 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # noticed. `max_calls`, `max_rollout_tokens` and `rollout_timeout_s` bound a row. Rollouts run in threads beside the engine: one that
 # blocks holds up the others of its thread, so call what blocks with `await asyncio.to_thread(...)`. `generate` raises where a request
 # cannot be answered, and gives `text`, `texts`, `parsed` (plain values), `error` (why no answer has the form), `finish_reason` and the tokens.
+#
+# `examples/structured_output.ipynb` and `examples/rollout.ipynb` go through both on a table of support tickets, in five minutes each, on a CPU.
 #
 # `batch_invariant: true` in the config gives a row the same answer whatever else is in its batch, on one kind of GPU and one
 # `tensor_parallel_size` (vLLM's `VLLM_BATCH_INVARIANT`; compute capability 9.0). On an H100 it cost 15% of the tokens/s of a 1B shape and
@@ -453,6 +458,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # | file | what it is |
 # |---|---|
 # | `README.ipynb` | this walkthrough; `main.py` and `README.md` are exported from it (`make export`) |
+# | `examples/` | notebooks: a table of typed answers, best of n with a judge |
 # | `configs/` | models and accelerators, each setting with what it trades |
 # | `rayllm_batch/` | the library; `CONTRIBUTING.md` has the way of a row through it |
 # | `util/` | the token prompt, the choice of a config, the results table |
