@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from rayllm_batch.cluster.versions import engine_nodes
 from rayllm_batch.config import EngineConfig
@@ -19,27 +19,35 @@ KEY = "structured_outputs"
 def with_backend(config: EngineConfig, task: Task, chats: Sequence[Mapping[str, Any]]) -> EngineConfig:
     """The config with the grammar backend that can do what the workload and its first rows ask for.
 
-    Left as it is where nothing is asked for. Raises WorkloadError, with vLLM's reason, where none can.
+    Left as it is where nothing is asked for; what a rollout asks for is not known before. Raises WorkloadError, with vLLM's reason, where none can.
     """
+    own = [(chat.get(task.settings_key) or {}).get(KEY) for chat in chats]
+    asked = {json.dumps(form, sort_keys=True): form for form in (task.settings.get(KEY), *own) if form}
+    if not config.engine_kind.needs_vllm or not (asked or task.compact_json):
+        return config
+    given = dict(config.engine_kwargs.get("structured_outputs_config") or {})
+    backend = _backend(config, task, asked, given.get("backend"))
+    if task.compact_json and backend in BACKENDS:  # small models else print spaces to their limit
+        given.setdefault("disable_any_whitespace", True)
+    kwargs = {**config.engine_kwargs, "structured_outputs_config": {**given, "backend": backend}}
+    return dataclasses.replace(config, engine_kwargs=kwargs)
+
+
+def _backend(config: EngineConfig, task: Task, asked: Mapping[str, Any], given: Optional[str]) -> str:
+    """asked: forms by their JSON. given: the config's."""
+    if not asked:  # a rollout's are not known; "auto" cannot be told to leave whitespace out
+        return BACKENDS[0] if given in (None, "auto") else given
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    own = [(chat.get(task.settings_key) or {}).get(KEY) for chat in chats]
-    asked = {json.dumps(form, sort_keys=True): form for form in (task.settings.get(KEY), *own) if form}
-    if not asked or not config.engine_kind.needs_vllm:
-        return config
-    given = dict(config.engine_kwargs.get("structured_outputs_config") or {})
     node = NodeAffinitySchedulingStrategy(next(iter(engine_nodes(config))), soft=False)  # it has vLLM; others need not
     ask = ray.remote(num_cpus=0, scheduling_strategy=node)(choose_backend)
-    backend, problems = ray.get(ask.remote(list(asked.values()), given.get("backend")))
+    backend, problems = ray.get(ask.remote(list(asked.values()), given))
     for form, problem in zip(asked, problems, strict=True):
         if problem and asked[form] == task.settings.get(KEY):  # one of a row's own is that row's error
-            tried = given.get("backend") or " and ".join(BACKENDS)
+            tried = given or " and ".join(BACKENDS)
             raise WorkloadError(
                 f"No answer can be held to this form: {form[:300]}. vLLM's grammar backend ({tried}) says: {problem[:500]}. "
                 "Leave that part out of the schema; a pydantic model may check it with a validator instead."
             )
-    if task.compact_json and "disable_any_whitespace" not in given:  # small models else print spaces to their limit
-        given["disable_any_whitespace"] = True
-    kwargs = {**config.engine_kwargs, "structured_outputs_config": {**given, "backend": backend}}
-    return dataclasses.replace(config, engine_kwargs=kwargs)
+    return backend

@@ -74,7 +74,7 @@ class Rollout(Generate):
 
     def __init__(self, limits: Limits, **generate: Any) -> None:
         super().__init__(**generate)
-        self.limits, self.code = limits, ""
+        self.limits, self.code, self.compact_json = limits, "", True
         self.schema = pa.schema(
             [
                 ("generated_text", pa.string()),
