@@ -25,7 +25,7 @@ def of_invalid(invalid: Mapping[str, tuple[int, str]], reasks: int, mended: int)
     if not invalid:
         return []
     count = sum(answers for answers, _ in invalid.values())
-    again = f"; {reasks:,} asked for again, after which {mended:,} rows were answered" if reasks else ""
+    again = f"; {reasks:,} asked for again, which mended {mended:,} row(s)" if reasks else ""
     return [f"{count:,} invalid answers{again}:", *most_frequent(invalid)]
 
 

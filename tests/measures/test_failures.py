@@ -23,6 +23,14 @@ def test_errors_that_differ_in_numbers_are_one_kind() -> None:
     assert by_stage(counted([*ERRORS, "engine: y"])) == {"tokenize": 7, "parse_row": 3, "engine": 2}
 
 
+def test_rows_without_a_valid_answer_are_of_one_kind_whatever_the_value() -> None:
+    errors = counted(f"answer: field 'a[{n}]': too short, given str: {'x' * n!r}" for n in range(300))
+    assert [rows for rows, _ in errors.values()] == [300]
+    for _, example in list(errors.values()):
+        count(errors, example, -300)
+    assert errors == {}
+
+
 def test_what_is_taken_out_again_was_never_there() -> None:
     errors = counted(ERRORS)
     count(errors, "engine: x", -1)

@@ -209,7 +209,7 @@ def test_invalid_answers_have_a_section_where_there_are_any() -> None:
     assert "None was asked for again" in (said := Page(page(**run.report())).under("Invalid answers"))
     assert f"2 field 'title': too long 1 field 'tone': {NASTY}" in said and said.startswith("3 answers did not have")
     stats.reasks, stats.mended = 3, 2
-    assert "3 of them were asked for again, after which 2 rows were answered." in Page(page(**run.report())).under(
+    assert "3 of them were asked for again, which mended 2 row(s)." in Page(page(**run.report())).under(
         "Invalid answers"
     )
     assert run.metrics.invalid_answers == stats.invalid and (run.metrics.reasks, run.metrics.mended) == (3, 2)

@@ -49,7 +49,7 @@ def test_invalid_answers_are_counted_by_reason() -> None:
     invalid = counted(["field 'title': too long"] * 3 + ["field 'tone': no such tone"])
     lines = last_words.of_invalid(invalid, 2, 1)
     assert lines == [
-        "4 invalid answers; 2 asked for again, after which 1 rows were answered:",
+        "4 invalid answers; 2 asked for again, which mended 1 row(s):",
         "  3 x field 'title': too long",
         "  1 x field 'tone': no such tone",
     ]
