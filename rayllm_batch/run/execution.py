@@ -165,7 +165,7 @@ class Execution:
         if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
             tokenizer_kwargs["revision"] = revision
         return PromptJob(
-            parse_row=self.workload.parse_row,
+            parse_row=getattr(self.workload, "parse_row", dict),  # which one with a rollout may lack
             tokenizer=kwargs.get("tokenizer") or config.model_id,
             tokenizer_kwargs=tokenizer_kwargs,
             monitor=monitor,

@@ -235,7 +235,7 @@ def _parsed(workload: Any, task: Task, sample: list[dict[str, Any]]) -> tuple[li
         try:
             if isinstance(row, columns.UnreadableRow):
                 raise row.error
-            chats.append(task.parse(workload.parse_row, _copied(row)))
+            chats.append(task.parse(getattr(workload, "parse_row", dict), _copied(row)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -126,6 +126,25 @@ def test_rollouts_in_memory_and_with_kept_engines():
     assert batch.metrics.num_generated_tokens == 199 * 9 and batch.metrics.failed == 1
 
 
+class Alone:
+    """No ChatWorkloadBase, and no parse_row."""
+
+    sampling_params = {"max_tokens": 3}  # noqa: RUF012
+
+    def load_dataset(self):
+        import ray.data
+
+        return ray.data.from_items([{"number": n} for n in range(4)])
+
+    async def rollout(self, row, generate):
+        return {"said": (await generate(ask(row))).text}
+
+
+def test_a_rollout_of_a_class_of_its_own():
+    rows = RayLLMBatch(echo(), Alone(), num_replicas=1).run().take_all()
+    assert len(rows) == 4 and all(row["said"] and row["error"] is None for row in rows)
+
+
 def test_how_long_rollouts_take_is_not_guessed():
     with pytest.raises(WorkloadError, match="dataset_fraction=100"):
         RayLLMBatch(echo(), Turns(), num_replicas=1).estimate()
