@@ -56,9 +56,11 @@ def as_json(text):
 
 
 def config():
-    """Without speculation, which guesses next to nothing of what is drawn at random."""
-    alone = {"engine_kwargs": {"speculative_config": None}}
-    return init_engine_from_config("configs/demo-cpu.yaml", override=alone)
+    """Few requests at once, so that not all are done when the first are written; and without speculation, which guesses
+    next to nothing of what is drawn at random.
+    """
+    slow = {"engine_kwargs": {"max_num_seqs": 8, "speculative_config": None}}
+    return init_engine_from_config("configs/demo-cpu.yaml", override=slow)
 
 
 class FourCards(Cards):

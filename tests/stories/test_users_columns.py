@@ -92,7 +92,9 @@ def test_further_columns_in_a_folder_that_is_continued(tmp_path, output_format, 
 def test_the_preview_has_been_parsed(capsys):
     RayLLMBatch(echo(), Parsed(), num_replicas=1).preview(14)
     out = capsys.readouterr().out
-    assert "KeyError: 'no such label'" in out and "    words: " in out and "    half: 0.0\n" in out and "note" not in out
+    assert (
+        "KeyError: 'no such label'" in out and "    words: " in out and "    half: 0.0\n" in out and "note" not in out
+    )
     RayLLMBatch.release()
 
 
