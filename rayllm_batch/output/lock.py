@@ -15,6 +15,7 @@ from rayllm_batch.output.place import OutputPlace
 
 HEARTBEAT_S = 10.0  # on storage that has no locks, a driver signs this often; one that has not for LEASE_S is dead
 LEASE_S = 30.0
+READ_TRIES = 3
 LOOK_EVERY_S = 1.0  # at the lease of another, until it is signed again or has run out
 SETTLE_S = 2.0  # of two that came at once, the second to write holds it
 
@@ -131,11 +132,16 @@ class FolderLock:
         return "start" in content and any(content.get(key) != value for key, value in self._me.items())
 
     def _read(self) -> dict[str, Any]:
-        # Only a missing file is no lease: a storage that cannot be read just now may hold one.
-        try:
-            return _loads(self._place.read(self._path).decode("utf-8", "replace"))
-        except FileNotFoundError:
-            return {}
+        # Only a missing file is no lease: a storage that cannot be read just now may hold one, and where a file that is
+        # being written can be read (fsspec's, a mounted folder), half of one is read again.
+        for _ in range(READ_TRIES):
+            try:
+                if content := _loads(self._place.read(self._path).decode("utf-8", "replace")):
+                    return content
+            except FileNotFoundError:
+                return {}
+            time.sleep(LOOK_EVERY_S)
+        return {}
 
     def _write(self, content: dict[str, Any]) -> None:
         self._place.write(self._path, json.dumps(content).encode())

@@ -165,6 +165,25 @@ def test_a_living_lease_is_respected_and_a_released_one_is_free_at_once(
 
 
 @pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("half", ["", '{"host": "a", "pid"'])
+def test_a_lease_that_is_read_while_it_is_written_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
+    one, two, read, seen = remote(tmp_path), remote(tmp_path), OutputPlace.read, []
+    one.acquire()
+
+    def torn(self: OutputPlace, path: str) -> bytes:
+        seen.append(path)
+        return half.encode() if len(seen) % 2 else read(self, path)
+
+    monkeypatch.setattr(OutputPlace, "read", torn)
+    with pytest.raises(OutputError, match=f"s3://out.*process {os.getpid()} on"):
+        two.acquire()
+    one.check()
+    one.release()
+
+
+@pytest.mark.usefixtures("short")
 def test_a_lease_in_memory_storage() -> None:
     one = in_memory("alone")
     one.acquire()
