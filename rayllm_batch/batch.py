@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from rayllm_batch.cluster import connect
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import connect, resources
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import show
 from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError, WorkloadError
@@ -208,7 +207,7 @@ class RayLLMBatch:
                     "without an engine, whether something else is asked now."
                 )
             model, replicas = self.engine_config.model_id, self.options.num_replicas
-            print(f"Ready to run: {rows}{there}, {replicas} replica(s) of {model}. {cluster_resources.free()}")
+            print(f"Ready to run: {rows}{there}, {replicas} replica(s) of {model}. {resources.free()}")
 
     @heeding
     def preview(self, n: int = 8) -> None:
@@ -257,8 +256,7 @@ class RayLLMBatch:
         with self._execution.engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
             cpus = max(
-                0.1,
-                ray.cluster_resources().get("CPU", 1) - replicas * cluster_resources.cpus_per_replica(replicas, gpus),
+                0.1, ray.cluster_resources().get("CPU", 1) - replicas * resources.cpus_per_replica(replicas, gpus)
             )
             sample, max_num_seqs, start_s = warm.ask(engines.hosts[0], "sample", run_id, table, total / replicas)
         if not sample.input_tokens:

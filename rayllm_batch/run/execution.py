@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
 
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import resources
 from rayllm_batch.config import EngineConfig, EnvVars
 from rayllm_batch.data.row_id import RowCounts
 from rayllm_batch.measures.history import History
@@ -70,7 +70,7 @@ class Execution:
             config, ready.facts, options.replica_range, batch_size=options.batch_size, total=rows.total, lengths=lengths
         )
         if plan.engines[0] != engines:
-            cluster_resources.check(plan.config, plan.engines[0])
+            resources.check(plan.config, plan.engines[0])
         return ready, plan
 
     def execute(

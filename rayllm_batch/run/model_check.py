@@ -22,55 +22,17 @@ from rayllm_batch.workers.tokenizer import no_chat_template
 GIB = 1 << 30
 # GiB that the driver reports for the largest model of each kind ("A100" may have 40 or 80): from the vendor's data
 # sheets, so a job that is refused here would not fit.
-GPU_MEMORY_GIB = {
-    "T4": 15,
-    "V100": 32,
-    "A10": 22.5,
-    "A10G": 22.5,
-    "L4": 22.5,
-    "L40S": 45,
-    "A100": 80,
-    "A100-40G": 40,
-    "A100-80G": 80,
-    "H100": 80,
-    "H200": 141,
-    "B200": 180,
-}
+GPU_MEMORY_GIB = {"T4": 15, "V100": 32, "A10": 22.5, "A10G": 22.5, "L4": 22.5, "L40S": 45}
+GPU_MEMORY_GIB |= {"A100": 80, "A100-40G": 40, "A100-80G": 80, "H100": 80, "H200": 141, "B200": 180}
 BESIDE_GIB = 2.0  # activations and CUDA graphs: for a max_model_len that is suggested, not for what is refused
 BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 CHECKED = ("auto", "hf", "safetensors", "mistral", "pt", "npcache")  # load_formats; others read files of their own
-NO_WEIGHTS = (
-    "training_args.bin",
-    "optimizer.bin",
-    "optimizer.pt",
-    "scheduler.pt",
-    "scaler.pt",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-)
+NO_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
+NO_WEIGHTS |= {"adapter_model.safetensors", "adapter_model.bin"}
 # Every layer of these keeps keys and values of all tokens, so their KV cache is known. Others (MLA, Mamba, windows,
 # layers that share) keep less, each in its own way.
-PLAIN_ATTENTION = {
-    "llama",
-    "mistral",
-    "mixtral",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "phi",
-    "phi3",
-    "granite",
-    "granitemoe",
-    "olmo",
-    "olmo2",
-    "olmoe",
-    "gemma",
-    "cohere",
-    "stablelm",
-    "starcoder2",
-    "smollm3",
-}
+PLAIN_ATTENTION = {"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3", "granite"}
+PLAIN_ATTENTION |= {"granitemoe", "olmo", "olmo2", "olmoe", "gemma", "cohere", "stablelm", "starcoder2", "smollm3"}
 
 
 @dataclass(frozen=True)
@@ -181,12 +143,8 @@ def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
 def weights_gib(config: EngineConfig, facts: ModelFacts) -> float:
     """On each GPU of an engine; 0 where that is not known, or on CPU."""
     kwargs = config.engine_kwargs
-    if (
-        not config.gpus_per_replica
-        or not facts.weight_bytes
-        or kwargs.get("load_format") == "dummy"
-        or kwargs.get("cpu_offload_gb")
-    ):
+    elsewhere = kwargs.get("load_format") == "dummy" or kwargs.get("cpu_offload_gb")
+    if not config.gpus_per_replica or not facts.weight_bytes or elsewhere:
         return 0.0
     return facts.weight_bytes * _shrink(kwargs, facts.config) / _split(config) / GIB
 
@@ -205,9 +163,8 @@ def check_disk(config: EngineConfig, facts: ModelFacts) -> None:
     """Raise ClusterError when what is still to be downloaded does not fit on this machine's disk."""
     if not facts.missing_bytes or config.engine_kwargs.get("load_format") == "dummy":
         return
-    folder = _cache(config)
-    while not folder.exists():
-        folder = folder.parent
+    cache = _cache(config)
+    folder = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if free < facts.missing_bytes:
         raise ClusterError(
@@ -260,10 +217,8 @@ def _shrink(kwargs: dict[str, Any], config: dict[str, Any]) -> float:
     """
     if config.get("quantization_config"):
         return 1.0
-    saved = next(
-        (part[key] for part in (text_config(config), config) for key in ("dtype", "torch_dtype") if part.get(key)),
-        "float32",
-    )
+    text, keys = text_config(config), ("dtype", "torch_dtype")
+    saved = next((part[key] for part in (text, config) for key in keys if part.get(key)), "float32")
     ratio = BYTES.get(str(kwargs.get("dtype")), 2) / BYTES.get(str(saved), 2)
     quantization = kwargs.get("quantization")
     return ratio if quantization is None else ratio * (0.5 if "fp8" in quantization or "int8" in quantization else 0.25)

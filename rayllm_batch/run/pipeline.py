@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import resources
 from rayllm_batch.data import columns
 from rayllm_batch.data.row_id import row_id
 from rayllm_batch.installed import is_installed
@@ -43,17 +43,13 @@ def answers(
     prompts = rows.map_batches(
         build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
-    resources = (
-        {"num_cpus": cluster_resources.RELAY_CPUS}
-        if warm
-        else cluster_resources.replica_resources(job.config, plan.engines[1])
-    )
+    share = {"num_cpus": resources.RELAY_CPUS} if warm else resources.replica_resources(job.config, plan.engines[1])
     answered = prompts.map_batches(
         Relay if warm else Replica,
         fn_constructor_kwargs={"job": job},
         batch_format="pyarrow",
         batch_size=batch_size,
-        **_pool(plan.engines, plan.blocks_in_flight(total), resources),
+        **_pool(plan.engines, plan.blocks_in_flight(total), share),
     )
     if job.parse_answer is None:
         return answered
@@ -117,7 +113,7 @@ def ship_by_value(*users: Any) -> None:
         cloudpickle.register_pickle_by_value(module)
 
 
-def _pool(engines: tuple[int, int], in_flight: int, resources: dict[str, Any]) -> dict[str, Any]:
+def _pool(engines: tuple[int, int], in_flight: int, share: dict[str, Any]) -> dict[str, Any]:
     """What map_batches needs to give every engine its resources and its concurrent blocks."""
     import ray.data
 
@@ -132,5 +128,5 @@ def _pool(engines: tuple[int, int], in_flight: int, resources: dict[str, Any]) -
     if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy.__init__).parameters:
         pool["max_concurrent_calls_per_actor"] = in_flight
     else:  # before Ray 2.60
-        resources = {**resources, "max_concurrency": in_flight}
-    return {"compute": ray.data.ActorPoolStrategy(**pool), **resources}
+        share = {**share, "max_concurrency": in_flight}
+    return {"compute": ray.data.ActorPoolStrategy(**pool), **share}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import resources
 from rayllm_batch.cluster.versions import check_versions, runs_here
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import HubUnavailableError, PreflightError
@@ -63,7 +63,7 @@ def preflight(
         attempt(check)
         return len(found) == before
 
-    attempt(lambda: cluster_resources.check(config, num_replicas))
+    attempt(lambda: resources.check(config, num_replicas))
     attempt(lambda: check_versions(config))
     token, facts = attempt(lambda: hub_token(config)), None
     if token is not None:
@@ -74,7 +74,7 @@ def preflight(
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
             attempt(lambda: check_disk(config, facts))
     rows = None
-    if cluster_resources.can_read():  # else `check` has said so, and to read would be to wait for ever
+    if resources.can_read():  # else `check` has said so, and to read would be to wait for ever
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column, task or config.task_kind))
     if facts is not None and not (rows and rows.chats and not any("messages" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))

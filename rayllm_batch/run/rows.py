@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 import pyarrow as pa
 
-from rayllm_batch.cluster import connection as cluster_connect
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import connection, resources
 from rayllm_batch.data import columns
 from rayllm_batch.data.dataset_file import count_rows, first_rows, known_rows
 from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.data.row_id import row_id
 from rayllm_batch.data.tables import as_dataset
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
-from rayllm_batch.output import run_columns as output
+from rayllm_batch.output import run_columns
 from rayllm_batch.tasks.base import Task
 from rayllm_batch.tasks.chat import describe_error
 from rayllm_batch.tasks.generate import Generate
@@ -88,7 +87,7 @@ def read_rows(
     parse = partial(_parsed, workload, task)
     rows = as_dataset(_read(workload.load_dataset, name), f"{name}.load_dataset")
     whole = rows
-    cluster_connect.set_output(rows.context)
+    connection.set_output(rows.context)
     _let_it_flow(rows.context)
     counted = known_rows(whole)
     fraction, limit = getattr(workload, "dataset_fraction", 1.0), None
@@ -112,7 +111,7 @@ def read_rows(
     if not sample:
         raise DatasetError(f"None of the first {found} line(s) of the dataset can be read. The first: {why}")
     known = columns.reference(whole, sample)
-    output.check_input_columns([*known.names, *(column for row in sample for column in row)], task)
+    run_columns.check_input_columns([*known.names, *(column for row in sample for column in row)], task)
     _check_sample(sample, name, id_column)
     chats, failed = _try_parse_row(name, sample[:PARSED_ROWS], parse)
     total, is_a_limit = limit, fraction > 1
@@ -180,7 +179,7 @@ def _read(question: Callable[[], T], name: str) -> T:
     """What is asked of the dataset; an error of it explained, and a long wait not silent. name: the workload's."""
 
     def say() -> None:
-        free = cluster_resources.free()
+        free = resources.free()
         log.warning("Reading the first rows of %s takes more than %.0f s. %s", name, NOTICE_S, free)
 
     notice = threading.Timer(NOTICE_S, say)

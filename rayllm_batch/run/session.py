@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from rayllm_batch import errors
-from rayllm_batch.cluster import connection as cluster_connect
+from rayllm_batch.cluster import connection
 from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.measures.snapshot import Snapshot
 from rayllm_batch.run.rows import explain_read
@@ -54,7 +54,7 @@ class Session:
             actors = ray.get(self.job.monitor.actors.remote(), timeout=10)
         except Exception:  # Ray is gone, or the monitor's node
             snapshot, actors = None, {}
-            if cluster_connect.is_gone():  # and its actors with it
+            if connection.is_gone():  # and its actors with it
                 return None
         # Some of the hosts wait for a GPU, and are not registered.
         for actor in (*actors.values(), *(self.engines.hosts if self.engines else ())):

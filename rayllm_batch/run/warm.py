@@ -13,10 +13,10 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import resources
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.data import columns
-from rayllm_batch.output import run_columns as output
+from rayllm_batch.output import run_columns
 from rayllm_batch.report.estimate import Sample, copies
 from rayllm_batch.workers.parse_answer import parse_answers
 from rayllm_batch.workers.prompts import build_prompts
@@ -62,8 +62,8 @@ class Host:
             answered = parse_answers(answered, parse, job.task)
         own = [name for name in answered.column_names if name not in prompts.column_names]
         rows = columns.rows(answered.select(own))
-        for row, prompt in zip(rows, output.stage_rows(prompts), strict=True):
-            ids = prompt[output.TOKEN_IDS]
+        for row, prompt in zip(rows, run_columns.stage_rows(prompts), strict=True):
+            ids = prompt[run_columns.TOKEN_IDS]
             row["prompt"] = None if job.rollouts else "" if ids is None else decode(ids.tolist(), job)
         return rows
 
@@ -167,7 +167,7 @@ def start(config: EngineConfig, job: ReplicaJob, num_replicas: int, blocks_in_fl
     host = ray.remote(Host).options(
         max_restarts=-1,
         max_concurrency=blocks_in_flight + CONTROL_THREADS,
-        **cluster_resources.replica_resources(config, num_replicas),
+        **resources.replica_resources(config, num_replicas),
     )
     first_job = ray.put(job)
     hosts = [host.remote(first_job) for _ in range(num_replicas)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Optional, cast
 
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import resources
 from rayllm_batch.errors import EngineError
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
 
@@ -99,18 +99,16 @@ class Watchdog:
     def _look_at_run(self, live: bool, idle_s: float) -> None:
         if not live and idle_s >= min(WARN_AFTER_S, self._timeout) and not self._warned:
             self._warned = True
-            self._say(f"No replica has a place on the cluster yet. {cluster_resources.free()}")
+            self._say(f"No replica has a place on the cluster yet. {resources.free()}")
         limit = self._timeout if live else max(self._timeout, WARN_AFTER_S)  # a replica that starts again takes a while
         if idle_s < limit or self._aborting:
             return
         if not live:
-            why = (
-                f"No replica found a place on the cluster for {limit:g} s (stall_timeout_s). {cluster_resources.free()}"
-            )
+            why = f"No replica found a place on the cluster for {limit:g} s (stall_timeout_s). {resources.free()}"
         else:
             why = (
                 f"No row reached an engine for {self._timeout:g} s (stall_timeout_s). Reading the data or parse_row "
-                f"hangs or is very slow, or the CPUs are taken. {cluster_resources.free()}"
+                f"hangs or is very slow, or the CPUs are taken. {resources.free()}"
             )
         self._call("failed", "EngineError", why)
         self._aborting = why

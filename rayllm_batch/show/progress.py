@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Optional
 
-from rayllm_batch.cluster import connection as cluster_connect
+from rayllm_batch.cluster import connection
 from rayllm_batch.measures.rates import Rates
 from rayllm_batch.measures.row_stats import Counts
 from rayllm_batch.measures.snapshot import Snapshot
@@ -42,7 +42,7 @@ class Progress:
 
     def __exit__(self, kind: Optional[type[BaseException]], *_: Any) -> None:
         if kind is not None and issubclass(kind, Exception) and not self._place_shown:
-            self.say(f"Ray's logs: {cluster_connect.logs_folder()}")
+            self.say(f"Ray's logs: {connection.logs_folder()}")
         last = self._last if kind is None else None
         self._view.close(final_status(last, self._total_rows, self._elapsed_s()) if last else None)
 
