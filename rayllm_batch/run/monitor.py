@@ -47,10 +47,8 @@ class RunMonitor:
         self._replicas: dict[str, ReplicaState] = {}
         self._actors: dict[str, Any] = {}
         self._suspects, self._delivered = Suspects(), Delivered()
-        self._deaths: dict[str, int] = {}  # of each actor, since it last answered a row
-        self._back_offs: dict[str, int] = {}  # likewise
-        self._stalls = 0
-        self._answered: dict[tuple[str, Optional[str]], int] = {}
+        # Of each actor, or of all: rows answered when something last happened to it, and how often it had by then.
+        self._happened: dict[tuple[str, Optional[str]], tuple[int, int]] = {}
         # What ends the run: of each actor, or of none; the latest last.
         self._failures: dict[Optional[str], tuple[str, str]] = {}
         self._last_death: Optional[str] = None  # what the run may recover from
@@ -119,35 +117,31 @@ class RunMonitor:
         """An engine that ran out of memory while it worked: whether to start it with less, and blame no row."""
         self.update(key, told, "dead")
         actor = self._replicas[key].actor_id
-        self._back_offs[actor] = 1 if self._answered_since("back-off", actor) else self._back_offs.get(actor, 0) + 1
         self._last_death = f"The engine ran out of GPU memory. Its last words:\n{message}"
-        return self._back_offs[actor] <= MAX_BACK_OFFS_WITHOUT_AN_ANSWER
+        return self._times("back-off", actor) <= MAX_BACK_OFFS_WITHOUT_AN_ANSWER
 
     def died(self, key: str, told: dict[str, Any], in_engine: Iterable[bytes], message: str) -> None:
         """An engine that died. in_engine: the prompt keys of the rows that it was computing."""
         self.update(key, told, "dead")
         actor = self._replicas[key].actor_id
         self._suspects.engine_died(actor, in_engine, message)
-        self._deaths[actor] = 1 if self._answered_since("death", actor) else self._deaths.get(actor, 0) + 1
-        guilty = len(self._suspects.guilty)
+        deaths, guilty = self._times("death", actor), len(self._suspects.guilty)
+        words = f"Its last words:\n{message}"
         if guilty > MAX_GUILTY_ROWS:
-            why = f"{guilty} rows have made the engine crash, each alone: the rows are hardly the reason."
-            self._give_up(why, message)
-        elif self._deaths[actor] >= MAX_DEATHS_WITHOUT_AN_ANSWER:
-            why = f"The engine died {self._deaths[actor]} times without answering a row in between."
-            self._give_up(why, message)
+            crashed = f"{guilty} rows have made the engine crash, each alone: the rows are hardly the reason."
+            self._give_up(f"{crashed} {words}")
+        elif deaths >= MAX_DEATHS_WITHOUT_AN_ANSWER:
+            self._give_up(f"The engine died {deaths} times without answering a row in between. {words}")
         else:
-            self._last_death = f"The engine died. Its last words:\n{message}"
+            self._last_death = f"The engine died. {words}"
 
     def stalled(self, key: str, message: str) -> bool:
         """A replica that did nothing for too long. Returns whether to try again."""
         if (replica := self._replicas.get(key)) and replica.is_live:
             replica.state = "stalled"
-        self._stalls = 1 if self._answered_since("stall") else self._stalls + 1
         self._last_death = message
-        if self._stalls >= MAX_STALLS_WITHOUT_AN_ANSWER:
-            self._stop = message
-            self._fail("EngineError", message)
+        if self._times("stall") >= MAX_STALLS_WITHOUT_AN_ANSWER:
+            self._give_up(message)
         return self._stop is None
 
     def snapshot(self) -> dict[str, Any]:
@@ -162,17 +156,18 @@ class RunMonitor:
     def actors(self) -> dict[str, Any]:
         return self._actors
 
-    def _answered_since(self, what: str, actor: Optional[str] = None) -> bool:
-        """Whether a row was answered, by this actor or any, since the last `what`. A failed row is not an answer."""
+    def _times(self, what: str, actor: Optional[str] = None) -> int:
+        """How often this happened, to this actor or any, with no row answered in between. A failed one is no answer."""
         replicas = [replica for replica in self._replicas.values() if actor in (None, replica.actor_id)]
         answered = sum(replica.rows - replica.failed for replica in replicas)
-        since = answered > self._answered.get((what, actor), 0)
-        self._answered[what, actor] = answered
-        return since
+        before, times = self._happened.get((what, actor), (0, 0))
+        times = 1 if answered > before else times + 1
+        self._happened[what, actor] = (answered, times)
+        return times
 
-    def _give_up(self, why: str, last_words: str) -> None:
-        self._stop = f"{why} Its last words:\n{last_words}"
-        self._fail("EngineError", self._stop)
+    def _give_up(self, why: str) -> None:
+        self._stop = why
+        self._fail("EngineError", why)
 
     def _fail(self, error: str, message: str, actor: Optional[str] = None) -> None:
         self._failures.pop(actor, None)

@@ -39,9 +39,7 @@ FEWEST_BLOCKS, FEWEST_LARGE_BLOCKS, FEWEST_IN_FLIGHT = 8, 32, 6  # an engine; th
 FEWEST_IN_FLIGHT_RATIO, UNKNOWN_IN_FLIGHT_RATIO, IN_FLIGHT_RATIO = 3, 6, 16
 IN_FLIGHT_BYTES, BYTES_PER_TOKEN = 1 << 30, 8  # in Ray's object store: of a token, its id and its text
 MOST_BLOCKS = 64  # in each engine, of those beyond the fewest: each is a thread of its actor
-LARGE_GPU_GIB = (
-    70  # from here on vLLM's own limits for LLM() are 1,024 and 16,384, below 256 and 8,192 (its arg_utils.py)
-)
+LARGE_GPU_GIB = 70  # from here on vLLM's own max_num_seqs for LLM() is 1,024, below 256 (its arg_utils.py)
 # On H100s with 2.3 GiB of weights, two engines gave 1.6 to 2.2 times what one gives, and three 1.05 to 1.3 times what
 # two give (bench/RESULTS.md). Each starts after the one before, which takes 30 to 80 s: not worth it for a job that is
 # over by then.
@@ -99,15 +97,13 @@ class Plan:
         if self.input_tokens:
             most = min(most, int(IN_FLIGHT_BYTES / BYTES_PER_TOKEN / self.input_tokens))
         if self.engines[1] > 1:
-            others_too = (
-                UNKNOWN_IN_FLIGHT_RATIO * self._max_num_seqs if total is None else total // self.engines[1] // 4
-            )
-            most = min(most, others_too)
+            unknown = UNKNOWN_IN_FLIGHT_RATIO * self._max_num_seqs
+            most = min(most, unknown if total is None else total // self.engines[1] // 4)
         return max(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs, most)
 
     @property
     def _max_num_seqs(self) -> int:
-        return self.config.engine_kwargs.get("max_num_seqs") or limits(self.config.accelerator_type)["max_num_seqs"]
+        return self.config.engine_kwargs.get("max_num_seqs") or own_max_num_seqs(self.config.accelerator_type)
 
     def chosen(self, total: Optional[int]) -> str:
         """The line that says it; "" where the user has left nothing to choose."""
@@ -115,10 +111,8 @@ class Plan:
             return ""
         block, blocks = self.rows_a_block(total), self.blocks_in_flight(total)
         rows = block * blocks if total is None else min(total, block * blocks)
-        return (
-            "; ".join([f"Chosen: blocks of {block} row(s), up to {rows:,} rows on their way to each engine", *self.why])
-            + "."
-        )
+        chosen = f"Chosen: blocks of {block} row(s), up to {rows:,} rows on their way to each engine"
+        return "; ".join([chosen, *self.why]) + "."
 
 
 def make_plan(
@@ -140,25 +134,17 @@ def make_plan(
                 f"with a model of {weights_gib(config, facts):.1f} GiB (engines_per_gpu: 1 in the config for one)"
             )
         elif seqs := _more_seqs(config, facts, total, lengths):
-            own = limits(config.accelerator_type)["max_num_seqs"]
+            own = own_max_num_seqs(config.accelerator_type)
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
     least, most = (number * config.engines_per_replica for number in num_replicas)
     return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None)
 
 
-def limits(accelerator_type: str) -> dict[str, int]:
+def own_max_num_seqs(accelerator_type: str) -> int:
     """vLLM's own, for LLM() on that GPU; of one whose memory is not known, the larger."""
-    small = (
-        accelerator_type == "CPU"
-        or accelerator_type.startswith("A100")
-        or GPU_MEMORY_GIB.get(accelerator_type, LARGE_GPU_GIB) < LARGE_GPU_GIB
-    )
-    return (
-        {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
-        if small
-        else {"max_num_seqs": 1024, "max_num_batched_tokens": 16_384}
-    )
+    is_large = GPU_MEMORY_GIB.get(accelerator_type, LARGE_GPU_GIB) >= LARGE_GPU_GIB
+    return 1024 if is_large and accelerator_type != "CPU" and not accelerator_type.startswith("A100") else 256
 
 
 def lengths_of(chats: Sequence[dict[str, Any]], task: Task, tokenizer_file: Optional[Path]) -> Optional[Lengths]:
@@ -187,34 +173,26 @@ def lengths_of(chats: Sequence[dict[str, Any]], task: Task, tokenizer_file: Opti
 
 def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[int], gpus: int) -> Optional[int]:
     """How many on a GPU were measured to give more than one, where each has room for the longest request; None else."""
-    if (
-        config.engines_per_gpu is not None
-        or config.gpus_per_replica != 1
-        or "gpu_memory_utilization" in config.engine_kwargs
-    ):
+    given = config.engines_per_gpu is not None or "gpu_memory_utilization" in config.engine_kwargs
+    if given or config.gpus_per_replica != 1:
         return None
-    if config.accelerator_type not in GPU_MEMORY_GIB or limits(config.accelerator_type)["max_num_seqs"] < 1024:
+    if config.accelerator_type not in GPU_MEMORY_GIB or own_max_num_seqs(config.accelerator_type) < 1024:
         return None
     weights = weights_gib(config, facts)
     if not weights or weights > SMALL_WEIGHTS_GIB or not kv_bytes_per_token(config, facts):
         return None
     rows = min(ROWS_FOR_ENGINES.values()) if total is None else total // gpus
     longest = config.engine_kwargs.get("max_model_len") or facts.config.get("max_position_embeddings")
+    kwargs = {**config.engine_kwargs, "max_model_len": longest}
     for engines, needed in ROWS_FOR_ENGINES.items():
-        shared = dataclasses.replace(
-            config, engines_per_gpu=engines, engine_kwargs={**config.engine_kwargs, "max_model_len": longest}
-        )
-        if rows >= needed and _fits(shared, facts):
-            return engines
+        if rows < needed:
+            continue
+        try:
+            check_memory(dataclasses.replace(config, engines_per_gpu=engines, engine_kwargs=kwargs), facts)
+        except ConfigError:  # they do not fit
+            continue
+        return engines
     return None
-
-
-def _fits(config: EngineConfig, facts: ModelFacts) -> bool:
-    try:
-        check_memory(config, facts)
-    except ConfigError:
-        return False
-    return True
 
 
 def _more_seqs(
@@ -228,7 +206,7 @@ def _more_seqs(
     room = (memory * (config.memory_share or UTILIZATION) - BESIDE_GIB) * GIB - weights * GIB
     # Not where engines share a GPU: 1,024 each is what was measured.
     fit = room / per_token / (lengths.input + lengths.output / 2) if config.gpus_per_replica >= 1 else 0
-    own = limits(config.accelerator_type)["max_num_seqs"]
+    own = own_max_num_seqs(config.accelerator_type)
     # vLLM refuses a step that has fewer tokens than sequences.
     tokens = config.engine_kwargs.get("max_num_batched_tokens") or MOST_SEQS
     seqs, most = own, min(MOST_SEQS if memory >= LARGE_GPU_GIB else MOST_SEQS // 2, tokens)

@@ -10,7 +10,7 @@ import pytest
 
 from rayllm_batch import init_engine_from_config
 from rayllm_batch.run.model_check import ModelFacts
-from rayllm_batch.run.plan import Lengths, Plan, lengths_of, limits, make_plan
+from rayllm_batch.run.plan import Lengths, Plan, lengths_of, make_plan, own_max_num_seqs
 from rayllm_batch.tasks.generate import Generate
 
 GENERATE = Generate()
@@ -166,11 +166,9 @@ def test_the_users_limits_and_unknown_lengths_leave_it_to_vllm(more: dict[str, A
 
 
 def test_limits_are_those_of_vllm() -> None:
-    assert limits("H100")["max_num_seqs"] == limits("H200")["max_num_seqs"] == 1024
-    assert limits("A10G")["max_num_seqs"] == limits("A100")["max_num_seqs"] == limits("CPU")["max_num_seqs"] == 256
-    assert (
-        limits("GPU")["max_num_seqs"] == 1024
-    )  # of an unknown one: rows that wait cost little, an engine that starves does
+    assert own_max_num_seqs("H100") == own_max_num_seqs("H200") == 1024
+    assert own_max_num_seqs("A10G") == own_max_num_seqs("A100") == own_max_num_seqs("CPU") == 256
+    assert own_max_num_seqs("GPU") == 1024  # of an unknown one: rows that wait cost little, an engine that starves does
 
 
 # --- rows on their way
