@@ -46,8 +46,7 @@ class Rows:
     """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
 
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
-    known: the types that the first rows' columns have. others: chats and errors of as many rows, spread over the
-    sample.
+    known: the types that the first rows' columns have. others: chats and errors of as many rows, all over the sample.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
     """
 
@@ -82,13 +81,14 @@ def read_rows(
 ) -> Rows:
     """Raises DatasetError or WorkloadError. task: None for `generate`."""
     import ray.data
+    from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
 
     name, task = type(workload).__name__, task or Generate()
-    parse = partial(_parsed, workload, task)
-    rows = as_dataset(_read(workload.load_dataset, name), f"{name}.load_dataset")
-    whole = rows
-    connection.set_output(rows.context)
-    _let_it_flow(rows.context)
+    whole = as_dataset(_read(workload.load_dataset, name), f"{name}.load_dataset")
+    connection.set_output(whole.context)
+    # Ray Data's own blocks of 128 MiB would keep the engine waiting for 15,000 articles, and be one task's work.
+    if whole.context.target_max_block_size == DEFAULT_TARGET_MAX_BLOCK_SIZE:  # else the user has chosen
+        whole.context.target_max_block_size = BLOCK_BYTES
     counted = known_rows(whole)
     fraction, limit = getattr(workload, "dataset_fraction", 1.0), None
     if fraction > 1:
@@ -97,11 +97,9 @@ def read_rows(
         # rounded first: 0.07 of 100 rows are 7, but 0.07 * 100 is a little more
         of = _read(lambda: count_rows(whole), name) if counted is None else counted
         limit = max(1, math.ceil(round(fraction * of, 6)))
-    if limit is not None:
-        rows.context.execution_options.preserve_order = True  # else "the first rows" are whichever come first
-        rows = rows.limit(limit)
-    if preserve_order:
-        rows.context.execution_options.preserve_order = True
+    if preserve_order or limit is not None:  # else "the first rows" are whichever come first
+        whole.context.execution_options.preserve_order = True
+    rows = whole if limit is None else whole.limit(limit)
     most = min(SAMPLE_ROWS, limit or SAMPLE_ROWS)
     sample = _read(lambda: first_rows(whole, most) or _in_memory(whole, most) or rows.take(SAMPLE_ROWS), name)
     if not sample:
@@ -113,7 +111,10 @@ def read_rows(
     known = columns.reference(whole, sample)
     run_columns.check_input_columns([*known.names, *(column for row in sample for column in row)], task)
     _check_sample(sample, name, id_column)
-    chats, failed = _try_parse_row(name, sample[:PARSED_ROWS], parse)
+    # Of no more rows than these: parse_row is the user's code, and may be slow.
+    chats, failed = _parsed(workload, task, sample[:PARSED_ROWS])
+    if not chats:  # a few bad rows get their error column; all of them, and the code is wrong
+        raise WorkloadError(f"{name}.parse_row fails on each of the first {len(failed)} row(s). The first: {failed[0]}")
     total, is_a_limit = limit, fraction > 1
     if counted is None and isinstance(whole, ray.data.dataset.MaterializedDataset):
         counted = whole.count()
@@ -124,7 +125,7 @@ def read_rows(
     if is_a_limit and (counted := _read(rows.limit(COUNTED_ROWS).count, name)) < COUNTED_ROWS:
         total, is_a_limit = counted, False
     spread = sample[PARSED_ROWS :: max(1, (len(sample) - PARSED_ROWS) // PARSED_ROWS)][:PARSED_ROWS]
-    others = partial(parse, spread)
+    others = partial(_parsed, workload, task, spread)
     return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others, task)
 
 
@@ -167,20 +168,11 @@ def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[s
         seen.add(key)
 
 
-def _let_it_flow(context: ray.data.DataContext) -> None:
-    """Ray Data's own blocks of 128 MiB would keep the engine waiting for 15,000 articles, and be one task's work."""
-    from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
-
-    if context.target_max_block_size == DEFAULT_TARGET_MAX_BLOCK_SIZE:  # else the user has chosen
-        context.target_max_block_size = BLOCK_BYTES
-
-
 def _read(question: Callable[[], T], name: str) -> T:
     """What is asked of the dataset; an error of it explained, and a long wait not silent. name: the workload's."""
 
     def say() -> None:
-        free = resources.free()
-        log.warning("Reading the first rows of %s takes more than %.0f s. %s", name, NOTICE_S, free)
+        log.warning("Reading the first rows of %s takes more than %.0f s. %s", name, NOTICE_S, resources.free())
 
     notice = threading.Timer(NOTICE_S, say)
     notice.daemon = True
@@ -211,20 +203,6 @@ def _copied(row: dict[str, Any]) -> dict[str, Any]:
         return copy.deepcopy(row)
     except Exception:
         return dict(row)
-
-
-def _try_parse_row(
-    name: str,
-    sample: list[dict[str, Any]],
-    parse: Callable[[list[dict[str, Any]]], tuple[list[dict[str, Any]], list[str]]],
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """As `_parsed`. Not of more rows than that: parse_row is the user's code, and may be slow."""
-    chats, problems = parse(sample)
-    if len(problems) == len(sample):  # a few bad rows get their error column; all of them, and the code is wrong
-        raise WorkloadError(
-            f"{name}.parse_row fails on each of the first {len(sample)} row(s). The first: {problems[0]}"
-        )
-    return chats, problems
 
 
 def _parsed(workload: Any, task: Task, sample: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
