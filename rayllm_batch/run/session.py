@@ -14,7 +14,7 @@ from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.measures.snapshot import Snapshot
 from rayllm_batch.run.rows import explain_read
 from rayllm_batch.run.warm import WarmEngines
-from rayllm_batch.run.watch import Watch
+from rayllm_batch.run.watch import watching
 from rayllm_batch.run.watchdog import Watchdog
 from rayllm_batch.show.progress import Progress
 from rayllm_batch.workers.replica import ReplicaJob
@@ -36,14 +36,21 @@ class Session:
     @contextmanager
     def watched(self, total: Optional[int], *observers: Callable[[Snapshot], None]) -> Iterator[None]:
         """Shows the progress towards `total` rows, looks for stalls, and passes each of the monitor's snapshots on."""
-        with (
-            Progress(self.num_replicas, total, self.job.prompt.with_row_ids, self.verbose) as progress,
-            self._watchdog(progress) as watchdog,
-            Watch(
-                self.job.monitor, [progress.observe, *observers, *([watchdog.observe] if self.stall_timeout_s else [])]
-            ),
-        ):
-            yield
+        import ray
+
+        def call(method: str, *arguments: Any) -> Any:
+            return ray.get(getattr(self.job.monitor, method).remote(*arguments), timeout=10)
+
+        def restart(key: str) -> None:
+            ray.kill(call("actors")[key], no_restart=False)
+
+        with Progress(self.num_replicas, total, self.job.prompt.with_row_ids, self.verbose) as progress:
+            told = [progress.observe, *observers]
+            with Watchdog(self.stall_timeout_s or 0.0, call, restart, progress.say) as watchdog:
+                if self.stall_timeout_s is not None:
+                    told.append(watchdog.observe)
+                with watching(self.job.monitor, told):
+                    yield
 
     def end(self) -> Optional[Snapshot]:
         """End every replica and its engine's processes; returns the monitor's last snapshot, if there is one."""
@@ -68,17 +75,6 @@ class Session:
             ray.kill(self.job.monitor)
         return snapshot
 
-    def _watchdog(self, progress: Progress) -> Watchdog:
-        import ray
-
-        def call(method: str, *arguments: Any) -> Any:
-            return ray.get(getattr(self.job.monitor, method).remote(*arguments), timeout=10)
-
-        def restart(key: str) -> None:
-            ray.kill(call("actors")[key], no_restart=False)
-
-        return Watchdog(self.stall_timeout_s or 0.0, call, restart, progress.say)
-
 
 def explained(error: BaseException, snapshot: Optional[Snapshot]) -> BaseException:
     """The error that the user should see in place of one from Ray's inside. snapshot: the monitor's last.
@@ -102,15 +98,14 @@ def explained(error: BaseException, snapshot: Optional[Snapshot]) -> BaseExcepti
 
 def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:
     """Wait until the reapers on this node are gone: each ends after the last engine process of its replica."""
-    deadline = time.monotonic() + timeout_s
-    while any(map(_is_there, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def _is_there(pid: int) -> bool:
     import psutil
 
-    try:  # in a container without an init process, what has ended stays as a zombie
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    def is_there(pid: int) -> bool:
+        try:  # in a container without an init process, what has ended stays as a zombie
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    deadline = time.monotonic() + timeout_s
+    while any(map(is_there, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rayllm_batch.measures.snapshot import Snapshot
@@ -14,40 +15,37 @@ POLL_S = 1.0
 log = logging.getLogger("rayllm_batch")
 
 
-class Watch:
-    """A context manager around the run. Each of `observers` is called with every snapshot, from one thread.
+@contextmanager
+def watching(monitor: Any, observers: Sequence[Callable[[Snapshot], None]]) -> Iterator[None]:
+    """Around the run: each of `observers` is called with every snapshot, from one thread.
 
     The last snapshot is taken when the run is over, so that it has all rows.
     """
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch, args=(monitor, observers, stop), name="rayllm-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
 
-    def __init__(self, monitor: Any, observers: list[Callable[[Snapshot], None]]) -> None:
-        self._monitor, self._observers = monitor, observers
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="rayllm-watch", daemon=True)
 
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
+def _watch(monitor: Any, observers: Sequence[Callable[[Snapshot], None]], stop: threading.Event) -> None:
+    import ray
 
-    def __exit__(self, *_: Any) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
-
-    def _watch(self) -> None:
-        import ray
-
-        said_before = ""
-        over = False
-        while not over:
-            over = self._stop.wait(POLL_S)
+    said_before = ""
+    over = False
+    while not over:
+        over = stop.wait(POLL_S)
+        try:
+            snapshot = Snapshot.of(ray.get(monitor.snapshot.remote(), timeout=5))
+        except Exception:  # the run's end is not the watch's to report
+            continue
+        for observe in observers:
             try:
-                snapshot = Snapshot.of(ray.get(self._monitor.snapshot.remote(), timeout=5))
-            except Exception:  # the run's end is not the watch's to report
-                continue
-            for observe in self._observers:
-                try:
-                    observe(snapshot)
-                except Exception as error:  # such as an actor that is gone already: the next snapshot is another try
-                    if (said := f"Watching the run failed: {type(error).__name__}: {error}") != said_before:
-                        log.warning("%s", said)
-                    said_before = said
+                observe(snapshot)
+            except Exception as error:  # such as an actor that is gone already: the next snapshot is another try
+                if (said := f"Watching the run failed: {type(error).__name__}: {error}") != said_before:
+                    log.warning("%s", said)
+                said_before = said

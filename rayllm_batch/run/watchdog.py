@@ -31,7 +31,7 @@ class Watchdog:
         stall_timeout_s: float,
         monitor_call: Callable[..., Any],
         restart: Callable[[str], None],
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None],
     ) -> None:
         self._timeout = stall_timeout_s
         self._call, self._restart, self._say = monitor_call, restart, say

@@ -41,8 +41,3 @@ class EngineLogs:
         for line in whole.decode("utf-8", errors="replace").splitlines():
             if line.strip() and not line.startswith(RAYS_OWN_MARKS):
                 self._say(f"({key}) {line}")
-
-
-def place(key: str, log: str) -> str:
-    """Of the logs of a run, given one of them: `.../logs/rayllm_batch-1f3a9c20-*.log`."""
-    return log.replace(f"-{key}.log", "-*.log")

@@ -9,7 +9,7 @@ from rayllm_batch.cluster import connection
 from rayllm_batch.measures.rates import Rates
 from rayllm_batch.measures.row_stats import Counts
 from rayllm_batch.measures.snapshot import Snapshot
-from rayllm_batch.show import engine_logs
+from rayllm_batch.show.engine_logs import EngineLogs
 from rayllm_batch.show.status import final_status, status
 from rayllm_batch.show.status_view import View, choose_view
 
@@ -31,7 +31,7 @@ class Progress:
     ) -> None:
         self._num_replicas, self._total_rows, self._to_folder = num_replicas, total_rows, to_folder
         self._view = view or choose_view(only_lines=verbose)
-        self._logs = engine_logs.EngineLogs(self.say) if verbose else None
+        self._logs = EngineLogs(self.say) if verbose else None
         self._began, self._rates = time.monotonic(), Rates()
         self._settings_shown = self._place_shown = False
         self._notes_shown = 0
@@ -72,16 +72,13 @@ class Progress:
         for key, replica in snapshot.replicas.items():
             if not self._place_shown and replica.log and not replica.kept:
                 self._place_shown = True
-                place = engine_logs.place(key, replica.log)
+                place = replica.log.replace(f"-{key}.log", "-*.log")
                 self.say(f"Engine logs: {place}, on the node of each; Ray's own are beside them.")
 
     def _show_settings(self, snapshot: Snapshot) -> None:
-        if self._settings_shown:
-            return
-        for replica in snapshot.replicas.values():
-            if replica.settings:
-                self._settings_shown = True
-                when = ", kept from before" if replica.kept else f" in {replica.start_s:.0f} s"
-                text = ", ".join(f"{key}={value}" for key, value in replica.settings.items())
-                self.say(f"Engine ready{when}: {text}")
-                return
+        replica = next((replica for replica in snapshot.replicas.values() if replica.settings), None)
+        if replica and not self._settings_shown:
+            self._settings_shown = True
+            when = ", kept from before" if replica.kept else f" in {replica.start_s:.0f} s"
+            text = ", ".join(f"{key}={value}" for key, value in replica.settings.items())
+            self.say(f"Engine ready{when}: {text}")

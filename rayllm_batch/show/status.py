@@ -113,7 +113,9 @@ def _failed(counts: Counts) -> list[tuple[int, str]]:
 
 def _tokens(snapshot: Snapshot, rates: Rates, counts: Counts) -> list[tuple[int, str]]:
     """`1,512 output tokens/s, 1,498 on average`, and the same of the input; averages over the engines' busy time."""
-    busy = _busy_s(snapshot)
+    # Of the busiest replica, restarts included.
+    actors = by_actor(snapshot.replicas).values()
+    busy = max((sum(process.busy_s for process in processes) for processes in actors), default=0.0)
     parts = []
     for rank, name, tokens in ((3, "output", counts.output_tokens), (8, "input", counts.input_tokens)):
         if not tokens or not busy:
@@ -123,9 +125,3 @@ def _tokens(snapshot: Snapshot, rates: Rates, counts: Counts) -> list[tuple[int,
         if now is not None:
             parts.append((rank + 3, f"{average:,.0f} on average"))
     return parts
-
-
-def _busy_s(snapshot: Snapshot) -> float:
-    """Seconds during which the busiest replica's engine had work, restarts included."""
-    actors = by_actor(snapshot.replicas).values()
-    return max((sum(process.busy_s for process in processes) for processes in actors), default=0.0)

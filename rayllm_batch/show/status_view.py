@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import uuid
-from typing import Any, Optional, Protocol, TextIO
+from typing import Any, Optional, TextIO, Union
 
 from rayllm_batch.display import client_answers, in_notebook, ipython_shell
 from rayllm_batch.show.status import Status
@@ -21,27 +21,11 @@ LINE_EVERY_S = 20.0  # where a line cannot be written over: a log file, a CI
 WIDE, MEDIUM = 100, 60  # columns of a terminal in which a bar of 20, or 10, leaves room for words
 
 
-class View(Protocol):
-    """`say` shows a line that stays, above the status, which changes. `close` is the end: nothing changes after it."""
-
-    def show(self, status: Status) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def close(self, final: Optional[Status]) -> None: ...
-
-
-def choose_view(only_lines: bool = False) -> View:
-    """What suits whoever looks on. only_lines: something else writes to the screen too."""
-    if in_notebook():
-        watched = not only_lines and client_answers(ipython_shell().kernel)
-        return Notebook() if watched else Lines(sys.stdout)
-    watched = sys.stdout.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
-    return Terminal(sys.stdout) if watched and not only_lines else Lines(sys.stdout)
-
-
 class Lines:
-    """A line every LINE_EVERY_S seconds."""
+    """A line every LINE_EVERY_S seconds.
+
+    As of each view: `say` shows a line that stays, above the status, which changes; nothing changes after `close`.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._last = stream, ("", float("-inf"))
@@ -140,6 +124,19 @@ class Notebook:
         if status and status.total and status.parts:
             known = f" value='{min(status.rows, status.total)}' max='{status.total}'"
         return f"{_lines(chr(10).join(self._said))}<div><progress{known}></progress> {html.escape(now)}</div>"
+
+
+View = Union[Lines, Terminal, Notebook]
+
+
+def choose_view(only_lines: bool = False) -> View:
+    """What suits whoever looks on. only_lines: something else writes to the screen too."""
+    if only_lines:
+        return Lines(sys.stdout)
+    if in_notebook():
+        return Notebook() if client_answers(ipython_shell().kernel) else Lines(sys.stdout)
+    watched = sys.stdout.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
+    return Terminal(sys.stdout) if watched else Lines(sys.stdout)
 
 
 def _lines(text: str) -> str:

@@ -11,7 +11,7 @@ import ray
 
 from rayllm_batch.measures.snapshot import Snapshot
 from rayllm_batch.run import watch
-from rayllm_batch.run.watch import Watch
+from rayllm_batch.run.watch import watching
 
 WAIT_S = 30.0
 
@@ -49,7 +49,7 @@ def until(number: int) -> tuple[list[Any], threading.Event, Any]:
 def test_each_observer_gets_every_snapshot(monitor: Monitor) -> None:
     first, enough, observe = until(5)
     second, _, observe_too = until(5)
-    with Watch(monitor, [observe, observe_too]):
+    with watching(monitor, [observe, observe_too]):
         assert enough.wait(WAIT_S)
     assert first[:5] == [1, 2, 3, 4, 5] and second[:4] == first[:4]
     assert monitor.asked in (len(first), len(first) + 1) and not _threads(), "nothing goes on after the end"
@@ -63,7 +63,7 @@ def test_a_monitor_that_does_not_answer_is_asked_again(monitor: Monitor, monkeyp
 
     monkeypatch.setattr(ray, "get", get)
     seen, enough, observe = until(3)
-    with Watch(monitor, [observe]):
+    with watching(monitor, [observe]):
         assert enough.wait(WAIT_S)
     assert seen[:3] == [2, 4, 6]
 
@@ -75,14 +75,14 @@ def test_an_observer_that_fails_stops_neither_the_others_nor_the_watch(
         raise ValueError(f"no such actor {snapshot.notes[0]}")
 
     seen, enough, observe = until(3)
-    with caplog.at_level(logging.WARNING, "rayllm_batch"), Watch(monitor, [fails, observe]):
+    with caplog.at_level(logging.WARNING, "rayllm_batch"), watching(monitor, [fails, observe]):
         assert enough.wait(WAIT_S)
     assert seen[:3] == [1, 2, 3]
     assert "ValueError: no such actor 1" in caplog.text
 
 
 def test_an_error_of_the_run_goes_through(monitor: Monitor) -> None:
-    with pytest.raises(KeyError), Watch(monitor, []):
+    with pytest.raises(KeyError), watching(monitor, []):
         raise KeyError("the run's own")
     assert not _threads()
 
