@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
@@ -118,8 +117,7 @@ class RayLLMBatch:
         Input columns of every Arrow type come out with the values that came in. One whose values are of several kinds,
         such as numbers in one file and text in the next, has Python objects. Of such a column, and of one for which
         parquet has no type, a parquet file has JSON text, and the Dataset the values; a jsonl file has JSON. Where
-        JSON has no such value,
-        it is text: bytes base64, NaN "NaN", a date "2024-01-02".
+        JSON has no such value, it is text: bytes base64, NaN "NaN", a date "2024-01-02".
 
         output_path:   a local folder or a URI (s3://, gs://). Rows are written there as they finish, and the result is
                        read from there, so that memory does not grow with the job. The same call on a folder that is
@@ -138,25 +136,29 @@ class RayLLMBatch:
         Raises ClusterError, DatasetError, WorkloadError, ModelAccessError or OutputError before an engine starts, and
         EngineError when the engine does not start or keeps dying; it carries the engine's last words.
         """
-        if output_path is None:
-            if id_column is not None or retry_failed or changed != "refuse":
-                raise ConfigError(
-                    "id_column=, retry_failed= and changed= say how a folder is continued: give output_path= too."
-                )
-            connect(self.options.verbose)
-            return self._beside_the_estimate(run_in_memory(self._execution))
+        if output_path is None and (id_column is not None or retry_failed or changed != "refuse"):
+            raise ConfigError(
+                "id_column=, retry_failed= and changed= say how a folder is continued: give output_path= too."
+            )
         if changed not in CHANGED:
             raise ConfigError(f"changed= must be one of {', '.join(map(repr, CHANGED))}, given {changed!r}.")
-        job = describe_job(self.engine_config, self.workload, id_column)
-        with OutputFolder(output_path, job, output_format) as folder:
-            for name in folder.set_aside:
-                aside = folder.place.inside("set_aside")
-                log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, aside)
+        if output_path is None:
             connect(self.options.verbose)
-            return self._beside_the_estimate(FolderRun(self._execution, folder, id_column, retry_failed, changed).run())
+            result = run_in_memory(self._execution)
+        else:
+            with self._folder(output_path, output_format, id_column) as folder:
+                for name in folder.set_aside:
+                    aside = folder.place.inside("set_aside")
+                    log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, aside)
+                connect(self.options.verbose)
+                result = FolderRun(self._execution, folder, id_column, retry_failed, changed).run()
+        metrics, said = self.metrics, self._estimate
+        if said is not None and metrics is not None and said.rows == metrics.rows:  # all of the job, in one run
+            print(said.beside(metrics.elapsed_s, metrics.start_s))
+        return result
 
     def get_avg_engine_time_per_replica(self) -> float:
-        """Seconds during which an engine had work, averaged over the replicas of the last run. Start-up is not in it."""
+        """Seconds during which an engine had work, averaged over the last run's replicas. Start-up is not in it."""
         if self.metrics is None:
             raise RayLLMBatchError("There is no engine time yet: call run() first.")
         return self.metrics.engine_s
@@ -184,13 +186,12 @@ class RayLLMBatch:
 
         The cluster's GPUs and CPUs, the versions on its nodes, access to the model, its size against the GPU's memory
         and the disk, its chat template, the dataset, and parse_row on its first rows. With the arguments that `run`
-        will get,
-        the output folder too: whether it can be written, is this job's, and has room. Raises the error found, or
-        PreflightError with all of them.
+        will get, the output folder too: whether it can be written, is this job's, and has room. Raises the error found,
+        or PreflightError with all of them.
         """
         place: AbstractContextManager[Optional[OutputFolder]] = nullcontext()
         if output_path is not None:
-            place = OutputFolder(output_path, describe_job(self.engine_config, self.workload, id_column), output_format)
+            place = self._folder(output_path, output_format, id_column)
         with place as folder:
             connect(self.options.verbose)
             ready, plan = self._execution.preflight(id_column, folder)
@@ -203,8 +204,8 @@ class RayLLMBatch:
                 print(f"{count} of the first {tried} rows cannot be answered. The first: {ready.unanswered[0]}")
             if folder and folder.rows and folder.changed:
                 print(
-                    f"The workload is not what it was when they were answered ({in_short(folder.changed)}): run() finds out, "
-                    "without an engine, whether something else is asked now."
+                    f"The workload is not what it was when they were answered ({in_short(folder.changed)}): run() "
+                    "finds out, without an engine, whether something else is asked now."
                 )
             model, replicas = self.engine_config.model_id, self.options.num_replicas
             print(f"Ready to run: {rows}{there}, {replicas} replica(s) of {model}. {resources.free()}")
@@ -246,8 +247,8 @@ class RayLLMBatch:
         task = self._execution.task()
         if task.has_own_columns:
             raise WorkloadError(
-                "estimate() times one request a row, and how often a rollout asks is not known before. Run a part of the rows "
-                "with dataset_fraction=100, and take the time of that."
+                "estimate() times one request a row, and how often a rollout asks is not known before. Run a part of "
+                "the rows with dataset_fraction=100, and take the time of that."
             )
         connect(self.options.verbose)
         ready, plan = self._execution.preflight()
@@ -255,9 +256,8 @@ class RayLLMBatch:
         table = pipeline.sample(ready.rows.carried(pipeline.SPREAD_OVER), total, sample_rows)
         with self._execution.engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
-            cpus = max(
-                0.1, ray.cluster_resources().get("CPU", 1) - replicas * resources.cpus_per_replica(replicas, gpus)
-            )
+            taken = replicas * resources.cpus_per_replica(replicas, gpus)
+            cpus = max(0.1, ray.cluster_resources().get("CPU", 1) - taken)
             sample, max_num_seqs, start_s = warm.ask(engines.hosts[0], "sample", run_id, table, total / replicas)
         if not sample.input_tokens:
             raise DatasetError(
@@ -291,7 +291,7 @@ class RayLLMBatch:
 
         Raises RayLLMBatchError before any run, and when the file cannot be written.
         """
-        options = {name: value for name, value in dataclasses.asdict(self.options).items() if name != "verbose"}
+        options = {name: value for name, value in vars(self.options).items() if name != "verbose"}
         options["batch_size"] = self.options.batch_size or "chosen"
         of = self._execution
         return show_and_save(
@@ -304,9 +304,5 @@ class RayLLMBatch:
             replicas=of.replicas,
         )
 
-    def _beside_the_estimate(self, result: ray.data.Dataset) -> ray.data.Dataset:
-        """What was said of the whole job, and what it took, once all of it was done in one run."""
-        metrics = self.metrics
-        if self._estimate is not None and metrics is not None and self._estimate.rows == metrics.rows:
-            print(self._estimate.beside(metrics.elapsed_s, metrics.start_s))
-        return result
+    def _folder(self, path: Union[str, os.PathLike], output_format: str, id_column: Optional[str]) -> OutputFolder:
+        return OutputFolder(path, describe_job(self.engine_config, self.workload, id_column), output_format)

@@ -47,7 +47,8 @@ def _backend(config: EngineConfig, task: Task, asked: Mapping[str, Any], given: 
         if problem and asked[form] == task.settings.get(KEY):  # one of a row's own is that row's error
             tried = given or " and ".join(BACKENDS)
             raise WorkloadError(
-                f"No answer can be held to this form: {form[:300]}. vLLM's grammar backend ({tried}) says: {problem[:500]}. "
-                "Leave that part out of the schema; a pydantic model may check it with a validator instead."
+                f"No answer can be held to this form: {form[:300]}. vLLM's grammar backend ({tried}) says: "
+                f"{problem[:500]}. Leave that part out of the schema; a pydantic model may check it with a validator "
+                "instead."
             )
     return backend

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
@@ -66,14 +67,14 @@ def pick(rows: ray.data.Dataset, wanted: dict[bytes, int]) -> ray.data.Dataset:
     """Of each row whose id is in `wanted`, so many as it says; rows with one id are equal, so it matters not which."""
     import ray.data
 
-    left, tables = dict(wanted), []
+    left, tables = Counter(wanted), []
     found = rows.map_batches(keep_rows, fn_kwargs={"ids": set(wanted)}, batch_format="pyarrow")
     for table in found.iter_batches(batch_size=None, batch_format="pyarrow"):
         mask = []
         for row in columns.rows(table):
             key = row_id(row)
-            mask.append(left.get(key, 0) > 0)
-            left[key] = left.get(key, 0) - 1
+            mask.append(left[key] > 0)
+            left[key] -= 1
         tables.append(table.filter(pa.array(mask, type=pa.bool_())))
     return ray.data.from_arrow([table for table in tables if table.num_rows])
 
@@ -93,8 +94,7 @@ def keep_rows(table: pa.Table, ids: set[bytes]) -> pa.Table:
 
 
 def ship_by_value(*users: Any) -> None:
-    """Send this package's code, and that of the users' objects, along with the job: worker nodes need Ray and vLLM, no
-    more.
+    """Send this package's code, and that of `users`, along with the job: worker nodes need Ray and vLLM, no more.
 
     users: a workload, and what else may be of the user's own making: an engine, a task.
 
@@ -118,13 +118,11 @@ def _pool(engines: tuple[int, int], in_flight: int, share: dict[str, Any]) -> di
     import ray.data
 
     least, most = engines
-    pool: dict[str, Any] = {
-        # A fixed size: its actors start together. A range grows one after the other, from the least.
-        **({"size": most} if least == most else {"min_size": least, "max_size": most}),
-        # some more wait in the actor's queue, so that a finished block's place is taken at once
-        "max_tasks_in_flight_per_actor": in_flight + min(QUEUED_BLOCKS, (in_flight + 1) // 2),
-        "enable_true_multi_threading": True,
-    }
+    # A fixed size: its actors start together. A range grows one after the other, from the least.
+    pool: dict[str, Any] = {"size": most} if least == most else {"min_size": least, "max_size": most}
+    # some more wait in the actor's queue, so that a finished block's place is taken at once
+    pool["max_tasks_in_flight_per_actor"] = in_flight + min(QUEUED_BLOCKS, (in_flight + 1) // 2)
+    pool["enable_true_multi_threading"] = True
     if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy.__init__).parameters:
         pool["max_concurrent_calls_per_actor"] = in_flight
     else:  # before Ray 2.60

@@ -68,7 +68,7 @@ class Host:
         return rows
 
     def sample(self, run_id: str, table: pa.Table, rows_each: float) -> tuple[Sample, int, float]:
-        """The rows tried for an estimate of a job of `rows_each` rows a replica; max_num_seqs; seconds the engine's start took."""
+        """The rows tried for an estimate of a job of `rows_each` rows a replica; max_num_seqs; seconds of the start."""
         self.adopt(run_id)
         job = self._replica.job.prompt
         build_prompts(table.slice(0, 1), job)  # loads the tokenizer, which a job does once
@@ -82,13 +82,8 @@ class Host:
         many = copies(len(requests) or 1, rows_each, at_once)
         prefill = self._replica.try_out(requests, many, reading_only=True)
         whole = self._replica.try_out(requests, many)
-        sample = Sample(
-            [len(request.prompt_token_ids) for request in requests],
-            failed + whole.errors[: len(requests)],
-            prepare_s,
-            prefill,
-            whole,
-        )
+        lengths = [len(request.prompt_token_ids) for request in requests]
+        sample = Sample(lengths, failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
         return sample, settings["max_num_seqs"], self._replica.start_s
 
 
@@ -120,8 +115,7 @@ def ask(host: Any, method: str, *arguments: Any) -> Any:
 class WarmEngines:
     """Running, or on their way. blocks_in_flight: how many blocks each takes at once. ray_job: the connection to Ray.
 
-    first_job: the object that they were started with; Ray starts one again with it, and lets go of what nobody refers
-    to.
+    first_job: what they were started with; Ray starts one again with it, and lets go of what nobody refers to.
     """
 
     config: EngineConfig
@@ -184,7 +178,7 @@ def keep(engines: WarmEngines) -> None:
 
 
 def take(config: EngineConfig, num_replicas: int, blocks_in_flight: int) -> Optional[WarmEngines]:
-    """Those that were kept, now the caller's. If they do not fit they are ended: the GPUs are needed for those that do."""
+    """Those that were kept, now the caller's. If they do not fit they are ended: those that do need the GPUs."""
     engines = _let_go()
     if engines is None or engines.fit(config, num_replicas, blocks_in_flight):
         return engines

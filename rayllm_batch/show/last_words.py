@@ -59,9 +59,8 @@ def of_folder(
     """
     lines = [_first(rows, failed, took), *most_frequent(errors), *invalid]
     read = _read(path, output_format, alike, nested_integers)
-    lines.append(
-        f"The answers are in {path}, each beside the columns of its row: {read or 'the Dataset that run() returns has them'}."
-    )
+    how = read or "the Dataset that run() returns has them"
+    lines.append(f"The answers are in {path}, each beside the columns of its row: {how}.")
     if id_column and read:
         columns = [id_column, answer_column, "error"]
         lines.append(f"  With your table: table.merge({read}[{columns!r}], on={id_column!r}, how='left')")

@@ -19,11 +19,12 @@ from rayllm_batch.show.row_table import (
 
 PROMPT_CHARACTERS = 3000  # in a terminal; a notebook's table has the whole prompt, to scroll through
 # A width of its own: JupyterLab's style would make it as wide as the longest paragraph.
-_PROMPT = "width:36em;max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-family:monospace;font-size:90%"
+_PROMPT = "width:36em;max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;"
+_PROMPT += "font-family:monospace;font-size:90%"
 
 
 def as_text(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
-    """rows: with `prompt`, the rendered prompt, special tokens included, and the output's columns; column: the answer's.
+    """rows: with `prompt`, rendered, special tokens included, and the output's columns; column: the answer's.
 
     A row without a prompt, of a rollout, says how many requests it took.
     """

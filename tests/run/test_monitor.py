@@ -88,7 +88,8 @@ def test_deaths_without_an_answer_end_the_run_with_the_last_words() -> None:
         assert run.last_death == "The engine died. Its last words:\nCUDA error"
     run.die(some(50), words="Xid 79: GPU has fallen off the bus")
     assert run.stop == (
-        "The engine died 5 times without answering a row in between. Its last words:\nXid 79: GPU has fallen off the bus"
+        "The engine died 5 times without answering a row in between. Its last words:\n"
+        "Xid 79: GPU has fallen off the bus"
     )
     assert run.failure == ("EngineError", run.stop)
 
