@@ -98,14 +98,15 @@ def explained(error: BaseException, snapshot: Optional[Snapshot]) -> BaseExcepti
 
 def _wait_gone(pids: list[int], timeout_s: float = 20.0) -> None:
     """Wait until the reapers on this node are gone: each ends after the last engine process of its replica."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(_is_there, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _is_there(pid: int) -> bool:
     import psutil
 
-    def is_there(pid: int) -> bool:
-        try:  # in a container without an init process, what has ended stays as a zombie
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
-
-    deadline = time.monotonic() + timeout_s
-    while any(map(is_there, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    try:  # in a container without an init process, what has ended stays as a zombie
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
