@@ -134,8 +134,7 @@ class Ours:
 
         from rayllm_batch import RayLLMBatch, init_engine_from_config
         from rayllm_batch.measures.snapshot import Snapshot
-        from rayllm_batch.run import warm
-        from rayllm_batch.run.session import Session
+        from rayllm_batch.run import session, warm
 
         job = self._job
         config = init_engine_from_config(
@@ -149,21 +148,18 @@ class Ours:
         )
         answered_at: list[float] = []
 
-        class TimedSession(Session):
+        end = session.end
+
+        def noted(of: Any, engines: Any) -> Any:
             """Notes when the answers are there: run() ends the engines after that and before it returns."""
+            answered_at.append(time.time())
+            if not job.warm:
+                return end(of, engines)
+            warm.keep(engines)
+            return Snapshot.of(ray.get(of.monitor.snapshot.remote()))
 
-            def end(self) -> Any:
-                answered_at.append(time.time())
-                if not job.warm:
-                    return super().end()
-                warm.keep(self.engines)
-                return Snapshot.of(ray.get(self.job.monitor.snapshot.remote()))
-
-        class Timed(RayLLMBatch):
-            def _session(self, *args: Any) -> Session:
-                return TimedSession(**vars(super()._session(*args)))
-
-        batch = Timed(config, _workload(job), batch_size=job.batch_size, num_replicas=job.num_replicas)
+        session.end = noted
+        batch = RayLLMBatch(config, _workload(job), batch_size=job.batch_size, num_replicas=job.num_replicas)
         if job.warm:
             if warm._kept is None:
                 batch.preview(1)

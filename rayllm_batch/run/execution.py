@@ -19,12 +19,11 @@ from rayllm_batch.measures.prometheus import Prometheus
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
-from rayllm_batch.run import pipeline, warm
+from rayllm_batch.run import pipeline, session, warm
 from rayllm_batch.run.monitor import start_monitor
 from rayllm_batch.run.options import RunOptions
 from rayllm_batch.run.plan import Plan, lengths_of, make_plan
 from rayllm_batch.run.preflight import Ready, preflight
-from rayllm_batch.run.session import Session, explained
 from rayllm_batch.run.warm import WarmEngines
 from rayllm_batch.tasks.base import Task
 from rayllm_batch.workers.prompts import PromptJob
@@ -65,7 +64,7 @@ class Execution:
         task = self.task()
         ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, task=task)
         rows, config = ready.rows, ready.config or config
-        lengths = lengths_of(rows.chats, task, ready.facts.tokenizer_file)
+        lengths = lengths_of(rows.chats, task, ready.facts.folder)
         plan = make_plan(
             config, ready.facts, options.replica_range, batch_size=options.batch_size, total=rows.total, lengths=lengths
         )
@@ -84,20 +83,19 @@ class Execution:
     ) -> Any:
         """Run the pipeline for as long as `consume` reads its answers; every engine has ended when this returns."""
         engines = _kept_engines(plan, total)
-        session = self._session(plan, self._job(plan, token, engines, **prompt_job), engines)
-        job = session.job
+        job = self._job(plan, token, engines, **prompt_job)
         try:
             answers = pipeline.answers(rows, job, plan, total, warm=engines is not None)
             with (
                 Prometheus(job.run_id, self.config.model_id) as prometheus,
-                session.watched(total, self.history.observe, prometheus.observe),
+                session.watched(job, plan.engines[0], self.options, total, self.history.observe, prometheus.observe),
             ):
                 result = consume(answers)
         except BaseException as error:
-            failure = explained(error, self._saw(session.end()))
+            failure = session.explained(error, self._saw(session.end(job, engines)))
             self.history.end(failure)
             raise failure from None
-        self._saw(session.end())
+        self._saw(session.end(job, engines))
         return result
 
     @contextmanager
@@ -107,22 +105,17 @@ class Execution:
         engines = _kept_engines(plan, ready.rows.total)
         job = self._job(plan, ready.token, engines)
         if engines is None:
-            engines = warm.start(
-                plan.config, job, least if least == most else 1, plan.blocks_in_flight(ready.rows.total)
-            )
-        session = self._session(plan, job, engines)
+            in_flight = plan.blocks_in_flight(ready.rows.total)
+            engines = warm.start(plan.config, job, least if least == most else 1, in_flight)
         try:
-            with session.watched(total):
+            with session.watched(job, least, self.options, total):
                 yield engines, job.run_id
         except BaseException as error:
-            raise explained(error, session.end()) from None
+            raise session.explained(error, session.end(job, engines)) from None
         if least == most:
             warm.keep(engines)
         else:  # a range of replicas is Ray Data's to start and to end
-            session.end()
-
-    def _session(self, plan: Plan, job: ReplicaJob, engines: Optional[WarmEngines]) -> Session:
-        return Session(job, engines, plan.engines[0], self.options.stall_timeout_s, self.options.verbose)
+            session.end(job, engines)
 
     def _job(
         self,

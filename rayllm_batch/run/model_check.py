@@ -48,12 +48,6 @@ class ModelFacts:
     missing_bytes: int = 0
     folder: Optional[Path] = field(default=None, compare=False)
 
-    @property
-    def tokenizer_file(self) -> Optional[Path]:
-        """tokenizer.json, if there is one."""
-        file = self.folder and self.folder / "tokenizer.json"
-        return file if file and file.is_file() else None
-
 
 def look_at(config: EngineConfig, token: str) -> ModelFacts:
     """Read from the folder, the cache, or the Hub, without the weights. What cannot be read is left unknown."""
@@ -151,7 +145,7 @@ def weights_gib(config: EngineConfig, facts: ModelFacts) -> float:
 
 def kv_bytes_per_token(config: EngineConfig, facts: ModelFacts) -> float:
     """Of the KV cache, on each GPU of an engine; 0 where that is not known."""
-    return kv_values_per_token(facts.config) * (_kv_bytes(config.engine_kwargs) or 0) / _split(config)
+    return kv_values_per_token(facts.config) * _kv_bytes(config.engine_kwargs) / _split(config)
 
 
 def _split(config: EngineConfig) -> float:
@@ -202,12 +196,12 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("text_config") or config
 
 
-def _kv_bytes(kwargs: dict[str, Any]) -> Optional[int]:
-    """Bytes a number in the KV cache; None for formats that are newer than this file."""
+def _kv_bytes(kwargs: dict[str, Any]) -> int:
+    """Bytes a number in the KV cache; 0 for formats that are newer than this file."""
     given = str(kwargs.get("kv_cache_dtype") or "auto")
     if given.startswith("fp8"):
         return 1
-    return BYTES.get(str(kwargs.get("dtype")), 2) if given == "auto" else BYTES.get(given)
+    return BYTES.get(str(kwargs.get("dtype")), 2) if given == "auto" else BYTES.get(given, 0)
 
 
 def _shrink(kwargs: dict[str, Any], config: dict[str, Any]) -> float:

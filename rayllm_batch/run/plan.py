@@ -147,25 +147,25 @@ def own_max_num_seqs(accelerator_type: str) -> int:
     return 1024 if is_large and accelerator_type != "CPU" and not accelerator_type.startswith("A100") else 256
 
 
-def lengths_of(chats: Sequence[dict[str, Any]], task: Task, tokenizer_file: Optional[Path]) -> Optional[Lengths]:
+def lengths_of(chats: Sequence[dict[str, Any]], task: Task, folder: Optional[Path]) -> Optional[Lengths]:
     """Of some rows' chats, nearly: the chat template's own tokens are not counted. None where it cannot be known.
 
-    Without transformers, whose import takes seconds that every start would pay.
+    folder: where the model's tokenizer.json is, if it has one. Without transformers, whose import takes seconds that every start would pay.
     """
     most = (task.most_generated_tokens({**task.settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
     outputs: list[int] = [tokens for tokens in most if tokens is not None]
     prompts = [chat for chat in chats if len(chat.get("prompt_token_ids", "?"))]  # a rollout's are not known
-    if tokenizer_file is None or not outputs or not prompts or len(outputs) < len(chats):
+    if folder is None or not outputs or not prompts or len(outputs) < len(chats):
         return None
     try:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         texts = ["\n".join(message["content"] for message in chat["messages"]) for chat in chats if "messages" in chat]
         texts += [chat["prompt"] for chat in chats if "prompt" in chat]
         texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair: that row's error
         inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
-    except Exception:  # it is not installed here, or of another kind, or a text is nothing for it
+    except Exception:  # it is not installed here, or the file not there, or a text is nothing for it
         return None
     inputs += [len(chat["prompt_token_ids"]) for chat in chats if "prompt_token_ids" in chat]
     return Lengths(sum(inputs) / len(inputs), sum(outputs) / len(outputs))

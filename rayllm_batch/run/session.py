@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from rayllm_batch import errors
 from rayllm_batch.cluster import connection
 from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.measures.snapshot import Snapshot
+from rayllm_batch.run.options import RunOptions
 from rayllm_batch.run.rows import explain_read
 from rayllm_batch.run.warm import WarmEngines
 from rayllm_batch.run.watch import watching
@@ -20,60 +20,57 @@ from rayllm_batch.show.progress import Progress
 from rayllm_batch.workers.replica import ReplicaJob
 
 
-@dataclass(frozen=True)
-class Session:
-    """engines: those that were running before, or that outlive the call; None where Ray Data starts and ends them.
+@contextmanager
+def watched(
+    job: ReplicaJob,
+    num_replicas: int,
+    options: RunOptions,
+    total: Optional[int],
+    *observers: Callable[[Snapshot], None],
+) -> Iterator[None]:
+    """Shows the progress towards `total` rows, looks for stalls, and passes each of the monitor's snapshots on."""
+    import ray
 
-    stall_timeout_s: see RayLLMBatch. verbose: the engines' logs come to the screen.
+    def call(method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(job.monitor, method).remote(*arguments), timeout=10)
+
+    def restart(key: str) -> None:
+        ray.kill(call("actors")[key], no_restart=False)
+
+    with Progress(num_replicas, total, job.prompt.with_row_ids, options.verbose) as progress:
+        told = [progress.observe, *observers]
+        with Watchdog(options.stall_timeout_s or 0.0, call, restart, progress.say) as watchdog:
+            if options.stall_timeout_s is not None:
+                told.append(watchdog.observe)
+            with watching(job.monitor, told):
+                yield
+
+
+def end(job: ReplicaJob, engines: Optional[WarmEngines]) -> Optional[Snapshot]:
+    """End every replica and its engine's processes; returns the monitor's last snapshot, if there is one.
+
+    engines: those that were running before, or that outlive the call; None where Ray Data starts and ends them.
     """
+    import ray
 
-    job: ReplicaJob
-    engines: Optional[WarmEngines]
-    num_replicas: int
-    stall_timeout_s: Optional[float]
-    verbose: bool
-
-    @contextmanager
-    def watched(self, total: Optional[int], *observers: Callable[[Snapshot], None]) -> Iterator[None]:
-        """Shows the progress towards `total` rows, looks for stalls, and passes each of the monitor's snapshots on."""
-        import ray
-
-        def call(method: str, *arguments: Any) -> Any:
-            return ray.get(getattr(self.job.monitor, method).remote(*arguments), timeout=10)
-
-        def restart(key: str) -> None:
-            ray.kill(call("actors")[key], no_restart=False)
-
-        with Progress(self.num_replicas, total, self.job.prompt.with_row_ids, self.verbose) as progress:
-            told = [progress.observe, *observers]
-            with Watchdog(self.stall_timeout_s or 0.0, call, restart, progress.say) as watchdog:
-                if self.stall_timeout_s is not None:
-                    told.append(watchdog.observe)
-                with watching(self.job.monitor, told):
-                    yield
-
-    def end(self) -> Optional[Snapshot]:
-        """End every replica and its engine's processes; returns the monitor's last snapshot, if there is one."""
-        import ray
-
+    try:
+        snapshot = Snapshot.of(ray.get(job.monitor.snapshot.remote(), timeout=10))
+        actors = ray.get(job.monitor.actors.remote(), timeout=10)
+    except Exception:  # Ray is gone, or the monitor's node
+        snapshot, actors = None, {}
+        if connection.is_gone():  # and its actors with it
+            return None
+    # Some of the hosts wait for a GPU, and are not registered.
+    for actor in (*actors.values(), *(engines.hosts if engines else ())):
         try:
-            snapshot = Snapshot.of(ray.get(self.job.monitor.snapshot.remote(), timeout=10))
-            actors = ray.get(self.job.monitor.actors.remote(), timeout=10)
-        except Exception:  # Ray is gone, or the monitor's node
-            snapshot, actors = None, {}
-            if connection.is_gone():  # and its actors with it
-                return None
-        # Some of the hosts wait for a GPU, and are not registered.
-        for actor in (*actors.values(), *(self.engines.hosts if self.engines else ())):
-            try:
-                ray.kill(actor)
-            except Exception:
-                pass
-        if snapshot:
-            here = ray.util.get_node_ip_address()
-            _wait_gone([replica.reaper_pid for replica in snapshot.replicas.values() if replica.node == here])
-            ray.kill(self.job.monitor)
-        return snapshot
+            ray.kill(actor)
+        except Exception:
+            pass
+    if snapshot:
+        here = ray.util.get_node_ip_address()
+        _wait_gone([replica.reaper_pid for replica in snapshot.replicas.values() if replica.node == here])
+        ray.kill(job.monitor)
+    return snapshot
 
 
 def explained(error: BaseException, snapshot: Optional[Snapshot]) -> BaseException:

@@ -16,7 +16,7 @@ from rayllm_batch.tasks.generate import Generate
 GENERATE = Generate()
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENIZER = ROOT / "assets" / "demo-model" / "tokenizer.json"
+MODEL = ROOT / "assets" / "demo-model"
 GIB = 1 << 30
 LLAMA_1B = ModelFacts(
     {
@@ -232,26 +232,26 @@ def test_lengths_come_from_the_first_rows() -> None:
 
     chats = [chat("one two three"), chat("four", sampling_params={"max_tokens": 100})]
     by_hand = [
-        len(Tokenizer.from_file(str(TOKENIZER)).encode(text, add_special_tokens=False).ids)
+        len(Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(text, add_special_tokens=False).ids)
         for text in ("one two three", "four")
     ]
-    assert lengths_of(chats, Generate({"max_tokens": 20}), TOKENIZER) == Lengths(sum(by_hand) / 2, 60)
+    assert lengths_of(chats, Generate({"max_tokens": 20}), MODEL) == Lengths(sum(by_hand) / 2, 60)
 
 
 def test_lengths_of_token_ids() -> None:
     from tokenizers import Tokenizer
 
-    words = len(Tokenizer.from_file(str(TOKENIZER)).encode("one two", add_special_tokens=False).ids)
+    words = len(Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode("one two", add_special_tokens=False).ids)
     assert lengths_of(
-        [chat("one two"), {"prompt_token_ids": [1] * 50}], Generate({"max_tokens": 20}), TOKENIZER
+        [chat("one two"), {"prompt_token_ids": [1] * 50}], Generate({"max_tokens": 20}), MODEL
     ) == Lengths((words + 50) / 2, 20)
 
 
 def test_lengths_that_cannot_be_known(tmp_path: Path) -> None:
-    assert lengths_of([chat("a")], Generate({}), TOKENIZER) is None  # an answer may be as long as the model likes
+    assert lengths_of([chat("a")], Generate({}), MODEL) is None  # an answer may be as long as the model likes
     assert lengths_of([chat("a")], Generate({"max_tokens": 5}), None) is None
-    assert lengths_of([chat("a")], Generate({"max_tokens": 5}), tmp_path / "tokenizer.json") is None
-    assert lengths_of([], Generate({"max_tokens": 5}), TOKENIZER) is None
+    assert lengths_of([chat("a")], Generate({"max_tokens": 5}), tmp_path) is None
+    assert lengths_of([], Generate({"max_tokens": 5}), MODEL) is None
 
 
 def test_lengths_of_texts_that_are_nothing_for_the_tokenizer(tmp_path: Path) -> None:
@@ -260,6 +260,6 @@ def test_lengths_of_texts_that_are_nothing_for_the_tokenizer(tmp_path: Path) -> 
     words = Tokenizer(models.WordPiece({"a": 0}, unk_token="[UNK]"))  # which it has not
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(tmp_path / "tokenizer.json"))
-    assert lengths_of([chat("a a")], Generate({"max_tokens": 5}), tmp_path / "tokenizer.json") == Lengths(2, 5)
-    assert lengths_of([chat("a b")], Generate({"max_tokens": 5}), tmp_path / "tokenizer.json") is None
-    assert lengths_of([chat("half of \ud83d a pair")], Generate({"max_tokens": 5}), TOKENIZER) is not None
+    assert lengths_of([chat("a a")], Generate({"max_tokens": 5}), tmp_path) == Lengths(2, 5)
+    assert lengths_of([chat("a b")], Generate({"max_tokens": 5}), tmp_path) is None
+    assert lengths_of([chat("half of \ud83d a pair")], Generate({"max_tokens": 5}), MODEL) is not None
