@@ -86,11 +86,10 @@ class Execution:
         job = self._job(plan, token, engines, **prompt_job)
         try:
             answers = pipeline.answers(rows, job, plan, total, warm=engines is not None)
-            with (
-                Prometheus(job.run_id, self.config.model_id) as prometheus,
-                session.watched(job, plan.engines[0], self.options, total, self.history.observe, prometheus.observe),
-            ):
-                result = consume(answers)
+            with Prometheus(job.run_id, self.config.model_id) as prometheus:
+                observers = self.history.observe, prometheus.observe
+                with session.watched(job, plan.engines[0], self.options, total, *observers):
+                    result = consume(answers)
         except BaseException as error:
             failure = session.explained(error, self._saw(session.end(job, engines)))
             self.history.end(failure)
@@ -154,13 +153,12 @@ class Execution:
             rollouts = partial(Rollouts, self.workload.rollout, task.limits.timeout_s)
             task.code = describe_job(config, self.workload, None).code
         kwargs = config.engine_kwargs
-        tokenizer_kwargs = {"trust_remote_code": kwargs["trust_remote_code"]} if kwargs.get("trust_remote_code") else {}
-        if revision := kwargs.get("tokenizer_revision") or kwargs.get("revision"):
-            tokenizer_kwargs["revision"] = revision
+        revision = kwargs.get("tokenizer_revision") or kwargs.get("revision")
+        of_tokenizer = {"trust_remote_code": kwargs.get("trust_remote_code"), "revision": revision}
         return PromptJob(
             parse_row=getattr(self.workload, "parse_row", dict),  # which one with a rollout may lack
             tokenizer=kwargs.get("tokenizer") or config.model_id,
-            tokenizer_kwargs=tokenizer_kwargs,
+            tokenizer_kwargs={name: value for name, value in of_tokenizer.items() if value},
             monitor=monitor,
             chat_template=config.chat_template,
             chat_template_kwargs=config.chat_template_kwargs,

@@ -10,8 +10,7 @@ import pytest
 import ray
 
 from rayllm_batch import init_engine_from_config
-from rayllm_batch.cluster import resources as cluster_resources
-from rayllm_batch.cluster import versions
+from rayllm_batch.cluster import resources, versions
 from rayllm_batch.errors import (
     ClusterError,
     ConfigError,
@@ -55,7 +54,7 @@ class Checks:
         self.cpus = 4.0
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": self.cpus}}])
         for name, place, attribute in [
-            ("cluster", cluster_resources, "check"),
+            ("cluster", resources, "check"),
             ("versions", preflight, "check_versions"),
             ("token", preflight, "hub_token"),
             ("look_at", preflight, "look_at"),

@@ -12,7 +12,7 @@ import pytest
 import ray.data
 from ray.data.dataset import MaterializedDataset
 
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import resources
 from rayllm_batch.data import columns
 from rayllm_batch.errors import DatasetError, WorkloadError
 from rayllm_batch.run import rows
@@ -317,7 +317,7 @@ def test_an_error_that_goes_in_a_circle_ends() -> None:
 
 def test_a_long_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "NOTICE_S", 0.01)
-    monkeypatch.setattr(cluster_resources, "free", lambda: "The cluster has 2 CPUs on 1 node; free: 0 CPUs.")
+    monkeypatch.setattr(resources, "free", lambda: "The cluster has 2 CPUs on 1 node; free: 0 CPUs.")
     said, heard = [], threading.Event()
 
     class Handler(logging.Handler):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch.cluster import resources as cluster_resources
+from rayllm_batch.cluster import resources
 from rayllm_batch.errors import EngineError
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
 from rayllm_batch.run import watchdog
@@ -28,9 +28,7 @@ class Scene:
         self.now, self.calls, self.restarted, self.said = 1000.0, [], [], []
         self.again, self.call_error, self.restart_error = True, None, None
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(
-            cluster_resources, "free", lambda: "The cluster has no GPU, 2 CPUs on 1 node; free: 0 CPUs."
-        )
+        monkeypatch.setattr(resources, "free", lambda: "The cluster has no GPU, 2 CPUs on 1 node; free: 0 CPUs.")
         self.signals: list[int] = []
         monkeypatch.setattr(watchdog.signal, "pthread_kill", lambda _, number: self.signals.append(number))
         self.dog = Watchdog(timeout, self.call, self.restart, self.said.append)
