@@ -198,10 +198,9 @@ class RayLLMBatch:
             rows = ready.rows
             there = f", {folder.rows:,} of them answered in {folder.given}" if folder and folder.rows else ""
             say(plan.chosen(rows.total))
-            if ready.unanswered:
+            if failed := ready.unanswered:
                 tried = len(rows.chats) + len(rows.failed)
-                count = len(ready.unanswered)
-                print(f"{count} of the first {tried} rows cannot be answered. The first: {ready.unanswered[0]}")
+                print(f"{len(failed)} of the first {tried} rows cannot be answered. The first: {failed[0]}")
             if folder and folder.rows and folder.changed:
                 print(
                     f"The workload is not what it was when they were answered ({in_short(folder.changed)}): run() "

@@ -63,10 +63,10 @@ class Execution:
         engines = options.replica_range[0] * config.engines_per_replica
         task = self.task()
         ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, task=task)
-        rows, config = ready.rows, ready.config or config
-        lengths = lengths_of(rows.chats, task, ready.facts.folder)
+        facts, rows, replicas = ready.facts, ready.rows, options.replica_range
+        lengths = lengths_of(rows.chats, task, facts.folder)
         plan = make_plan(
-            config, ready.facts, options.replica_range, batch_size=options.batch_size, total=rows.total, lengths=lengths
+            ready.config, facts, replicas, batch_size=options.batch_size, total=rows.total, lengths=lengths
         )
         if plan.engines[0] != engines:
             resources.check(plan.config, plan.engines[0])

@@ -33,9 +33,9 @@ class Ready:
 
     token: str
     rows: Rows
-    facts: ModelFacts = ModelFacts()
-    unanswered: tuple[str, ...] = ()
-    config: Optional[EngineConfig] = None
+    facts: ModelFacts
+    unanswered: tuple[str, ...]
+    config: EngineConfig
 
 
 def preflight(
@@ -78,10 +78,9 @@ def preflight(
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column, task or config.task_kind))
     if facts is not None and not (rows and rows.chats and not any("messages" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))
-    unanswered: Optional[list[str]] = None
+    unanswered = told = None
     if sound and facts is not None and rows is not None:
         unanswered = attempt(lambda: check_first_prompts(config, facts, rows))
-    told = None
     if rows is not None and not found:  # it takes some seconds, and a node with vLLM
         told = attempt(lambda: with_backend(config, rows.task, rows.chats))
     if folder is not None and rows is not None:
@@ -90,7 +89,7 @@ def preflight(
         raise found[0]
     if found:
         raise PreflightError(found)
-    assert token is not None and rows is not None and facts is not None  # what failed is in `found`
+    assert token is not None and rows and facts and told  # what failed is in `found`
     return Ready(token, rows, facts, tuple(unanswered or ()), told)
 
 
