@@ -150,7 +150,8 @@ def own_max_num_seqs(accelerator_type: str) -> int:
 def lengths_of(chats: Sequence[dict[str, Any]], task: Task, folder: Optional[Path]) -> Optional[Lengths]:
     """Of some rows' chats, nearly: the chat template's own tokens are not counted. None where it cannot be known.
 
-    folder: where the model's tokenizer.json is, if it has one. Without transformers, whose import takes seconds that every start would pay.
+    folder: where the model's tokenizer.json is, if it has one. transformers is not used: to import it takes seconds,
+    which every start would pay.
     """
     most = (task.most_generated_tokens({**task.settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
     outputs: list[int] = [tokens for tokens in most if tokens is not None]
