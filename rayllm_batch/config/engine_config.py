@@ -73,7 +73,12 @@ class EngineConfig:
     model_id: a Hugging Face repository, or a local folder ("./x" starts from the YAML's folder, as all paths do).
     llm_engine: "vllm", or "echo" (no model at all: it repeats the prompt; for tests of scale and faults).
     accelerator_type: Ray's name of the GPU ("A10G", "L4", "H100", ...), "GPU" for one of any kind, or "CPU".
-    engine_kwargs: keyword arguments of vLLM's `AsyncEngineArgs`.
+    engine_kwargs: keyword arguments of vLLM's `AsyncEngineArgs`; and `tool_parser`, one of vLLM's that read calls of tools.
+        `reasoning_parser` brings the columns `reasoning` and `num_reasoning_tokens` (null where the parser does not count),
+        `tool_parser` brings `tool_calls`, each {id, name, arguments as JSON text}. `generated_text` is then what is left,
+        null where that is nothing. An answer that is all thoughts, such as one cut at max_tokens, is the row's error, and so
+        is a call whose arguments are no JSON; what there is stays in the columns. With n above 1, both are lists, of each
+        answer, and the tokens are those of all.
     env_vars: environment of the engine's processes, names in upper case, values strings.
     dynamic_lora_loading_path: a folder or URI that holds one LoRA adapter a sub-folder; None without LoRA.
     chat_template: a Jinja file or the template's text, for a model whose tokenizer has none.
@@ -235,7 +240,7 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
         env_vars.setdefault("HF_TOKEN", Secret(token))
-    engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, source)
+    engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, source, given.model_id)
     _check_sharing(given.engines_per_gpu or 1, engine_kwargs, source)
     if (lora_path := given.lora_config.dynamic_lora_loading_path) is not None:
         lora_path = lora_path if "://" in lora_path else str(_path(lora_path, folder))

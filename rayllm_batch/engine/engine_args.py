@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt
 
+from rayllm_batch.engine import parser_names
 from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS, RELEASE
 from rayllm_batch.engine.vllm_newest_fields import MORE_ENGINE_FIELDS, NEWEST_RELEASE
 from rayllm_batch.errors import ConfigError, did_you_mean
@@ -19,6 +20,8 @@ from rayllm_batch.shape import checked
 
 # The runner sets these itself: the model comes from model_id, and statistics feed the progress line.
 OURS = {"model": "model_id at the top level of the config", "enable_log_requests": "nothing: requests are not logged"}
+
+OURS_BESIDE = ("tool_parser",)  # which vLLM's server has as --tool-call-parser, and its engine has not
 
 UTILIZATION = 0.92  # vLLM's own gpu_memory_utilization
 
@@ -66,8 +69,8 @@ def installed_fields() -> tuple[str, ...] | None:
 
 
 def known_fields() -> tuple[str, ...]:
-    """The engine's settings: the installed vLLM's, else those of all versions that were tried."""
-    return installed_fields() or (*ENGINE_FIELDS, *MORE_ENGINE_FIELDS)
+    """The engine's settings: the installed vLLM's, else those of all versions that were tried; and ours beside them."""
+    return (*(installed_fields() or (*ENGINE_FIELDS, *MORE_ENGINE_FIELDS)), *OURS_BESIDE)
 
 
 def of_another_vllm(key: str, tested: Collection[str], newer: Collection[str]) -> str:
@@ -79,10 +82,11 @@ def of_another_vllm(key: str, tested: Collection[str], newer: Collection[str]) -
     return f" vLLM {release} has it, and the installed vLLM does not." if release else ""
 
 
-def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None, source: str) -> None:
+def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None, source: str, model: str = "") -> None:
     """Raise ConfigError for a setting that the engine does not have, or a size that cannot be.
 
     own_settings: those of an engine that is not vLLM; vLLM's it ignores, so that a real configuration can be rehearsed.
+    model: its id, where a parser that there is not may be one that this model is known to want.
     """
     known = known_fields() if own_settings is None else own_settings
     for key in engine_kwargs:
@@ -100,4 +104,5 @@ def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None
     for key in ("skip_tokenizer_init", "tokens_only"):
         if engine_kwargs.get(key):
             raise ConfigError(f"{key} in {source} leaves the tokenizer out, and with it the answers' text. Remove it.")
+    parser_names.check(engine_kwargs, source, model)
     checked(_Sizes, engine_kwargs, source)

@@ -101,7 +101,8 @@ def test_a_setting_that_only_another_vllm_has_is_said_to_be_there(another_vllm: 
 
 def test_without_vllm_the_shipped_list_counts(without_vllm: None) -> None:
     assert engine_args.installed_fields() is None
-    assert engine_args.known_fields() == (*vllm_fields.ENGINE_FIELDS, *vllm_newest_fields.MORE_ENGINE_FIELDS)
+    shipped = (*vllm_fields.ENGINE_FIELDS, *vllm_newest_fields.MORE_ENGINE_FIELDS)
+    assert engine_args.known_fields() == (*shipped, *engine_args.OURS_BESIDE)
     check(max_num_seqs=1, gpu_memory_utilization=0.9, watermark_config={})
     assert "Did you mean 'max_model_len'?" in refusal(max_model_length=1)
     init_engine_from_config(Path(__file__).parents[2] / "configs" / "llama-3.1-8b-a10g.yaml")
