@@ -13,25 +13,45 @@ class Request:
 
     prompt_token_ids: the whole prompt. settings: of the task, as vLLM's SamplingParams has them for `generate`.
     model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only with those of the same salt.
+    tools, chat_template_kwargs: that the prompt was made with, for the parsers of what comes back.
     """
 
     prompt_token_ids: list[int]
     settings: dict[str, Any] = field(default_factory=dict)
     model: Optional[str] = None
     cache_salt: Optional[str] = None
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ParsedAnswer:
+    """One answer, taken apart by the parsers of engine_kwargs.
+
+    content: without thoughts and calls; None where there is nothing else. tool_calls: of each its id, name, and arguments
+    as JSON text. num_reasoning_tokens: None where the parser does not count them. problem: why it could not be taken
+    apart; then content is the whole text.
+    """
+
+    reasoning: Optional[str] = None
+    content: Optional[str] = None
+    tool_calls: tuple[dict[str, str], ...] = ()
+    num_reasoning_tokens: Optional[int] = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Reply:
     """What it gives back.
 
-    text:                 of the first answer.
+    text:                 of the first answer; its content, where there are parsers.
     num_generated_tokens: of all answers.
     finish_reason:        of the first, vLLM's: "stop", "length", or "repetition" (by `repetition_detection`).
     texts, finish_reasons: of each answer, where n was above 1.
     logprobs:             of each answer a list of its tokens, each a list of {token_id, token, logprob, rank}: the
                           token that was taken first, then the others that were asked for.
     prompt_logprobs:      likewise of the prompt's tokens; None for its first, which nothing comes before.
+    parsed:               each answer, where there are parsers.
     """
 
     text: str
@@ -41,6 +61,7 @@ class Reply:
     finish_reasons: tuple[str, ...] = ()
     logprobs: Optional[list[list[list[dict[str, Any]]]]] = None
     prompt_logprobs: Optional[list[Optional[list[dict[str, Any]]]]] = None
+    parsed: tuple[ParsedAnswer, ...] = ()
 
 
 class BadRequest(Exception):

@@ -9,10 +9,20 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Optional
 
-from rayllm_batch.engine import lora, vllm_versions
-from rayllm_batch.engine.base import BadRequest, EngineDidNotStart, EngineDied, EngineKind, Reply, Request, Starter
+from rayllm_batch.engine import answer_parser, lora, vllm_versions
+from rayllm_batch.engine.base import (
+    BadRequest,
+    EngineDidNotStart,
+    EngineDied,
+    EngineKind,
+    ParsedAnswer,
+    Reply,
+    Request,
+    Starter,
+)
 from rayllm_batch.engine.deaf import Hearing
 from rayllm_batch.engine.forkserver import DID_NOT_SURVIVE, Forkserver
+from rayllm_batch.engine.parser_names import PARSERS
 from rayllm_batch.errors import one_line
 
 ANSWERED = ("stop", "length", "repetition")  # "abort" and "error" end a request without an answer
@@ -36,7 +46,10 @@ class VLLMEngine:
     ) -> None:
         from vllm import AsyncEngineArgs, AsyncLLMEngine
 
-        vllm_versions.require(*vllm_versions.PLACES)
+        parsers = {name: engine_kwargs.get(name) for name in PARSERS}
+        engine_kwargs = {name: value for name, value in engine_kwargs.items() if name != "tool_parser"}  # of servers
+        of_parsers = set() if any(parsers.values()) else set(answer_parser.PARTS)
+        vllm_versions.require(*(name for name in vllm_versions.PLACES if name not in of_parsers))
         current_platform = vllm_versions.part("current_platform")
         usage_context = vllm_versions.part("UsageContext").LLM_CLASS
         if current_platform.is_cpu() != (accelerator_type == "CPU"):
@@ -56,6 +69,9 @@ class VLLMEngine:
         # or quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
         args = AsyncEngineArgs(model=model, **{"max_model_len": -1, "disable_log_stats": True, **engine_kwargs})
         self._config = args.create_engine_config(usage_context)
+        self._parser: Optional[answer_parser.AnswerParser] = None
+        if any(parsers.values()):  # before the start, which takes a minute: what is wrong with them is known now
+            self._parser = answer_parser.AnswerParser(self._config.model_config, **parsers)
         # As LLM() and the server have it, but only where the config asks: a model's file is not what a workload says.
         asked = any(engine_kwargs.get(name) is not None for name in ("generation_config", "override_generation_config"))
         self._defaults = self._config.model_config.get_diff_sampling_param() if asked else {}
@@ -77,7 +93,13 @@ class VLLMEngine:
 
     async def generate(self, request: Request) -> Reply:
         request_id = str(next(self._counter))
-        params = self._sampling_params(request.settings)
+        settings, more = request.settings, dict[str, Any]()
+        if self._parser is not None:
+            try:
+                settings, more = self._parser.prepare(request)
+            except Exception as error:
+                raise BadRequest(f"the parsers of engine_kwargs: {one_line(error, named=False)}") from None
+        params = self._sampling_params(settings)
         adapter = await self._adapters.get(request.model) if request.model else None
         prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
         if request.cache_salt:
@@ -86,7 +108,7 @@ class VLLMEngine:
         self._requests += 1
         try:
             async with self._turns.turn(adapter is not None) if self._turns else nullcontext():
-                async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter):
+                async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter, **more):
                     final = out
         except vllm_versions.part("EngineDeadError") as error:
             raise EngineDied(str(error)) from error
@@ -106,15 +128,21 @@ class VLLMEngine:
                     f"the engine ended the request after {len(output.token_ids)} token(s) with finish_reason "
                     f"{output.finish_reason!r}{why}; its log says why{ONE_BACKEND if params.structured_outputs else ''}"
                 )
-        several = outputs if len(outputs) > 1 else []
+        parsed = tuple[ParsedAnswer, ...]()
+        if self._parser is not None:
+            of_each = (self._parser.parse(request, output.text, output.token_ids) for output in outputs)
+            parsed = tuple([await one for one in of_each])
+        texts = tuple([one.content or "" for one in parsed] or [output.text for output in outputs])
+        several = len(outputs) > 1
         return Reply(
-            outputs[0].text,
+            texts[0],
             sum(len(output.token_ids) for output in outputs),
             outputs[0].finish_reason,
-            texts=tuple(output.text for output in several),
-            finish_reasons=tuple(output.finish_reason for output in several),
+            texts=texts if several else (),
+            finish_reasons=tuple(output.finish_reason for output in outputs) if several else (),
             logprobs=None if outputs[0].logprobs is None else [_tokens(output.logprobs) for output in outputs],
             prompt_logprobs=None if final.prompt_logprobs is None else _tokens(final.prompt_logprobs),
+            parsed=parsed,
         )
 
     async def _add_adapter(self, adapter: Any) -> None:

@@ -14,12 +14,15 @@ TESTED = {("2.60.0", "0.29.0"), ("2.60.0", "0.32.0"), ("2.58.1", "0.26.0")}
 
 # The modules that each part has been in, the newest first.
 PLACES = {
+    "ChatCompletionRequest": ("vllm.entrypoints.openai.chat_completion.protocol",),
     "EngineDeadError": ("vllm.v1.engine.exceptions",),
     "MsgpackDecoder": ("vllm.v1.serial_utils",),
     "MsgpackEncoder": ("vllm.v1.serial_utils",),
+    "ParserManager": ("vllm.parser", "vllm.parser.parser_manager"),
     "PEFTHelper": ("vllm.lora.peft_helper",),
     "StatLoggerBase": ("vllm.v1.metrics.loggers",),
     "UsageContext": ("vllm.usage.usage_lib",),
+    "cached_tokenizer_from_config": ("vllm.tokenizers", "vllm.tokenizers.registry"),
     "current_platform": ("vllm.platforms",),
     "has_guidance_unsupported_json_features": ("vllm.v1.structured_output.backend_guidance",),
     "validate_guidance_grammar": ("vllm.v1.structured_output.backend_guidance",),

@@ -127,6 +127,8 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
     for key, value in sorted(config.engine_kwargs.items()):
         if key not in HOW_FAST:
             settings[f"engine_kwargs.{key}"] = _shown(key, value)
+    if config.engine_kwargs.get("reasoning_parser"):  # before it had a column, the thoughts were in generated_text
+        settings["thoughts"] = "a column of their own"
     hints, rows = {"workload": type(workload).__qualname__}, dict[str, str]()
     for key, value in config.task_kind.decides(workload).items():
         settings[f"workload.{key}"] = _shown(key, value)

@@ -51,7 +51,7 @@ def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, A
     if any(prompts):
         if (job := _job(config, facts)) is None:
             return []
-        fill(ids, prompts, errors, job)
+        fill(ids, prompts, errors, job, [chat.get("tools") for chat in chats])
     for i, one in enumerate(ids):
         if errors[i] is None and one is not None:
             errors[i] = _does_not_fit(one, config, facts)

@@ -17,6 +17,7 @@ from rayllm_batch.run.first_prompts import check_first_prompts
 from rayllm_batch.run.forms import with_backend
 from rayllm_batch.run.model_check import ModelFacts, check_chat_template, check_disk, check_files, check_memory, look_at
 from rayllm_batch.run.output_room import check_output_room
+from rayllm_batch.run.parser_hints import hint_at_parsers
 from rayllm_batch.run.rows import Rows, read_rows
 from rayllm_batch.tasks.base import Task
 
@@ -78,6 +79,8 @@ def preflight(
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column, task or config.task_kind))
     if facts is not None and not (rows and rows.chats and not any("messages" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))
+    if facts is not None:
+        hint_at_parsers(config, facts, rows.failed if rows else [str(error) for error in found])
     unanswered = told = None
     if sound and facts is not None and rows is not None:
         unanswered = attempt(lambda: check_first_prompts(config, facts, rows))

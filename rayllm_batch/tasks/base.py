@@ -22,7 +22,8 @@ class InvalidAnswer(ValueError):
 class Answer:
     """What one row gets: the engine's last reply, or an error, or both where the reply is not what was asked for.
 
-    num_input_tokens, num_generated_tokens: of all requests that the row took. num_requests: those that got a reply.
+    num_input_tokens, num_generated_tokens, num_reasoning_tokens: of all requests that the row took; the last None where
+    it is not known. num_requests: those that got a reply.
     complaints: why replies were invalid, each. num_reasks: requests for a valid one in place of these.
     values: what the task read in the last reply, for `Task.columns`. own_columns: of a task that has them.
     """
@@ -32,6 +33,7 @@ class Answer:
     error: Optional[str] = None
     num_generated_tokens: int = 0
     num_requests: int = 0
+    num_reasoning_tokens: Optional[int] = 0
     complaints: list[str] = field(default_factory=list)
     num_reasks: int = 0
     values: dict[str, Any] = field(default_factory=dict)
@@ -44,6 +46,9 @@ class Answer:
     def replied(self, reply: Reply) -> None:
         self.reply, self.num_requests = reply, self.num_requests + 1
         self.num_generated_tokens += reply.num_generated_tokens
+        for parsed in reply.parsed:
+            before, its = self.num_reasoning_tokens, parsed.num_reasoning_tokens
+            self.num_reasoning_tokens = None if before is None or its is None else before + its
 
 
 class Task:
@@ -77,24 +82,26 @@ class Task:
         """What `parse_row` returns for the row, checked and read to mean one thing.
 
         "messages" (as `chat.checked_messages` gives them), "prompt" (a text) or "prompt_token_ids" (an array of shape
-        (n,) of int32); the task's settings_key (plain values) and "model", if they are given. Raises TypeError or
-        WorkloadError, which becomes the row's error.
+        (n,) of int32); the task's settings_key (plain values), "model" and "tools", if they are given. Raises TypeError
+        or WorkloadError, which becomes the row's error.
         """
         raise NotImplementedError
 
     def own_text(self, parsed: Mapping[str, Any]) -> Optional[str]:
-        """A row's own settings and adapter; None where it has none.
+        """A row's own settings, adapter and tools; None where it has none.
 
         One JSON string a row: as an Arrow struct, a key that one row sets would appear as null in all others. Folders
         have digests of it (see finished_rows.py).
         """
         own = {key: parsed[key] for key in (self.settings_key, "model") if parsed.get(key)}
+        if parsed.get("tools"):
+            own["tools"] = json.dumps(parsed["tools"])  # in their own order, in which templates write them
         return json.dumps(own, sort_keys=True) if own else None
 
     def request(self, prompt_token_ids: list[int], own_text: Optional[str]) -> Request:
         own = json.loads(own_text) if own_text else {}
         settings = {**self.settings, **self.read(own.get(self.settings_key) or {})}
-        return Request(prompt_token_ids, settings, own.get("model"))
+        return Request(prompt_token_ids, settings, own.get("model"), tools=json.loads(own.get("tools") or "[]"))
 
     def read(self, settings: dict[str, Any]) -> dict[str, Any]:
         """A row's settings out of JSON, which makes texts of keys that are numbers."""

@@ -66,8 +66,30 @@ def _checked_call(call: Any) -> dict[str, Any]:
             'each of a message\'s tool_calls must be {"function": {"name": ..., "arguments": ...}}, the arguments a '
             f"JSON object, but one is {shown(call)}"
         )
-    checked = {**function, "arguments": arguments or {}}
-    return checked if function is call else {**call, "function": checked}
+    its = {key: value for key, value in function.items() if key not in ("id", "type")}
+    outer = {key: value for key, value in call.items() if function is not call or key in ("id", "type")}
+    return {"type": "function", **outer, "function": {**its, "arguments": arguments or {}}}
+
+
+def checked_tools(given: Any) -> list[dict[str, Any]]:
+    """The tools of a row, as plain values."""
+    wanted = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": {a JSON schema}}}'
+    if not isinstance(given, (list, tuple, np.ndarray)):
+        raise TypeError(f'parse_row\'s "tools" must be a list, each {wanted}, but is {shown(given)}')
+    names = set[str]()
+    for tool in given:
+        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+        function = function if isinstance(function, dict) else {}
+        name = function.get("name")
+        if not isinstance(name, str) or not name or not isinstance(function.get("parameters") or {}, dict):
+            raise TypeError(f'each of parse_row\'s "tools" must be {wanted}, but one is {shown(tool)}')
+        if name in names:
+            raise TypeError(f'parse_row\'s "tools" must have different names, but {name!r} comes twice')
+        names.add(name)
+    try:
+        return json.loads(json.dumps(list(given), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise TypeError(f'parse_row\'s "tools" must be what JSON has: {one_line(problem, named=False)}') from None
 
 
 def _text_of(content: Any) -> str:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Optional
 import pyarrow as pa
 
 from rayllm_batch.engine import sampling
-from rayllm_batch.engine.base import Reply, Request
+from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
+from rayllm_batch.engine.parser_names import PARSERS
 from rayllm_batch.errors import WorkloadError, did_you_mean, shown
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, ParseRow, Task
-from rayllm_batch.tasks.chat import checked_ids, checked_messages
+from rayllm_batch.tasks.chat import checked_ids, checked_messages, checked_tools
 
 PROMPTS = ("messages", "prompt", "prompt_token_ids")  # of which a row has one
-KEYS = (*PROMPTS, "sampling_params", "model", "output_schema")
+KEYS = (*PROMPTS, "sampling_params", "model", "output_schema", "tools")
 MAX_LOGPROBS = 20  # of vLLM, where the config does not say
 VOCABULARY = 128_000  # tokens, where logprobs of all are asked for: some models have twice as many, or a quarter
 if TYPE_CHECKING:
@@ -30,12 +31,18 @@ TOKENS = pa.list_(
         pa.struct([("token_id", pa.int32()), ("token", pa.string()), ("logprob", pa.float32()), ("rank", pa.int32())])
     )
 )
+TOOL_CALLS = pa.list_(pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())]))
+NO_TOOL_PARSER = (
+    'it has "tools", but engine_kwargs has no tool_parser, which reads the calls in what a model says: set it to vLLM\'s '
+    "name for this model's (hermes for Qwen, llama3_json for Llama 3, openai for gpt-oss, ...)"
+)
 AS_A_CHAT = 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
 # What other libraries take beside or in place of a chat.
 NOT_TAKEN = {
     **dict.fromkeys(("text", "input"), AS_A_CHAT),
     **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), "only text is taken"),
-    **dict.fromkeys(("tools", "tool_choice", "functions"), "tools are not passed on; describe them in a message"),
+    "tool_choice": 'it is "auto": the model decides whether it calls a tool',
+    "functions": 'they are "tools" here, each {"type": "function", "function": {...}}',
     "response_format": 'it is sampling_params["structured_outputs"] here',
 }
 
@@ -54,10 +61,13 @@ class Generate(Task):
         excluded: Optional[Mapping[str, str]] = None,
         output: Optional[OutputSchema] = None,
         reask: int = 0,
+        parsers: frozenset[str] = frozenset(),
     ) -> None:
-        """excluded: settings that the engine excludes, and why. output: the form of each answer."""
+        """excluded: settings that the engine excludes, and why. output: the form of each answer. parsers: of PARSERS, those
+        that the engine has.
+        """
         super().__init__(settings)
-        self._excluded, self._output, self.reask = excluded or {}, output, reask
+        self._excluded, self._output, self.reask, self._parsers = excluded or {}, output, reask, parsers
         self.compact_json = output is not None
         self.seats = self.settings.get("n", 1)
         self.schema = pa.schema(list(self._columns().items()))
@@ -69,7 +79,15 @@ class Generate(Task):
         if self._output is not None:
             parsed = self._output.form.type
             columns["parsed"] = pa.list_(parsed) if self.seats > 1 else parsed
+        for parser, name, kind in (
+            ("reasoning_parser", "reasoning", pa.string()),
+            ("tool_parser", "tool_calls", TOOL_CALLS),
+        ):
+            if parser in self._parsers:
+                columns[name] = pa.list_(kind) if self.seats > 1 else kind
         columns |= {"num_input_tokens": pa.int64(), "num_generated_tokens": pa.int64()}
+        if "reasoning_parser" in self._parsers:
+            columns["num_reasoning_tokens"] = pa.int64()
         if self.reask:
             columns["num_requests"] = pa.int64()
         columns["finish_reason"] = pa.string()
@@ -96,6 +114,7 @@ class Generate(Task):
             name = type(workload).__name__
             raise WorkloadError(f"{name}.reask must be a whole number from 0 to {MOST_REASKS}, given {shown(reask)}.")
         asked: dict[str, Any] = {"settings": settings, "excluded": excluded, "output": output, "reask": reask}
+        asked["parsers"] = frozenset(name for name in PARSERS if engine_kwargs.get(name))
         if not callable(getattr(workload, "rollout", None)):
             return Generate(**asked)
         from rayllm_batch.tasks.rollout import Limits, Rollout  # which travel to workers only with a rollout
@@ -134,6 +153,7 @@ class Generate(Task):
             chat["sampling_params"] = self._own_settings(given)
         if (schema := chat.pop("output_schema", None)) is not None:
             chat["sampling_params"] = {**chat.get("sampling_params", {}), **self._own_schema(schema)}
+        chat |= self._tools(chat.pop("tools", None), {**self.settings, **chat.get("sampling_params", {})})
         return chat
 
     def _own_settings(self, given: Any) -> dict[str, Any]:
@@ -155,6 +175,18 @@ class Generate(Task):
                 )
         return own
 
+    def _tools(self, given: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """As parse returns them, if there are any. Raises TypeError where their calls could not be read, or not be made."""
+        tools = [] if given is None else checked_tools(given)
+        if tools and "tool_parser" not in self._parsers:
+            raise TypeError(NO_TOOL_PARSER)
+        if tools and "structured_outputs" in settings:
+            raise TypeError(
+                'it has "tools" and a form that its answer must have (output_schema, or structured_outputs), which would let '
+                "no call through: leave one of them out"
+            )
+        return {"tools": tools} if tools else {}
+
     def _own_schema(self, schema: Any) -> dict[str, Any]:
         """A row's, as settings. The column's type cannot be the row's affair: it is JSON text."""
         if self._output is None or self._output.given != {}:
@@ -174,6 +206,7 @@ class Generate(Task):
 
     def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
         texts, reasons = reply.texts or (reply.text,), reply.finish_reasons or (reply.finish_reason,)
+        check_parts(reply)
         output, asked = self._output, request.settings.get("structured_outputs") or {}
         if output is not None and asked != self.settings["structured_outputs"]:
             output = type(output)(asked["choice"] if "choice" in asked else asked["json"])
@@ -197,9 +230,16 @@ class Generate(Task):
 
     def columns(self, answer: Answer) -> dict[str, Any]:
         reply = answer.reply
+        parsed = (reply.parsed or [ParsedAnswer(content=text) for text in reply.texts or [reply.text]]) if reply else []
+        of_answers = {
+            "reasoning": [one.reasoning for one in parsed] or None,
+            "tool_calls": [list(one.tool_calls) for one in parsed] or None,
+        }
         values = {
-            "generated_text": reply.text if reply else None,
-            "generated_texts": list(reply.texts or [reply.text]) if reply else None,
+            "generated_text": parsed[0].content if parsed else None,
+            "generated_texts": [one.content for one in parsed] or None,
+            **{name: its if self.seats > 1 or not its else its[0] for name, its in of_answers.items()},
+            "num_reasoning_tokens": answer.num_reasoning_tokens,
             "finish_reasons": list(reply.finish_reasons or [reply.finish_reason]) if reply else None,
             "parsed": answer.values.get("parsed"),
             "num_generated_tokens": answer.num_generated_tokens,
@@ -261,6 +301,29 @@ def _no_effect(key: Any) -> str:
     if key in sampling.known_fields().sampling:
         why = "a setting of the request goes into its sampling_params"
     return f"{key!r} would have no effect" + (f": {why}" if why else f".{did_you_mean(key, KEYS)}")
+
+
+def check_parts(reply: Reply) -> None:
+    """Raises InvalidAnswer where none of its answers has anything beside thoughts, or none has calls that can be read."""
+    reasons = reply.finish_reasons or (reply.finish_reason,)
+    problems = [_no_answer(parsed, why) for parsed, why in zip(reply.parsed, reasons)]  # noqa: B905 (none, or all)
+    if problems and all(problems):
+        raise InvalidAnswer(f"{problems[0]} (it has {reply.num_generated_tokens} tokens)")
+
+
+def _no_answer(parsed: ParsedAnswer, finish_reason: str) -> str:
+    """Why this is no answer; "" where it is one."""
+    if parsed.problem or (parsed.content is None and not parsed.tool_calls):
+        cut = "the token limit was reached before anything came after the thoughts: raise max_tokens"
+        return parsed.problem or (cut if finish_reason == "length" else "nothing came after the thoughts")
+    for call in parsed.tool_calls:
+        try:
+            whole = isinstance(json.loads(call["arguments"]), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            return f"the arguments of its call of {call['name']!r} are no JSON object: {call['arguments'][:200]}"
+    return ""
 
 
 def cut_short(asked: Optional[Mapping[str, Any]], text: str) -> Optional[str]:

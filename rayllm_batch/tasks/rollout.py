@@ -9,10 +9,10 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch.engine.base import Reply, Request
+from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
 from rayllm_batch.errors import RolloutError, WorkloadError, shown
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, ParseRow
-from rayllm_batch.tasks.generate import Generate
+from rayllm_batch.tasks.generate import Generate, check_parts
 from rayllm_batch.tasks.output_schema import OutputSchema
 
 
@@ -45,7 +45,8 @@ class Generated:
 
     text, finish_reason: of the first answer; texts: of all, where n is above 1. parsed: by the call's output_schema, as
     plain values; a list where n is above 1; None, with `error`, where no answer has the form. The tokens are those of
-    the call, with the answers that were asked for again. logprobs: see the column.
+    the call, with the answers that were asked for again. logprobs: see the column. reasoning, tool_calls (each {id, name,
+    arguments as JSON text}): of the first answer, as the parsers of engine_kwargs read it.
     """
 
     text: str
@@ -56,6 +57,8 @@ class Generated:
     parsed: Any = None
     error: Optional[str] = None
     logprobs: Optional[list] = None
+    reasoning: Optional[str] = None
+    tool_calls: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
     def of(cls, answer: Answer) -> Generated:
@@ -64,7 +67,9 @@ class Generated:
             raise RolloutError(f"{answer.error}")
         tokens = answer.num_input_tokens, answer.num_generated_tokens
         texts, parsed = list(reply.texts or [reply.text]), answer.values.get("parsed")
-        return cls(reply.text, reply.finish_reason, *tokens, texts, parsed, answer.error, reply.logprobs)
+        first = reply.parsed[0] if reply.parsed else ParsedAnswer()
+        its = reply.logprobs, first.reasoning, list(first.tool_calls)
+        return cls(reply.text, reply.finish_reason, *tokens, texts, parsed, answer.error, *its)
 
 
 class Rollout(Generate):
@@ -95,13 +100,18 @@ class Rollout(Generate):
     def generated(self, answer: Answer) -> Generated:
         return Generated.of(answer)
 
-    def call(self, output_schema: Any = None) -> Call:
-        """What one `generate` is: without an output_schema of its own it has the workload's. Raises WorkloadError."""
+    def call(self, output_schema: Any = None, has_tools: bool = False) -> Call:
+        """What one `generate` is: without an output_schema of its own, and without tools, it has the workload's.
+
+        Raises WorkloadError.
+        """
         settings = {key: value for key, value in self.settings.items() if key != "structured_outputs"}
-        output = self._output if output_schema is None else OutputSchema(output_schema, "output_schema")
+        output = None if has_tools else self._output
+        if output_schema is not None:
+            output = OutputSchema(output_schema, "output_schema")
         if output is not None:
             settings["structured_outputs"] = output.constraint
-        return Call(settings, self._excluded, output, self.reask)
+        return Call(settings, self._excluded, output, self.reask, self._parsers)
 
 
 class Call(Generate):
@@ -112,6 +122,7 @@ class Call(Generate):
     def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
         if self._output is None:
             return super().read_reply(request, reply)
+        check_parts(reply)
         values, complaint = [], ""
         for text in reply.texts or (reply.text,):
             try:

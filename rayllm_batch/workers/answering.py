@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import time
@@ -74,7 +75,9 @@ class Answering:
             return f"tokenize: {too_long}; shorten the row or {longer}"
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
             return problem
-        return (task or self._task).request(ids.tolist(), row[REQUEST])
+        request = (task or self._task).request(ids.tolist(), row[REQUEST])
+        how = self._prompt.chat_template_kwargs
+        return dataclasses.replace(request, chat_template_kwargs=how) if how else request
 
     async def answer(self, row: dict[str, Any], task: Optional[Task] = None) -> Answer:
         """task: None for the job's own."""
@@ -105,13 +108,13 @@ class Answering:
             return answer
         calls = itertools.count(1)
 
-        async def generate(prompt: Any, *, output_schema: Any = None, **settings: Any) -> Any:
+        async def generate(prompt: Any, *, output_schema: Any = None, tools: Any = None, **settings: Any) -> Any:
             if next(calls) > limits.calls:
                 raise RolloutError(f"it called generate more than {limits.calls} times (max_calls)")
             if limits.tokens is not None and answer.num_generated_tokens >= limits.tokens:
                 used = f"{answer.num_generated_tokens:,} tokens"
                 raise RolloutError(f"its answers have {used}, and max_rollout_tokens is {limits.tokens:,}")
-            one = await self._call(prompt, output_schema, settings)
+            one = await self._call(prompt, output_schema, tools, settings)
             answer.reply, answer.complaints = one.reply or answer.reply, [*answer.complaints, *one.complaints]
             answer.num_reasks += one.num_reasks
             answer.num_input_tokens += one.num_input_tokens
@@ -126,11 +129,13 @@ class Answering:
             answer.error = f"rollout: {one_line(error, named=not isinstance(error, (RolloutError, NoColumns)))}"
         return answer
 
-    async def _call(self, prompt: Any, output_schema: Any, settings: dict[str, Any]) -> Answer:
+    async def _call(self, prompt: Any, output_schema: Any, tools: Any, settings: dict[str, Any]) -> Answer:
         """One `generate` of a rollout, as a row of its own. Raises RolloutError for what it does not take."""
         given = dict(prompt) if isinstance(prompt, dict) else {"messages": prompt}
+        if tools is not None:
+            given["tools"] = tools
         try:
-            task = self._calls(output_schema)
+            task = self._calls(output_schema, bool(given.get("tools")))
             if settings:
                 given["sampling_params"] = {**(given.get("sampling_params") or {}), **settings}
             parsed = task.parse(lambda row: given, {})
@@ -139,17 +144,17 @@ class Answering:
         row = {TOKEN_IDS: parsed.get("prompt_token_ids"), STAGE_ERROR: None, REQUEST: task.own_text(parsed)}
         text = parsed.get("messages") or parsed.get("prompt")
         if text is not None:
-            row |= await self._prompt_of(text)
+            row |= await self._prompt_of(text, parsed.get("tools"))
         row[MESSAGES] = json.dumps(text) if isinstance(text, list) and task.reask else None
         return await self.answer(row, task)
 
-    def _calls(self, output_schema: Any) -> Task:
+    def _calls(self, output_schema: Any, has_tools: bool) -> Task:
         """Of each schema once: the types in a rollout's code are the same objects for every row."""
-        key = id(output_schema) if isinstance(output_schema, type) else repr(output_schema)
+        key = id(output_schema) if isinstance(output_schema, type) else f"{has_tools} {output_schema!r}"
         if key not in self._kept_calls:
             if len(self._kept_calls) > KEPT_CALLS:
                 self._kept_calls.clear()
-            self._kept_calls[key] = output_schema, cast(Any, self._task).call(output_schema)
+            self._kept_calls[key] = output_schema, cast(Any, self._task).call(output_schema, has_tools)
         return self._kept_calls[key][1]
 
     async def _converse(self, answer: Answer, request: Request, row: dict[str, Any], task: Task) -> None:
@@ -173,16 +178,16 @@ class Answering:
     ) -> tuple[dict[str, Any], Request]:
         """The conversation so far, and what is wrong with its last answer. Raises InvalidAnswer where that has no place."""
         messages = with_complaint(json.loads(row[MESSAGES]), reply.text, answer.complaints[-1])
-        prompt = await self._prompt_of(messages)
+        prompt = await self._prompt_of(messages, request.tools)
         row = {**row, **prompt, MESSAGES: json.dumps(messages)}
         again = self.request(row, task)
         if isinstance(again, str):
             raise InvalidAnswer(f"{answer.complaints[-1]} (it could not be asked for again: {again})")
         return row, again
 
-    async def _prompt_of(self, prompt: Prompt) -> dict[str, Any]:
+    async def _prompt_of(self, prompt: Prompt, tools: Optional[list[dict[str, Any]]]) -> dict[str, Any]:
         """In a thread, since it would keep the engine's loop; in one, since a tokenizer is not made for several."""
-        return await asyncio.get_running_loop().run_in_executor(self._prompts, prompt_of, prompt, self._prompt)
+        return await asyncio.get_running_loop().run_in_executor(self._prompts, prompt_of, prompt, self._prompt, tools)
 
     async def reply(self, request: Request, own: Optional[str]) -> Reply:
         """The engine's. own: the row's own settings, as the CPU stage wrote them. Raises RowError, or what the engine raises."""

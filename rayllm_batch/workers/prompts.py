@@ -75,6 +75,7 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         table, marker = _without_finished(table, job)
     token_ids: list[Optional[np.ndarray]] = []
     prompts: list[Optional[Prompt]] = []
+    tools: list[Optional[list[dict[str, Any]]]] = []
     requests: list[Optional[str]] = []
     errors: list[Optional[str]] = []
     own_columns = [name for name in table.column_names if name not in run_columns.RUN_COLUMNS]
@@ -91,10 +92,11 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
             parsed, error = {}, describe_error(problem, row)
         token_ids.append(parsed.get("prompt_token_ids"))
         prompts.append(parsed.get("messages") or parsed.get("prompt"))
+        tools.append(parsed.get("tools"))
         requests.append(request)
         errors.append(error)
     if any(prompts):
-        fill(token_ids, prompts, errors, job)
+        fill(token_ids, prompts, errors, job, tools)
     if job.with_row_ids:
         digests = pa.array(map(finished_rows.digest, token_ids, requests), type=pa.uint64())
         table = table.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
@@ -125,11 +127,11 @@ def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Option
     return table.filter(pa.array(~done)).cast(marker.schema), marker
 
 
-def prompt_of(prompt: Prompt, job: PromptJob) -> dict[str, Any]:
+def prompt_of(prompt: Prompt, job: PromptJob, tools: Optional[list[dict[str, Any]]] = None) -> dict[str, Any]:
     """One as the stage's columns have it: its token ids, or its error."""
     token_ids: list[Optional[np.ndarray]] = [None]
     errors: list[Optional[str]] = [None]
-    fill(token_ids, [prompt], errors, job)
+    fill(token_ids, [prompt], errors, job, [tools])
     return {run_columns.TOKEN_IDS: token_ids[0], run_columns.STAGE_ERROR: errors[0]}
 
 
@@ -138,8 +140,9 @@ def fill(
     prompts: Sequence[Optional[Prompt]],
     errors: list[Optional[str]],
     job: PromptJob,
+    tools: Sequence[Optional[list[dict[str, Any]]]] = (),
 ) -> None:
-    """The token ids of the rows that have messages or a text, or their errors."""
+    """The token ids of the rows that have messages or a text, or their errors. tools: of each row, where any has some."""
     try:
         tokenizer = tokenizer_of(job)
         if not getattr(tokenizer, "chat_template", None) and any(isinstance(its, list) for its in prompts):
@@ -155,7 +158,7 @@ def fill(
         if its is None:
             continue
         try:
-            texts[i] = its if isinstance(its, str) else render(tokenizer, its, job)
+            texts[i] = its if isinstance(its, str) else render(tokenizer, its, job, tools[i] if tools else None)
         except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
@@ -172,7 +175,9 @@ def fill(
             _tokenize(tokenizer, some, token_ids, errors, plain)
 
 
-def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> str:
+def render(
+    tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob, tools: Optional[list[dict[str, Any]]] = None
+) -> str:
     """The text that the model sees, special tokens included. The answer continues an assistant's last message.
 
     Raises whatever the template does, and ValueError where it would lose something of the messages without a word.
@@ -183,7 +188,7 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> st
         raise ValueError("the last message is the assistant's, and more than text: only its content can be continued")
     if begun is not None and not begun.strip() and len(messages) > 1:
         messages, begun = messages[:-1], None  # nothing is there to be continued
-    how = {"add_generation_prompt": begun is None, **job.chat_template_kwargs}
+    how = {"add_generation_prompt": begun is None, **job.chat_template_kwargs, **({"tools": tools} if tools else {})}
     if "continue_final_message" in how:
         begun = None  # the user's own affair
     if begun is not None:
@@ -200,6 +205,7 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> st
             return False
 
     text = rendered(list(messages))
+    _check_tools(tokenizer, messages, how if tools else {}, text)
     if begun is not None:
         if not text.rstrip().endswith(begun.strip()):
             raise ValueError(
@@ -221,6 +227,13 @@ def render(tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob) -> st
                 instead = f"it reads {others}" if others else "leave it out"
                 raise ValueError(f"the template does not read {key!r} of a message; {instead}")
     return text
+
+
+def _check_tools(tokenizer: Any, messages: list[dict[str, Any]], how: dict[str, Any], text: str) -> None:
+    if how and tokenizer.apply_chat_template(list(messages), tokenize=False, **{**how, "tools": None}) == text:
+        raise ValueError(
+            "the template leaves out the tools: this model takes none, or its chat_template is an earlier one"
+        )
 
 
 def _reads(tokenizer: Any, key: str) -> bool:

@@ -120,7 +120,8 @@ class ChatWorkloadBase:
         Or `{"prompt": "..."}`, a text for a base model: no chat template, the tokenizer's own special tokens, its BOS
         once. Or `{"prompt_token_ids": [...]}`, a prompt that is tokenized already: the model gets these ids and
         nothing else, no chat template, no special tokens. A `sampling_params` dict beside either goes over the
-        workload's own for this row alone (a None in it is not given), and `model` names a LoRA adapter. Any other key
+        workload's own for this row alone (a None in it is not given), `model` names a LoRA adapter, and `tools` is the
+        OpenAI API's list of tools that the model may call, which needs a `tool_parser` in engine_kwargs. Any other key
         is that row's error,
         and so is an exception here: both end up in its `error` column.
 
