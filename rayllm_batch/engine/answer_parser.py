@@ -15,7 +15,9 @@ from rayllm_batch.engine import vllm_versions
 from rayllm_batch.engine.base import ParsedAnswer, Request
 from rayllm_batch.errors import one_line
 
-PARTS = ("ParserManager", "ChatCompletionRequest", "cached_tokenizer_from_config")  # of vllm_versions.PLACES
+# Of vllm_versions.PLACES, what an engine needs that has parsers.
+PARTS = {"ChatCompletionRequest", "ParserManager", "ReasoningParserManager", "StructuredOutputsConfig"}
+PARTS |= {"cached_tokenizer_from_config"}
 ADJUSTED = (
     "skip_special_tokens",
     "spaces_between_special_tokens",
@@ -30,7 +32,16 @@ class AnswerParser:
     Raises ValueError for a name that vLLM does not have, and for a tokenizer without the marks that a parser reads.
     """
 
-    def __init__(self, model_config: Any, reasoning_parser: Optional[str], tool_parser: Optional[str]) -> None:
+    def __init__(
+        self,
+        model_config: Any,
+        reasoning_parser: Optional[str],
+        tool_parser: Optional[str],
+        plugin: Optional[str] = None,
+    ) -> None:
+        """plugin: a Python file that registers a reasoning parser."""
+        if plugin:
+            vllm_versions.part("ReasoningParserManager").import_reasoning_parser(plugin)
         self._tokenizer = vllm_versions.part("cached_tokenizer_from_config")(model_config)
         self._model_config = model_config
         self._is_harmony = model_config.hf_config.model_type == "gpt_oss"
@@ -67,7 +78,10 @@ class AnswerParser:
                 self._adjusted.clear()
             chat = self._chat(request, asked)
             before = {name: getattr(chat, name) for name in ADJUSTED}
-            chat = self._parser(request).adjust_request(chat)
+            parser = self._parser(request)
+            chat = parser.adjust_request(chat)
+            if set(_marks(parser)) & set(self._tokenizer.all_special_tokens):  # not every parser sees to that
+                chat.skip_special_tokens = False
             changed = {name: _plain(its) for name in ADJUSTED if (its := getattr(chat, name)) != before[name]}
             self._adjusted[key] = changed, bool(getattr(chat, "_grammar_from_parser", False))
         changed, has_grammar = self._adjusted[key]
@@ -109,10 +123,8 @@ class AnswerParser:
 
     def _is_all_content(self, parser: Any, request: Request, text: str) -> bool:
         """Where the prompt has ended the thoughts (a template that turns them off), which some parsers do not look for."""
-        if self._is_harmony or parser.reasoning_parser is None:
-            return False
-        marks = (parser.reasoning_parser.reasoning_start_str, parser.reasoning_parser.reasoning_end_str)
-        if not all(marks) or any(mark in text for mark in marks):
+        marks = _marks(parser)
+        if self._is_harmony or not marks or any(mark in text for mark in marks):
             return False
         return parser.is_reasoning_end(request.prompt_token_ids)
 
@@ -123,9 +135,9 @@ class AnswerParser:
             # The first token of a channel is its mark.
             return sum(before.channel == its.channel == "analysis" for before, its in pairwise(segments))
         count = parser.count_reasoning_tokens(token_ids)
-        start = self._tokenizer.get_vocab().get(parser.reasoning_parser.reasoning_start_str)
-        if not count and start is not None:  # the prompt has the mark that begins them
-            count = parser.count_reasoning_tokens([start, *token_ids])
+        if not count and (marks := _marks(parser)):  # the prompt has the mark that begins them
+            start = self._tokenizer.get_vocab().get(marks[0])
+            count = 0 if start is None else parser.count_reasoning_tokens([start, *token_ids])
         return count or None
 
     def _parser(self, request: Request, kind: Any = None) -> Any:
@@ -136,6 +148,13 @@ class AnswerParser:
         """A request as vLLM's server has it; of its messages, the prompt's token ids are all there is."""
         tools = {"tools": request.tools} if request.tools else {}
         return vllm_versions.part("ChatCompletionRequest")(messages=[], **tools, **(asked or {}))
+
+
+def _marks(parser: Any) -> tuple[str, ...]:
+    """That begin and end thoughts; none where the parser has others, or none."""
+    reasoning = parser.reasoning_parser
+    marks = (reasoning.reasoning_start_str, reasoning.reasoning_end_str) if reasoning else ()
+    return marks if all(marks) else ()
 
 
 def _plain(value: Any) -> Any:

@@ -48,8 +48,13 @@ class VLLMEngine:
 
         parsers = {name: engine_kwargs.get(name) for name in PARSERS}
         engine_kwargs = {name: value for name, value in engine_kwargs.items() if name != "tool_parser"}  # of servers
-        of_parsers = set() if any(parsers.values()) else set(answer_parser.PARTS)
+        of_parsers = set() if any(parsers.values()) else answer_parser.PARTS
         vllm_versions.require(*(name for name in vllm_versions.PLACES if name not in of_parsers))
+        forms, plugin = engine_kwargs.get("structured_outputs_config"), engine_kwargs.get("reasoning_parser_plugin")
+        if isinstance(forms, dict) and (
+            parsers["reasoning_parser"] or plugin
+        ):  # beside it, vLLM does not take it as a dict
+            engine_kwargs["structured_outputs_config"] = vllm_versions.part("StructuredOutputsConfig")(**forms)
         current_platform = vllm_versions.part("current_platform")
         usage_context = vllm_versions.part("UsageContext").LLM_CLASS
         if current_platform.is_cpu() != (accelerator_type == "CPU"):
@@ -71,7 +76,7 @@ class VLLMEngine:
         self._config = args.create_engine_config(usage_context)
         self._parser: Optional[answer_parser.AnswerParser] = None
         if any(parsers.values()):  # before the start, which takes a minute: what is wrong with them is known now
-            self._parser = answer_parser.AnswerParser(self._config.model_config, **parsers)
+            self._parser = answer_parser.AnswerParser(self._config.model_config, **parsers, plugin=plugin)
         # As LLM() and the server have it, but only where the config asks: a model's file is not what a workload says.
         asked = any(engine_kwargs.get(name) is not None for name in ("generation_config", "override_generation_config"))
         self._defaults = self._config.model_config.get_diff_sampling_param() if asked else {}

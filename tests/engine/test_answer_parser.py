@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -145,6 +146,9 @@ def test_special_tokens_stay_in_the_text_where_a_parser_reads_them(said: Said) -
     assert hermes.prepare(said.request(settings={"max_tokens": 5})) == ({"max_tokens": 5}, {})
     settings, more = hermes.prepare(said.request(settings={"max_tokens": 5}, tools=TOOLS))
     assert (settings, more) == ({"max_tokens": 5, "skip_special_tokens": False}, {})
+    assert said.parser("deepseek_r1", None).prepare(said.request())[0] == {"skip_special_tokens": False}, (
+        "its own are here"
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_a_form_waits_for_the_end_of_the_thoughts(said: Said, prompt: str, ended
     form, how = {"structured_outputs": {"json": {"type": "object"}}}, {"enable_thinking": not ended}
     request = said.request(prompt, settings=form, chat_template_kwargs=how)
     settings, more = said.parser("deepseek_r1", None).prepare(request)
-    assert settings == form
+    assert settings == {**form, "skip_special_tokens": False}
     assert more == {"reasoning_ended": ended, "reasoning_parser_kwargs": {"chat_template_kwargs": how}}
 
 
@@ -192,6 +196,21 @@ def test_what_does_not_fit_the_model_is_said_at_once(said: Said) -> None:
         said.parser(None, "deepseek_v3")  # no such marks in the tokenizer
     with pytest.raises(ValueError, match=r"reasoning_parser 'openai_gptoss' and tool_parser 'hermes' of engine_kwargs"):
         said.parser("openai_gptoss", "hermes")  # it reads token ids of gpt-oss alone
+
+
+def test_a_parser_of_the_users_own(said: Said, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from vllm.reasoning import ReasoningParserManager\n"
+        "from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser\n"
+        "@ReasoningParserManager.register_module('of_mine')\n"
+        "class Mine(DeepSeekR1ReasoningParser):\n"
+        "    def extract_reasoning(self, model_output, request):\n"
+        "        return super().extract_reasoning(model_output.upper().replace('THINK>', 'think>'), request)\n"
+    )
+    parser = AnswerParser(said.model, "of_mine", None, str(tmp_path / "mine.py"))
+    text = "<think>Hm.</think>It is 4."
+    answer = asyncio.run(parser.parse(said.request(), text, said.ids(text)))
+    assert (answer.reasoning, answer.content) == ("HM.", "IT IS 4.")
 
 
 class Harmony:
