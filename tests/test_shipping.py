@@ -78,7 +78,7 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workload", [Mine(), CNNDailySummary()])
 def test_a_job_is_small(workload: Any) -> None:
-    """Each worker reads it. With the code of its engine and task, 180 KB; the readers of files would double it."""
+    """Each worker reads it. With the code of its engine and task, 240 KB; the readers of files would double it."""
     from ray import cloudpickle
 
     pipeline.ship_by_value(workload)
@@ -88,4 +88,4 @@ def test_a_job_is_small(workload: Any) -> None:
             parse_row=workload.parse_row, tokenizer="assets/demo-model", task=Generate({"temperature": 0.0})
         ),
     )
-    assert len(cloudpickle.dumps(sent)) < 240_000
+    assert len(cloudpickle.dumps(sent)) < 300_000

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Optional
 
-from rayllm_batch.engine import answer_parser, lora, vllm_versions
+from rayllm_batch.engine import lora, vllm_versions
+from rayllm_batch.engine.answer_parser import PARTS, AnswerParser
 from rayllm_batch.engine.base import (
     BadRequest,
     EngineDidNotStart,
@@ -48,7 +49,7 @@ class VLLMEngine:
 
         parsers = {name: engine_kwargs.get(name) for name in PARSERS}
         engine_kwargs = {name: value for name, value in engine_kwargs.items() if name != "tool_parser"}  # of servers
-        of_parsers = set() if any(parsers.values()) else answer_parser.PARTS
+        of_parsers = set() if any(parsers.values()) else PARTS
         vllm_versions.require(*(name for name in vllm_versions.PLACES if name not in of_parsers))
         forms, plugin = engine_kwargs.get("structured_outputs_config"), engine_kwargs.get("reasoning_parser_plugin")
         if isinstance(forms, dict) and (
@@ -74,9 +75,9 @@ class VLLMEngine:
         # or quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
         args = AsyncEngineArgs(model=model, **{"max_model_len": -1, "disable_log_stats": True, **engine_kwargs})
         self._config = args.create_engine_config(usage_context)
-        self._parser: Optional[answer_parser.AnswerParser] = None
+        self._parser: Optional[AnswerParser] = None
         if any(parsers.values()):  # before the start, which takes a minute: what is wrong with them is known now
-            self._parser = answer_parser.AnswerParser(self._config.model_config, **parsers, plugin=plugin)
+            self._parser = AnswerParser(self._config.model_config, **parsers, plugin=plugin)
         # As LLM() and the server have it, but only where the config asks: a model's file is not what a workload says.
         asked = any(engine_kwargs.get(name) is not None for name in ("generation_config", "override_generation_config"))
         self._defaults = self._config.model_config.get_diff_sampling_param() if asked else {}
