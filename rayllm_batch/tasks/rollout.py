@@ -68,8 +68,17 @@ class Generated:
         tokens = answer.num_input_tokens, answer.num_generated_tokens
         texts, parsed = list(reply.texts or [reply.text]), answer.values.get("parsed")
         first = reply.parsed[0] if reply.parsed else ParsedAnswer()
-        its = reply.logprobs, first.reasoning, list(first.tool_calls)
-        return cls(reply.text, reply.finish_reason, *tokens, texts, parsed, answer.error, *its)
+        return cls(
+            reply.text,
+            reply.finish_reason,
+            *tokens,
+            texts=texts,
+            parsed=parsed,
+            error=answer.error,
+            logprobs=reply.logprobs,
+            reasoning=first.reasoning,
+            tool_calls=list(first.tool_calls),
+        )
 
 
 class Rollout(Generate):

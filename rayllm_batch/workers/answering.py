@@ -169,15 +169,15 @@ class Answering:
                 answer.complaints.append(one_line(invalid, named=False))
                 if len(answer.complaints) > task.reask or row[MESSAGES] is None:
                     raise
-                row, request = await self._again(row, task, reply, answer)
+                row, request = await self._again(row, task, request, answer)
                 answer.num_reasks += 1
                 answer.num_input_tokens += len(request.prompt_token_ids)
 
     async def _again(
-        self, row: dict[str, Any], task: Task, reply: Reply, answer: Answer
+        self, row: dict[str, Any], task: Task, request: Request, answer: Answer
     ) -> tuple[dict[str, Any], Request]:
         """The conversation so far, and what is wrong with its last answer. Raises InvalidAnswer where that has no place."""
-        messages = with_complaint(json.loads(row[MESSAGES]), reply.text, answer.complaints[-1])
+        messages = with_complaint(json.loads(row[MESSAGES]), cast(Reply, answer.reply).text, answer.complaints[-1])
         prompt = await self._prompt_of(messages, request.tools)
         row = {**row, **prompt, MESSAGES: json.dumps(messages)}
         again = self.request(row, task)

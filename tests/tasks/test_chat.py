@@ -143,7 +143,8 @@ def test_a_calls_arguments_are_a_dict_as_templates_expect_them(arguments: Any, w
     function = {"name": "add", "arguments": arguments}
     for call, found in (
         ({**CALL, "function": function}, {**CALL, "function": {"name": "add", "arguments": wanted}}),
-        (function, {**function, "arguments": wanted}),
+        (function, {"type": "function", "function": {"name": "add", "arguments": wanted}}),
+        ({"id": "7", **function}, {"type": "function", "id": "7", "function": {"name": "add", "arguments": wanted}}),
     ):
         [_, message] = parsed(
             {"messages": [HELLO, {"role": "assistant", "tool_calls": np.array([call], dtype=object)}]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -24,6 +25,7 @@ from rayllm_batch.tasks.generate import NO_TOOL_PARSER, Generate
 from rayllm_batch.workers.answering import Answering
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import PromptJob, build_prompts
+from rayllm_batch.workers.rollouts import Rollouts
 from rayllm_batch.workers.tokenizer import decode
 
 BOTH = {"reasoning_parser": "qwen3", "tool_parser": "hermes"}
@@ -180,6 +182,49 @@ def test_asked_again_with_the_tools_and_what_was_wrong(model: str) -> None:
     again = decode(engine.asked[1].prompt_token_ids, job)
     assert again.startswith(json.dumps([WEATHER])) and "no JSON object: Bern" in again
     assert engine.asked[1].tools == [WEATHER]
+
+
+def test_a_loop_of_tools_in_a_rollout(model: str) -> None:
+    class Agent(ChatWorkloadBase):
+        async def rollout(self, row: dict[str, Any], generate: Any) -> dict[str, Any]:
+            messages, temperatures = list(HELLO), {"Bern": -4}
+            while (answer := await generate(messages, tools=[WEATHER])).tool_calls:
+                messages.append({"role": "assistant", "content": answer.text, "tool_calls": answer.tool_calls})
+                for call in answer.tool_calls:
+                    found = str(temperatures[json.loads(call["arguments"])["city"]])
+                    messages.append({"role": "tool", "tool_call_id": call["id"], "content": found})
+            verdict = await generate(HELLO)
+            return {"said": answer.text, "thoughts": answer.reasoning, "verdict": verdict.parsed}
+
+    agent = Agent(output_schema=["yes", "no"])  # of the calls without tools
+    task: Any = Generate().of(agent, BOTH)
+    template = (
+        WITH_TOOLS
+        + "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{% endfor %}"
+    )
+    prompt = PromptJob(
+        agent.parse_row, model, task=task, rollouts=partial(Rollouts, agent.rollout, 60.0), chat_template=template
+    )
+    table = build_prompts(pa.table({"id": [1]}), prompt)
+    engine = Scripted(
+        (ParsedAnswer("Let me see.", None, (CALL,), 3), "stop"),
+        (ParsedAnswer("Below 0.", "It is.", (), 2), "stop"),
+        (ParsedAnswer(None, "yes"), "stop"),
+    )
+    config = SimpleNamespace(engine_kwargs={}, gpus_per_replica=0)
+    job: Any = SimpleNamespace(prompt=prompt, deduplicate=False, config=config)
+
+    async def run() -> Any:
+        answering = Answering(engine, job, Told(), lambda _: None)  # type: ignore[arg-type]
+        return await answering.roll(run_columns.stage_rows(table)[0], {"id": 1})
+
+    answer = asyncio.run(run())
+    assert answer.error is None and answer.own_columns == {"said": "It is.", "thoughts": "Below 0.", "verdict": "yes"}
+    first, second, third = engine.asked
+    assert first.tools == second.tools == [WEATHER] and not third.tools
+    assert "structured_outputs" in third.settings and "structured_outputs" not in first.settings
+    seen = decode(second.prompt_token_ids, prompt)
+    assert "-4" in seen and seen.endswith("get_weather")
 
 
 def test_an_engine_without_parsers_rehearses_the_columns(model: str) -> None:
