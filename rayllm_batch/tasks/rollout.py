@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -75,9 +77,9 @@ class Generated:
             texts=texts,
             parsed=parsed,
             error=answer.error,
-            logprobs=reply.logprobs,
+            logprobs=copy.deepcopy(reply.logprobs),  # equal requests share a reply, and a rollout may change what it gets
             reasoning=first.reasoning,
-            tool_calls=list(first.tool_calls),
+            tool_calls=[dict(call) for call in first.tool_calls],
         )
 
 
@@ -127,6 +129,10 @@ class Call(Generate):
     """As a row of `generate`; what it gives is no column, so each call may ask for what it likes."""
 
     of_columns = ()
+
+    def __init__(self, *generate: Any) -> None:
+        super().__init__(*generate)
+        self.tells_apart = json.dumps(self.settings.get("structured_outputs") or {}, sort_keys=True)
 
     def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
         if self._output is None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import dataclasses
 import itertools
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
@@ -42,7 +44,7 @@ class Answering:
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
         self._duplicates = Duplicates() if job.deduplicate else None
         self._gate = Gate(dict(told.suspects)) if told.suspects else None
-        self._in_engine: dict[object, tuple[list[int], Optional[str]]] = {}  # oldest first
+        self._in_engine: dict[object, tuple[list[int], str]] = {}  # oldest first
         self._busy_since, self._busy_s = 0.0, 0.0
 
     @property
@@ -106,9 +108,18 @@ class Answering:
         answer, limits = Answer(error=row[STAGE_ERROR]), task.limits
         if answer.error is not None:
             return answer
-        calls = itertools.count(1)
+        calls, taken = itertools.count(1), {*values, *task.schema.names}
 
-        async def generate(prompt: Any, *, output_schema: Any = None, tools: Any = None, **settings: Any) -> Any:
+        def generate(
+            prompt: Any, *, output_schema: Any = None, tools: Any = None, **settings: Any
+        ) -> Coroutine[Any, Any, Any]:
+            """In the rollout's thread: what that does to its messages from now on is not what it has asked."""
+            asked = prompt, tools, settings
+            with contextlib.suppress(Exception):  # what cannot be copied is no prompt, and refused as such
+                asked = copy.deepcopy(asked)
+            return one_call(*asked, output_schema)
+
+        async def one_call(prompt: Any, tools: Any, settings: dict[str, Any], output_schema: Any) -> Any:
             if next(calls) > limits.calls:
                 raise RolloutError(f"it called generate more than {limits.calls} times (max_calls)")
             if limits.tokens is not None and answer.num_generated_tokens >= limits.tokens:
@@ -124,7 +135,7 @@ class Answering:
 
         try:
             returned = await self._rollouts.run(values, generate)
-            answer.own_columns = checked_columns(returned, {*values, *task.schema.names})
+            answer.own_columns = checked_columns(returned, taken)
         except Exception as error:
             answer.error = f"rollout: {one_line(error, named=not isinstance(error, (RolloutError, NoColumns)))}"
         return answer
@@ -134,6 +145,7 @@ class Answering:
         given = dict(prompt) if isinstance(prompt, dict) else {"messages": prompt}
         if tools is not None:
             given["tools"] = tools
+        output_schema = given.pop("output_schema", None) if output_schema is None else output_schema
         try:
             task = self._calls(output_schema, bool(given.get("tools")))
             if settings:
@@ -149,8 +161,14 @@ class Answering:
         return await self.answer(row, task)
 
     def _calls(self, output_schema: Any, has_tools: bool) -> Task:
-        """Of each schema once: the types in a rollout's code are the same objects for every row."""
-        key = id(output_schema) if isinstance(output_schema, type) else f"{has_tools} {output_schema!r}"
+        """Of each schema once: the types in a rollout's code are the same objects for every row. Two that are made for
+        different rows may look alike.
+        """
+        key: Any = has_tools, output_schema
+        try:
+            hash(key)
+        except TypeError:
+            key = f"{has_tools} {output_schema!r}" if isinstance(output_schema, (dict, list)) else id(output_schema)
         if key not in self._kept_calls:
             if len(self._kept_calls) > KEPT_CALLS:
                 self._kept_calls.clear()
@@ -160,7 +178,7 @@ class Answering:
     async def _converse(self, answer: Answer, request: Request, row: dict[str, Any], task: Task) -> None:
         """Until a reply has the form asked for, or it was asked for often enough."""
         while True:
-            reply = await self.reply(request, row[REQUEST])
+            reply = await self.reply(request, task.tells_apart + (row[REQUEST] or ""))
             answer.replied(reply)
             try:
                 answer.values = task.read_reply(request, reply)
@@ -189,8 +207,10 @@ class Answering:
         """In a thread, since it would keep the engine's loop; in one, since a tokenizer is not made for several."""
         return await asyncio.get_running_loop().run_in_executor(self._prompts, prompt_of, prompt, self._prompt, tools)
 
-    async def reply(self, request: Request, own: Optional[str]) -> Reply:
-        """The engine's. own: the row's own settings, as the CPU stage wrote them. Raises RowError, or what the engine raises."""
+    async def reply(self, request: Request, own: str) -> Reply:
+        """The engine's. own: what is asked beside the prompt, of that which is not the whole job's. Raises RowError, or what
+        the engine raises.
+        """
         once = self._duplicates if self._task.is_repeatable(request) else None
         key = prompt_key(request.prompt_token_ids, own) if once or self._guilty or self._gate else b""
         if key in self._guilty:
@@ -203,7 +223,7 @@ class Answering:
             if self._gate is not None:
                 await self._gate.leave(suspect)
 
-    async def _generate(self, request: Request, own: Optional[str]) -> Reply:
+    async def _generate(self, request: Request, own: str) -> Reply:
         if not self._in_engine:
             self._busy_since = time.time()
         mine = object()
@@ -239,14 +259,22 @@ class Duplicates:
 
     async def answer(self, key: bytes, compute: Callable[[], Awaitable[Reply]]) -> Reply:
         """What `compute` gives, or gave, or is about to give to another row with this key; its errors too."""
-        if key in self._answers:
+        while key in self._answers:
             self._answers.move_to_end(key)
-            return await asyncio.shield(self._answers[key])
+            theirs = self._answers[key]
+            try:
+                return await asyncio.shield(theirs)
+            except asyncio.CancelledError:
+                if not theirs.cancelled():  # then it is this row that shall end
+                    raise
         future = self._answers[key] = asyncio.get_running_loop().create_future()
         try:
             future.set_result(await compute())
         except BaseException as error:
             del self._answers[key]  # the next one may try again
+            if isinstance(error, asyncio.CancelledError):  # of a row that was given up: the others ask themselves
+                future.cancel()
+                raise
             future.set_exception(error)
             future.exception()  # taken note of: there may be nobody else who waits for it
             raise

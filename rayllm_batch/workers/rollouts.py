@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import ctypes
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, Optional
 
 from rayllm_batch.errors import RolloutError, one_line
@@ -38,8 +40,10 @@ class _Thread:
 
     def _run(self) -> None:
         self.loop.call_soon(self._beat)
-        with contextlib.suppress(_Blocked):
-            self.loop.run_forever()
+        # A task's SystemExit ends a loop, and so does a rollout that stops it; the rows on it go on.
+        while not self.is_lost.is_set() and not self.loop.is_closed():
+            with contextlib.suppress(BaseException):
+                self.loop.run_forever()
 
     def _beat(self) -> None:
         now = time.monotonic()
@@ -63,7 +67,8 @@ class _Thread:
 
 
 class Rollouts:
-    """rollout: the user's coroutine function of a row and of `generate`. timeout_s: of each row, seconds.
+    """rollout: the user's coroutine function of a row, which it may change, and of `generate`. timeout_s: of each row,
+    seconds.
 
     Made, and `run` called, in the engine's event loop.
     """
@@ -74,7 +79,10 @@ class Rollouts:
         self._watching: Optional[asyncio.Task] = None
 
     async def run(self, row: dict[str, Any], generate: Callable[..., Coroutine]) -> Any:
-        """What `rollout` returns for the row. `generate` is called in this loop. Raises RolloutError, or what it raises."""
+        """What `rollout` returns for the row. Raises RolloutError, or what it raises.
+
+        generate: called in the rollout's thread; what it returns runs in this loop, until the row has ended.
+        """
         while True:
             thread = self._thread()
             thread.rows += 1
@@ -89,15 +97,30 @@ class Rollouts:
         limit, engines = self._timeout_s, asyncio.get_running_loop()
         until = time.monotonic() + limit - thread.kept_s
         mine: list[Any] = []
+        calls: set[Future[Any]] = set()
+        is_asked_to_end = has_ended = False
 
         def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(generate(*args, **kwargs), engines))
+            if has_ended:
+                raise RolloutError("generate was called after the row's rollout had ended: await all that it begins")
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                raise RolloutError(
+                    "generate was called in a thread, where nothing can await it: call it in the rollout itself"
+                ) from None
+            future = asyncio.run_coroutine_threadsafe(generate(*args, **kwargs), engines)
+            calls.add(future)
+            future.add_done_callback(calls.discard)
+            return asyncio.wrap_future(future)
 
         async def begin() -> Any:
             mine.append(asyncio.current_task())
             try:
-                return await self._rollout(row, call)
-            except (KeyboardInterrupt, SystemExit) as problem:  # they would end the loop, and all rows on it
+                return await self._rollout(copy.deepcopy(row), call)
+            except (Exception, asyncio.CancelledError, _Blocked):
+                raise
+            except BaseException as problem:  # it would end the loop, or the engine's
                 raise RolloutError(one_line(problem)) from None
 
         running = asyncio.run_coroutine_threadsafe(begin(), thread.loop)
@@ -111,20 +134,25 @@ class Rollouts:
                     break
                 await asyncio.wait([done, lost], timeout=max(left_s, BEAT_S), return_when=asyncio.FIRST_COMPLETED)
             if not done.done() and not lost.done():
-                running.cancel()
+                is_asked_to_end = running.cancel()
                 await asyncio.wait([done, lost], timeout=GRACE_S, return_when=asyncio.FIRST_COMPLETED)
             blocked = f"it kept its thread for {limit:g} s without an await: `await asyncio.to_thread(...)` what blocks"
             if not done.done() and lost.done():
                 if mine and mine[0] is thread.culprit:
                     raise RolloutError(blocked)
                 raise _Moved
+            if done.cancelled() and not is_asked_to_end:
+                raise RolloutError("it was cancelled, by itself or by what it awaited")
             if not done.done() or done.cancelled():
                 raise RolloutError(f"it did not end within {limit:g} s")
             if isinstance(done.exception(), _Blocked):
                 raise RolloutError(blocked)
             return done.result()
         finally:
+            has_ended = True
             lost.cancel()
+            for future in list(calls):
+                future.cancel()
 
     def _thread(self) -> _Thread:
         if self._watching is None:
