@@ -8,8 +8,10 @@ than 64 bits.
 from __future__ import annotations
 
 import functools
+import math
 import pickle
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Optional
 
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.data.column_types import common_type, is_list, is_objects, is_tensor, objects_type, plain_type
+from rayllm_batch.errors import is_deep
 
 types = pa.types
 DEEPEST = 32  # lists and dicts in each other; with 64, Arrow cannot send a column to another process
@@ -26,6 +29,36 @@ def column_of(values: list[Any]) -> pa.Array:
     """None, str, bool, int, float, and lists and dicts of them."""
     array = _array_of(values)
     return objects(values) if array is None else array
+
+
+def column_of_any(values: list[Any]) -> pa.Array:
+    """Any Python objects: of Arrow's own choice of a type where that holds each value, a 1 beside 2.5 as 1.0.
+
+    Left alone, it makes a date of the time beside a date, bytes of the text beside bytes, and forgets zones.
+    """
+    try:
+        if not any(is_deep(value, DEEPEST) for value in values):
+            array = pa.array(values)
+            if _is_equal(values, array.to_pylist()):
+                return array
+    except Exception:  # of several kinds, or nothing that Arrow has; or its comparison is the user's code
+        pass
+    return objects(values)
+
+
+def _is_equal(given: Any, found: Any) -> bool:
+    """Whether what Arrow found in a value is all that was in it; it may be more: null for each key that others have."""
+    if isinstance(given, (np.ndarray, np.generic)):
+        given = given.tolist()
+    if isinstance(given, Mapping):
+        return all(_is_equal(value, found.get(key)) for key, value in given.items())
+    if isinstance(given, (list, tuple, set, frozenset, deque)):
+        return len(given) == len(found) and all(map(_is_equal, given, found))
+    if isinstance(given, (bytearray, memoryview)):
+        return bytes(given) == found
+    if isinstance(given, float) and math.isnan(given):
+        return isinstance(found, float) and math.isnan(found)
+    return bool(given == found)
 
 
 def _array_of(values: list[Any], depth: int = 0) -> Optional[pa.Array]:  # noqa: PLR0911 (a line a kind)

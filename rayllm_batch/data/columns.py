@@ -16,6 +16,7 @@ Views, run-end and some dictionary encodings become the plain type, which Arrow 
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -25,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.data.column_types import is_objects, is_sure, is_tensor, is_text, objects_type, plain_type, widest
-from rayllm_batch.data.column_values import exactly, objects, plain
+from rayllm_batch.data.column_values import column_of_any, exactly, objects, plain
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED
 from rayllm_batch.errors import DatasetError
 
@@ -124,14 +125,18 @@ def carried(table: pa.Table, known: pa.Schema, taken: Sequence[str] = ()) -> pa.
     return pa.table(columns)
 
 
+def check_stored(value: Any) -> None:
+    """Raise unless a column can hold it: as a type of Arrow's, or pickled."""
+    try:
+        pa.array([value])
+    except Exception:
+        pickle.dumps(value)
+
+
 def with_values(table: pa.Table, values: list[dict[str, Any]]) -> pa.Table:
     """The table and columns of these, a dict a row. Other blocks may have others, of other types: they become one at the end."""
     for name in dict.fromkeys(name for row in values for name in row):
-        its = [row.get(name) for row in values]
-        try:
-            column = plain(pa.chunked_array([pa.array(its)]))
-        except (pa.ArrowException, OverflowError, ValueError, TypeError):  # of several kinds, or nothing that Arrow has
-            column = pa.chunked_array([objects(its)])
+        column = plain(pa.chunked_array([column_of_any([row.get(name) for row in values])]))
         table = table.append_column(_other_name(name, column.type), column)
     return table
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import copy
+from collections.abc import Awaitable, Container, Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -11,7 +12,8 @@ import pyarrow as pa
 from rayllm_batch.data import columns
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED
 from rayllm_batch.data.row_id import ID_TYPE
-from rayllm_batch.errors import DatasetError, shown
+from rayllm_batch.engine.sampling import HALF_OF_A_PAIR
+from rayllm_batch.errors import DatasetError, is_deep, shown
 from rayllm_batch.tasks.base import Answer, Task
 
 if TYPE_CHECKING:
@@ -112,9 +114,27 @@ def checked_columns(returned: Any, taken: Container[str]) -> dict[str, Any]:
     """What `rollout` or `parse_answer` returned. taken: the row's own columns and the output's. Raises NoColumns."""
     if not isinstance(returned, dict) or not all(isinstance(name, str) and name for name in returned):
         raise NoColumns(f"it must return a dict of columns, but returned {shown(returned)}")
+    if half := next((name for name in returned if HALF_OF_A_PAIR.search(name)), None):
+        raise NoColumns(f"its column {half!a} has half of a surrogate pair in its name, which is no text")
     if again := next((name for name in returned if name in taken or name.startswith(RESERVED)), None):
         raise NoColumns(f"it returned the column {again!r}, which the row or the output has: give it another name")
-    return returned
+    return {name: _kept(name, value) for name, value in returned.items()}
+
+
+def _kept(name: str, value: Any) -> Any:
+    """A copy, which later rows do not change. Raises NoColumns for what cannot be stored."""
+    if isinstance(value, (str, int, float, type(None))):
+        return value
+    try:
+        why = "that is read once" if isinstance(value, Iterator) else "in more than 100 levels" * is_deep(value)
+        copied = value if why else copy.deepcopy(value)
+        if not why:
+            columns.check_stored(copied)
+    except Exception:  # a connection, a lock, an instance of a notebook's class
+        why = "that nobody has awaited" if isinstance(value, Awaitable) else "that cannot be stored"
+    if why:
+        raise NoColumns(f"its column {name!r} has a value {why}, {shown(value)}: return plain values")
+    return copied
 
 
 def tell_failed(dataset: ray.data.Dataset, failed: int) -> ray.data.Dataset:

@@ -65,7 +65,9 @@ class Task:
     has_own_columns = False  # beside those of the schema, such as a user's code returns
     code = ""  # tells what the user's code asks of the model, where nobody knows it before
     compact_json = False  # answers are JSON that nobody reads as it is
-    tells_apart = ""  # its requests from those of the job's other tasks, with the same prompt and settings of the row's own
+    tells_apart = (
+        ""  # its requests from those of the job's other tasks, with the same prompt and settings of the row's own
+    )
     seats = 1  # of the engine's max_num_seqs that a row takes
 
     def __init__(self, settings: Optional[dict[str, Any]] = None) -> None:

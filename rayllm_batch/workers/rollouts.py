@@ -66,6 +66,34 @@ class _Thread:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(where, ctypes.py_object(_Blocked))
 
 
+class _Calls:
+    """`generate`, as one rollout has it: what it begins runs in the loop that this is made in, and ends with the row."""
+
+    def __init__(self, generate: Callable[..., Coroutine]) -> None:
+        self._generate, self._loop = generate, asyncio.get_running_loop()
+        self._running: set[Future[Any]] = set()
+        self._has_ended = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        if self._has_ended:
+            raise RolloutError("generate was called after the row's rollout had ended: await all that it begins")
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RolloutError(
+                "generate was called in a thread, where nothing can await it: call it in the rollout itself"
+            ) from None
+        future = asyncio.run_coroutine_threadsafe(self._generate(*args, **kwargs), self._loop)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return asyncio.wrap_future(future)
+
+    def end(self) -> None:
+        self._has_ended = True
+        for future in list(self._running):
+            future.cancel()
+
+
 class Rollouts:
     """rollout: the user's coroutine function of a row, which it may change, and of `generate`. timeout_s: of each row,
     seconds.
@@ -94,30 +122,15 @@ class Rollouts:
                 thread.rows -= 1
 
     async def _run_on(self, thread: _Thread, row: dict[str, Any], generate: Callable[..., Coroutine]) -> Any:
-        limit, engines = self._timeout_s, asyncio.get_running_loop()
+        limit = self._timeout_s
         until = time.monotonic() + limit - thread.kept_s
         mine: list[Any] = []
-        calls: set[Future[Any]] = set()
-        is_asked_to_end = has_ended = False
-
-        def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-            if has_ended:
-                raise RolloutError("generate was called after the row's rollout had ended: await all that it begins")
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                raise RolloutError(
-                    "generate was called in a thread, where nothing can await it: call it in the rollout itself"
-                ) from None
-            future = asyncio.run_coroutine_threadsafe(generate(*args, **kwargs), engines)
-            calls.add(future)
-            future.add_done_callback(calls.discard)
-            return asyncio.wrap_future(future)
+        calls, is_asked_to_end = _Calls(generate), False
 
         async def begin() -> Any:
             mine.append(asyncio.current_task())
             try:
-                return await self._rollout(copy.deepcopy(row), call)
+                return await self._rollout(copy.deepcopy(row), calls)
             except (Exception, asyncio.CancelledError, _Blocked):
                 raise
             except BaseException as problem:  # it would end the loop, or the engine's
@@ -149,10 +162,8 @@ class Rollouts:
                 raise RolloutError(blocked)
             return done.result()
         finally:
-            has_ended = True
             lost.cancel()
-            for future in list(calls):
-                future.cancel()
+            calls.end()
 
     def _thread(self) -> _Thread:
         if self._watching is None:
