@@ -15,10 +15,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -42,7 +42,7 @@ class Form:
         if given is None:
             return None
         if self.is_text:
-            return _text(json.dumps(given, ensure_ascii=False), path)
+            return _json_text(given, path)
         if self.items is not None:
             if not isinstance(given, list):
                 raise _wrong(path, "a list", given)
@@ -64,7 +64,7 @@ def form_of(schema: Any, root: Any = None, within: tuple[str, ...] = ()) -> Form
     root = schema if root is None else root
     if not isinstance(schema, Mapping) or len(within) > MOST_LEVELS:
         return TEXT
-    if (reference := schema.get("$ref")) is not None:
+    if (reference := schema.get("$ref")) is not None and "properties" not in schema:
         target = referred(root, reference)
         return TEXT if target is None or reference in within else form_of(target, root, (*within, reference))
     for key in ("anyOf", "oneOf", "allOf"):
@@ -75,18 +75,18 @@ def form_of(schema: Any, root: Any = None, within: tuple[str, ...] = ()) -> Form
     if kind == "array" and isinstance(schema.get("items"), Mapping) and not schema.get("prefixItems"):
         items = form_of(schema["items"], root, (*within, ""))
         return Form(pa.list_(items.type), items=items)
-    if kind == "object" and schema.get("properties") and not schema.get("additionalProperties"):
+    if kind == "object" and schema.get("properties") and schema.get("additionalProperties") in (None, False):
         fields = {name: form_of(inner, root, (*within, "")) for name, inner in schema["properties"].items()}
-        if not schema.get("patternProperties"):
+        if not schema.get("patternProperties") and reference is None:
             return Form(pa.struct([(name, inner.type) for name, inner in fields.items()]), fields=fields)
     return Form(SCALARS[kind]) if kind in SCALARS else TEXT
 
 
 def referred(root: Any, reference: Any) -> Any:
     """What `#/$defs/Name` points to in the schema; None where there is none."""
-    if not isinstance(reference, str) or not reference.startswith("#"):
+    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         return None
-    for part in reference[1:].split("/")[1:]:
+    for part in unquote(reference).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         if not isinstance(root, Mapping) or name not in root:
             return None
@@ -120,18 +120,23 @@ def _scalar(kind: pa.DataType, given: Any, path: str) -> Any:
     if isinstance(given, (int, float)) and not isinstance(given, bool):
         if pa.types.is_floating(kind):
             try:
-                number = float(given)
+                return float(given)  # which may be the NaN that is a field's default
             except OverflowError:
-                number = math.inf
-            if math.isfinite(number):
-                return number
-            raise InvalidAnswer(f"{_named(path)} is larger than any float64")
+                raise InvalidAnswer(f"{_named(path)} is larger than any float64") from None
         if pa.types.is_integer(kind) and given == given // 1:
             if -(2**63) <= given < 2**63:
                 return int(given)
             raise InvalidAnswer(f"{_named(path)} is {given}, which is beyond an int64")
     names = {pa.string(): "a text", pa.bool_(): "true or false", pa.int64(): "an integer", pa.float64(): "a number"}
     raise _wrong(path, names[kind], given)
+
+
+def _json_text(given: Any, path: str) -> str:
+    try:
+        text = json.dumps(given, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # of a type's own making
+        raise InvalidAnswer(f"{_named(path)} holds a number that JSON does not have, such as NaN") from None
+    return _text(text, path)
 
 
 def _text(given: str, path: str) -> str:

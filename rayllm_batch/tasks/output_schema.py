@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Optional, Union
 
+from rayllm_batch.engine.sampling import HALF_OF_A_PAIR
 from rayllm_batch.errors import WorkloadError, is_deep, one_line, shown
 from rayllm_batch.tasks.base import InvalidAnswer
 from rayllm_batch.tasks.json_arrow import TEXT, below, form_of, referred
@@ -65,10 +68,13 @@ class OutputSchema:
                 raise InvalidAnswer(f"it is none of {', '.join(map(repr, self.given))[:200]}")
             return text.strip()
         value = _loaded(text)
-        if isinstance(self.given, Mapping):
+        try:
+            if not isinstance(self.given, Mapping):
+                return self._read(json.dumps(value))
             self._check(value)
-            return value
-        return self._read(json.dumps(value))
+        except RecursionError:
+            raise InvalidAnswer("its lists and objects hold each other in too many levels") from None
+        return value
 
     def _check(self, value: Any) -> None:
         from jsonschema.exceptions import best_match
@@ -98,16 +104,19 @@ class OutputSchema:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             given = f", given {shown(errors[0]['input'], 100)}"
             raise InvalidAnswer(f"{_at(errors[0]['loc'])}{errors[0]['msg']}{given}{more}") from None
-        except Exception as problem:  # of a validator or a serializer of the user's
+        except RecursionError:
+            raise
+        except BaseException as problem:  # of a validator or a serializer of the user's, which may end the process
             raise InvalidAnswer(f"{getattr(self.given, '__name__', 'its type')} raised {one_line(problem)}") from None
 
 
 def _choices(given: Union[list, tuple], where: str) -> list[str]:
-    wrong = next((one for one in given if not isinstance(one, str) or not one.strip()), None)
-    if not given or wrong is not None or len(set(given)) < len(given):
+    texts = [one.strip() if isinstance(one, str) else "" for one in given]
+    wrong = next((one for one, text in zip(given, texts, strict=True) if not text or HALF_OF_A_PAIR.search(text)), None)
+    if not given or wrong is not None or len(set(texts)) < len(texts):
         why = "it is empty" if not given else "one comes twice" if wrong is None else f"it holds {shown(wrong)}"
         raise WorkloadError(f"{where}, as a list, must be different texts to choose from, but {why}.")
-    return [one.strip() for one in given]
+    return texts
 
 
 def _checked_schema(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
@@ -118,8 +127,17 @@ def _checked_schema(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
         if is_deep(given):
             raise ValueError("its parts hold each other in more than 100 levels")
         schema = json.loads(json.dumps(given, allow_nan=False))
+        if HALF_OF_A_PAIR.search(json.dumps(schema, ensure_ascii=False)):
+            raise ValueError("it holds half of a surrogate pair, which is no text")
+        if not isinstance(schema.get("$schema", ""), str):
+            raise ValueError(f"its $schema is {shown(schema['$schema'])}")
+        kind = validator_for(schema, _newest())
+        if schema and not schema.keys() & kind.VALIDATORS.keys():
+            inner = [key for key in ("schema", "json_schema", "json") if isinstance(schema.get(key), dict)]
+            hint = f"give what stands in its {inner[0]!r}" if inner else "{} takes any JSON"
+            raise ValueError(f"none of its keys ({', '.join(schema)[:100]}) says what an answer must be; {hint}")
         _check_references(schema, schema)
-        validator_for(schema, _newest()).check_schema(schema)
+        kind.check_schema(schema)
     except SchemaError as problem:
         raise WorkloadError(f"{where} is no JSON schema: {_at(problem.absolute_path)}{problem.message[:300]}") from None
     except (TypeError, ValueError) as problem:
@@ -141,9 +159,14 @@ def _schemas_of_type(given: Any, where: str) -> tuple[dict[str, Any], dict[str, 
     """What an answer of this type must be, and what it becomes: they differ where validators or serializers change it."""
     from pydantic import TypeAdapter
 
+    def plain(schema: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(json.dumps(schema), parse_constant=lambda name: None)  # a default of NaN
+
     try:
+        if inspect.isroutine(given):  # pydantic would make a form of its arguments
+            raise TypeError("which is code, not a type")
         adapter = TypeAdapter(given)
-        return adapter.json_schema(mode="validation"), adapter.json_schema(mode="serialization")
+        return plain(adapter.json_schema(mode="validation")), plain(adapter.json_schema(mode="serialization"))
     except Exception as problem:  # pydantic raises many kinds
         raise WorkloadError(f"{where} must be {WHAT}, but is {shown(given)}: {one_line(problem, 200)}") from None
 
@@ -152,8 +175,13 @@ def _loaded(text: str) -> Any:
     def refuse(name: str) -> None:
         raise ValueError(f"it holds {name}, which JSON does not have")
 
-    try:
-        return json.loads(text, strict=False, parse_constant=refuse)  # engines let a tab in a string pass
+    def finite(number: str) -> float:
+        if math.isinf(value := float(number)):
+            raise ValueError(f"it holds {number[:50]}, which is beyond a float64")
+        return value
+
+    try:  # engines let a tab in a string pass
+        return json.loads(text, strict=False, parse_constant=refuse, parse_float=finite)
     except (ValueError, RecursionError) as problem:
         raise InvalidAnswer(f"it is no JSON: {one_line(problem, 200, named=False)}") from None
 
