@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from rayllm_batch.errors import RolloutError, one_line
 
@@ -131,9 +131,7 @@ class Rollouts:
             mine.append(asyncio.current_task())
             try:
                 return await self._rollout(copy.deepcopy(row), calls)
-            except (Exception, asyncio.CancelledError, _Blocked):
-                raise
-            except BaseException as problem:  # it would end the loop, or the engine's
+            except (KeyboardInterrupt, SystemExit) as problem:  # they would end the loop, and all rows on it
                 raise RolloutError(one_line(problem)) from None
 
         running = asyncio.run_coroutine_threadsafe(begin(), thread.loop)
@@ -160,6 +158,8 @@ class Rollouts:
                 raise RolloutError(f"it did not end within {limit:g} s")
             if isinstance(done.exception(), _Blocked):
                 raise RolloutError(blocked)
+            if isinstance(done.exception(), GeneratorExit):  # it would end the engine's loop
+                raise RolloutError(one_line(cast(GeneratorExit, done.exception())))
             return done.result()
         finally:
             lost.cancel()

@@ -14,6 +14,9 @@ from rayllm_batch.errors import WorkloadError
 if TYPE_CHECKING:
     import ray.data
 
+# Functions that give something else than an answer when they are called.
+NO_ANSWER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
 
 @dataclass(frozen=True)
 class Required:
@@ -155,16 +158,24 @@ def _let_lack_a_default(cls: type, name: str, kind: Any) -> None:
     setattr(cls, name, spec)
 
 
+def _takes_two(method: Any) -> bool:
+    try:
+        inspect.signature(method).bind({}, None)
+    except TypeError:
+        return False
+    except ValueError:  # it does not say
+        pass
+    return True
+
+
 def check_workload(workload: Any) -> None:
     """Raise WorkloadError for an instance that cannot run, before anything is started."""
     if isinstance(workload, type):
         raise WorkloadError(f"workload= needs an instance: write {workload.__name__}() with parentheses.")
     name = type(workload).__name__
     has_rollout = callable(getattr(workload, "rollout", None))
-    if has_rollout and not inspect.iscoroutinefunction(workload.rollout):
-        raise WorkloadError(
-            f"{type(workload).__name__}.rollout must be a coroutine: write async def rollout(self, row, generate)."
-        )
+    if has_rollout and not (inspect.iscoroutinefunction(workload.rollout) and _takes_two(workload.rollout)):
+        raise WorkloadError(f"{name}.rollout must be a coroutine: write async def rollout(self, row, generate).")
     for method in ("load_dataset",) if has_rollout else ("load_dataset", "parse_row"):
         if not callable(getattr(workload, method, None)):
             raise WorkloadError(
@@ -178,8 +189,10 @@ def check_workload(workload: Any) -> None:
         raise WorkloadError(
             f"{name} has rollout and parse_answer: return further columns from rollout, and remove the other."
         )
-    if not callable(getattr(workload, "parse_answer", len)):
-        raise WorkloadError(f"{name}.parse_answer must be a method: def parse_answer(self, row, answer).")
+    parse_answer: Any = getattr(workload, "parse_answer", lambda row, answer: {})
+    if not callable(parse_answer) or any(its(parse_answer) for its in NO_ANSWER) or not _takes_two(parse_answer):
+        what = "a method that returns a dict of columns"
+        raise WorkloadError(f"{name}.parse_answer must be {what}: def parse_answer(self, row, answer).")
     if not has_parse_row and not has_rollout:
         ChatWorkloadBase.parse_row(workload, {})  # raises, with the next step
     fraction = getattr(workload, "dataset_fraction", 1.0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import enum
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from column_samples import ENCODED, PLAIN, rays
@@ -277,3 +279,65 @@ def test_bad_lines_keep_their_reason_beside_a_late_column_of_the_output() -> Non
     ]
     plain = given.drop_columns(["error"])
     assert columns.without_taken(plain, ("error",)) is plain
+
+
+NOON = datetime.datetime(2024, 1, 2, 12)
+UTC_NOON = NOON.replace(tzinfo=datetime.timezone.utc)
+
+
+class Named(str, enum.Enum):
+    ONE = "one"
+
+
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels else 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [NOON.date(), NOON],
+        [NOON, NOON.date()],
+        [NOON, UTC_NOON],
+        [UTC_NOON, NOON],
+        [{"at": NOON}, {"at": UTC_NOON}],
+        [[NOON.date(), NOON]],
+        [UTC_NOON.timetz()],
+        [b"a", "b"],
+        ["a", b"b"],
+        [["a", b"b"]],
+        [{"in": {"it": b"a"}}, {"in": {"it": "b"}}],
+        [pd.Timestamp("2024-01-01 00:00:00.123456789"), NOON],
+        [nested(90)],
+        [1, True],
+        [2**53 + 1, 0.5],
+        [{"a": 1}, {"a": "one"}, 3],
+        [10**30],
+        ["\ud800"],
+        [{1: 2}],
+    ],
+)
+def test_a_users_values_that_no_type_of_arrows_holds_are_python_objects(given: list[Any]) -> None:
+    table = columns.with_values(pa.table({"id": range(len(given))}), [{"c": value} for value in given])
+    assert is_objects(table.schema.field(1).type) and values(table) == told(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ([1, 2.5, None], pa.float64()),
+        ([float("nan"), None, 1], pa.float64()),
+        ([np.float32("nan"), np.float32(0.1)], pa.float32()),
+        ([Named.ONE, "two"], pa.string()),
+        ([{"a": 1}, {"b": [2.5, float("nan")]}], pa.struct([("a", pa.int64()), ("b", pa.list_(pa.float64()))])),
+        ([(1, 2), [3], {4}, None], pa.list_(pa.int64())),
+        ([np.arange(3, dtype=np.int16), np.array([], dtype=np.int16)], pa.list_(pa.int16())),
+        ([decimal.Decimal("1.5"), decimal.Decimal("2.25")], pa.decimal128(3, 2)),
+        ([UTC_NOON, UTC_NOON.astimezone(datetime.timezone(datetime.timedelta(hours=9)))], pa.timestamp("us", "UTC")),
+        ([bytearray(b"a"), b"b"], pa.binary()),
+        ([None, None], pa.null()),
+    ],
+)
+def test_a_users_values_have_arrows_type_where_it_holds_them(given: list[Any], kind: pa.DataType) -> None:
+    table = columns.with_values(pa.table({"id": range(len(given))}), [{"c": value} for value in given])
+    assert table.schema.field(1).type == kind

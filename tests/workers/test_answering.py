@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 import pyarrow as pa
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, create_model, field_validator
 
 from rayllm_batch import ChatWorkloadBase
 from rayllm_batch.data import columns
@@ -187,7 +188,7 @@ def test_a_schema_a_row() -> None:
 
 
 def rolled(
-    engine: Scripted, rollout: Any, rows: tuple[dict, ...] = ({"id": 1},), **workload: Any
+    engine: Any, rollout: Any, rows: tuple[dict, ...] = ({"id": 1},), deduplicate: bool = False, **workload: Any
 ) -> list[dict[str, Any]]:
     class Mine(ChatWorkloadBase):
         async def rollout(self, row: dict[str, Any], generate: Any) -> Any:
@@ -200,7 +201,7 @@ def rolled(
         mine.parse_row, "assets/demo-model", task=task, rollouts=partial(Rollouts, mine.rollout, task.limits.timeout_s)
     )
     job: Any = SimpleNamespace(
-        prompt=prompt, deduplicate=False, config=SimpleNamespace(engine_kwargs={}, gpus_per_replica=0)
+        prompt=prompt, deduplicate=deduplicate, config=SimpleNamespace(engine_kwargs={}, gpus_per_replica=0)
     )
     table = build_prompts(pa.Table.from_pylist(list(rows)), prompt)
 
@@ -299,6 +300,157 @@ def test_rows_may_return_other_columns() -> None:
     assert [row["error"] for row in rows] == [None] * 3 and [row["num_requests"] for row in rows] == [0] * 3
 
 
+class Obedient:
+    """Replies with what was asked, as the form wants it; takes its time."""
+
+    max_model_len, vocab_size = 4000, None
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        self.asked, self.seconds, self.cancelled = list[Request](), seconds, 0
+
+    async def generate(self, request: Request) -> Reply:
+        self.asked.append(request)
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        form = request.settings.get("structured_outputs") or {}
+        text = form["choice"][0] if "choice" in form else json.dumps([{"x": x} for x in consts(form)]) or "free"
+        return Reply(text if form else "free", 1, "stop", logprobs=[[[{"token_id": 1}]]])
+
+    def prompts(self) -> list[str]:
+        return [decode(request.prompt_token_ids, PromptJob(dict, "assets/demo-model")) for request in self.asked]
+
+
+def consts(form: Any) -> list[Any]:
+    inner = form.values() if isinstance(form, dict) else form if isinstance(form, list) else ()
+    return [form["const"]] if isinstance(form, dict) and "const" in form else [x for one in inner for x in consts(one)]
+
+
+def test_equal_prompts_of_other_forms_are_other_requests() -> None:
+    async def rollout(row: dict[str, Any], generate: Any) -> dict[str, Any]:
+        free, form = await generate(ASK), await generate(ASK, output_schema=["yes", "no"])
+        tools = await generate({"messages": ASK, "output_schema": ["no", "yes"]})
+        again = await generate(ASK, output_schema=["yes", "no"])
+        return {"answers": [free.text, form.parsed, tools.parsed, again.parsed]}
+
+    engine = Obedient()
+    rows = rolled(engine, rollout, ({"id": 1}, {"id": 2}), deduplicate=True)
+    assert [row["answers"] for row in rows] == [["free", "yes", "no", "yes"]] * 2 and len(engine.asked) == 3
+
+
+def test_types_that_look_alike_are_not_taken_for_each_other() -> None:
+    async def rollout(row: dict[str, Any], generate: Any) -> dict[str, Any]:
+        item = create_model("Item", x=(Literal[row["choice"]], ...))  # type: ignore[valid-type]
+        answers = [await generate(ASK, output_schema=list[item]) for _ in range(2)]
+        return {"parsed": [answer.parsed for answer in answers]}
+
+    rows = rolled(Obedient(), rollout, tuple({"choice": name} for name in "abcabc"))
+    assert [row["parsed"] for row in rows] == [[[{"x": row["choice"]}]] * 2 for row in rows]
+
+
+def test_what_is_asked_is_what_it_was_when_it_was_asked() -> None:
+    async def rollout(row: dict[str, Any], generate: Any) -> dict[str, Any]:
+        chat, params = [{"role": "user", "content": "first"}], {"max_tokens": 3}
+        one = generate({"messages": chat, "sampling_params": params})
+        chat += [{"role": "assistant", "content": "An answer."}, {"role": "user", "content": "second"}]
+        two = asyncio.ensure_future(generate(chat))
+        chat[0]["content"], params["max_tokens"] = "changed", 999
+        await asyncio.gather(one, two)
+        return {}
+
+    engine = Obedient()
+    rolled(engine, rollout)
+    first, second = sorted(engine.prompts(), key=len)
+    assert "first" in first and "second" not in first and "first" in second and "second" in second
+    assert sorted(request.settings["max_tokens"] for request in engine.asked)[0] == 3
+
+
+def test_what_a_rollout_does_to_its_row_and_to_what_it_gets() -> None:
+    shared: dict[str, Any] = {"seen": []}
+
+    async def rollout(row: dict[str, Any], generate: Any) -> dict[str, Any]:
+        shared["seen"].append(row["nested"]["n"])
+        shared["own"] = row["nested"]["n"]
+        answer = await generate(ASK)
+        answer.logprobs[0][0][0]["token_id"] += row["nested"].pop("n")
+        shared["ids"] = answer.logprobs[0][0][0].pop("token_id")
+        row["new"] = 1
+        return {**shared, "new": 2, **({"id": 5} if row.pop("id") == 3 else {})}
+
+    rows = rolled(Obedient(), rollout, tuple({"id": n, "nested": {"n": n}} for n in (1, 2, 3)), deduplicate=True)
+    assert [row["id"] for row in rows] == [1, 2, 3] and [row["nested"]["n"] for row in rows] == [1, 2, 3]
+    assert [row["new"] for row in rows] == [2, 2, None] and "'id'" in rows[2]["error"]
+    assert [row["ids"] for row in rows[:2]] == [2, 3], "each has a reply of its own"
+    assert all(row["error"] is None for row in rows[:2]) and len(rows[0]["seen"]) <= 3 and rows[0]["own"] in (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "makes", ["generator", "map", "future", "futures", "lock", "levels", "itself", "class", "name"]
+)
+def test_a_column_of_what_is_no_value_is_its_rows_error(makes: str) -> None:
+    class Own:
+        pass
+
+    async def rollout(row: dict[str, Any], generate: Any) -> Any:
+        if row["id"] == 2:
+            return {"good": [1]}
+        itself: list[Any] = []
+        itself.append(itself)
+        levels: Any = 1
+        for _ in range(500):
+            levels = {"in": levels}
+        values = {"map": map(str, "ab"), "lock": threading.Lock(), "levels": levels, "itself": itself, "class": Own()}
+        values |= {"generator": (one for one in "ab")}
+        if makes.startswith("future"):
+            values = {"future": generate(ASK), "futures": [generate(ASK)]}
+        return {"\ud800": 1} if makes == "name" else {"bad": values[makes]}
+
+    bad, good = rolled(Obedient(), rollout, ({"id": 1}, {"id": 2}))
+    assert good["good"] == [1] and good["error"] is None
+    assert bad["error"].startswith("rollout: its column ") and len(bad["error"]) < 520
+
+
+def test_what_a_rollout_begins_ends_with_it() -> None:
+    late: list[Any] = []
+
+    async def rollout(row: dict[str, Any], generate: Any) -> Any:
+        async def goes_on() -> None:
+            try:
+                await generate([*ASK, {"role": "user", "content": str(row["id"])}])
+            finally:
+                try:
+                    await generate(ASK)
+                except RolloutError as error:
+                    late.append(str(error))
+
+        if row["id"] == 3:  # of equal prompts, one row's end is not the others'
+            return {"text": (await generate([*ASK, {"role": "user", "content": "1"}])).text}
+        task = asyncio.ensure_future(goes_on())
+        await asyncio.sleep(0.1)
+        return {"task": str(task.done())}
+
+    engine = Obedient(0.5)
+    rows = rolled(engine, rollout, tuple({"id": n} for n in (1, 2, 3)), deduplicate=True)
+    assert [row["error"] for row in rows] == [None] * 3 and rows[2]["text"] == "free"
+    assert engine.cancelled == 2 and len(engine.asked) == 3 and rows[0]["num_requests"] == 0
+    assert len(late) == 2 and "had ended" in late[0]
+
+
+def test_generate_in_a_thread() -> None:
+    async def rollout(row: dict[str, Any], generate: Any) -> dict[str, Any]:
+        if row["own_loop"]:
+            return {"text": (await asyncio.to_thread(asyncio.run, asks(generate))).text}
+        return {"text": await asyncio.to_thread(generate, ASK)}
+
+    async def asks(generate: Any) -> Any:
+        return await generate(ASK)
+
+    good, bad = rolled(Obedient(), rollout, ({"own_loop": True}, {"own_loop": False}))
+    assert good["text"] == "free" and "called in a thread" in bad["error"]
+
+
 def test_which_workloads_have_a_rollout() -> None:
     class Both(ChatWorkloadBase):
         def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -311,7 +463,12 @@ def test_which_workloads_have_a_rollout() -> None:
         def rollout(self, row: dict[str, Any], generate: Any) -> Any:
             return {}
 
-    for workload, words in ((Both(), "Remove the other"), (NoCoroutine(), "async def rollout")):
+    class NoGenerate(ChatWorkloadBase):
+        async def rollout(self, row: dict[str, Any]) -> Any:
+            return {}
+
+    wrong = (Both(), "Remove the other"), (NoCoroutine(), "async def rollout"), (NoGenerate(), "async def rollout")
+    for workload, words in wrong:
         with pytest.raises(WorkloadError, match=words):
             check_workload(workload)
     for limits in ({"max_calls": 0}, {"max_calls": None}, {"max_rollout_tokens": 1.5}, {"rollout_timeout_s": 0}):

@@ -77,8 +77,25 @@ async def interrupts() -> None:
     raise KeyboardInterrupt
 
 
+async def exits_in_a_task() -> None:
+    await asyncio.gather(exits(), asyncio.sleep(0.01))
+
+
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+async def leaves() -> None:
+    raise GeneratorExit
+
+
+async def stops_its_loop() -> None:
+    asyncio.get_running_loop().stop()
+
+
 ACTS = {act.__name__: act for act in (nothing, sleeps, sleeps_long, spins, spins_and_catches, waits_for_ever)}
 ACTS |= {act.__name__: act for act in (refuses_to_end, raises, exits, interrupts)}
+ACTS |= {act.__name__: act for act in (exits_in_a_task, cancels_itself, leaves, stops_its_loop)}
 SAID = {
     "sleeps_long": "without an await",
     "spins": "without an await",
@@ -88,6 +105,9 @@ SAID = {
     "raises": "a tool's own error",
     "exits": "SystemExit: 3",
     "interrupts": "KeyboardInterrupt",
+    "exits_in_a_task": "SystemExit: 3",
+    "cancels_itself": "it was cancelled",
+    "leaves": "GeneratorExit",
 }
 
 
@@ -100,7 +120,7 @@ async def run_all(acts: list[str], limit_s: float = LIMIT_S) -> list[Any]:
 def test_what_one_does_is_its_own_affair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollouts, "GRACE_S", 0.5)
     monkeypatch.setattr(rollouts, "BEAT_S", 0.1)
-    acts = ["nothing"] * 20 + [*SAID, "sleeps"] + ["nothing"] * 20
+    acts = ["nothing"] * 20 + [*SAID, "stops_its_loop", "sleeps"] + ["nothing"] * 20
     for act, got in zip(acts, asyncio.run(run_all(acts)), strict=True):
         if act in SAID:
             assert SAID[act] in str(got) and isinstance(got, KeyError if act == "raises" else RolloutError), act
