@@ -112,14 +112,20 @@ class AnswerParser:
                 )
             # None comes with an id of its own where the format has no place for it.
             named = [
-                {"id": call.id or f"call_{uuid.uuid4().hex[:24]}", "name": call.name, "arguments": call.arguments}
+                {
+                    "id": call.id or f"call_{uuid.uuid4().hex[:24]}",
+                    "name": _text(call.name),
+                    "arguments": _text(call.arguments),
+                }
                 for call in calls or ()
             ]
             count = self._count(parser, token_ids) if reasoning else 0
-        except Exception as problem:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:  # a panic in Rust is no Exception
             return ParsedAnswer(content=text, problem=f"its parser raised {one_line(problem, 300)}")
         nothing = None if reasoning or named else ""
-        return ParsedAnswer(reasoning or None, content or nothing, tuple(named), count)
+        return ParsedAnswer(_text(reasoning) or None, _text(content) or nothing, tuple(named), count)
 
     def _is_all_content(self, parser: Any, request: Request, text: str) -> bool:
         """Where the prompt has ended the thoughts (a template that turns them off), which some parsers do not look for."""
@@ -148,6 +154,11 @@ class AnswerParser:
         """A request as vLLM's server has it; of its messages, the prompt's token ids are all there is."""
         tools = {"tools": request.tools} if request.tools else {}
         return vllm_versions.part("ChatCompletionRequest")(messages=[], **tools, **(asked or {}))
+
+
+def _text(parsed: Optional[str]) -> str:
+    """With the halves of surrogate pairs as JSON writes them: parsers read \\ud83d in a call, and write what no column takes."""
+    return (parsed or "").encode("utf-8", "backslashreplace").decode()
 
 
 def _marks(parser: Any) -> tuple[str, ...]:

@@ -318,12 +318,16 @@ def _no_answer(parsed: ParsedAnswer, finish_reason: str) -> str:
         return parsed.problem or (cut if finish_reason == "length" else "nothing came after the thoughts")
     for call in parsed.tool_calls:
         try:
-            whole = isinstance(json.loads(call["arguments"]), dict)
+            whole = isinstance(json.loads(call["arguments"], parse_constant=_refuse), dict)
         except (ValueError, RecursionError):
             whole = False
         if not whole:
             return f"the arguments of its call of {call['name']!r} are no JSON object: {call['arguments'][:200]}"
     return ""
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"JSON does not have {name}")
 
 
 def cut_short(asked: Optional[Mapping[str, Any]], text: str) -> Optional[str]:

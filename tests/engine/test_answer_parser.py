@@ -277,3 +277,26 @@ def test_a_form_of_gpt_oss_is_that_of_its_last_channel(gpt_oss: Said) -> None:
     tag = settings["structured_outputs"]["structural_tag"]
     assert set(settings["structured_outputs"]) == {"structural_tag"} and "<|channel|>final" in tag and '"yes"' in tag
     assert more["reasoning_ended"] is True, "the tag has the thoughts in it"
+
+
+HALVES = '{"name": "get_weather", "%s": {"city": "\\ud83d", "\\udfff": ["\\ud83d\\ude00"]}}'
+
+
+@pytest.mark.parametrize(
+    ("parser", "text"),
+    [
+        ("hermes", f"<tool_call>\n{HALVES % 'arguments'}\n</tool_call>"),
+        ("llama3_json", HALVES % "parameters"),
+        ("pythonic", '[get_weather(city="\\ud83d", days=["\\ud83d\\ude00"])]'),
+        (
+            "qwen3_xml",
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\\ud83d</parameter>\n</function>\n</tool_call>",
+        ),
+    ],
+)
+def test_what_json_may_hold_and_no_text_can_is_json_again(said: Said, parser: str, text: str) -> None:
+    """A half of a surrogate pair, which a parser makes of the escape that stands for it; no column takes it."""
+    answer = said(None, parser, text, tools=TOOLS)
+    for call in answer.tool_calls:
+        assert call["arguments"].encode() and json.loads(call["arguments"])["city"] in ("\ud83d", "\\ud83d")
+    assert answer.tool_calls or answer.problem or answer.content == text

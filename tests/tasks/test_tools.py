@@ -143,6 +143,7 @@ def test_a_row_without_tools_asks_as_before(model: str) -> None:
             "'get_weather' are no JSON object",
         ),
         (ParsedAnswer(None, None, ({**CALL, "arguments": '"Bern"'},)), "stop", 'are no JSON object: "Bern"'),
+        (ParsedAnswer(None, None, ({**CALL, "arguments": '{"days": NaN}'},)), "stop", "are no JSON object"),
         (
             ParsedAnswer(content="<tool_call>", problem="its parser raised KeyError: 1"),
             "stop",
