@@ -109,8 +109,9 @@ class RayLLMBatch:
     ) -> ray.data.Dataset:
         """Answer every row, once, and return them: a Dataset that can be read many times without computing again.
 
-        It has the input columns and `generated_text`, `num_input_tokens`, `num_generated_tokens`,
-        `finish_reason` ("stop", "length", "repetition", or "error") and `error` (null, or what failed in which stage).
+        It has the input columns and `generated_text`, `num_input_tokens`, `num_generated_tokens`, `finish_reason`
+        ("stop", "length", "repetition", or "error"; null where a rollout asked nothing) and `error` (null, or what
+        failed in which stage).
         A failed row's `generated_text` is null. One input row gives one output row. Order is not kept unless
         `preserve_order` is set; rows read from a folder then come answered ones first.
 

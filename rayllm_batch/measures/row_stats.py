@@ -73,7 +73,8 @@ class RowStats:
     def add(self, answer: Answer, seconds: float) -> None:
         """One row is done."""
         self.counts.add(counts_of(answer))
-        self.finish_reasons[answer.finish_reason] += 1
+        reason = answer.finish_reason or "no request"
+        self.finish_reasons[reason] += 1
         if answer.num_input_tokens:
             self.input_lengths[bin_of(answer.num_input_tokens)] += 1
         for complaint in answer.complaints:
@@ -88,7 +89,7 @@ class RowStats:
         if len(self.slowest) < SLOWEST or seconds > self.slowest[-1][0]:
             beginning = answer.reply.text[:ANSWER_CHARACTERS] if answer.reply else ""
             tokens = answer.num_input_tokens, answer.num_generated_tokens
-            self.slowest = nlargest(SLOWEST, [*self.slowest, (seconds, *tokens, answer.finish_reason, beginning)])
+            self.slowest = nlargest(SLOWEST, [*self.slowest, (seconds, *tokens, reason, beginning)])
 
     def merge(self, one: RowStats, sign: int = 1) -> None:
         """Add another one, or, with sign -1, take out what was added so."""

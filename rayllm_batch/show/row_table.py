@@ -99,7 +99,7 @@ def counts(row: dict[str, Any]) -> str:
     """As far as the row's task has such columns."""
     told = [f"{row['num_input_tokens']:,} in"]
     if "num_generated_tokens" in row:
-        told += [f"{row['num_generated_tokens']:,} out", row["finish_reason"]]
+        told += [f"{row['num_generated_tokens']:,} out", row["finish_reason"] or "no request"]
     if row.get("num_requests", 1) > 1:
         told.append(f"{row['num_requests']:,} requests")
     return ", ".join(told)

@@ -40,8 +40,9 @@ class Answer:
     own_columns: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def finish_reason(self) -> str:
-        return self.reply.finish_reason if self.reply and self.error is None else "error"
+    def finish_reason(self) -> Optional[str]:
+        """ "error" of a failed row; None of one that asked nothing of the engine, as a rollout may."""
+        return "error" if self.error is not None else self.reply.finish_reason if self.reply else None
 
     def replied(self, reply: Reply) -> None:
         self.reply, self.num_requests = reply, self.num_requests + 1

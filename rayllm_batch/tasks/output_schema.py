@@ -147,10 +147,14 @@ def _checked_schema(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 def _check_references(part: Any, root: Any) -> None:
     """Raises ValueError for a $ref that points out of the schema, or to nothing in it."""
-    if isinstance(part, Mapping):
-        reference = part.get("$ref")
+    for key in ("$ref", "$dynamicRef", "$recursiveRef") if isinstance(part, Mapping) else ():
+        reference = part.get(key)
         if isinstance(reference, str) and referred(root, reference) is None:
-            raise ValueError(f"$ref {reference!r} must point to a part of the schema itself, such as '#/$defs/Name'")
+            raise ValueError(f"{key} {reference!r} must point to a part of the schema itself, such as '#/$defs/Name'")
+    if isinstance(part, Mapping) and part is not root and isinstance(part.get("$id"), str):
+        raise ValueError(
+            f"a part of it has an $id, {part['$id'][:100]!r}, of which its own $refs would be: leave it out"
+        )
     for inner in part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ():
         _check_references(inner, root)
 

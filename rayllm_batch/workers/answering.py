@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
 
 from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, Reply, Request
-from rayllm_batch.errors import RolloutError, WorkloadError, one_line
+from rayllm_batch.errors import RolloutError, WorkloadError, one_line, shown
 from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS, NoColumns, checked_columns
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
 from rayllm_batch.workers.monitor_client import Told
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rayllm_batch.workers.replica import ReplicaJob
 
 
+PROMPT_KEYS = ("messages", "prompt", "prompt_token_ids", "model", "sampling_params")  # of what `parse_row` returns
 KEPT_CALLS = 256  # of a rollout's output_schemas
 KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
 
@@ -142,6 +143,12 @@ class Answering:
 
     async def _call(self, prompt: Any, output_schema: Any, tools: Any, settings: dict[str, Any]) -> Answer:
         """One `generate` of a rollout, as a row of its own. Raises RolloutError for what it does not take."""
+        if not isinstance(prompt, (list, tuple, dict)):
+            takes = 'a chat, such as [{"role": "user", "content": ...}], or a dict as parse_row returns it'
+            raise RolloutError(f"generate: it takes {takes}, but was given {shown(prompt)}")
+        if beside := next((key for key in settings if key in PROMPT_KEYS), None):
+            how = f'generate({{"messages": ..., {beside!r}: ...}})'
+            raise RolloutError(f"generate: {beside!r} is no setting of the request: give it as {how}")
         given = dict(prompt) if isinstance(prompt, dict) else {"messages": prompt}
         if tools is not None:
             given["tools"] = tools

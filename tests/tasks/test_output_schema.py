@@ -247,6 +247,8 @@ DEEP["properties"] = {"a": DEEP}
         ["a", "\ud800"],
         {"properties": {"\udfff": {}}},
         {"$schema": 7, "type": "string"},
+        {"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/$defs/b"}}, "$defs": {"b": {}}},
+        {"properties": {"a": {"$dynamicRef": "#b"}}, "$defs": {"b": {"$dynamicAnchor": "b"}}},
         {"$ref": "#anchor", "$defs": {"One": {"$anchor": "anchor"}}},
         {"name": "as OpenAI wraps it", "schema": {"type": "string"}},
         {"colour": "string"},

@@ -245,6 +245,8 @@ def test_a_rollout_of_three_turns() -> None:
         ("takes a name", "column 'error'", {}),
         ("takes the row's", "column 'id'", {}),
         ("asks nothing", "generate: ", {}),
+        ("asks with a text", "it takes a chat", {}),
+        ("asks a model", "generate({\"messages\": ..., 'model': ...})", {}),
         ("asks for no such thing", "Did you mean 'temperature'", {}),
         ("asks for what is too long", "max_model_len", {}),
         ("asks for no schema", "output_schema must be", {}),
@@ -263,6 +265,10 @@ def test_what_a_rollout_does_is_its_rows_error(does: str, said: str, workload: d
             raise KeyError("no such column")
         if does == "asks nothing":
             await generate([])
+        if does == "asks with a text":
+            await generate("Label it.")
+        if does == "asks a model":
+            await generate(ASK, model="adapter")
         if does == "asks for no such thing":
             await generate(ASK, temperatur=1)
         if does == "asks for what is too long":
@@ -298,6 +304,7 @@ def test_rows_may_return_other_columns() -> None:
     rows = rolled(Scripted(), differs, tuple({"id": n} for n in (1, 2, 3)))
     assert [row.get("a") for row in rows] == [1, "text", None] and rows[1]["b"] == [1, 2]
     assert [row["error"] for row in rows] == [None] * 3 and [row["num_requests"] for row in rows] == [0] * 3
+    assert [row["finish_reason"] for row in rows] == [None] * 3, "nothing was asked, and nothing failed"
 
 
 class Obedient:
