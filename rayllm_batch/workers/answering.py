@@ -143,13 +143,13 @@ class Answering:
 
     async def _call(self, prompt: Any, output_schema: Any, tools: Any, settings: dict[str, Any]) -> Answer:
         """One `generate` of a rollout, as a row of its own. Raises RolloutError for what it does not take."""
-        if not isinstance(prompt, (list, tuple, dict)):
+        if prompt is None or isinstance(prompt, str):
             takes = 'a chat, such as [{"role": "user", "content": ...}], or a dict as parse_row returns it'
             raise RolloutError(f"generate: it takes {takes}, but was given {shown(prompt)}")
         if beside := next((key for key in settings if key in PROMPT_KEYS), None):
             how = f'generate({{"messages": ..., {beside!r}: ...}})'
             raise RolloutError(f"generate: {beside!r} is no setting of the request: give it as {how}")
-        given = dict(prompt) if isinstance(prompt, dict) else {"messages": prompt}
+        given: dict[str, Any] = dict(prompt) if isinstance(prompt, dict) else {"messages": prompt}
         if tools is not None:
             given["tools"] = tools
         output_schema = given.pop("output_schema", None) if output_schema is None else output_schema
