@@ -10,7 +10,7 @@ from typing import Any, Optional
 from rayllm_batch.cluster.versions import engine_nodes
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.structured_backend import BACKENDS, choose_backend
-from rayllm_batch.errors import WorkloadError
+from rayllm_batch.errors import ConfigError, WorkloadError, shown
 from rayllm_batch.tasks.base import Task
 
 KEY = "structured_outputs"
@@ -19,13 +19,18 @@ KEY = "structured_outputs"
 def with_backend(config: EngineConfig, task: Task, chats: Sequence[Mapping[str, Any]]) -> EngineConfig:
     """The config with the grammar backend that can do what the workload and its first rows ask for.
 
-    Left as it is where nothing is asked for; what a rollout asks for is not known before. Raises WorkloadError, with vLLM's reason, where none can.
+    Left as it is where nothing is asked for; what a rollout asks for is not known before. Raises WorkloadError, with
+    vLLM's reason, where none can, and ConfigError where the config's choice is none.
     """
     own = [(chat.get(task.settings_key) or {}).get(KEY) for chat in chats]
     asked = {json.dumps(form, sort_keys=True): form for form in (task.settings.get(KEY), *own) if form}
     if not config.engine_kind.needs_vllm or not (asked or task.compact_json):
         return config
-    given = dict(config.engine_kwargs.get("structured_outputs_config") or {})
+    asked_for = config.engine_kwargs.get("structured_outputs_config") or {}
+    if not isinstance(asked_for, Mapping) or not isinstance(asked_for.get("backend", ""), (str, type(None))):
+        wanted = "a dict such as {'backend': 'xgrammar'}"
+        raise ConfigError(f"structured_outputs_config in engine_kwargs must be {wanted}, given {shown(asked_for)}.")
+    given = dict(asked_for)
     backend = _backend(config, task, asked, given.get("backend"))
     if task.compact_json and backend in BACKENDS:  # small models else print spaces to their limit
         given.setdefault("disable_any_whitespace", True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rayllm_batch import ChatWorkloadBase, init_engine_from_config
+from rayllm_batch.errors import ConfigError
 from rayllm_batch.run.forms import with_backend
 from rayllm_batch.tasks.generate import Generate
 
@@ -37,6 +38,13 @@ ROLLOUT = Generate().of(Turns(), {})
 )
 def test_a_rollout_may_ask_for_json_which_is_compact(given: dict[str, Any], chosen: dict[str, Any]) -> None:
     assert with_backend(config(**given), ROLLOUT, []).engine_kwargs["structured_outputs_config"] == chosen
+
+
+@pytest.mark.parametrize("given", ["xgrammar", {"backend": 5}, ["xgrammar"]])
+def test_a_choice_that_is_none_is_said(given: Any) -> None:
+    override = {"engine_kwargs": {"structured_outputs_config": given}}
+    with pytest.raises(ConfigError, match="structured_outputs_config"):
+        with_backend(init_engine_from_config("configs/demo-cpu.yaml", override=override), ROLLOUT, [])
 
 
 def test_where_nothing_is_asked_for_nothing_is_chosen() -> None:
