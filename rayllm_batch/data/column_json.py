@@ -164,12 +164,22 @@ _KINDS: dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
     uuid.UUID: ("uuid", str, uuid.UUID),
     complex: ("complex", lambda v: [_number_json(v.real), _number_json(v.imag)], lambda v: complex(*map(_number, v))),
 }
-_READ = {name: read for name, _, read in _KINDS.values()}
+_READ = {name: read for name, _, read in _KINDS.values()} | {"int": lambda v: int(v, 16)}
+LARGE = 2**8192  # whole numbers from here on are written in hex: Python refuses more than 4,300 decimal digits
 _COLLECTIONS: dict[str, type] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def _object_json(value: Any, unknown: Callable[[Any], Any] = str) -> Any:  # noqa: PLR0911, PLR0912 (a line a kind)
+def _text_of(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # a user's own class
+        return type(value).__name__
+
+
+def _object_json(value: Any, unknown: Callable[[Any], Any] = _text_of) -> Any:  # noqa: PLR0911, PLR0912 (a line a kind)
     """unknown: what is made of an object of any other class."""
+    if isinstance(value, int) and not -LARGE < value < LARGE:
+        return {KIND: "int", "value": hex(value)}
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):

@@ -154,3 +154,20 @@ def test_objects_of_kinds_derived_from_those_are_of_these() -> None:
 def test_objects_that_json_cannot_hold_are_known_and_become_text(value: Any) -> None:
     assert foreign(value) is object
     assert "object" in json.dumps(_object_json(value))
+
+
+def test_whole_numbers_that_python_writes_no_digits_of() -> None:
+    given = [10**6000, -(10**6000), [2**8192], 2**8192 - 1, None]
+    column = objects(given)
+    assert (
+        from_jsonl(to_jsonl(pa.table({"c": column})), pa.schema([("c", column.type)])).column("c").to_pylist() == given
+    )
+
+
+class Speechless:
+    def __str__(self) -> str:
+        raise RuntimeError("what is not there cannot be said")
+
+
+def test_an_object_that_has_no_text_ends_no_write() -> None:
+    assert to_jsonl(pa.table({"c": objects([Speechless()])})) == b'{"c": "Speechless"}\n'
