@@ -48,6 +48,12 @@ class Answering:
         self._in_engine: dict[object, tuple[list[int], str]] = {}  # oldest first
         self._busy_since, self._busy_s = 0.0, 0.0
 
+    def end(self) -> None:
+        """After its run's last row; inside the loop."""
+        self._prompts.shutdown(wait=False)
+        if self._rollouts is not None:
+            self._rollouts.end()
+
     @property
     def in_flight(self) -> int:
         """Requests that the engine has."""

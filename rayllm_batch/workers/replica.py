@@ -145,6 +145,8 @@ class Replica:
         # Further rows stay in their block, 4 bytes a token: as a request of the engine they take ten times that.
         room = REQUESTS_RATIO * self.engine.settings()["max_num_seqs"] // self.job.prompt.task.seats
         self._room = asyncio.Semaphore(max(1, room))
+        if self._answering is not None:  # of the run before, with the same engine
+            self._loop.call_soon_threadsafe(self._answering.end)
         self._answering = Answering(self.engine, self.job, self._told, self._die)
         self._state.settings, self._state.start_s, self._state.state = self.engine.settings(), start_s, "ready"
         self._report()

@@ -45,6 +45,10 @@ class _Thread:
             with contextlib.suppress(BaseException):
                 self.loop.run_forever()
 
+    def end(self) -> None:
+        self.is_lost.set()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
     def _beat(self) -> None:
         now = time.monotonic()
         self.kept_s += max(0.0, now - self.beaten - 2 * BEAT_S)
@@ -105,6 +109,7 @@ class Rollouts:
         self._rollout, self._timeout_s = rollout, timeout_s
         self._threads: list[_Thread] = []
         self._watching: Optional[asyncio.Task] = None
+        self._has_ended = False
 
     async def run(self, row: dict[str, Any], generate: Callable[..., Coroutine]) -> Any:
         """What `rollout` returns for the row. Raises RolloutError, or what it raises.
@@ -117,7 +122,8 @@ class Rollouts:
             try:
                 return await self._run_on(thread, row, generate)
             except _Moved:  # it begins anew; each time another row has failed, so that this ends
-                continue
+                if self._has_ended:
+                    raise RolloutError("its run has ended") from None
             finally:
                 thread.rows -= 1
 
@@ -164,6 +170,14 @@ class Rollouts:
         finally:
             lost.cancel()
             calls.end()
+
+    def end(self) -> None:
+        """Of its threads, and of rows that nobody waits for any more; in the engine's loop."""
+        self._has_ended = True
+        for thread in self._threads:
+            thread.end()
+        if self._watching is not None:
+            self._watching.cancel()
 
     def _thread(self) -> _Thread:
         if self._watching is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -130,6 +131,30 @@ def test_what_one_does_is_its_own_affair(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_many_at_once() -> None:
     assert len([one for one in asyncio.run(run_all(["nothing"] * 1000, 60.0)) if one["answer"] == "<<a>>"]) == 1000
+
+
+def test_its_threads_end_with_it() -> None:
+    """An engine may be kept for many runs."""
+
+    def threads() -> int:
+        return sum(thread.name == "rollouts" for thread in threading.enumerate())
+
+    async def run() -> None:
+        several = Rollouts(rollout, LIMIT_S)
+        await asyncio.gather(*(several.run({"act": "nothing"}, generate) for _ in range(8)))
+        assert threads() == before + rollouts.LOOPS
+        left = asyncio.ensure_future(several.run({"act": "waits_for_ever"}, generate))
+        await asyncio.sleep(0.1)
+        several.end()
+        with pytest.raises(RolloutError, match="run has ended"):
+            await left
+
+    before = threads()
+    asyncio.run(run())
+    until = time.monotonic() + 10
+    while threads() > before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert threads() <= before
 
 
 def test_an_error_of_generate_may_be_caught() -> None:
