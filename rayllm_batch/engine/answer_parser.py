@@ -157,7 +157,7 @@ class AnswerParser:
 
 
 def _text(parsed: Optional[str]) -> str:
-    """With the halves of surrogate pairs as JSON writes them: parsers read \\ud83d in a call, and write what no column takes."""
+    """With halves of surrogate pairs as JSON writes them: parsers read \\ud83d in a call, and write what is no text."""
     return (parsed or "").encode("utf-8", "backslashreplace").decode()
 
 

@@ -221,8 +221,9 @@ class Answering:
         return await asyncio.get_running_loop().run_in_executor(self._prompts, prompt_of, prompt, self._prompt, tools)
 
     async def reply(self, request: Request, own: str) -> Reply:
-        """The engine's. own: what is asked beside the prompt, of that which is not the whole job's. Raises RowError, or what
-        the engine raises.
+        """The engine's. own: what is asked beside the prompt, of that which is not the whole job's.
+
+        Raises RowError, or what the engine raises.
         """
         once = self._duplicates if self._task.is_repeatable(request) else None
         key = prompt_key(request.prompt_token_ids, own) if once or self._guilty or self._gate else b""

@@ -71,7 +71,7 @@ class _Thread:
 
 
 class _Calls:
-    """`generate`, as one rollout has it: what it begins runs in the loop that this is made in, and ends with the row."""
+    """`generate`, as one rollout has it: what it begins runs in the loop that made this, and ends with the row."""
 
     def __init__(self, generate: Callable[..., Coroutine]) -> None:
         self._generate, self._loop = generate, asyncio.get_running_loop()
