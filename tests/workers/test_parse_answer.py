@@ -1,4 +1,4 @@
-"""`parse_answer` of the user's, behind the engine: what it returns are columns; what it does is its own row's affair."""
+"""`parse_answer`, behind the engine: what it returns are columns, and what it does is its own row's affair."""
 
 from __future__ import annotations
 
