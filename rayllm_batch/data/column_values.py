@@ -7,6 +7,7 @@ than 64 bits.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import pickle
@@ -169,7 +170,11 @@ def _pickled(value: Any) -> bytes:
     try:
         return pickle.dumps(value, protocol=5)
     except (pickle.PicklingError, TypeError, AttributeError):  # Arrow's intervals, named tuples of no module
-        return pickle.dumps(tuple(value) if isinstance(value, tuple) else str(value), protocol=5)
+        if isinstance(value, tuple):
+            return pickle.dumps(tuple(value), protocol=5)
+        with contextlib.suppress(Exception):  # an int of a notebook's class, alone or in a list, is an int
+            return pickle.dumps(pa.array([value]).to_pylist()[0], protocol=5)
+        return pickle.dumps(str(value), protocol=5)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -341,3 +341,12 @@ def test_a_users_values_that_no_type_of_arrows_holds_are_python_objects(given: l
 def test_a_users_values_have_arrows_type_where_it_holds_them(given: list[Any], kind: pa.DataType) -> None:
     table = columns.with_values(pa.table({"id": range(len(given))}), [{"c": value} for value in given])
     assert table.schema.field(1).type == kind
+
+
+def test_values_of_a_users_own_number_beside_others_stay_numbers() -> None:
+    """Of a class that no other process can import, as a notebook's are."""
+    size = enum.IntEnum("Size", "SMALL LARGE")  # type: ignore[misc]
+    size.__module__, size.__qualname__ = "__main__", "Size"
+    given = [size.LARGE, "text", [size.SMALL], {"a": size.LARGE}]  # type: ignore[attr-defined]
+    table = columns.with_values(pa.table({"id": range(4)}), [{"c": value} for value in given])
+    assert [row["c"] for row in rows(table)] == [2, "text", [1], {"a": 2}]
