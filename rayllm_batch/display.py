@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from typing import Any
+from typing import Any, Optional
 
 
 def ipython_shell() -> Any:
@@ -24,11 +25,30 @@ def client_answers(kernel: Any) -> bool:
     return bool(request.get("content", {}).get("allow_stdin", False))
 
 
+class _Pipe(io.FileIO):
+    """Where its reader has gone (`| head -1`), what is written goes nowhere: no run ends because nobody reads on."""
+
+    def write(self, data: Any) -> Optional[int]:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # also for what is printed past Python
+            os.close(nowhere)
+            return super().write(data)
+
+
 def let_all_print() -> None:
     """What the output's encoding lacks is printed as an escape (\\u4f60): no run ends because a row has such."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by a scheduler: then there is nothing to ask whether it is a terminal
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by a scheduler: then there is nothing to ask whether it is a terminal
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process lives)
+        elif stream is getattr(sys, f"__{name}__") and not stream.isatty():
+            stream.flush()
+            raw = io.BufferedWriter(_Pipe(number, "w", closefd=False))
+            how = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": stream.line_buffering}
+            setattr(sys, name, io.TextIOWrapper(raw, **how))
     if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 

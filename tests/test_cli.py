@@ -290,3 +290,21 @@ def test_output_that_is_closed(tmp_path: Path, closed: str) -> None:
     command = f"{sys.executable} {tmp_path}/closed.py {closed}"
     run = subprocess.run(command, shell=True, env=env, check=False)  # noqa: S602 (this is the shell's)
     assert run.returncode == cli.DONE
+
+
+@pytest.mark.parametrize("pipe", ["| head -1", "| true", "2>&1 | head -c 1", "2> >(true)"])
+def test_a_reader_that_goes_does_not_end_a_run(tmp_path: Path, pipe: str) -> None:
+    code = (
+        "import os, sys, time; from rayllm_batch import RayLLMBatch, cli\n"
+        "def check(*_, **__):\n"
+        "    for _ in range(40):\n"
+        "        print('x' * 9000); print('y' * 9000, file=sys.stderr); os.system('echo z'); time.sleep(0.01)\n"
+        "    open(sys.argv[1], 'w').close()\n"
+        f"RayLLMBatch.check = check\nsys.exit(cli.main(['check', *{GIVEN!r}]))"
+    )
+    (tmp_path / "piped.py").write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = ["bash", "-c", f"set -o pipefail; {sys.executable} {tmp_path}/piped.py {tmp_path}/done {pipe}"]
+    run = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    assert run.returncode == cli.DONE and (tmp_path / "done").exists()
+    assert "Error" not in run.stderr and len(run.stdout if pipe.startswith("|") else "") < 5 * 9000

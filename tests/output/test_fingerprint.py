@@ -21,6 +21,7 @@ from rayllm_batch.config import init_engine_from_config
 from rayllm_batch.engine.engine_args import installed_fields
 from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS
 from rayllm_batch.engine.vllm_newest_fields import MORE_ENGINE_FIELDS
+from rayllm_batch.output import code_text
 from rayllm_batch.output.code_text import as_text, digest
 from rayllm_batch.output.fingerprint import HOW_FAST, Job, describe_job, differences
 
@@ -374,6 +375,10 @@ def test_a_module_that_parse_row_imports_itself_counts(hints_of: Any, imports: s
         == hints_of(code, "# a comment\n" + BESIDE)
         != hints_of(code, BESIDE.replace("OLD", "NEW"))
     )
+
+
+def test_this_librarys_own_code_is_none_of_the_users() -> None:
+    assert code_text._source_of("tokenizer_builders") and not code_text._source_of("rayllm_batch.errors")
 
 
 def test_what_a_module_has_besides_does_not_count(hints_of: Any) -> None:

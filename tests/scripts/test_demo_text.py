@@ -17,10 +17,11 @@ sys.path.insert(0, str(ROOT / "scripts" / "demo_model"))
 
 import train  # noqa: E402
 from evaluate import PROMPTS  # noqa: E402
-from examples import ExampleWriter, Round, make_batch  # noqa: E402
 from prompts import BUILT_IN_SYSTEM  # noqa: E402
 from scores import Answer, rouge_l, score  # noqa: E402
 from sentences import lead, split_sentences  # noqa: E402
+
+from examples import ExampleWriter, Round, make_batch  # noqa: E402
 
 
 @pytest.fixture(scope="module")
