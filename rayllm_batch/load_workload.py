@@ -73,8 +73,9 @@ def made(cls: type, given: dict[str, Any]) -> Any:
         wrong = [key for key in given if key not in known] if isinstance(error, TypeError) else []
         hint = f" Its fields: {', '.join(known)}.{did_you_mean(wrong[0], known)}" if known and wrong else ""
         said = error if isinstance(error, TypeError) else one_line(error)
+        options = [f"{key} ({'--input or ' if key == 'dataset_file' else ''}-w)" for key in given]
         raise WorkloadError(
-            f"-w: {cls.__name__} cannot be made with {', '.join(given) or 'nothing'}: {said}{raised_at(error)}.{hint}"
+            f"{cls.__name__} cannot be made with {', '.join(options) or 'nothing'}: {said}{raised_at(error)}.{hint}"
         ) from None
 
 
