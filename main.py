@@ -376,6 +376,23 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # blocks holds up the others of its thread, so call what blocks with `await asyncio.to_thread(...)`. `generate` raises where a request
 # cannot be answered, and gives `text`, `texts`, `parsed` (plain values), `error` (why no answer has the form), `finish_reason` and the tokens.
 #
+# **Thoughts and tools.** `reasoning_parser` and `tool_parser` under `engine_kwargs` are vLLM's own (`qwen3`, `deepseek_r1`, `openai_gptoss`;
+# `hermes`, `llama3_json`, ...; for a model that is known, a log line names its own): `reasoning` and `num_reasoning_tokens`, and `tool_calls`
+# (each an `id`, a `name`, and `arguments` as JSON text), leave the answer alone in `generated_text`. Thoughts that reached `max_tokens` before
+# an answer are that row's error, and stay in their column. A form waits for the end of the thoughts. `parse_row` may return `tools`, the OpenAI
+# API's list; whether one is called is the model's choice. To run the calls and hand back what they gave, write a `rollout`:
+#
+# ```python
+# async def rollout(self, row, generate):
+#     messages = [{"role": "user", "content": row["question"]}]
+#     while (answer := await generate(messages, tools=TOOLS)).tool_calls:
+#         messages.append({"role": "assistant", "content": answer.text, "tool_calls": answer.tool_calls})
+#         for call in answer.tool_calls:
+#             found = await asyncio.to_thread(FUNCTIONS[call["name"]], **json.loads(call["arguments"]))
+#             messages.append({"role": "tool", "tool_call_id": call["id"], "content": str(found)})
+#     return {"answer": answer.text}
+# ```
+#
 # `examples/structured_output.ipynb` and `examples/rollout.ipynb` go through both on a table of support tickets, in five minutes each, on a CPU.
 #
 # `batch_invariant: true` in the config gives a row the same answer whatever else is in its batch, on one kind of GPU and one
