@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import os
 import platform
 import time
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Optional, Union
 
-from rayllm_batch import display
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.vllm_versions import vllm_version
 from rayllm_batch.errors import RayLLMBatchError
@@ -24,15 +21,11 @@ from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output.code_text import as_text
 from rayllm_batch.output.fingerprint import SECRET
 from rayllm_batch.report import plots
-from rayllm_batch.report.verdict import percent, verdict
-from rayllm_batch.show.status import duration
+from rayllm_batch.report.html_file import rendered, save
+from rayllm_batch.report.verdict import verdict
 
 SHOWN_CHARACTERS = 300
 Table = list[tuple[str, str]]
-FRAME = (
-    "<iframe srcdoc='{}' sandbox='' title='Report of the run' "
-    "style='width:100%;height:720px;border:1px solid #8884;border-radius:6px'></iframe>"
-)
 
 
 def show_and_save(
@@ -57,30 +50,15 @@ def show_and_save(
     engines = "GPUs" if config.gpus_per_replica else "engines"
     stats = row_stats(replicas)
     content = page(title, metrics=metrics, history=history, stats=stats, settings=settings, engines=engines)
-    whole_path = os.path.abspath(os.path.expanduser(os.fspath(path)))
-    try:
-        os.makedirs(os.path.dirname(whole_path), exist_ok=True)
-        with open(whole_path, "w", encoding="utf-8", errors="replace") as file:  # an answer cut between surrogates
-            file.write(content)
-    except OSError as error:
-        why = f"The report cannot be written to {whole_path!r}: {error}."
-        raise RayLLMBatchError(f"{why} Give another path=.") from None
-    # The frame keeps the page's style from the notebook's, and the notebook's from the page's.
-    display.show(FRAME.format(html.escape(content, quote=True)), f"The report is in {whole_path}")
-    return whole_path
+    return save(content, path, "report")
 
 
 def page(
     title: str, *, metrics: RunMetrics, history: History, stats: RowStats, settings: dict[str, Table], engines: str
 ) -> str:
     """From the template beside this file. settings: tables by their headings. engines: what they are called, "GPUs"."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(n="{:,.0f}".format, seconds="{:,.1f} s".format, percent=percent, duration=_duration)
-    return environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).render(
+    return rendered(
+        "page.html",
         title=title,
         metrics=metrics,
         stats=stats,
@@ -92,10 +70,6 @@ def page(
         timeline=plots.timeline(history),
         lengths=plots.lengths(stats.input_lengths, stats.output_lengths),
     )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:,.1f} s" if seconds < 120 else duration(seconds)
 
 
 def _settings(
