@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union, cast
 
 from rayllm_batch.cluster import connect, resources
 from rayllm_batch.config import EngineConfig, init_engine_from_config
@@ -16,6 +17,7 @@ from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError, Wor
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.report.comparison import Compared, Comparison
 from rayllm_batch.report.estimate import Estimate, estimate
 from rayllm_batch.report.page import show_and_save
 from rayllm_batch.run import pipeline, warm
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rayllm_batch")
 
 CHANGED = ("refuse", "keep", "redo")
+SAMPLE_ROWS = 64  # that an estimate tries
 
 
 class RayLLMBatch:
@@ -227,7 +230,7 @@ class RayLLMBatch:
         show(preview.as_html(answered, column), preview.as_text(answered, column))
 
     @heeding
-    def estimate(self, sample_rows: int = 64, gpu_hour_usd: Optional[float] = None) -> Estimate:
+    def estimate(self, sample_rows: int = SAMPLE_ROWS, gpu_hour_usd: Optional[float] = None) -> Estimate:
         """What the whole job will take: rows, tokens, time, GPU-hours, and what bounds it; an object to print.
 
         sample_rows:  rows that are tried, from all over the dataset's first SPREAD_OVER rows. On a large job each is
@@ -237,23 +240,25 @@ class RayLLMBatch:
         Not in it are answers that have to be asked for again (`reask`). The engines stay ready, as with `preview`.
         Raises what `run` raises, DatasetError where every tried row failed, and WorkloadError for a rollout.
         """
-        import ray
-
         check_whole("estimate(sample_rows=...)", sample_rows)
-        if gpu_hour_usd is not None and not 0 <= gpu_hour_usd < math.inf:
-            raise ConfigError(
-                f"estimate(gpu_hour_usd=...) must be a price of at least 0, or None, given {gpu_hour_usd!r}."
-            )
+        _check_price("estimate", gpu_hour_usd)
         task = self._execution.task()
         if task.has_own_columns:
             raise WorkloadError(
                 "estimate() times one request a row, and how often a rollout asks is not known before. Run a part of "
                 "the rows with dataset_fraction=100, and take the time of that."
             )
+        self._estimate = self._estimated(sample_rows, gpu_hour_usd)
+        return self._estimate
+
+    def _estimated(self, sample_rows: int, gpu_hour_usd: Optional[float]) -> Estimate:
+        import ray
+
         connect(self.options.verbose)
         ready, plan = self._execution.preflight()
         total = ready.rows.exact_total or ready.rows.dataset.count()
         table = pipeline.sample(ready.rows.carried(pipeline.SPREAD_OVER), total, sample_rows)
+        total = self._execution.planned_rows or total
         with self._execution.engines(ready, plan, None) as (engines, run_id):
             replicas, gpus = max(len(engines.hosts), plan.engines[0]), plan.config.gpus_per_replica
             taken = replicas * resources.cpus_per_replica(replicas, gpus)
@@ -263,7 +268,7 @@ class RayLLMBatch:
             raise DatasetError(
                 f"Each of the {len(sample.failed)} rows that were tried failed. The first: {sample.failed[0]}"
             )
-        self._estimate = estimate(
+        return estimate(
             sample,
             rows=total,
             num_replicas=replicas,
@@ -273,9 +278,57 @@ class RayLLMBatch:
             cpus=cpus,
             start_s=start_s,
             gpu_hour_usd=gpu_hour_usd,
-            seats=task.seats,
+            seats=ready.rows.task.seats,
         )
-        return self._estimate
+
+    @classmethod
+    def compare(
+        cls,
+        engine_configs: Sequence[Union[EngineConfig, Mapping[str, Any], str, os.PathLike]],
+        workload: ChatWorkloadBase,
+        rows: int = 200,
+        *,
+        num_replicas: int = 1,
+        gpu_hour_usd: Optional[float] = None,
+    ) -> Comparison:
+        """Answer the workload's first `rows` rows with each config, one after the other on the same GPUs.
+
+        Returns an object to print, or to leave as a cell's last line: the answers side by side, how often they are the
+        same, tokens, and what a million such rows take and cost. `save()` writes it as a page, `to_pandas()` has all of
+        it. Each config gets its own check before the first engine starts. Raises what `run` and `estimate` raise, and
+        DatasetError where the rows are not the same each time they are read.
+        """
+        check_whole("compare(rows=...)", rows)
+        _check_price("compare", gpu_hour_usd)
+        if rows < 2 or len(engine_configs) < 2 or isinstance(engine_configs, (str, Mapping)):
+            raise ConfigError("compare() takes a list of at least two configs, and at least two rows.")
+        some = copy.copy(workload)
+        some.dataset_fraction = rows
+        batches = [cls(one, some, num_replicas=num_replicas, preserve_order=True) for one in engine_configs]
+        if len({batch.engine_config.task for batch in batches}) > 1:
+            raise ConfigError("compare() takes configs of one task: their answers stand side by side.")
+        for batch in batches:
+            batch._execution.planned_rows = Comparison.MILLION
+        connect()
+        found = [batch._execution.preflight()[0].rows for batch in batches]  # of all, before the first engine starts
+        own = list(dict.fromkeys(name for row in found[0].sample for name in row))
+        inputs: list[dict[str, Any]] = []
+        compared = []
+        for name, batch in zip(_names([batch.engine_config for batch in batches]), batches, strict=True):
+            print(f"-- {name}")
+            rolls = batch._execution.task().has_own_columns  # how often it asks, nobody knows before
+            said = None if rolls else batch._estimated(SAMPLE_ROWS, gpu_hour_usd)
+            answered = batch.run().take_all()
+            batch.release()
+            taken = [{key: row[key] for key in own if key in row} for row in answered]
+            if inputs and repr(taken) != repr(inputs):
+                raise DatasetError(
+                    "compare() got other rows for each config, or in another order: load_dataset must give the same "
+                    "rows each time. Without a shuffle, or with a seed, it does."
+                )
+            inputs, outputs = taken, [{key: row[key] for key in row if key not in own} for row in answered]
+            compared.append(Compared(name, outputs, cast(RunMetrics, batch.metrics), said))
+        return Comparison(inputs, compared, batches[0].engine_config.task_kind.answer_column)
 
     @staticmethod
     def release() -> None:
@@ -306,3 +359,21 @@ class RayLLMBatch:
 
     def _folder(self, path: Union[str, os.PathLike], output_format: str, id_column: Optional[str]) -> OutputFolder:
         return OutputFolder(path, describe_job(self.engine_config, self.workload, id_column), output_format)
+
+
+def _check_price(method: str, gpu_hour_usd: Optional[float]) -> None:
+    if gpu_hour_usd is not None and not 0 <= gpu_hour_usd < math.inf:
+        raise ConfigError(f"{method}(gpu_hour_usd=...) must be a price of at least 0, or None, given {gpu_hour_usd!r}.")
+
+
+def _names(configs: Sequence[EngineConfig]) -> list[str]:
+    """What each is called in a comparison: its model, and where two have one, the settings that are not the same."""
+    models = [os.path.basename(config.model_id.rstrip("/")) for config in configs]
+    names = []
+    for model, config in zip(models, configs, strict=True):
+        alike = [one.engine_kwargs for one, its in zip(configs, models, strict=True) if its == model]
+        own = [
+            f"{key}={value}" for key, value in config.engine_kwargs.items() if any(o.get(key) != value for o in alike)
+        ]
+        names.append(f"{model} ({', '.join(own)})" if own else model)
+    return [f"{name} [{i}]" if names.count(name) > 1 else name for i, name in enumerate(names, start=1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Any, Optional
+from typing import Any
 
 
 def ipython_shell() -> Any:
@@ -28,7 +28,7 @@ def client_answers(kernel: Any) -> bool:
 class _Pipe(io.FileIO):
     """Where its reader has gone (`| head -1`), what is written goes nowhere: no run ends because nobody reads on."""
 
-    def write(self, data: Any) -> Optional[int]:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:

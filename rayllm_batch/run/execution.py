@@ -34,13 +34,17 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """metrics: of the last run; None before any. history, replicas: of the last run over time, and of its replicas."""
+    """metrics: of the last run; None before any. history, replicas: of the last run over time, and of its replicas.
+
+    planned_rows: engines are set up as for a job of so many; None for as many as there are.
+    """
 
     def __init__(self, config: EngineConfig, workload: Any, options: RunOptions) -> None:
         self.config, self.workload, self.options = config, workload, options
         self.metrics: Optional[RunMetrics] = None
         self.history = History()
         self.replicas: dict[str, ReplicaState] = {}
+        self.planned_rows: Optional[int] = None
         self.task()
 
     def task(self) -> Task:
@@ -65,9 +69,8 @@ class Execution:
         ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, task=task)
         facts, rows, replicas = ready.facts, ready.rows, options.replica_range
         lengths = lengths_of(rows.chats, task, facts.folder)
-        plan = make_plan(
-            ready.config, facts, replicas, batch_size=options.batch_size, total=rows.total, lengths=lengths
-        )
+        total = self.planned_rows or rows.total
+        plan = make_plan(ready.config, facts, replicas, batch_size=options.batch_size, total=total, lengths=lengths)
         if plan.engines[0] != engines:
             resources.check(plan.config, plan.engines[0])
         return ready, plan

@@ -9,8 +9,9 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 
-from examples import Batch, Round, make_batch
 from tokenizers import Tokenizer
+
+from examples import Batch, Round, make_batch
 
 
 def serve(queue: multiprocessing.Queue, tokenizer: str, round: Round, steps: range) -> None:

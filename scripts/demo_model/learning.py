@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterable
 
 import torch
-from examples import Batch
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
+
+from examples import Batch
 
 WARM_UP = 200  # steps
 LOG_EVERY = 100  # steps

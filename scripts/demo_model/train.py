@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 from evaluate import ROOT, TransformersEngine, evaluate, read_articles
-from examples import Round
 from feed import feed
 from tokenizer import build_tokenizer, tokenizer_texts
+
+from examples import Round
 
 PEAK_RATES = (2e-3, 1e-3)  # of the first round and of the second
 
