@@ -81,11 +81,13 @@ class Job:
     hints:    code and the workload's fields. Where they differ, other things may be asked of the model, or the same.
     rows:     where the rows come from: the same files, as far as names, sizes and times say, have the same rows. Empty
               where that is the business of a load_dataset of the user's.
+    adapters: LoRA adapters of a local folder by what is in their files. Others may come beside them, and some may go.
     """
 
     settings: dict[str, str]
     hints: dict[str, str] = dataclasses.field(default_factory=dict)
     rows: dict[str, str] = dataclasses.field(default_factory=dict)
+    adapters: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def code(self) -> str:
@@ -142,9 +144,9 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
             key = f"code of {cls.__qualname__}"  # a subclass may have its base's name
             hints[key] = digest(hints.get(key, "") + code_of_class(cls, home_of(workload)))
     dataset_file, loads = getattr(workload, "dataset_file", None), getattr(type(workload), "load_dataset", None)
-    if not dataset_file or not getattr(loads, "__module__", "").startswith("rayllm_batch."):
-        return Job(settings, hints)
-    return Job(settings, hints, {**rows, FILES: _files(dataset_file)})
+    is_ours = getattr(loads, "__module__", "").startswith("rayllm_batch.")
+    rows = {**rows, FILES: _files(dataset_file)} if dataset_file and is_ours else {}
+    return Job(settings, hints, rows, _adapters(config.dynamic_lora_loading_path))
 
 
 def differences(earlier: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -175,6 +177,15 @@ def _model(model_id: str) -> str:
         return f"({digest(model_id)[:12]})" if SECRET.search(model_id) else model_id
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return f"{folder.name} ({digest(json.dumps([(path.name, _sample(path)) for path in files]))[:12]})"
+
+
+def _adapters(root: Optional[str]) -> dict[str, str]:
+    """Of a local folder; what lies behind a URI would have to be downloaded."""
+    if root is None or "://" in root:
+        return {}
+    folder = Path(root).expanduser()
+    found = sorted(file.parent for file in folder.rglob("adapter_config.json"))
+    return {str(its.relative_to(folder)): _model(str(its)).rpartition(" ")[2] for its in found}
 
 
 def _sample(path: Path) -> str:

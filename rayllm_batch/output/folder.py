@@ -125,7 +125,7 @@ class OutputFolder:
 
     def accept(self, kept: Optional[bool] = None) -> None:
         """From here on the answers count as those of this job's code and data. kept: None where not compared."""
-        self._answered, self.changed = self._job, []
+        self._answered, self.changed = replace(self._job, adapters=self._answered.adapters), []
         self.kept = self.kept if kept is None else kept
 
     def run_again(self, failed: bool = False, ids: bytes = b"") -> None:
@@ -251,7 +251,9 @@ class OutputFolder:
             manifest = None  # a job that wrote nothing, refused by a check perhaps, has no claim on the folder
         if manifest:
             manifest.check(self._job, self.format, self.given)
-            self._answered = replace(self._job, hints=manifest.job.hints, rows=manifest.job.rows)
+            before = manifest.job
+            adapters = {**before.adapters, **self._job.adapters}
+            self._answered = replace(self._job, hints=before.hints, rows=before.rows, adapters=adapters)
         else:
             self._compare_parts(sizes, known, [info.base_name for info in listing])
         self.changed = differences(self._answered.hints, self._job.hints)

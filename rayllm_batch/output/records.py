@@ -54,7 +54,7 @@ class Manifest:
             )
         if "fingerprint" not in found:
             return None
-        parts = [found.get(name) for name in ("job", "settings", "hints", "data")]
+        parts = [found.get(name) for name in ("job", "settings", "hints", "data", "adapters")]
         whole, *apart = (part if isinstance(part, dict) else {} for part in parts)
         known = {name: found.get(name) for name in ("output_format", "state", "rows", "kept", "failed")}
         return cls(Job.of_format_1(whole) if number == 1 else Job(*apart), **known)
@@ -71,6 +71,7 @@ class Manifest:
             "settings": self.job.settings,
             "hints": self.job.hints,
             "data": self.job.rows,
+            "adapters": self.job.adapters,
             "kept": self.kept,
             "updated": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         }
@@ -82,6 +83,13 @@ class Manifest:
             raise OutputError(
                 f"The output folder {given!r} holds another job: {'; '.join(differing)}. "
                 "Run it as it was to continue it, or give this job another output_path."
+            )
+        both = self.job.adapters.keys() & job.adapters
+        if others := [name for name in sorted(both) if self.job.adapters[name] != job.adapters[name]]:
+            raise OutputError(
+                f"The output folder {given!r} has answers of LoRA adapters whose files were others: "
+                f"{', '.join(map(repr, others[:3]))}{', ...' if len(others) > 3 else ''}. Put the new ones under names of "
+                "their own, or give another output_path."
             )
         if self.output_format != output_format:
             raise other_format(given, self.output_format, output_format)

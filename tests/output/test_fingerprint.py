@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import linecache
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -661,3 +662,25 @@ def test_differences_name_what_came_and_what_went() -> None:
         "b was 2, is 3",
         "c was not set, is 4",
     ]
+
+
+def test_adapters_are_known_by_their_files(tmp_path: Path) -> None:
+    for name in ("one", "of/two"):
+        (tmp_path / "loras" / name).mkdir(parents=True)
+        (tmp_path / "loras" / name / "adapter_config.json").write_text("{}")
+        (tmp_path / "loras" / name / "adapter_model.safetensors").write_bytes(b"w" * 100)
+
+    def adapters(root: Any) -> dict[str, str]:
+        where = {"lora_config": {"dynamic_lora_loading_path": str(root)}}
+        config = init_engine_from_config(
+            {"model_id": "org/model", "llm_engine": "vllm", "accelerator_type": "CPU", **where}
+        )
+        return describe_job(config, ChatWorkloadBase(), None).adapters
+
+    first = adapters(tmp_path / "loras")
+    assert first.keys() == {"one", "of/two"}
+    shutil.copytree(tmp_path / "loras", tmp_path / "copied" / "loras")
+    assert adapters(tmp_path / "copied" / "loras") == first
+    (tmp_path / "loras" / "of/two" / "adapter_model.safetensors").write_bytes(b"w" * 99 + b"v")
+    assert [name for name, its in adapters(tmp_path / "loras").items() if its != first[name]] == ["of/two"]
+    assert adapters("s3://bucket/loras") == adapters(tmp_path / "none") == {}

@@ -734,3 +734,23 @@ def test_failed_rows_that_cannot_be_read_any_more_name_their_file(
         pytest.raises(OutputError, match=f"{name} in the output folder .* Delete it"),
     ):
         list(folder.errors())
+
+
+def test_an_adapter_trained_again_under_its_name_is_another(tmp_path: Path) -> None:
+    def with_adapters(**adapters: str) -> Job:
+        return Job(JOB.settings, JOB.hints, JOB.rows, adapters)
+
+    out = tmp_path / "out"
+    with opened(out, job=with_adapters(a="1", b="1")) as folder:
+        store(folder, NAMES[0], [1, 2])
+        folder.write_manifest("unfinished")
+    for more in (with_adapters(a="1", c="1"), with_adapters(), with_adapters(b="1")):  # others beside, and some gone
+        with opened(out, job=more) as folder:
+            folder.accept()
+            folder.write_manifest("unfinished")
+            assert folder.rows == 2
+    for adapters, named in (({"b": "2"}, "'b'"), ({"a": "1", "c": "9"}, "'c'"), ({"a": "2", "b": "2"}, "'a', 'b'")):
+        with pytest.raises(OutputError, match=f"LoRA adapters whose files were others: {named}\\. Put"):
+            opened(out, job=with_adapters(**adapters)).__enter__()
+    with opened(begun(tmp_path / "older"), job=with_adapters(a="1")) as folder:  # none of them is known
+        assert folder.rows == 7
