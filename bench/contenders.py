@@ -336,13 +336,8 @@ def _read(path: str) -> Any:
 def _workload(job: Job) -> Any:
     from rayllm_batch import ChatWorkloadBase
 
-    path = job.rows
-
     class Rows(ChatWorkloadBase):
         sampling_params: dict = {"temperature": 0.0, "ignore_eos": True}
-
-        def load_dataset(self) -> Any:
-            return _read(path)
 
         def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
             return {"messages": messages(row), "sampling_params": sampling_params(row)}
@@ -350,7 +345,7 @@ def _workload(job: Job) -> Any:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules["bench.rows"])
-    return Rows()
+    return Rows(dataset_file=job.rows)
 
 
 def _timed_stage(clock: str) -> type:
