@@ -420,10 +420,20 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # the engine: more CPUs, or a faster `parse_row`.
 
 # %% [markdown]
+# ## Which model is worth it
+#
+# `RayLLMBatch.compare([config, config, ...], workload, rows=200, gpu_hour_usd=2.5)` answers the same first rows with each config, one after
+# the other on the same GPUs, and returns a table: the answers side by side, how often they are the same, tokens, and what a million
+# such rows take and cost, from a trial that keeps each engine as full as such a job does. `save("comparison.html")` writes it as a page,
+# `to_pandas()` has every column.
+#
+# ![Two configs compared: figures of each, and their answers side by side](assets/comparison.png)
+#
 # ## How fast
 #
 # Measured on one H100 against vLLM's own `LLM.generate` with the same rows, token ids and settings (`bench/RESULTS.md` has all of it, misses too):
-# Llama 3.1 8B in bf16, 817 tokens in and 130 out, 4,777 output tokens/s against 4,720; 1,280 rows that share 160 long prefixes, more than the KV
+# Llama 3.1 8B, 800 tokens in and 130 out, takes the engine as long as it takes `LLM.generate` (0.99 to 1.00 in bf16 and fp8, two pairs each,
+# vLLM 0.29 and Ray 2.60). With the versions before (0.26, 2.58): 1,280 rows that share 160 long prefixes, more than the KV
 # cache holds, 2.2 times as fast, because rows that begin alike are brought together (`reorder=False` leaves them as they are). Equal prompts at
 # temperature 0 are computed once (`deduplicate=False` computes each). Starting took 45 s besides loading weights, ten more than vLLM alone;
 # the first time on a machine, when vLLM compiles, it takes a minute more.
