@@ -215,7 +215,7 @@ def run_all(options: argparse.Namespace, folder: Path) -> bool:
 
 def load(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("[0-9]*-*.json"))]
-    return [result for result in found if "pair" in result]  # what else a run was, is added when it has been seen to end
+    return [result for result in found if "pair" in result]  # added to a run that has been seen to end
 
 
 def report(results: list[dict[str, Any]]) -> str:

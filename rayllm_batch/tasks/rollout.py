@@ -77,9 +77,7 @@ class Generated:
             texts=texts,
             parsed=parsed,
             error=answer.error,
-            logprobs=copy.deepcopy(
-                reply.logprobs
-            ),  # equal requests share a reply, and a rollout may change what it gets
+            logprobs=copy.deepcopy(reply.logprobs),  # equal requests share one, and a rollout may change what it gets
             reasoning=first.reasoning,
             tool_calls=[dict(call) for call in first.tool_calls],
         )
