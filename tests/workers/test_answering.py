@@ -420,7 +420,7 @@ def test_a_column_of_what_is_no_value_is_its_rows_error(makes: str) -> None:
 
 
 def test_what_a_rollout_begins_ends_with_it() -> None:
-    late: list[Any] = []
+    late, joined = list[Any](), threading.Event()
 
     async def rollout(row: dict[str, Any], generate: Any) -> Any:
         async def goes_on() -> None:
@@ -433,12 +433,16 @@ def test_what_a_rollout_begins_ends_with_it() -> None:
                     late.append(str(error))
 
         if row["id"] == 3:  # of equal prompts, one row's end is not the others'
+            while len(engine.asked) < 2:
+                await asyncio.sleep(0.02)
+            joined.set()
             return {"text": (await generate([*ASK, {"role": "user", "content": "1"}])).text}
         task = asyncio.ensure_future(goes_on())
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(joined.wait)
+        await asyncio.sleep(0.3)
         return {"task": str(task.done())}
 
-    engine = Obedient(0.5)
+    engine = Obedient(2.0)
     rows = rolled(engine, rollout, tuple({"id": n} for n in (1, 2, 3)), deduplicate=True)
     assert [row["error"] for row in rows] == [None] * 3 and rows[2]["text"] == "free"
     assert engine.cancelled == 2 and len(engine.asked) == 3 and rows[0]["num_requests"] == 0
