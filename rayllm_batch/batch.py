@@ -221,9 +221,10 @@ class RayLLMBatch:
         ready, plan = self._execution.preflight()
         rows = ready.rows.carried(n).take_batch(n, batch_format="pyarrow")
         with self._execution.engines(ready, plan, rows.num_rows) as (engines, run_id):
-            column = self.engine_config.task_kind.answer_column
+            task = ready.rows.task
             answered = warm.ask(engines.hosts[0], "preview", run_id, rows)
-        show(preview.as_html(answered, column), preview.as_text(answered, column))
+        told, column, notes = list(map(task.for_people, answered)), task.answer_column, task.notes(answered)
+        show(preview.as_html(told, column, notes), preview.as_text(told, column, notes))
 
     @heeding
     def estimate(self, sample_rows: int = 64, gpu_hour_usd: Optional[float] = None) -> Estimate:

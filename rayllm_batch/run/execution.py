@@ -41,10 +41,10 @@ class Execution:
         self.metrics: Optional[RunMetrics] = None
         self.history = History()
         self.replicas: dict[str, ReplicaState] = {}
-        self.task()
+        self._task = self.task()
 
     def task(self) -> Task:
-        """As the workload asks for it now; raises WorkloadError."""
+        """As the workload asks for it now, without what follows from the model; raises WorkloadError."""
         return self.config.task_kind.of(self.workload, self.config.engine_kwargs)
 
     def begin(self, began: float, engines: int) -> None:
@@ -64,6 +64,7 @@ class Execution:
         task = self.task()
         ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, task=task)
         facts, rows, replicas = ready.facts, ready.rows, options.replica_range
+        self._task = rows.task
         lengths = lengths_of(rows.chats, task, facts.folder)
         plan = make_plan(
             ready.config, facts, replicas, batch_size=options.batch_size, total=rows.total, lengths=lengths
@@ -145,7 +146,8 @@ class Execution:
         return {**self.config.env_vars, **({"HF_TOKEN": token} if token else {})}
 
     def prompt_job(self, monitor: Any, **folder_job: Any) -> PromptJob:
-        config, task = self.config, cast(Any, self.task())
+        """After `preflight`."""
+        config, task = self.config, cast(Any, self._task)
         rollouts = None
         if task.has_own_columns:
             from rayllm_batch.workers.rollouts import Rollouts  # which travels only with a rollout

@@ -49,10 +49,11 @@ def run_in_memory(execution: Execution) -> ray.data.Dataset:
 
 
 def _invalid(metrics: object) -> list[str]:
-    """Lines of the invalid answers of a run, if there was one."""
+    """Lines of the invalid answers and the truncated texts of a run, if there was one."""
     if not isinstance(metrics, RunMetrics):
         return []
-    return last_words.of_invalid(metrics.invalid_answers, metrics.reasks, metrics.mended)
+    invalid = last_words.of_invalid(metrics.invalid_answers, metrics.reasks, metrics.mended)
+    return [*invalid, *last_words.of_truncated(metrics.truncated)]
 
 
 class FolderRun:

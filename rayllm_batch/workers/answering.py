@@ -20,7 +20,7 @@ from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import Prompt, prompt_of
 from rayllm_batch.workers.suspects import Gate, guilty_error, prompt_key
-from rayllm_batch.workers.tokenizer import beyond_vocabulary
+from rayllm_batch.workers.tokenizer import beyond_vocabulary, pooled_too_long
 
 if TYPE_CHECKING:
     from rayllm_batch.workers.replica import ReplicaJob
@@ -64,7 +64,10 @@ class Answering:
         ids, most = row[TOKEN_IDS], self._engine.max_model_len
         if row[STAGE_ERROR] is not None:
             return row[STAGE_ERROR]
-        if len(ids) >= most:
+        task = task or self._task
+        if task.pools and (longest := max(task.lengths_of_prompts(row[REQUEST], len(ids)))) > most:
+            return f"tokenize: {pooled_too_long(longest, most)}"
+        if not task.pools and len(ids) >= most:
             longer = "raise max_model_len"
             if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
                 longer = (
@@ -75,7 +78,7 @@ class Answering:
             return f"tokenize: {too_long}; shorten the row or {longer}"
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
             return problem
-        request = (task or self._task).request(ids.tolist(), row[REQUEST])
+        request = task.request(ids.tolist(), row[REQUEST])
         how = self._prompt.chat_template_kwargs
         return dataclasses.replace(request, chat_template_kwargs=how) if how else request
 
@@ -83,7 +86,8 @@ class Answering:
         """task: None for the job's own."""
         task = task or self._task
         ids = row[TOKEN_IDS]
-        answer = Answer(num_input_tokens=0 if ids is None else len(ids))
+        answer = Answer(num_input_tokens=0 if ids is None else len(ids), own_text=row[REQUEST])
+        answer.is_truncated = task.was_truncated(row[REQUEST])
         request = self.request(row, task)
         if isinstance(request, str):
             answer.error = request
