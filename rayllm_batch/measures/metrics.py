@@ -140,7 +140,7 @@ class RunMetrics:
         )
 
     def __str__(self) -> str:
-        if not self.num_generated_tokens:
+        if self.num_input_tokens and not self.num_generated_tokens:
             return (
                 f"{self.num_input_tokens:,} input tokens in {self.elapsed_s:.1f} s (engine start {self.start_s:.1f} s, "
                 f"computing {self.engine_s:.1f} s: {self.rows_per_s:,.1f} rows/s, {self.input_tokens_per_s:,.0f} input "

@@ -90,7 +90,7 @@ def page(
         verdict=verdict(metrics, history, engines),
         failed=", ".join(f"{rows:,} {stage}" for stage, rows in metrics.failed_by_kind.items()),
         timeline=plots.timeline(history),
-        lengths=plots.lengths(stats.input_lengths, stats.output_lengths if metrics.num_generated_tokens else {}),
+        lengths=plots.lengths(stats.input_lengths, stats.output_lengths if metrics.num_generated_tokens else None),
     )
 
 

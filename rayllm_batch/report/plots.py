@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.measures.history import History, Point
 from rayllm_batch.measures.row_stats import bin_range
@@ -50,15 +50,15 @@ def timeline(history: History) -> str:
     return _drawn("timeline", draw, height_in=7.4 if with_use else 5.8)
 
 
-def lengths(input_lengths: dict[int, int], output_lengths: dict[int, int]) -> str:
-    """How long prompts and answers were, as two histograms; "" without rows."""
+def lengths(input_lengths: dict[int, int], output_lengths: Optional[dict[int, int]]) -> str:
+    """How long prompts and answers were, as two histograms; "" without rows. output_lengths: None where nothing is generated."""
     if not input_lengths and not output_lengths:
         return ""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         _draw_lengths(left, input_lengths, "Prompt length", ONE)
-        if output_lengths:
+        if output_lengths is not None:
             _draw_lengths(right, output_lengths, "Answer length", TWO)
         else:
             right.set_axis_off()
