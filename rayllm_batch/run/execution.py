@@ -154,6 +154,11 @@ class Execution:
 
             rollouts = partial(Rollouts, self.workload.rollout, task.limits.timeout_s)
             task.code = describe_job(config, self.workload, None).code
+        pooled: Optional[Callable[..., None]] = None
+        if task.pools:
+            from rayllm_batch.workers.pooled_prompts import fill  # likewise
+
+            pooled = fill
         kwargs = config.engine_kwargs
         revision = kwargs.get("tokenizer_revision") or kwargs.get("revision")
         of_tokenizer = {"trust_remote_code": kwargs.get("trust_remote_code"), "revision": revision}
@@ -165,6 +170,7 @@ class Execution:
             chat_template=config.chat_template,
             chat_template_kwargs=config.chat_template_kwargs,
             rollouts=rollouts,
+            pooled=pooled,
             task=task,
             sort=self.options.reorder and not self.options.preserve_order,
             **folder_job,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 KEPT_CALLS = 256  # of a rollout's output_schemas
 KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
+KEPT_NUMBERS = 8_000_000  # of vectors in them: some 32 MB
 
 
 class Answering:
@@ -40,7 +41,8 @@ class Answering:
         self._rollouts: Any = job.prompt.rollouts() if job.prompt.rollouts else None
         self._prompts = ThreadPoolExecutor(1, "prompts")
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
-        self._duplicates = Duplicates() if job.deduplicate else None
+        kept = min(KEPT, KEPT_NUMBERS // max(1, self._task.numbers))
+        self._duplicates = Duplicates(kept) if job.deduplicate else None
         self._gate = Gate(dict(told.suspects)) if told.suspects else None
         self._in_engine: dict[object, tuple[list[int], Optional[str]]] = {}  # oldest first
         self._busy_since, self._busy_s = 0.0, 0.0
@@ -238,7 +240,8 @@ def with_complaint(messages: list[dict[str, Any]], text: str, complaint: str) ->
 class Duplicates:
     """Equal requests that get equal replies: computed once, answered each. Use it inside one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
         self._answers: OrderedDict[bytes, asyncio.Future[Reply]] = OrderedDict()
 
     async def answer(self, key: bytes, compute: Callable[[], Awaitable[Reply]]) -> Reply:
@@ -254,7 +257,7 @@ class Duplicates:
             future.set_exception(error)
             future.exception()  # taken note of: there may be nobody else who waits for it
             raise
-        while len(self._answers) > KEPT:
+        while len(self._answers) > self._kept:
             oldest = next(iter(self._answers))
             if not self._answers[oldest].done():
                 break

@@ -43,6 +43,7 @@ class PromptJob:
     with_row_ids:  each row gets its id, of `id_column` or else of all its content; for a run with an output folder.
     sort:          the rows of a batch come out in the order of their token ids, so that those with a common beginning
                    reach the engine one after the other, while its prefix cache holds it.
+    pooled:        of a task that pools, what makes the token ids; see pooled_prompts.py.
     rollouts:      makes what runs the workload's `rollout`, in place of parse_row; see rollouts.py.
     finished:      an object of the Ray store: the RowCounts of rows that were finished before and are left out.
     keep_order:    with row ids: each batch tells the order of its rows, finished ones included.
@@ -58,6 +59,7 @@ class PromptJob:
     sort: bool = False
     with_row_ids: bool = False
     id_column: Optional[str] = None
+    pooled: Optional[Callable[..., None]] = None
     rollouts: Optional[Callable[[], Any]] = None
     finished: Any = None
     keep_order: bool = False
@@ -97,10 +99,8 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         tools.append(parsed.get("tools"))
         requests.append(request)
         errors.append(error)
-    if job.task.pools:
-        from rayllm_batch.workers import pooled_prompts  # which travels to workers only with such a task
-
-        pooled_prompts.fill(rows, token_ids, errors, job)
+    if job.pooled is not None:
+        job.pooled(rows, token_ids, errors, job)
         requests = [None if error else job.task.own_text(its) for its, error in zip(rows, errors, strict=True)]
     elif any(prompts):
         fill(token_ids, prompts, errors, job, tools)

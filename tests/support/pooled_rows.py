@@ -16,6 +16,7 @@ from rayllm_batch.output import run_columns
 from rayllm_batch.tasks.base import Task
 from rayllm_batch.workers.answering import Answering
 from rayllm_batch.workers.monitor_client import Told
+from rayllm_batch.workers.pooled_prompts import fill
 from rayllm_batch.workers.prompts import PromptJob, build_prompts
 
 KWARGS = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16}
@@ -54,6 +55,7 @@ def prompts(config: Any, rows: list[dict[str, Any]], **fields: Any) -> tuple[pa.
         AsTheyAre().parse_row,
         tokenizer=config.model_id,
         task=task_of(config, **fields),
+        pooled=fill,
         chat_template=config.chat_template,
         chat_template_kwargs=config.chat_template_kwargs,
     )
