@@ -111,7 +111,8 @@ class RayLLMBatch:
 
         It has the input columns and `generated_text`, `num_input_tokens`, `num_generated_tokens`,
         `finish_reason` ("stop", "length", "repetition", or "error") and `error` (null, or what failed in which stage).
-        A failed row's `generated_text` is null. One input row gives one output row. Order is not kept unless
+        A failed row's `generated_text` is null. The tasks embed, classify and score have `embedding`, `label` and
+        `probabilities`, or `score` and `scores` in place of these. One input row gives one output row. Order is not kept unless
         `preserve_order` is set; rows read from a folder then come answered ones first.
 
         Input columns of every Arrow type come out with the values that came in. One whose values are of several kinds,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 
+sys.path.insert(0, "scripts/demo_classifier")
 pytestmark = pytest.mark.vllm
 TEXTS = ["The harbour was closed on Friday.", "A council voted for the new bridge, 12 to 3.", "x"]
 QUERY, DOCUMENTS = "what is the town?", ["the council of the town.", "rain and storm in the garden", "train"]
@@ -70,3 +71,19 @@ def test_a_cross_encoders_scores_are_those_of_llm_score(tmp_path: Path) -> None:
     for one, other in zip(ours, theirs, strict=True):
         assert one == pytest.approx(other, abs=1e-3)
     assert max(ours[0]) - min(ours[0]) > 0.1, "or else nothing is compared"
+
+
+def test_the_demo_classifier_knows_what_articles_are_about() -> None:
+    from topics import PLAIN
+
+    rows, labels = [], []
+    for file, topics in PLAIN.items():
+        articles = [json.loads(line)["article"] for line in Path(file).read_text(encoding="utf-8").splitlines()]
+        for label, numbers in topics.items():
+            rows += [{"prompt": articles[number]} for number in numbers]
+            labels += [label] * len(numbers)
+    config = {"model": "assets/demo-classifier", "task": "classify"}
+    found = computed(OURS, config, rows, pooling_params={"truncate_prompt_tokens": 512})
+    right = sum(row["label"] == label for row, label in zip(found, labels, strict=True))
+    assert len(rows) > 30 and right >= 0.9 * len(rows), f"{right} of {len(rows)}"
+    assert all(sum(row["probabilities"]) == pytest.approx(1, abs=1e-4) for row in found)

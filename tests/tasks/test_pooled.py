@@ -239,3 +239,20 @@ def test_whose_answers_they_are() -> None:
     one, other = settings("embed"), settings("embed", pooling_params={"use_activation": False})
     assert {key for key in one if one[key] != other[key]} == {"workload.pooling_params"} and one["task"] == "embed"
     assert settings("embed", embedding_dtype="float16") != one
+
+
+def test_the_shipped_rerankers_prompt_is_that_of_its_card() -> None:
+    import transformers
+
+    config = init_engine_from_config("configs/qwen3-reranker-0.6b-l4.yaml")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained("assets/demo-model")
+    pair = [{"role": "query", "content": "Where?"}, {"role": "document", "content": "Here."}]
+    prompt = tokenizer.apply_chat_template(pair, chat_template=config.chat_template, tokenize=False)
+    assert prompt == (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+        "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n<Query>: Where?\n"
+        "<Document>: Here.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+    task = TASKS.get("score").of(Rows(), {}).of_model({"hidden_size": 1024}, None, config.engine_kwargs)
+    assert task.pairs() and task.size == 1
