@@ -20,7 +20,7 @@ GIB = 1 << 30
 BYTES_PER_TOKEN = 4  # of English text, which tokenizers cut into pieces of about four letters; other scripts take more
 # Of a logprob with its token, id and rank: 9 and 85 of random words of the sample articles (128 tokens, k from 0 to 20).
 LOGPROB_BYTES = {"parquet": 9, "jsonl": 85}
-NUMBER_BYTES = {"parquet": 4, "jsonl": 21}  # of a vector's: those of float32; as text, with all digits of a double
+NUMBER_BYTES = {"parquet": 5, "jsonl": 21}  # of a vector's, of float32: 512 random ones of 1,024
 COUNTS_BYTES = 32  # a row's two token counts, its finish reason and error, besides its id
 # Of the input columns' size by the first rows. Later rows may be shorter, and a part of 64 MiB compresses better than a
 # few rows. Only what does not fit even so is refused, since a run that would have fitted must not be.

@@ -77,6 +77,7 @@ class Task:
     compact_json = False  # answers are JSON that nobody reads as it is
     seats = 1  # of the engine's max_num_seqs that a row takes
     numbers = 0  # that a row's columns hold beside those, nearly
+    legend = ""  # a line that explains the columns, where their names and types do not
     pools = False  # it asks for vectors (Request.pooling), and nothing is generated
 
     def __init__(self, settings: Optional[dict[str, Any]] = None) -> None:

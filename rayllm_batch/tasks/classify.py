@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -15,7 +14,7 @@ from rayllm_batch.tasks.model_head import has_classes, labels
 from rayllm_batch.tasks.pooled import Pooled
 
 LIKELY = 0.5  # of a model whose labels do not exclude each other: from here on a text has one
-MOST_SHOWN = 5  # labels
+MOST_SHOWN, MOST_LISTED = 5, 50  # labels: of a row in a preview, of the model in a line
 
 
 class Classify(Pooled):
@@ -52,11 +51,9 @@ class Classify(Pooled):
         return {"label": pa.string(), **several, "probabilities": probabilities}
 
     @property
-    def schema(self) -> pa.Schema:
-        """The names of the probabilities stand in their field's metadata, "labels": a JSON list."""
-        schema = super().schema
-        at = schema.get_field_index("probabilities")
-        return schema.set(at, schema.field(at).with_metadata({"labels": json.dumps(self.labels)}))
+    def legend(self) -> str:
+        more = ", ..." if len(self.labels) > MOST_LISTED else ""
+        return f"The column `probabilities` has, in this order: {', '.join(self.labels[:MOST_LISTED])}{more}."
 
     def values(self, answer: Answer) -> dict[str, Any]:
         [vector] = answer.reply.vectors  # type: ignore[union-attr]

@@ -104,10 +104,11 @@ def test_scores_and_texts_that_are_cut_as_json(
     assert sorted(line["id"] for line in lines) == list(range(6)) and isinstance(lines[0]["truncated"], bool)
 
 
-def test_half_precision_and_classes_in_memory(put: Callable[[str, bytes], Path]) -> None:
+def test_half_precision_and_classes(put: Callable[[str, bytes], Path], capsys: pytest.CaptureFixture[str]) -> None:
     half = RayLLMBatch(config("embed"), Texts(dataset_file=rows(put, TEXTS[:4]), embedding_dtype="float16")).run()
     assert half.schema().base_schema.field("embedding").type == pa.list_(pa.float16(), 256)
     names = {"hf_overrides": {"id2label": {0: "sea", 1: "money"}}, "convert": "classify"}
     one, *_ = RayLLMBatch(config("classify", **names), Texts(dataset_file=rows(put, TEXTS[:4]))).run().take_all()
+    assert "The column `probabilities` has, in this order: sea, money." in capsys.readouterr().out
     assert one["label"] == ["sea", "money"][int(np.argmax(one["probabilities"]))]
     assert sum(one["probabilities"]) == pytest.approx(1, abs=1e-5)

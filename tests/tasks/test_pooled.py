@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def test_labels() -> None:
     task = task_of("classify", {**CLASSIFIER, **LABELS})
     assert task.labels == ("weather", "money", "other") and not task.has_several
     assert task.schema.field("probabilities").type == pa.list_(pa.float32(), 3)
-    assert json.loads(task.schema.field("probabilities").metadata[b"labels"]) == ["weather", "money", "other"]
+    assert task.legend == "The column `probabilities` has, in this order: weather, money, other."
     assert task_of("classify", CLASSIFIER).labels == ("LABEL_0", "LABEL_1")
     assert task_of("classify", CLASSIFIER, kwargs={"hf_overrides": {"num_labels": 4}}).size == 4
     assert task_of("classify", ENCODER, kwargs={"convert": "classify"}).size == 2
