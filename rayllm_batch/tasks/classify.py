@@ -42,6 +42,8 @@ class Classify(Pooled):
             )
         self.labels = tuple(labels(config))
         self.size = len(self.labels)
+        more = ", ..." if self.size > MOST_LISTED else ""
+        self.legend = f"The column `probabilities` has, in this order: {', '.join(self.labels[:MOST_LISTED])}{more}."
         self.has_several = config.get("problem_type") == "multi_label_classification"
 
     @property
@@ -49,11 +51,6 @@ class Classify(Pooled):
         probabilities = pa.list_(pa.float32()) if self.size is None else pa.list_(pa.float32(), self.size)
         several = {"labels": pa.list_(pa.string())} if self.has_several else {}
         return {"label": pa.string(), **several, "probabilities": probabilities}
-
-    @property
-    def legend(self) -> str:
-        more = ", ..." if len(self.labels) > MOST_LISTED else ""
-        return f"The column `probabilities` has, in this order: {', '.join(self.labels[:MOST_LISTED])}{more}."
 
     def values(self, answer: Answer) -> dict[str, Any]:
         [vector] = answer.reply.vectors  # type: ignore[union-attr]
