@@ -54,8 +54,13 @@ def test_names_that_are_not_there() -> None:
 
 @pytest.mark.usefixtures("plugins")
 def test_settings_that_the_engine_has_and_has_not() -> None:
-    own = {"llm_engine": "parrot", "engine_kwargs": {"word": "hello", "speculative_config": None}}
+    no_guesses = {"speculative_config": None}
+    own = {"llm_engine": "parrot", "engine_kwargs": {"word": "hello", **no_guesses}}
     assert init_engine_from_config(DEMO, override=own).engine_kwargs["word"] == "hello"
+    with pytest.raises(
+        ConfigError, match="task: embed needs a pooling engine, but llm_engine in .* is parrot, which only"
+    ):
+        init_engine_from_config(DEMO, override={"llm_engine": "parrot", "task": "embed", "engine_kwargs": no_guesses})
     with pytest.raises(ConfigError, match="Did you mean 'word'"):
         init_engine_from_config(DEMO, override={"llm_engine": "parrot", "engine_kwargs": {"wrod": "hello"}})
 
