@@ -72,7 +72,7 @@ class Pooled(Task):
         given = getattr(workload, "pooling_params", None)
         task.settings = pooling.settings(given, f"{cls.__name__}.pooling_params", self.name)
         for name in OF_GENERATE:
-            if getattr(workload, name, None):
+            if getattr(workload, name, None) not in (None, 0):  # {} is a schema
                 raise WorkloadError(
                     f"{cls.__name__} has {name}, which is for task: generate, not {self.name}. Remove it."
                 )

@@ -130,10 +130,11 @@ def evaluate(model: BertForSequenceClassification, tokenizer: BertTokenizerFast)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "assets" / "demo-classifier")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # such a small model gains nothing of more, and waits for them where others compute too
     writer = Writer(args.seed)
     tokenizer = new_tokenizer([writer.text()[0] for _ in range(2000)])
     model = new_model(tokenizer)

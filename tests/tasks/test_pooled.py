@@ -190,6 +190,7 @@ def test_a_request() -> None:
     ("fields", "said"),
     [
         ({"sampling_params": {"max_tokens": 3}}, "task: embed generates nothing: its settings are pooling_params"),
+        ({"output_schema": {}}, "has output_schema"),
         ({"output_schema": ["a"]}, "has output_schema, which is for task: generate, not embed"),
         ({"pooling_params": {"truncate_prompt_tokens": -1}}, "cuts at max_model_len, which engine_kwargs does not set"),
     ],
