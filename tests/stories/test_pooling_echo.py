@@ -59,7 +59,7 @@ def test_embeddings_in_a_folder_that_is_continued(
     batch = RayLLMBatch(embed, Texts(dataset_file=rows(put, texts[:10])))
     batch.preview(3)
     shown = capsys.readouterr().out
-    assert "embedding: 256 numbers: " in shown and "Nearest by cosine: [1] and [3] " in shown
+    assert "embedding: 256 numbers: " in shown and "Nearest by cosine: [1] and [2] 0." in shown
     said = str(batch.estimate(sample_rows=4))
     assert "decode" not in said and "output" not in said and "bound by" in said
     batch.run(folder, id_column="id")
