@@ -401,6 +401,30 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # rollouts of one call at no less than the rate of `parse_row` (1B): `bench/RESULTS.md`.
 
 # %% [markdown]
+# ## More than text
+#
+# With `task: embed`, `classify` or `score` in the config, the same run asks a pooling model of vLLM's: an embedder, a classifier, a reranker.
+#
+# ```python
+# class Passages(ChatWorkloadBase):
+#     pooling_params = {"truncate_prompt_tokens": 512}   # longer texts are cut, and `truncated` says which; else they are errors
+#
+#     def parse_row(self, row):
+#         return {"prompt": row["text"]}                 # of score: {"query": ..., "document": ...} or "documents": [...]
+# ```
+#
+# | task | columns | config to begin with |
+# |---|---|---|
+# | `embed` | `embedding`: a list of fixed size of float32 (`embedding_dtype = "float16"` halves it) | `qwen3-embedding-0.6b-l4.yaml`, `bge-base-en-v1.5-l4.yaml` |
+# | `classify` | `label`; `probabilities` in the order of the model's `id2label`; `labels` where several may be right | `demo-classify-cpu.yaml` |
+# | `score` | `score`, or `scores` in the documents' order: a reranker's, or the cosine of two embeddings | `qwen3-reranker-0.6b-l4.yaml` |
+#
+# All else is as above: preview (with the nearest rows), estimate, folders that are continued, equal texts computed once. `pooling_params` takes vLLM's
+# `dimensions` (of Matryoshka models) and `use_activation` (`False`: logits, or embeddings that are not normalised). Sizes and labels are read of the
+# model's files before an engine starts. Models that compare token by token (ColBERT) are not supported. `examples/embed_and_search.ipynb` and
+# `examples/classify.ipynb` go through it, on a CPU.
+
+# %% [markdown]
 # ## Watching a run
 #
 # While cells run, Ray's dashboard shows the job, by default at http://127.0.0.1:8265
@@ -485,7 +509,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # | file | what it is |
 # |---|---|
 # | `README.ipynb` | this walkthrough; `main.py` and `README.md` are exported from it (`make export`) |
-# | `examples/` | notebooks: a table of typed answers, best of n with a judge |
+# | `examples/` | notebooks: a table of typed answers, best of n with a judge, a search with embeddings, labels for a table |
 # | `configs/` | models and accelerators, each setting with what it trades |
 # | `rayllm_batch/` | the library; `CONTRIBUTING.md` has the way of a row through it |
 # | `util/` | the token prompt, the choice of a config, the results table |

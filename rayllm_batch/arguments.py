@@ -119,7 +119,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         add("--prompt", metavar="TEXT", help=what)
         add("--input", metavar="TABLE", help="the rows: parquet, jsonl, json, csv; a folder, glob, s3://, gs://, hf://")
         add("-w", action="append", default=[], metavar="KEY=VALUE", help="a field of the workload, as YAML; repeat it")
-        what = "one of its sampling_params, such as max_tokens=100; repeat it"
+        what = "one of its sampling_params, such as max_tokens=100 (of its pooling_params, where nothing is generated); repeat it"
         add("-s", action="append", default=[], metavar="KEY=VALUE", help=what)
         what = "copies of the model side by side (default 1)"
         add("--num-replicas", type=replicas, default=1, metavar="N|MIN-MAX", help=what)

@@ -114,8 +114,9 @@ class RayLLMBatch:
 
         It has the input columns and `generated_text`, `num_input_tokens`, `num_generated_tokens`, `finish_reason`
         ("stop", "length", "repetition", or "error"; null where a rollout asked nothing) and `error` (null, or what
-        failed in which stage).
-        A failed row's `generated_text` is null. One input row gives one output row. Order is not kept unless
+        failed in which stage). A failed row's `generated_text` is null. The tasks embed, classify and score have
+        `embedding`, `label` and `probabilities`, or `score` and `scores` in place of these. One input row gives one
+        output row. Order is not kept unless
         `preserve_order` is set; rows read from a folder then come answered ones first.
 
         Input columns of every Arrow type come out with the values that came in. One whose values are of several kinds,
@@ -225,9 +226,10 @@ class RayLLMBatch:
         ready, plan = self._execution.preflight()
         rows = ready.rows.carried(n).take_batch(n, batch_format="pyarrow")
         with self._execution.engines(ready, plan, rows.num_rows) as (engines, run_id):
-            column = self.engine_config.task_kind.answer_column
+            task = ready.rows.task
             answered = warm.ask(engines.hosts[0], "preview", run_id, rows)
-        show(preview.as_html(answered, column), preview.as_text(answered, column))
+        told, column, notes = list(map(task.for_people, answered)), task.answer_column, task.notes(answered)
+        show(preview.as_html(told, column, notes), preview.as_text(told, column, notes))
 
     @heeding
     def estimate(self, sample_rows: int = SAMPLE_ROWS, gpu_hour_usd: Optional[float] = None) -> Estimate:
@@ -328,7 +330,7 @@ class RayLLMBatch:
                 )
             inputs, outputs = taken, [{key: row[key] for key in row if key not in own} for row in answered]
             compared.append(Compared(name, outputs, cast(RunMetrics, batch.metrics), said))
-        return Comparison(inputs, compared, batches[0].engine_config.task_kind.answer_column)
+        return Comparison(inputs, compared, found[0].task.answer_column, found[0].task.for_people)
 
     @staticmethod
     def release() -> None:

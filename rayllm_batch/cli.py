@@ -17,8 +17,9 @@ from rayllm_batch.display import let_all_print
 from rayllm_batch.errors import EngineError, HubUnavailableError, RayLLMBatchError, WorkloadError, causes, one_line
 from rayllm_batch.load_workload import load_workload, made, pairs, raised_at
 from rayllm_batch.output.run_columns import failed_of
+from rayllm_batch.tasks.base import Task
 from rayllm_batch.termination import SAID, TERMINATED, Terminated, heeded
-from rayllm_batch.workload.prompt_template import PromptTemplate
+from rayllm_batch.workload.prompt_template import PromptTemplate, TextTemplate
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -28,9 +29,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     batch = None
     try:
         with heeded(lambda: SAID if args.command == "run" else "Terminated."), _without_rays_last_words():
+            config = init_engine_from_config(args.config)
             batch = RayLLMBatch(
-                init_engine_from_config(args.config),
-                _workload(args),
+                config,
+                _workload(args, config.task_kind),
                 batch_size=args.batch_size,
                 num_replicas=args.num_replicas,
                 verbose=args.verbose,
@@ -77,17 +79,20 @@ def _failed(error: BaseException, args: argparse.Namespace, began: bool) -> int:
     return FAILED if began else WRONG_INPUT
 
 
-def _workload(args: argparse.Namespace) -> Any:
+def _workload(args: argparse.Namespace, task: Task) -> Any:
     given = {} if args.input is None else {"dataset_file": args.input}
     if args.prompt is not None:
-        workload = made(PromptTemplate, {**pairs(args.w, "-w"), **given, "prompt": args.prompt})
+        workload = made(
+            TextTemplate if task.pools else PromptTemplate, {**pairs(args.w, "-w"), **given, "prompt": args.prompt}
+        )
     else:
         workload = load_workload(args.workload, args.w, **given)
     if args.s:
-        own = getattr(workload, "sampling_params", None) or {}
+        key = task.settings_key
+        own = getattr(workload, key, None) or {}
         if not isinstance(own, dict):
-            raise WorkloadError(f"-s goes over sampling_params, which must be a dict, given {own!r}.")
-        workload.sampling_params = {**own, **pairs(args.s, "-s")}
+            raise WorkloadError(f"-s goes over {key}, which must be a dict, given {own!r}.")
+        setattr(workload, key, {**own, **pairs(args.s, "-s")})
     return workload
 
 

@@ -224,6 +224,15 @@ def test_input_prompt_and_settings_make_the_workload(monkeypatch: pytest.MonkeyP
     )
 
 
+def test_of_a_task_that_generates_nothing_prompt_and_settings_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(RayLLMBatch, "check", lambda batch, *_, **__: seen.append(batch.workload))
+    asked = ["--config", "configs/demo-embed-cpu.yaml", "--input", "a.csv", "--prompt", "query: {a}"]
+    assert cli.main(["check", *asked, "-s", "truncate_prompt_tokens=9"]) == cli.DONE
+    assert seen[0].pooling_params == {"truncate_prompt_tokens": 9}
+    assert seen[0].parse_row({"a": "Where?"}) == {"prompt": "query: Where?"}
+
+
 def test_an_error_of_many_lines_ends_with_what_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from rayllm_batch.run.pipeline import keep_rows
 from rayllm_batch.run.survey import look
 from rayllm_batch.run.warm import Host, Relay
 from rayllm_batch.tasks.generate import Generate
+from rayllm_batch.workers import pooled_prompts
 from rayllm_batch.workers.prompts import PromptJob, build_prompts
 from rayllm_batch.workers.replica import Replica, ReplicaJob
 
@@ -36,7 +37,14 @@ def job() -> ReplicaJob:
     return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), prompt, None)
 
 
-SENT = [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job]
+def pooled_job() -> ReplicaJob:
+    config = init_engine_from_config("configs/demo-embed-cpu.yaml")
+    task = config.task_kind.of(Mine(), config.engine_kwargs).of_model({"hidden_size": 256}, None, config.engine_kwargs)
+    prompt = PromptJob(parse_row=Mine().parse_row, tokenizer=config.model_id, task=task, pooled=pooled_prompts.fill)
+    return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), prompt, None)
+
+
+SENT = [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job, pooled_job]
 # Each is read in a fork that has read no other, after the libraries that all of them import.
 READ = """
 import os, pickle, sys, traceback
@@ -62,7 +70,7 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
 
     pipeline.ship_by_value(Mine())
     for sent in SENT:
-        (tmp_path / sent.__name__).write_bytes(cloudpickle.dumps(sent() if sent is job else sent))
+        (tmp_path / sent.__name__).write_bytes(cloudpickle.dumps(sent() if sent in (job, pooled_job) else sent))
     names = [sent.__name__ for sent in SENT]
     there = subprocess.run(
         [sys.executable, "-c", READ, *names],

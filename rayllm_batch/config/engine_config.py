@@ -89,7 +89,8 @@ class EngineConfig:
     batch_invariant: a row gets the same answer whatever else is in its batch (vLLM's VLLM_BATCH_INVARIANT), on one
     kind of
         GPU and one tensor_parallel_size. It takes a GPU of compute capability 9.0 (H100 and later), and time.
-    task: "generate": what is asked of the model for each row, and which columns come out.
+    task: what is asked of the model for each row, and which columns come out: "generate"; or of a pooling model "embed"
+        (`embedding`), "classify" (`label`, `probabilities`) or "score" (`score`, `scores`).
     engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.
     """
 
@@ -241,6 +242,12 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
         env_vars.setdefault("HF_TOKEN", Secret(token))
     engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, source, given.model_id)
+    TASKS.get(task).check_engine(engine_kwargs, source)
+    if TASKS.get(task).pools and not ENGINES.get(llm_engine).pools:
+        raise ConfigError(
+            f"task: {task} needs a pooling engine, but llm_engine in {source} is {llm_engine}, which only "
+            "generates. Set llm_engine: vllm."
+        )
     _check_sharing(given.engines_per_gpu or 1, engine_kwargs, source)
     if (lora_path := given.lora_config.dynamic_lora_loading_path) is not None:
         lora_path = lora_path if "://" in lora_path else str(_path(lora_path, folder))

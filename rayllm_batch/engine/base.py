@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Optional, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """That a request wants vectors, and no text.
+
+    task: vLLM's: "embed", "classify". size: numbers in each vector. lengths: tokens of each prompt; the request's token
+    ids are these prompts, one after the other. second_texts: of each, the token at which its second text begins, for
+    models that tell the texts of a pair apart by token types; else empty.
+    """
+
+    task: str
+    size: int
+    lengths: tuple[int, ...]
+    second_texts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Request:
     """What an engine gets for one row.
 
-    prompt_token_ids: the whole prompt. settings: of the task, as vLLM's SamplingParams has them for `generate`.
-    model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only with those of the same salt.
-    tools, chat_template_kwargs: that the prompt was made with, for the parsers of what comes back.
+    prompt_token_ids: the whole prompt. settings: of the task, as vLLM's SamplingParams has them for `generate`, and its
+    PoolingParams where there is a pooling. model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only
+    with those of the same salt. tools, chat_template_kwargs: that the prompt was made with, for the parsers of what
+    comes back. pooling: None where text is wanted.
     """
 
     prompt_token_ids: list[int]
@@ -22,6 +41,7 @@ class Request:
     cache_salt: Optional[str] = None
     tools: list[dict[str, Any]] = field(default_factory=list)
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    pooling: Optional[Pooling] = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,7 @@ class Reply:
                           token that was taken first, then the others that were asked for.
     prompt_logprobs:      likewise of the prompt's tokens; None for its first, which nothing comes before.
     parsed:               each answer, where there are parsers.
+    vectors:              of each prompt of a pooling request, shape (size,) of float32; then the text is "".
     """
 
     text: str
@@ -62,6 +83,7 @@ class Reply:
     logprobs: Optional[list[list[list[dict[str, Any]]]]] = None
     prompt_logprobs: Optional[list[Optional[list[dict[str, Any]]]]] = None
     parsed: tuple[ParsedAnswer, ...] = ()
+    vectors: tuple[np.ndarray, ...] = ()
 
 
 class BadRequest(Exception):
@@ -129,6 +151,7 @@ class EngineKind:
     needs_vllm = False  # it runs vLLM, on each node that has one
     needs_model = True  # it has a model's vocabulary and context; its files are downloaded and checked before
     needs_gpus = True  # it takes those that the config speaks of, and none on accelerator_type CPU
+    pools = False  # it answers requests with a pooling, when it was started for them
     rehearses_memory = False  # it acts as if it had a GPU's memory, also where it has none
     own_settings: Optional[tuple[str, ...]] = None  # names of engine_kwargs that it has; None: vLLM's and no others
 

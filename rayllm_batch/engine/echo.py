@@ -1,4 +1,4 @@
-"""An engine without a model: it answers with the beginning of the prompt. For tests of scale and faults."""
+"""An engine without a model: it answers with the beginning of the prompt, or numbers made of it. For tests of scale and faults."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
-from rayllm_batch.engine.base import EngineDidNotStart, EngineDied, EngineKind, Reply, Request, Starter
+import numpy as np
+
+from rayllm_batch.engine.base import EngineDidNotStart, EngineDied, EngineKind, Pooling, Reply, Request, Starter
 from rayllm_batch.engine.engine_args import UTILIZATION
 
 
 class EchoEngine:
-    """Answers with the first `max_tokens` token ids of the prompt, decoded.
+    """Answers with the first `max_tokens` token ids of the prompt, decoded; a pooling request with numbers that are always
+    the same for the same token ids: of length 1, or between 0 and 1 and of sum 1.
 
     engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up: start_seconds
     and seconds_per_request (sleeps), start_error (a message: the engine does not start), oom_above (a number of
@@ -38,19 +41,20 @@ class EchoEngine:
     async def generate(self, request: Request) -> Reply:
         self._running += 1
         try:
-            reply = await self._answer(request.prompt_token_ids, request.settings)
+            reply = await self._answer(request)
         finally:
             self._running -= 1
         self._generation_tokens += reply.num_generated_tokens
         return reply
 
-    async def _answer(self, prompt_token_ids: list[int], sampling_params: dict[str, Any]) -> Reply:
+    async def _answer(self, request: Request) -> Reply:
+        prompt_token_ids = request.prompt_token_ids
         if self._dead:
             raise EngineDied("the echo engine is dead")
         if self.limits()["gpu_memory_utilization"] > self._kwargs.get("run_oom_above", math.inf):
             self._dead = True
             raise EngineDied("torch.OutOfMemoryError: CUDA out of memory")
-        max_tokens = sampling_params.get("max_tokens") or self.max_model_len
+        max_tokens = request.settings.get("max_tokens") or self.max_model_len
         ids = prompt_token_ids[: min(max_tokens, self.max_model_len - len(prompt_token_ids))]
         crash_on, fail_on = self._kwargs.get("crash_on"), self._kwargs.get("fail_on")
         if crash_on or fail_on:
@@ -65,6 +69,8 @@ class EchoEngine:
         if path := self._kwargs.get("calls_file"):
             with open(path, "ab") as file:
                 file.write(b".")
+        if request.pooling is not None:
+            return Reply("", 0, "stop", vectors=_vectors(prompt_token_ids, request.pooling))
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return Reply(text, len(ids), "length" if len(ids) < len(prompt_token_ids) else "stop")
 
@@ -91,6 +97,25 @@ class EchoEngine:
         self._dead = True
 
 
+def _vectors(token_ids: list[int], pooling: Pooling) -> tuple[np.ndarray, ...]:
+    """Of each prompt: of its token ids in any order, so that texts with many words in common are near each other."""
+    vectors, first = [], 0
+    for length in pooling.lengths:
+        own, first = token_ids[first : first + length], first + length
+        vector = np.zeros(pooling.size)
+        for token_id in own:
+            vector += np.random.default_rng(token_id).standard_normal(pooling.size)
+        if pooling.task == "embed":
+            vector /= np.linalg.norm(vector)
+        elif pooling.size == 1:
+            vector = 1 / (1 + np.exp(-vector))
+        else:
+            vector = np.exp(vector - vector.max())
+            vector /= vector.sum()
+        vectors.append(vector.astype(np.float32))
+    return tuple(vectors)
+
+
 class EchoStarter(Starter):
     def start(self, model: str, engine_kwargs: dict[str, Any], decoder: Callable[[], Any]) -> EchoEngine:
         return EchoEngine(engine_kwargs, decoder())
@@ -101,6 +126,7 @@ class Echo(EngineKind):
 
     needs_model = False
     needs_gpus = False
+    pools = True
     rehearses_memory = True
     own_settings = tuple(
         "max_model_len max_num_seqs max_num_batched_tokens start_seconds seconds_per_request start_error oom_above "

@@ -112,7 +112,7 @@ def settings(given: Any, where: str) -> dict[str, Any]:
     if is_deep(given):
         deep = "holds lists or dicts in more than 100 levels, or one that holds itself"
         raise WorkloadError(f"{where} {deep}. Make it flatter.")
-    plain = {key: _plain(value) for key, value in (given or {}).items() if value is not None}
+    plain = {key: plain_value(value) for key, value in (given or {}).items() if value is not None}
     plain = {key: value for key, value in _translated(plain)[0].items() if value is not None}
     for key in OF_STRUCTS:  # columns have all fields of a struct in each row, those that are not given as nulls
         if isinstance(inner := plain.get(key), dict) and any(value is None for value in inner.values()):
@@ -335,13 +335,14 @@ def _is_json(value: Any) -> bool:
     return value is None or any(_is(value, kind) for kind in ("bool", "float", "str"))
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """NumPy's values and arrays as Python's, and tuples as lists."""
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [plain_value(one) for one in value]
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(one) for key, one in value.items()}
+        return {plain_value(key): plain_value(one) for key, one in value.items()}
     return value
 
 

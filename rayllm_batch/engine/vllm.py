@@ -7,9 +7,10 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Optional
 
-from rayllm_batch.engine import lora, vllm_versions
+from rayllm_batch.engine import lora, vllm_pooling, vllm_versions
 from rayllm_batch.engine.answer_parser import PARTS, AnswerParser
 from rayllm_batch.engine.base import (
     BadRequest,
@@ -56,6 +57,7 @@ class VLLMEngine:
             parsers["reasoning_parser"] or plugin
         ):  # beside it, vLLM does not take it as a dict
             engine_kwargs["structured_outputs_config"] = vllm_versions.part("StructuredOutputsConfig")(**forms)
+        engine_kwargs = vllm_pooling.engine_kwargs(engine_kwargs)
         current_platform = vllm_versions.part("current_platform")
         usage_context = vllm_versions.part("UsageContext").LLM_CLASS
         if current_platform.is_cpu() != (accelerator_type == "CPU"):
@@ -98,6 +100,8 @@ class VLLMEngine:
         self._adapters = lora.Adapters(lora_path, self._add_adapter, hidden_size)
 
     async def generate(self, request: Request) -> Reply:
+        if request.pooling is not None:
+            return await vllm_pooling.reply(request, self._pool)
         request_id = str(next(self._counter))
         settings, more = request.settings, dict[str, Any]()
         if self._parser is not None:
@@ -106,26 +110,10 @@ class VLLMEngine:
             except Exception as error:
                 raise BadRequest(f"the parsers of engine_kwargs: {one_line(error, named=False)}") from None
         params = self._sampling_params(settings)
-        adapter = await self._adapters.get(request.model) if request.model else None
         prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
         if request.cache_salt:
             prompt["cache_salt"] = request.cache_salt
-        final = None
-        self._requests += 1
-        try:
-            async with self._turns.turn(adapter is not None) if self._turns else nullcontext():
-                async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter, **more):
-                    final = out
-        except vllm_versions.part("EngineDeadError") as error:
-            raise EngineDied(str(error)) from error
-        except Exception:
-            if self._engine.errored:
-                raise EngineDied("the engine's process died") from None
-            raise
-        finally:
-            self._requests -= 1
-        if final is None or not final.outputs:
-            raise BadRequest("the engine ended the request without an answer")
+        final = await self._last(request.model, partial(self._engine.generate, prompt, params, request_id, **more))
         outputs = sorted(final.outputs, key=lambda output: output.index)
         for output in outputs:
             if output.finish_reason not in ANSWERED:
@@ -150,6 +138,31 @@ class VLLMEngine:
             prompt_logprobs=None if final.prompt_logprobs is None else _tokens(final.prompt_logprobs),
             parsed=parsed,
         )
+
+    async def _pool(self, model: Optional[str], prompt: Any, params: Any) -> Any:
+        """The pooled output of one prompt."""
+        return await self._last(model, partial(self._engine.encode, prompt, params, str(next(self._counter))))
+
+    async def _last(self, model: Optional[str], ask: Callable[..., Any]) -> Any:
+        """The last of a request's outputs. model: a LoRA adapter's name. ask: what begins the request, with the adapter."""
+        adapter = await self._adapters.get(model) if model else None
+        final = None
+        self._requests += 1
+        try:
+            async with self._turns.turn(adapter is not None) if self._turns else nullcontext():
+                async for out in ask(lora_request=adapter):
+                    final = out
+        except vllm_versions.part("EngineDeadError") as error:
+            raise EngineDied(str(error)) from error
+        except Exception:
+            if self._engine.errored:
+                raise EngineDied("the engine's process died") from None
+            raise
+        finally:
+            self._requests -= 1
+        if final is None or not final.outputs:
+            raise BadRequest("the engine ended the request without an answer")
+        return final
 
     async def _add_adapter(self, adapter: Any) -> None:
         """By itself: as a part of a request, one that cannot be loaded would end the engine's process."""
@@ -244,6 +257,7 @@ class VLLMStarter(Starter):
 
 class VLLM(EngineKind):
     needs_vllm = True
+    pools = True
 
     def starter(
         self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]

@@ -19,6 +19,7 @@ PLACES = {
     "MsgpackDecoder": ("vllm.v1.serial_utils",),
     "MsgpackEncoder": ("vllm.v1.serial_utils",),
     "ParserManager": ("vllm.parser", "vllm.parser.parser_manager"),
+    "PoolerConfig": ("vllm.config", "vllm.config.pooler"),
     "PEFTHelper": ("vllm.lora.peft_helper",),
     "ReasoningParserManager": ("vllm.reasoning", "vllm.reasoning.abs_reasoning_parsers"),
     "StatLoggerBase": ("vllm.v1.metrics.loggers",),

@@ -48,6 +48,7 @@ class RunMetrics:
     finish_reasons:       rows by finish reason, "error" among them.
     invalid_answers:      answers that did not have the form asked for, by the reason: how many, and one of the reasons.
     reasks, mended:       how many of them were asked for again (see `reask`), and rows that came out well for it.
+    truncated:            rows whose text was cut to truncate_prompt_tokens.
     mean_latency_s:       seconds that an answered row spent in the engine and its queue, on average.
     replicas:             every replica that was started, also those that answered nothing.
 
@@ -78,6 +79,7 @@ class RunMetrics:
     invalid_answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     reasks: int = 0
     mended: int = 0
+    truncated: int = 0
     mean_latency_s: float = 0.0
     replicas: tuple[ReplicaMetrics, ...] = ()
     generating_s: float = 0.0
@@ -131,12 +133,19 @@ class RunMetrics:
             invalid_answers=dict(stats.invalid),
             reasks=stats.reasks,
             mended=stats.mended,
+            truncated=stats.truncated,
             mean_latency_s=stats.latency_s / max(1, stats.counts.rows - stats.counts.failed),
             replicas=tuple(map(_of_one, actors)),
             **_over_time(history),
         )
 
     def __str__(self) -> str:
+        if self.num_input_tokens and not self.num_generated_tokens:
+            return (
+                f"{self.num_input_tokens:,} input tokens in {self.elapsed_s:.1f} s (engine start {self.start_s:.1f} s, "
+                f"computing {self.engine_s:.1f} s: {self.rows_per_s:,.1f} rows/s, {self.input_tokens_per_s:,.0f} input "
+                "tokens/s)"
+            )
         return (
             f"{self.num_input_tokens:,} input and {self.num_generated_tokens:,} output tokens in {self.elapsed_s:.1f}"
             f" s (engine start {self.start_s:.1f} s, generating {self.engine_s:.1f} s: "

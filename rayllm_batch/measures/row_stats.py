@@ -55,7 +55,7 @@ class RowStats:
     finish_reasons: rows by finish reason, "error" among them.
     errors:         failed rows by what they say, see failures.
     invalid:        invalid answers by the reason, likewise. reasks: how many of them were asked for again. mended: rows
-                    that have an answer since.
+                    that have an answer since. truncated: rows whose text was cut, as was asked.
     slowest:        the rows that took longest, the slowest first.
     """
 
@@ -68,6 +68,7 @@ class RowStats:
     invalid: Errors = field(default_factory=dict)
     reasks: int = 0
     mended: int = 0
+    truncated: int = 0
     slowest: list[SlowRow] = field(default_factory=list)
 
     def add(self, answer: Answer, seconds: float) -> None:
@@ -81,6 +82,7 @@ class RowStats:
             failures.count(self.invalid, failures.reason_of(complaint))
         self.reasks += answer.num_reasks
         self.mended += answer.num_reasks > 0 and answer.error is None
+        self.truncated += answer.is_truncated
         if answer.error is not None:
             failures.count(self.errors, answer.error)
             return
@@ -100,6 +102,7 @@ class RowStats:
             setattr(self, name, mine + others if sign > 0 else mine - others)  # without those that are none
         self.reasks += sign * one.reasks
         self.mended += sign * one.mended
+        self.truncated += sign * one.truncated
         for mine, others in ((self.errors, one.errors), (self.invalid, one.invalid)):
             for count, text in others.values():
                 failures.count(mine, text, sign * count)

@@ -38,13 +38,16 @@ class Compared:
 class Comparison:
     """What `RayLLMBatch.compare` returns: print it, or leave it as a notebook cell's last line.
 
-    inputs: the rows' own columns. of: a Compared each config. column: of the answers.
+    inputs: the rows' own columns. of: a Compared each config. column: of the answers. for_people: a row as it is shown.
     """
 
     MILLION = 1_000_000  # rows that times and costs are of
 
-    def __init__(self, inputs: list[dict[str, Any]], of: Sequence[Compared], column: str) -> None:
+    def __init__(
+        self, inputs: list[dict[str, Any]], of: Sequence[Compared], column: str, for_people: Callable = dict
+    ) -> None:
         self.inputs, self.of, self.column = inputs, tuple(of), column
+        self._shown = [[for_people(row) for row in one.rows] for one in of]
 
     def figures(self) -> dict[str, list[str]]:
         """What is measured, by what it is called: a text each config."""
@@ -54,7 +57,9 @@ class Comparison:
             ),
             f"same answer as {self.of[0].name}": self._each(self._agreement),
             "input tokens a row": self._each(lambda one: _a_row(one.metrics.num_input_tokens, one.metrics)),
-            "output tokens a row": self._each(lambda one: _a_row(one.metrics.num_generated_tokens, one.metrics)),
+            "output tokens a row": self._each(
+                lambda one: one.metrics.num_generated_tokens and _a_row(one.metrics.num_generated_tokens, one.metrics)
+            ),
             "start-up": self._each(lambda one: one.estimate and duration(one.estimate.start_s)),
             "a million rows take": self._each(lambda one: one.estimate and duration(one.estimate.run_s)),
             "from, to": self._each(
@@ -101,9 +106,9 @@ class Comparison:
         ]
         for i, row in enumerate(self.inputs[:MOST_SHOWN]):
             lines += ["", f"[{i + 1}] {shortened(_values(row), INPUT_CHARACTERS)}"]
-            for one in self.of:
-                lines += [f"  {one.name}", *(wrapped(*told) for told in answers(one.rows[i], self.column))]
-                lines += text_fields(one.rows[i], self.column)
+            for one, shown in zip(self.of, self._shown, strict=True):
+                lines += [f"  {one.name}", *(wrapped(*told) for told in answers(shown[i], self.column))]
+                lines += text_fields(shown[i], self.column)
         return "\n".join([*lines, *self._left_out()])
 
     __repr__ = __str__
@@ -118,7 +123,7 @@ class Comparison:
         cells = (
             [
                 html.escape(shortened(_values(row), INPUT_CHARACTERS)),
-                *(html_answer(one.rows[i], self.column) + html_fields(one.rows[i], self.column) for one in self.of),
+                *(html_answer(rows[i], self.column) + html_fields(rows[i], self.column) for rows in self._shown),
             ]
             for i, row in enumerate(self.inputs[:most])
         )
@@ -132,14 +137,14 @@ class Comparison:
         return [str(told(one) or "") for one in self.of]
 
     def _agreement(self, other: Compared) -> str:
-        """Of the rows that both answered."""
+        """Of the rows that both answered; vectors and scores are never the same."""
         first = self.of[0]
         both = [
             (a, b)
             for a, b in zip(first.rows, other.rows, strict=True)
             if a.get("error") is None and b.get("error") is None
         ]
-        if other is first or not both:
+        if other is first or not both or any(isinstance(b.get(self.column), (float, list)) for _, b in both):
             return ""
         return f"{sum(_answer(a, self.column) == _answer(b, self.column) for a, b in both) / len(both):.0%}"
 

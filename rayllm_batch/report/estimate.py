@@ -115,16 +115,19 @@ class Estimate:
             cost = "" if self.cost_usd is None else f", ${self.cost_usd:,.2f} at ${self.gpu_hour_usd:,.2f} a GPU-hour"
             gpu_time = f"  GPU time {self.gpu_hours:,.2f} GPU-hours, {low:,.2f} to {high:,.2f}{cost}\n"
         failed = ": ".join([f"{len(self.failed):,} failed", *self.failed[:1]])
+        output = shares = ""
+        if self.output_tokens:
+            output = f"  output   {self.output_tokens:,.0f} tokens, {self.output_tokens_per_row}\n"
+            prefill, decode = f"{self.prefill_share:.0%} is prefill", f"{1 - self.prefill_share:.0%} decode"
+            shares = f" of the engine's time {prefill}, {decode};"
         return (
             f"{self.rows:,} rows on {where}: about {duration(self.run_s)}, "
             f"{duration(self.low_s)} to {duration(self.high_s)}\n"
             f"  input    {self.input_tokens:,.0f} tokens, {self.input_tokens_per_row}\n"
-            f"  output   {self.output_tokens:,.0f} tokens, {self.output_tokens_per_row}\n"
+            f"{output}"
             f"  start-up {duration(self.start_s)}; a run() in this process within ten minutes does not pay it again\n"
             f"{gpu_time}"
-            f"  bound by {self.bound_by}; of the engine's time {self.prefill_share:.0%} is prefill, "
-            f"{1 - self.prefill_share:.0%} decode; "
-            f"the CPU side can give {self.cpu_headroom:,.1f} times what the engine takes\n"
+            f"  bound by {self.bound_by};{shares} the CPU side can give {self.cpu_headroom:,.1f} times what the engine takes\n"
             f"  from {self.sample_rows:,} rows, of which {failed}"
         )
 

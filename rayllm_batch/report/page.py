@@ -68,7 +68,7 @@ def page(
         verdict=verdict(metrics, history, engines),
         failed=", ".join(f"{rows:,} {stage}" for stage, rows in metrics.failed_by_kind.items()),
         timeline=plots.timeline(history),
-        lengths=plots.lengths(stats.input_lengths, stats.output_lengths),
+        lengths=plots.lengths(stats.input_lengths, stats.output_lengths if metrics.num_generated_tokens else None),
     )
 
 
@@ -76,11 +76,13 @@ def _settings(
     config: EngineConfig, workload: Any, run: Mapping[str, Any], replicas: dict[str, ReplicaState]
 ) -> dict[str, Table]:
     resolved = next((replica.settings for replica in replicas.values() if replica.settings), {})
-    names = ("model_id", "llm_engine", "accelerator_type")
+    names = ("model_id", "llm_engine", "accelerator_type", *(("task",) if config.task != "generate" else ()))
     template = config.chat_template and f"given, {len(config.chat_template):,} characters"
     return {
         "Engine settings, as the engine resolved them": _table(resolved),
-        "Sampling parameters": _table(getattr(workload, "sampling_params", None) or {}),
+        "Pooling parameters" if config.task_kind.pools else "Sampling parameters": _table(
+            getattr(workload, config.task_kind.settings_key, None) or {}
+        ),
         "Workload": [("class", type(workload).__qualname__), *_table(_fields(workload))],
         "Run": _table(run),
         "Config": [
@@ -108,7 +110,7 @@ def _versions() -> dict[str, str]:
 def _fields(workload: Any) -> dict[str, Any]:
     names = [field.name for field in fields(workload)] if is_dataclass(workload) else []
     names += [name for name in getattr(workload, "__dict__", {}) if name not in names and not name.startswith("_")]
-    return {name: getattr(workload, name, None) for name in names if name != "sampling_params"}
+    return {name: getattr(workload, name, None) for name in names if name not in ("sampling_params", "pooling_params")}
 
 
 def _table(values: Mapping[str, Any]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.measures.history import History, Point
 from rayllm_batch.measures.row_stats import bin_range
@@ -31,10 +31,11 @@ def timeline(history: History) -> str:
         return ""
     with_use = any(p.kv_cache_usage is not None or p.gpu_utilization is not None for p in points)
     times = [point.time_s for point in points]
+    first = ("output_tokens", "Output tokens/s", TWO) if points[-1].output_tokens else ("rows", "Rows/s", TWO)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(4 if with_use else 3, 1, sharex=True)
-        _draw_rates(axes[0], points, "output_tokens", "Output tokens/s", TWO)
+        _draw_rates(axes[0], points, *first)
         _draw_rates(axes[1], points, "input_tokens", "Input tokens/s (of rows that are done)", ONE)
         _draw_requests(axes[2], points)
         if with_use:
@@ -49,15 +50,18 @@ def timeline(history: History) -> str:
     return _drawn("timeline", draw, height_in=7.4 if with_use else 5.8)
 
 
-def lengths(input_lengths: dict[int, int], output_lengths: dict[int, int]) -> str:
-    """How long prompts and answers were, as two histograms; "" without rows."""
+def lengths(input_lengths: dict[int, int], output_lengths: Optional[dict[int, int]]) -> str:
+    """How long prompts and answers were, as two histograms; "" without rows. output_lengths: None where nothing is generated."""
     if not input_lengths and not output_lengths:
         return ""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         _draw_lengths(left, input_lengths, "Prompt length", ONE)
-        _draw_lengths(right, output_lengths, "Answer length", TWO)
+        if output_lengths is not None:
+            _draw_lengths(right, output_lengths, "Answer length", TWO)
+        else:
+            right.set_axis_off()
         left.set_ylabel("rows")
 
     return _drawn("lengths", draw, height_in=2.6)

@@ -45,10 +45,10 @@ class Execution:
         self.history = History()
         self.replicas: dict[str, ReplicaState] = {}
         self.planned_rows: Optional[int] = None
-        self.task()
+        self._task = self.task()
 
     def task(self) -> Task:
-        """As the workload asks for it now; raises WorkloadError."""
+        """As the workload asks for it now, without what follows from the model; raises WorkloadError."""
         return self.config.task_kind.of(self.workload, self.config.engine_kwargs)
 
     def begin(self, began: float, engines: int) -> None:
@@ -68,6 +68,7 @@ class Execution:
         task = self.task()
         ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, task=task)
         facts, rows, replicas = ready.facts, ready.rows, options.replica_range
+        self._task = rows.task
         lengths = lengths_of(rows.chats, task, facts.folder)
         total = self.planned_rows or rows.total
         plan = make_plan(ready.config, facts, replicas, batch_size=options.batch_size, total=total, lengths=lengths)
@@ -148,13 +149,19 @@ class Execution:
         return {**self.config.env_vars, **({"HF_TOKEN": token} if token else {})}
 
     def prompt_job(self, monitor: Any, **folder_job: Any) -> PromptJob:
-        config, task = self.config, cast(Any, self.task())
+        """After `preflight`."""
+        config, task = self.config, cast(Any, self._task)
         rollouts = None
         if task.has_own_columns:
             from rayllm_batch.workers.rollouts import Rollouts  # which travels only with a rollout
 
             rollouts = partial(Rollouts, self.workload.rollout, task.limits.timeout_s)
             task.code = describe_job(config, self.workload, None).code
+        pooled: Optional[Callable[..., None]] = None
+        if task.pools:
+            from rayllm_batch.workers.pooled_prompts import fill  # likewise
+
+            pooled = fill
         kwargs = config.engine_kwargs
         revision = kwargs.get("tokenizer_revision") or kwargs.get("revision")
         of_tokenizer = {"trust_remote_code": kwargs.get("trust_remote_code"), "revision": revision}
@@ -166,6 +173,7 @@ class Execution:
             chat_template=config.chat_template,
             chat_template_kwargs=config.chat_template_kwargs,
             rollouts=rollouts,
+            pooled=pooled,
             task=task,
             sort=self.options.reorder and not self.options.preserve_order,
             **folder_job,

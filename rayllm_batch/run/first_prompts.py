@@ -12,10 +12,11 @@ from rayllm_batch.errors import ConfigError
 from rayllm_batch.model.hub import is_local
 from rayllm_batch.run.model_check import ModelFacts, longest, text_config
 from rayllm_batch.run.rows import Rows
+from rayllm_batch.tasks.base import Task
 from rayllm_batch.workers.prompts import PromptJob, fill
-from rayllm_batch.workers.tokenizer import beyond_vocabulary
+from rayllm_batch.workers.tokenizer import beyond_vocabulary, pooled_too_long
 
-TOO_LONG = "(prompt and answer together)"  # the end of such a row's error
+TOO_LONG = " tokens, but "  # in such a row's error
 log = logging.getLogger("rayllm_batch")
 
 
@@ -25,13 +26,13 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
     Not where some are too long: others may be shorter. Rows that come with token ids need no tokenizer. Where this
     machine has no tokenizer of the model, nothing is known.
     """
-    failed = [*rows.failed, *_errors(config, facts, rows.chats)]
+    failed = [*rows.failed, *_errors(config, facts, rows.chats, rows.task)]
     tried = len(rows.chats) + len(rows.failed)
     if tried and len(failed) == tried:
         if not (long := sum(TOO_LONG in error for error in failed)):
             raise ConfigError(f"None of the first {tried} row(s) can be answered. The first: {failed[0]}")
         chats, _ = rows.others()
-        long_too = sum(TOO_LONG in error for error in _errors(config, facts, chats))
+        long_too = sum(TOO_LONG in error for error in _errors(config, facts, chats, rows.task))
         log.warning(
             "%d of the first %d row(s) are too long to be answered%s. The first: %s. Shorten them in parse_row, or use "
             "a longer max_model_len or another model.",
@@ -43,13 +44,15 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
     return failed
 
 
-def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]]) -> list[str]:
+def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]], task: Task) -> list[str]:
     """Of the chats that cannot be answered."""
+    if task.pools:
+        return _errors_of_pooled(config, facts, chats, task)
     ids: list[Any] = [chat.get("prompt_token_ids") for chat in chats]
     prompts = [chat.get("messages") or chat.get("prompt") for chat in chats]
     errors: list[Optional[str]] = [None] * len(ids)
     if any(prompts):
-        if (job := _job(config, facts)) is None:
+        if (job := _job(config, facts, task)) is None:
             return []
         fill(ids, prompts, errors, job, [chat.get("tools") for chat in chats])
     for i, one in enumerate(ids):
@@ -58,7 +61,30 @@ def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, A
     return [error for error in errors if error is not None]
 
 
-def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
+def _errors_of_pooled(
+    config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]], task: Task
+) -> list[str]:
+    from rayllm_batch.workers.pooled_prompts import fill  # which travels only with such a task
+
+    job, rows = _job(config, facts, task), [dict(chat) for chat in chats]
+    ids: list[Any] = [None] * len(rows)
+    errors: list[Optional[str]] = [None] * len(rows)
+    if job is None:
+        return []
+    fill(rows, ids, errors, job)
+    length, vocabulary = longest(config, facts), text_config(facts.config).get("vocab_size")
+    for i, one in enumerate(ids):
+        if errors[i] is not None or one is None:
+            continue
+        longest_prompt = max(task.lengths_of_prompts(task.own_text(rows[i]), len(one)))
+        if length is not None and longest_prompt > length:
+            errors[i] = f"tokenize: {pooled_too_long(longest_prompt, length)}"
+        elif isinstance(vocabulary, int) and config.engine_kind.needs_model:
+            errors[i] = beyond_vocabulary(one, vocabulary)
+    return [error for error in errors if error is not None]
+
+
+def _job(config: EngineConfig, facts: ModelFacts, task: Task) -> Optional[PromptJob]:
     """None where the run's tokenizer is not on this machine, or nothing that reads it."""
     tokenizer = config.engine_kwargs.get("tokenizer") or facts.folder
     if tokenizer is None or not is_local(str(tokenizer)) or find_spec("transformers") is None:
@@ -70,6 +96,7 @@ def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
         tokenizer_kwargs=trust,
         chat_template=config.chat_template,
         chat_template_kwargs=config.chat_template_kwargs,
+        task=task,
     )
 
 
@@ -77,6 +104,6 @@ def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -
     length, vocabulary = longest(config, facts), text_config(facts.config).get("vocab_size")
     if length is not None and length <= len(ids):
         whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
-        return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} {TOO_LONG}"
+        return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} (prompt and answer together)"
     is_known = isinstance(vocabulary, int) and config.engine_kind.needs_model
     return beyond_vocabulary(ids, vocabulary) if is_known else None

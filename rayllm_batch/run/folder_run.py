@@ -35,6 +35,7 @@ def run_in_memory(execution: Execution) -> ray.data.Dataset:
     rows = ready.rows
     execution.begin(began, plan.engines[0])
     say(plan.chosen(rows.total))
+    say(rows.task.legend)
     try:
         result = execution.execute(
             plan, rows.carried(), rows.exact_total, ready.token, lambda answers: answers.materialize()
@@ -49,10 +50,11 @@ def run_in_memory(execution: Execution) -> ray.data.Dataset:
 
 
 def _invalid(metrics: object) -> list[str]:
-    """Lines of the invalid answers of a run, if there was one."""
+    """Lines of the invalid answers and the truncated texts of a run, if there was one."""
     if not isinstance(metrics, RunMetrics):
         return []
-    return last_words.of_invalid(metrics.invalid_answers, metrics.reasks, metrics.mended)
+    invalid = last_words.of_invalid(metrics.invalid_answers, metrics.reasks, metrics.mended)
+    return [*invalid, *last_words.of_truncated(metrics.truncated)]
 
 
 class FolderRun:
@@ -112,6 +114,7 @@ class FolderRun:
             print(f"{already:,} rows are in {folder.given} already: continuing with the rest.")
             total = None if total is None else max(total - already, 0)
         say(plan.chosen(total))
+        say(ready.rows.task.legend)
         try:
             with PartWriter(folder, self._id_column) as writer:
 

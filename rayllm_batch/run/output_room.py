@@ -20,6 +20,7 @@ GIB = 1 << 30
 BYTES_PER_TOKEN = 4  # of English text, which tokenizers cut into pieces of about four letters; other scripts take more
 # Of a logprob with its token, id and rank: 9 and 85 of random words of the sample articles (128 tokens, k from 0 to 20).
 LOGPROB_BYTES = {"parquet": 9, "jsonl": 85}
+NUMBER_BYTES = {"parquet": 5, "jsonl": 21}  # of a vector's, of float32: 512 random ones of 1,024
 COUNTS_BYTES = 32  # a row's two token counts, its finish reason and error, besides its id
 # Of the input columns' size by the first rows. Later rows may be shorter, and a part of 64 MiB compresses better than a
 # few rows. Only what does not fit even so is refused, since a run that would have fitted must not be.
@@ -54,6 +55,7 @@ def check_output_room(folder: OutputFolder, rows: Rows, workload: Any) -> None:
     written = tokens * (1 + ("parsed" in columns)) + tokens // task.seats * ("generated_texts" in columns)
     logprobs = task.most_logprobs(settings, _prompt_tokens(rows.chats))
     answer_bytes = written * BYTES_PER_TOKEN + logprobs * LOGPROB_BYTES[folder.format]
+    answer_bytes += task.numbers * NUMBER_BYTES[folder.format]
     least = 0 if rows.total_is_a_limit else int(left * (row_bytes * SURE + ID_BYTES))
     most = int(left * (row_bytes + ID_BYTES + COUNTS_BYTES + answer_bytes))
     mend = (

@@ -126,7 +126,7 @@ def make_plan(
 ) -> Plan:
     """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
     why = []
-    if batch_size is None and config.gpus_per_replica:
+    if batch_size is None and config.gpus_per_replica and not config.task_kind.pools:  # of which that was measured
         if sharing := _engines_that_gain(config, facts, total, num_replicas[1]):
             config = dataclasses.replace(config, engines_per_gpu=sharing)
             why.append(
@@ -164,6 +164,7 @@ def lengths_of(chats: Sequence[dict[str, Any]], task: Task, folder: Optional[Pat
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         texts = ["\n".join(message["content"] for message in chat["messages"]) for chat in chats if "messages" in chat]
         texts += [chat["prompt"] for chat in chats if "prompt" in chat]
+        texts += [" ".join([chat["query"], *chat["documents"]]) for chat in chats if "documents" in chat]
         texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair: that row's error
         inputs = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
     except Exception:  # it is not installed here, or the file not there, or a text is nothing for it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Optional, TypeVar
 
 from rayllm_batch.cluster import resources
@@ -74,12 +75,16 @@ def preflight(
         attempt(lambda: check_memory(config, facts))
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
             attempt(lambda: check_disk(config, facts))
+    task = task or config.task_kind
+    if facts is not None:  # what the columns are may follow from the model
+        of_model = partial(task.of_model, facts.config, facts.folder, config.engine_kwargs)
+        task = attempt(of_model) or task
     rows = None
     if resources.can_read():  # else `check` has said so, and to read would be to wait for ever
-        rows = attempt(lambda: read_rows(workload, preserve_order, id_column, task or config.task_kind))
+        rows = attempt(lambda: read_rows(workload, preserve_order, id_column, task))
     if facts is not None and not (rows and rows.chats and not any("messages" in chat for chat in rows.chats)):
         sound &= passes(lambda: check_chat_template(config, facts))
-    if facts is not None:
+    if facts is not None and not task.pools:
         hint_at_parsers(config, facts, rows.failed if rows else [str(error) for error in found])
     unanswered = told = None
     if sound and facts is not None and rows is not None:

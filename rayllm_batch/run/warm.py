@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Optional
 
+import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.cluster import resources
@@ -64,7 +65,10 @@ class Host:
         rows = columns.rows(answered.select(own))
         for row, prompt in zip(rows, run_columns.stage_rows(prompts), strict=True):
             ids = prompt[run_columns.TOKEN_IDS]
-            row["prompt"] = None if job.rollouts else "" if ids is None else decode(ids.tolist(), job)
+            row["prompt"] = None if job.rollouts else ""
+            if ids is not None:
+                lengths = job.task.lengths_of_prompts(prompt[run_columns.REQUEST], len(ids))
+                row["prompt"] = "\n".join(decode(its.tolist(), job) for its in np.split(ids, np.cumsum(lengths[:-1])))
         return rows
 
     def sample(self, run_id: str, table: pa.Table, rows_each: float) -> tuple[Sample, int, float]:
@@ -81,7 +85,7 @@ class Host:
         at_once = max(1, settings["max_num_seqs"] // job.task.seats)  # rows
         many = copies(len(requests) or 1, rows_each, at_once)
         prefill = self._replica.try_out(requests, many, reading_only=True)
-        whole = self._replica.try_out(requests, many)
+        whole = prefill if job.task.pools else self._replica.try_out(requests, many)
         lengths = [len(request.prompt_token_ids) for request in requests]
         sample = Sample(lengths, failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
         return sample, settings["max_num_seqs"], self._replica.start_s

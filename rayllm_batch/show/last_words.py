@@ -29,6 +29,13 @@ def of_invalid(invalid: Mapping[str, tuple[int, str]], reasks: int, mended: int)
     return [f"{count:,} invalid answers{again}:", *most_frequent(invalid)]
 
 
+def of_truncated(rows: int) -> list[str]:
+    """A line of how many rows' texts were cut; none where none was."""
+    if not rows:
+        return []
+    return [f"{rows:,} row(s) had a text that was cut to truncate_prompt_tokens; the column `truncated` says which."]
+
+
 def of_memory(
     rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], invalid: Sequence[str] = ()
 ) -> str:

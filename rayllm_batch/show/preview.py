@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from rayllm_batch.show.row_table import (
@@ -23,20 +24,20 @@ _PROMPT = "width:36em;max-height:20em;overflow:auto;white-space:pre-wrap;overflo
 _PROMPT += "font-family:monospace;font-size:90%"
 
 
-def as_text(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
+def as_text(rows: list[dict[str, Any]], column: str = "generated_text", notes: Sequence[str] = ()) -> str:
     """rows: with `prompt`, rendered, special tokens included, and the output's columns; column: the answer's.
 
-    A row without a prompt, of a rollout, says how many requests it took.
+    A row without a prompt, of a rollout, says how many requests it took. notes: lines on all rows together.
     """
     blocks = []
     for number, row in enumerate(rows, start=1):
         prompt = textwrap.indent(_middle_left_out(_asked(row), PROMPT_CHARACTERS), "    | ", lambda line: True)
         lines = [wrapped(label, text) for label, text in answers(row, column)] + text_fields(row, column)
         blocks.append("\n".join([f"[{number}] {counts(row)}", prompt, *lines]))
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *notes])
 
 
-def as_html(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
+def as_html(rows: list[dict[str, Any]], column: str = "generated_text", notes: Sequence[str] = ()) -> str:
     """A table; every text is escaped, since models write whatever they like."""
     cells = [
         (
@@ -48,7 +49,7 @@ def as_html(rows: list[dict[str, Any]], column: str = "generated_text") -> str:
         for row in rows
     ]
     headings = ("prompt, as the model sees it", column, FIELDS, "tokens")
-    return html_table(headings, cells)
+    return html_table(headings, cells) + "".join(f"<p>{html.escape(note)}</p>" for note in notes)
 
 
 def _asked(row: dict[str, Any]) -> str:

@@ -117,6 +117,9 @@ def _tokens(snapshot: Snapshot, rates: Rates, counts: Counts) -> list[tuple[int,
     actors = by_actor(snapshot.replicas).values()
     busy = max((sum(process.busy_s for process in processes) for processes in actors), default=0.0)
     parts = []
+    if busy and counts.input_tokens and not counts.output_tokens:  # a task that generates nothing
+        now = rates.per_s("rows")
+        parts.append((3, f"{counts.rows / busy if now is None else now:,.1f} rows/s"))
     for rank, name, tokens in ((3, "output", counts.output_tokens), (8, "input", counts.input_tokens)):
         if not tokens or not busy:
             continue

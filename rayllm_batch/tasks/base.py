@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 import pyarrow as pa
@@ -12,6 +13,12 @@ import pyarrow as pa
 from rayllm_batch.engine.base import Reply, Request
 
 ParseRow = Callable[[dict[str, Any]], Any]
+# Fields of ChatWorkloadBase that are the affair of one task or another.
+TASK_FIELDS = tuple(
+    "sampling_params output_schema reask max_calls max_rollout_tokens rollout_timeout_s pooling_params "
+    "embedding_dtype".split()
+)
+SAMPLING_PARAMS = {"max_tokens": 150, "temperature": 0.0}  # where a workload sets none
 
 
 class InvalidAnswer(ValueError):
@@ -26,6 +33,7 @@ class Answer:
     it is not known. num_requests: those that got a reply.
     complaints: why replies were invalid, each. num_reasks: requests for a valid one in place of these.
     values: what the task read in the last reply, for `Task.columns`. own_columns: of a task that has them.
+    own_text: what the CPU stage found out of the row, see `Task.own_text`. is_truncated: its text was cut, as was asked.
     """
 
     num_input_tokens: int = 0
@@ -38,6 +46,8 @@ class Answer:
     num_reasks: int = 0
     values: dict[str, Any] = field(default_factory=dict)
     own_columns: dict[str, Any] = field(default_factory=dict)
+    own_text: Optional[str] = None
+    is_truncated: bool = False
 
     @property
     def finish_reason(self) -> Optional[str]:
@@ -70,6 +80,9 @@ class Task:
         ""  # its requests from those of the job's other tasks, with the same prompt and settings of the row's own
     )
     seats = 1  # of the engine's max_num_seqs that a row takes
+    numbers = 0  # that a row's columns hold beside those, nearly
+    legend = ""  # a line that explains the columns, where their names and types do not
+    pools = False  # it asks for vectors (Request.pooling), and nothing is generated
 
     def __init__(self, settings: Optional[dict[str, Any]] = None) -> None:
         self.settings = settings or {}
@@ -77,6 +90,19 @@ class Task:
     def of(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Task:
         """This task as the workload asks for it. Raises WorkloadError for what no engine takes."""
         raise NotImplementedError
+
+    def of_model(self, config: Mapping[str, Any], folder: Optional[Path], engine_kwargs: Mapping[str, Any]) -> Task:
+        """This task with what follows from the model. config: its config.json, {} where that is not known. folder: where
+        its small files are, if they are here. Raises ConfigError where the model is not one for this task.
+        """
+        return self
+
+    def check_engine(self, engine_kwargs: Mapping[str, Any], source: str) -> None:
+        """Raise ConfigError for settings of the engine that contradict this task. source: what has them, for messages."""
+
+    def engine_settings(self, engine_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What the engine is started with for this task, beside the user's engine_kwargs."""
+        return {}
 
     def decides(self, workload: Any) -> dict[str, Any]:
         """What of the workload decides its answers, as plain values: those of `fields` that are not their defaults."""
@@ -111,6 +137,10 @@ class Task:
         """A row's settings out of JSON, which makes texts of keys that are numbers."""
         return settings
 
+    def was_truncated(self, own_text: Optional[str]) -> bool:
+        """Whether the CPU stage has cut the row's text, as was asked."""
+        return False
+
     def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
         """What else the columns need of it. Raises InvalidAnswer for a reply that has not the form asked for."""
         return {}
@@ -134,3 +164,15 @@ class Task:
     def reading_only(self, request: Request) -> Request:
         """The same prompt, and as little as can be asked for it."""
         return request
+
+    def lengths_of_prompts(self, own_text: Optional[str], tokens: int) -> list[int]:
+        """Of the prompts that a row's token ids are, one after the other."""
+        return [tokens]
+
+    def for_people(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row's output columns, to be shown: values that are not to be read as they are, as text."""
+        return row
+
+    def notes(self, rows: list[dict[str, Any]]) -> list[str]:
+        """What a preview says of its rows together, a line each."""
+        return []

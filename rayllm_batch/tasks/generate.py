@@ -14,8 +14,8 @@ import pyarrow as pa
 from rayllm_batch.engine import sampling
 from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
 from rayllm_batch.engine.parser_names import PARSERS
-from rayllm_batch.errors import WorkloadError, did_you_mean, shown
-from rayllm_batch.tasks.base import Answer, InvalidAnswer, ParseRow, Task
+from rayllm_batch.errors import ConfigError, WorkloadError, did_you_mean, shown
+from rayllm_batch.tasks.base import TASK_FIELDS, Answer, InvalidAnswer, ParseRow, Task
 from rayllm_batch.tasks.chat import checked_ids, checked_messages, checked_tools
 
 PROMPTS = ("messages", "prompt", "prompt_token_ids")  # of which a row has one
@@ -52,7 +52,7 @@ class Generate(Task):
 
     answer_column = "generated_text"
     settings_key = "sampling_params"
-    fields = ("sampling_params", "output_schema", "reask", "max_calls", "max_rollout_tokens", "rollout_timeout_s")
+    fields = TASK_FIELDS
     of_columns: tuple[str, ...] = ("n", "logprobs", "prompt_logprobs", "logprob_token_ids")  # settings that add columns
 
     def __init__(
@@ -100,6 +100,11 @@ class Generate(Task):
     def of(self, workload: Any, engine_kwargs: Mapping[str, Any]) -> Generate:
         where = f"{type(workload).__name__}.sampling_params"
         given = getattr(workload, "sampling_params", {})
+        if getattr(workload, "pooling_params", None):
+            raise WorkloadError(
+                f"{type(workload).__name__} has pooling_params, which are for task: embed, classify or score. Set task in "
+                "the config, or remove them."
+            )
         if given is None:
             raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
         for old, new in sampling.translated(given).items():
@@ -120,6 +125,15 @@ class Generate(Task):
         from rayllm_batch.tasks.rollout import Limits, Rollout  # which travel to workers only with a rollout
 
         return Rollout(Limits.of(workload), **asked)
+
+    def check_engine(self, engine_kwargs: Mapping[str, Any], source: str) -> None:
+        pools = {"runner": ("pooling",), "convert": ("embed", "classify")}
+        for key, values in pools.items():
+            if engine_kwargs.get(key) in values:
+                raise ConfigError(
+                    f"{key}: {engine_kwargs[key]} under engine_kwargs in {source} makes an engine that generates nothing. "
+                    "Set task: embed, classify or score at the top level instead: it follows from the task."
+                )
 
     def decides(self, workload: Any) -> dict[str, Any]:
         output, reask = _output_of(workload, {}), getattr(workload, "reask", 0)

@@ -22,7 +22,7 @@ from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import Prompt, prompt_of
 from rayllm_batch.workers.suspects import Gate, guilty_error, prompt_key
-from rayllm_batch.workers.tokenizer import beyond_vocabulary
+from rayllm_batch.workers.tokenizer import beyond_vocabulary, pooled_too_long
 
 if TYPE_CHECKING:
     from rayllm_batch.workers.replica import ReplicaJob
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PROMPT_KEYS = ("messages", "prompt", "prompt_token_ids", "model", "sampling_params")  # of what `parse_row` returns
 KEPT_CALLS = 256  # of a rollout's output_schemas
 KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
+KEPT_NUMBERS = 8_000_000  # of vectors in them: some 32 MB
 
 
 class Answering:
@@ -43,7 +44,8 @@ class Answering:
         self._rollouts: Any = job.prompt.rollouts() if job.prompt.rollouts else None
         self._prompts = ThreadPoolExecutor(1, "prompts")
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
-        self._duplicates = Duplicates() if job.deduplicate else None
+        kept = min(KEPT, KEPT_NUMBERS // max(1, self._task.numbers))
+        self._duplicates = Duplicates(kept) if job.deduplicate else None
         self._gate = Gate(dict(told.suspects)) if told.suspects else None
         self._in_engine: dict[object, tuple[list[int], str]] = {}  # oldest first
         self._busy_since, self._busy_s = 0.0, 0.0
@@ -73,7 +75,10 @@ class Answering:
         ids, most = row[TOKEN_IDS], self._engine.max_model_len
         if row[STAGE_ERROR] is not None:
             return row[STAGE_ERROR]
-        if len(ids) >= most:
+        task = task or self._task
+        if task.pools and (longest := max(task.lengths_of_prompts(row[REQUEST], len(ids)))) > most:
+            return f"tokenize: {pooled_too_long(longest, most)}"
+        if not task.pools and len(ids) >= most:
             longer = "raise max_model_len"
             if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
                 longer = (
@@ -84,7 +89,7 @@ class Answering:
             return f"tokenize: {too_long}; shorten the row or {longer}"
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
             return problem
-        request = (task or self._task).request(ids.tolist(), row[REQUEST])
+        request = task.request(ids.tolist(), row[REQUEST])
         how = self._prompt.chat_template_kwargs
         return dataclasses.replace(request, chat_template_kwargs=how) if how else request
 
@@ -92,7 +97,8 @@ class Answering:
         """task: None for the job's own."""
         task = task or self._task
         ids = row[TOKEN_IDS]
-        answer = Answer(num_input_tokens=0 if ids is None else len(ids))
+        answer = Answer(num_input_tokens=0 if ids is None else len(ids), own_text=row[REQUEST])
+        answer.is_truncated = task.was_truncated(row[REQUEST])
         request = self.request(row, task)
         if isinstance(request, str):
             answer.error = request
@@ -268,7 +274,8 @@ def with_complaint(messages: list[dict[str, Any]], text: str, complaint: str) ->
 class Duplicates:
     """Equal requests that get equal replies: computed once, answered each. Use it inside one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
         self._answers: OrderedDict[bytes, asyncio.Future[Reply]] = OrderedDict()
 
     async def answer(self, key: bytes, compute: Callable[[], Awaitable[Reply]]) -> Reply:
@@ -292,7 +299,7 @@ class Duplicates:
             future.set_exception(error)
             future.exception()  # taken note of: there may be nobody else who waits for it
             raise
-        while len(self._answers) > KEPT:
+        while len(self._answers) > self._kept:
             oldest = next(iter(self._answers))
             if not self._answers[oldest].done():
                 break

@@ -26,11 +26,12 @@ class EngineStart:
     """Of one replica. What it lowers, the monitor tells to the others, and those to it."""
 
     def __init__(self, job: ReplicaJob, process: ReplicaProcess, monitor: MonitorClient) -> None:
-        config = self._config = job.config
+        config, self._task = job.config, job.prompt.task
+        self._config = config
         self._pinned, self._monitor = job.pinned, monitor
         self._log, self._reaper = process.log, process.reaper
         self._decoder = partial(load_decoder, job.prompt)  # for an engine that has no model
-        if config.engine_kwargs.get("enable_chunked_prefill") is False:
+        if config.engine_kwargs.get("enable_chunked_prefill") is False or self._task.pools:
             self._pinned |= {"max_num_batched_tokens"}  # which must then hold the longest prompt
         self._less: dict[str, Any] = {}  # settings, changed after there was too little memory
         self._steps: list[str] = []
@@ -81,6 +82,7 @@ class EngineStart:
         for name, value in self._monitor.lowered().items():  # by others, perhaps on this GPU
             self._less[name] = min(value, self._less.get(name, value))
         kwargs = {name: value for name, value in self._config.engine_kwargs.items() if value is not None}
+        kwargs |= self._task.engine_settings(kwargs)
         if (share := self._config.memory_share) is not None:
             kwargs["gpu_memory_utilization"] = share
         return {**kwargs, **self._less}

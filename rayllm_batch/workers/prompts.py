@@ -43,6 +43,7 @@ class PromptJob:
     with_row_ids:  each row gets its id, of `id_column` or else of all its content; for a run with an output folder.
     sort:          the rows of a batch come out in the order of their token ids, so that those with a common beginning
                    reach the engine one after the other, while its prefix cache holds it.
+    pooled:        of a task that pools, what makes the token ids; see pooled_prompts.py.
     rollouts:      makes what runs the workload's `rollout`, in place of parse_row; see rollouts.py.
     finished:      an object of the Ray store: the RowCounts of rows that were finished before and are left out.
     keep_order:    with row ids: each batch tells the order of its rows, finished ones included.
@@ -58,6 +59,7 @@ class PromptJob:
     sort: bool = False
     with_row_ids: bool = False
     id_column: Optional[str] = None
+    pooled: Optional[Callable[..., None]] = None
     rollouts: Optional[Callable[[], Any]] = None
     finished: Any = None
     keep_order: bool = False
@@ -78,6 +80,7 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     tools: list[Optional[list[dict[str, Any]]]] = []
     requests: list[Optional[str]] = []
     errors: list[Optional[str]] = []
+    rows: list[dict[str, Any]] = []  # as the task has read them
     own_columns = [name for name in table.column_names if name not in run_columns.RUN_COLUMNS]
     for row in columns.rows(table.select(own_columns)):
         parsed, request, error = {}, None, row.pop(BAD_LINE, None)
@@ -90,12 +93,16 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         # The user's code may end a process; Ray would start the next, and this row end that.
         except BaseException as problem:
             parsed, error = {}, describe_error(problem, row)
+        rows.append(parsed)
         token_ids.append(parsed.get("prompt_token_ids"))
         prompts.append(parsed.get("messages") or parsed.get("prompt"))
         tools.append(parsed.get("tools"))
         requests.append(request)
         errors.append(error)
-    if any(prompts):
+    if job.pooled is not None:
+        job.pooled(rows, token_ids, errors, job)
+        requests = [None if error else job.task.own_text(its) for its, error in zip(rows, errors, strict=True)]
+    elif any(prompts):
         fill(token_ids, prompts, errors, job, tools)
     if job.with_row_ids:
         digests = pa.array(map(finished_rows.digest, token_ids, requests), type=pa.uint64())
@@ -143,16 +150,7 @@ def fill(
     tools: Sequence[Optional[list[dict[str, Any]]]] = (),
 ) -> None:
     """The token ids of the rows that have messages or a text, or their errors. tools: of each row, where any has some."""
-    try:
-        tokenizer = tokenizer_of(job)
-        if not getattr(tokenizer, "chat_template", None) and any(isinstance(its, list) for its in prompts):
-            raise no_chat_template(job.tokenizer)
-    except RayLLMBatchError as error:
-        if job.monitor is not None:
-            import ray
-
-            ray.get(job.monitor.failed.remote(type(error).__name__, str(error)))
-        raise
+    tokenizer = loaded(job, any(isinstance(its, list) for its in prompts))
     texts: dict[int, str] = {}
     for i, its in enumerate(prompts):
         if its is None:
@@ -162,17 +160,40 @@ def fill(
         except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
-        try:
-            texts[i].encode()
-        except UnicodeEncodeError as half:
-            around = ascii(texts.pop(i)[max(0, half.start - 20) : half.start + 20])
-            what = "the prompt holds half of a surrogate pair, which is no text, at character"
-            errors[i] = f"tokenize: {what} {half.start:,}: {around}"
+        if half := half_of_a_pair(texts[i]):
+            errors[i] = half
+            del texts[i]
     for plain in (False, True):
         rows = [i for i in texts if isinstance(prompts[i], str) is plain]
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             some = {i: texts[i] for i in rows[first : first + ENCODED_AT_ONCE]}
             _tokenize(tokenizer, some, token_ids, errors, plain)
+
+
+def loaded(job: PromptJob, has_chats: bool) -> Any:
+    """The tokenizer. What is wrong with it ends the run, with the driver told."""
+    try:
+        tokenizer = tokenizer_of(job)
+        if has_chats and not getattr(tokenizer, "chat_template", None):
+            raise no_chat_template(job.tokenizer)
+        return tokenizer
+    except RayLLMBatchError as error:
+        if job.monitor is not None:
+            import ray
+
+            ray.get(job.monitor.failed.remote(type(error).__name__, str(error)))
+        raise
+
+
+def half_of_a_pair(text: str) -> str:
+    """The error of a text that is none; "" of others."""
+    try:
+        text.encode()
+        return ""
+    except UnicodeEncodeError as half:
+        around = ascii(text[max(0, half.start - 20) : half.start + 20])
+        what = "the prompt holds half of a surrogate pair, which is no text, at character"
+        return f"tokenize: {what} {half.start:,}: {around}"
 
 
 def render(

@@ -36,6 +36,12 @@ def beyond_vocabulary(ids: Any, size: Optional[int]) -> Optional[str]:
     return f"tokenize: {what}: is the tokenizer another model's?"
 
 
+def pooled_too_long(tokens: int, most: int) -> str:
+    """Of a text whose every token is read, with no answer after it."""
+    how = "shorten it, or set truncate_prompt_tokens in pooling_params to cut such texts"
+    return f"the text has {tokens:,} tokens, but max_model_len is {most:,}; {how}"
+
+
 def tokenizer_of(job: PromptJob) -> Any:
     # Loading takes seconds and a task handles one block, so a worker process keeps its tokenizer, also for the next
     # run. This module reaches workers by value and is rebuilt for each task: another module's namespace outlives it.

@@ -31,6 +31,13 @@ class PromptTemplate(ChatWorkloadBase):
         return {"messages": [{"role": "user", "content": text}]}
 
 
+class TextTemplate(PromptTemplate):
+    """The same text as it is, without a chat around it: for tasks that read a text and say nothing."""
+
+    def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt": super().parse_row(row)["messages"][0]["content"]}
+
+
 def pieces(prompt: str) -> list[tuple[str, str | None]]:
     """The prompt's words, each with the column that comes after them, or None. Raises WorkloadError."""
     if not isinstance(prompt, str):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import init_engine_from_config
+from rayllm_batch import ChatWorkloadBase, init_engine_from_config
 from rayllm_batch.errors import ConfigError, RayLLMBatchError
 from rayllm_batch.run.first_prompts import check_first_prompts
 from rayllm_batch.run.model_check import ModelFacts
@@ -126,3 +126,27 @@ def test_a_tokenizer_that_does_not_load(tmp_path: Path) -> None:
 
 def test_nothing_is_known_without_the_files() -> None:
     assert check(chat("tool"), failed=("parse_row: x",), facts=ModelFacts(), chat_template=NO_TOOLS) == ["parse_row: x"]
+
+
+def check_pooled(task: str, *rows: dict[str, Any], **fields: Any) -> list[str]:
+    given = init_engine_from_config("configs/demo-embed-cpu.yaml", override={"task": task})
+    workload = type("Mine", (ChatWorkloadBase,), {"parse_row": lambda self, row: row})(**fields)
+    kind = given.task_kind.of(workload, given.engine_kwargs).of_model({"hidden_size": 256}, MODEL, given.engine_kwargs)
+    facts = ModelFacts({"vocab_size": 8192}, folder=MODEL)
+    parsed = tuple(kind.parse(lambda row: row, row) for row in rows)
+    return check_first_prompts(given, facts, Rows(None, [{}], 1, chats=parsed, task=kind))
+
+
+def test_texts_of_which_every_token_is_read() -> None:
+    assert check_pooled("embed", {"prompt": "a"}, {"prompt_token_ids": [3] * 2048}, chat()) == []
+    [error] = check_pooled("embed", {"prompt": "a"}, {"prompt": "word " * 3000})
+    assert "the text has 3," in error and "max_model_len is 2,048; shorten it, or set truncate_prompt_tokens" in error
+    assert check_pooled("embed", {"prompt": "word " * 3000}, pooling_params={"truncate_prompt_tokens": 9}) == []
+    pair = {"query": "word " * 1200, "documents": ["word " * 1200, "a"]}
+    assert check_pooled("score", pair, {"query": "a", "document": "b"}) == [], (
+        "each text has the model's length for itself"
+    )
+    with pytest.raises(
+        ConfigError, match=r"None of the first 1 row\(s\) can be answered.*beyond the model's vocabulary"
+    ):
+        check_pooled("embed", {"prompt_token_ids": [9000]})

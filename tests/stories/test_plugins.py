@@ -44,7 +44,9 @@ class Chats(ChatWorkloadBase):
 
 
 def test_names_that_are_not_there() -> None:
-    with pytest.raises(ConfigError, match="task must be one of generate; .*Did you mean 'generate'"):
+    with pytest.raises(
+        ConfigError, match="task must be one of generate, embed, classify, score; .*Did you mean 'generate'"
+    ):
         init_engine_from_config(DEMO, override={"task": "generat"})
     with pytest.raises(ConfigError, match="llm_engine must be one of vllm, echo; "):
         init_engine_from_config(DEMO, override={"llm_engine": "parrot"})
@@ -52,8 +54,13 @@ def test_names_that_are_not_there() -> None:
 
 @pytest.mark.usefixtures("plugins")
 def test_settings_that_the_engine_has_and_has_not() -> None:
-    own = {"llm_engine": "parrot", "engine_kwargs": {"word": "hello", "speculative_config": None}}
+    no_guesses = {"speculative_config": None}
+    own = {"llm_engine": "parrot", "engine_kwargs": {"word": "hello", **no_guesses}}
     assert init_engine_from_config(DEMO, override=own).engine_kwargs["word"] == "hello"
+    with pytest.raises(
+        ConfigError, match="task: embed needs a pooling engine, but llm_engine in .* is parrot, which only"
+    ):
+        init_engine_from_config(DEMO, override={"llm_engine": "parrot", "task": "embed", "engine_kwargs": no_guesses})
     with pytest.raises(ConfigError, match="Did you mean 'word'"):
         init_engine_from_config(DEMO, override={"llm_engine": "parrot", "engine_kwargs": {"wrod": "hello"}})
 
