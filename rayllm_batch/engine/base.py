@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, Protocol
+from typing import Any, Optional, Protocol, Union
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Request:
     prompt_token_ids: the whole prompt. settings: of the task, as vLLM's SamplingParams has them for `generate`.
     model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only with those of the same salt.
     tools, chat_template_kwargs: that the prompt was made with, for the parsers of what comes back.
+    raw: the answer's text is wanted as it is, though the engine has parsers.
     """
 
     prompt_token_ids: list[int]
@@ -22,6 +23,7 @@ class Request:
     cache_salt: Optional[str] = None
     tools: list[dict[str, Any]] = field(default_factory=list)
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Reply:
                           token that was taken first, then the others that were asked for.
     prompt_logprobs:      likewise of the prompt's tokens; None for its first, which nothing comes before.
     parsed:               each answer, where there are parsers.
+    stop_reasons:         of each answer the text or token id of the settings that it stopped at, or None.
     """
 
     text: str
@@ -62,6 +65,7 @@ class Reply:
     logprobs: Optional[list[list[list[dict[str, Any]]]]] = None
     prompt_logprobs: Optional[list[Optional[list[dict[str, Any]]]]] = None
     parsed: tuple[ParsedAnswer, ...] = ()
+    stop_reasons: tuple[Union[int, str, None], ...] = ()
 
 
 class BadRequest(Exception):

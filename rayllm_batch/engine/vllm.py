@@ -100,9 +100,10 @@ class VLLMEngine:
     async def generate(self, request: Request) -> Reply:
         request_id = str(next(self._counter))
         settings, more = request.settings, dict[str, Any]()
-        if self._parser is not None:
+        answer_parser = None if request.raw else self._parser
+        if answer_parser is not None:
             try:
-                settings, more = self._parser.prepare(request)
+                settings, more = answer_parser.prepare(request)
             except Exception as error:
                 raise BadRequest(f"the parsers of engine_kwargs: {one_line(error, named=False)}") from None
         params = self._sampling_params(settings)
@@ -135,8 +136,8 @@ class VLLMEngine:
                     f"{output.finish_reason!r}{why}; its log says why{ONE_BACKEND if params.structured_outputs else ''}"
                 )
         parsed = tuple[ParsedAnswer, ...]()
-        if self._parser is not None:
-            of_each = (self._parser.parse(request, output.text, output.token_ids) for output in outputs)
+        if answer_parser is not None:
+            of_each = (answer_parser.parse(request, output.text, output.token_ids) for output in outputs)
             parsed = tuple([await one for one in of_each])
         texts = tuple([one.content or "" for one in parsed] or [output.text for output in outputs])
         several = len(outputs) > 1
@@ -149,6 +150,7 @@ class VLLMEngine:
             logprobs=None if outputs[0].logprobs is None else [_tokens(output.logprobs) for output in outputs],
             prompt_logprobs=None if final.prompt_logprobs is None else _tokens(final.prompt_logprobs),
             parsed=parsed,
+            stop_reasons=tuple(output.stop_reason for output in outputs),
         )
 
     async def _add_adapter(self, adapter: Any) -> None:

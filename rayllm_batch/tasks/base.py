@@ -66,6 +66,7 @@ class Task:
     code = ""  # tells what the user's code asks of the model, where nobody knows it before
     compact_json = False  # answers are JSON that nobody reads as it is
     seats = 1  # of the engine's max_num_seqs that a row takes
+    rows_may_all_fail = False  # each row's error is a result of its own, and none of them speaks of the workload
 
     def __init__(self, settings: Optional[dict[str, Any]] = None) -> None:
         self.settings = settings or {}
