@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Path = Union[str, os.PathLike]
 UNFINISHED = ".unfinished"
-_STAGE = re.compile(r"(parse_row: \w+|sampling_params): ")
+_STAGE = re.compile(r"^(parse_row: \w+|sampling_params): ")
 KINDS = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
 # Of the engine, what is not the request's fault.
 _OWN_FAULT = re.compile(
