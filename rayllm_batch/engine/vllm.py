@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Optional
 
 from rayllm_batch.engine import lora, vllm_versions
@@ -70,6 +70,7 @@ class VLLMEngine:
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
         self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
+        self._of_logprobs = lora.Turns()
         self._hearing, self._requests = Hearing(), 0
         # max_model_len -1: the model's own, or what the KV cache can hold of it. The async engine's own context halves
         # or quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
@@ -114,7 +115,10 @@ class VLLMEngine:
         final = None
         self._requests += 1
         try:
-            async with self._turns.turn(adapter is not None) if self._turns else nullcontext():
+            async with (
+                self._turns.turn(adapter is not None) if self._turns else nullcontext(),
+                self._turn_of_logprobs(params),
+            ):
                 async for out in self._engine.generate(prompt, params, request_id, lora_request=adapter, **more):
                     final = out
         except vllm_versions.part("EngineDeadError") as error:
@@ -152,6 +156,11 @@ class VLLMEngine:
             parsed=parsed,
             stop_reasons=tuple(output.stop_reason for output in outputs),
         )
+
+    def _turn_of_logprobs(self, params: Any) -> AbstractAsyncContextManager[None]:
+        """In one batch with log-probabilities of chosen tokens, vLLM 0.29 gives the others' most likely tokens as minus infinity."""
+        chosen = bool(getattr(params, "logprob_token_ids", None))
+        return self._of_logprobs.turn(chosen) if chosen or params.logprobs else nullcontext()
 
     async def _add_adapter(self, adapter: Any) -> None:
         """By itself: as a part of a request, one that cannot be loaded would end the engine's process."""

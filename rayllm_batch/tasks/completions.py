@@ -28,7 +28,7 @@ class APIRequest(Request):
 
     url, model: as asked for. logprobs: how many others come beside each token, -1 for all there are; absent where none
     are asked for. calls: how many calls of tools are read, absent for any number. include_reasoning: False leaves
-    thoughts out.
+    thoughts out. role: of the message, absent for the assistant's.
     """
 
     response: dict[str, Any] = field(default_factory=dict)
@@ -59,16 +59,13 @@ class Completions(Generate):
     def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         chat = dict(parse_row(row))
         own = {key: chat.pop(key) for key in OWN if key in chat}
-        shown = chat.pop("tools", None) if own["response"].get("calls") == 0 else None
-        parsed = super().parse(lambda row: chat, row)
-        if shown is not None:
-            parsed["tools"] = checked_tools(shown)
-        return {**parsed, **own}
+        if own["response"].get("calls") == 0 and "tools" in chat:  # the template may show them, and none is called
+            tools = checked_tools(chat.pop("tools"))
+            own["chat_template_kwargs"] = {**own.get("chat_template_kwargs", {}), "tools": tools}
+        return {**super().parse(lambda row: chat, row), **own}
 
     def own_text(self, parsed: Mapping[str, Any]) -> str:
         own = json.loads(super().own_text(parsed) or "{}")
-        if parsed["response"].get("calls") == 0:
-            own.pop("tools", None)
         return json.dumps({**own, **{key: parsed[key] for key in OWN if key in parsed}}, sort_keys=True)
 
     def request(self, prompt_token_ids: list[int], own_text: Optional[str]) -> Request:
@@ -140,7 +137,7 @@ def _chat_choice(one: ParsedAnswer, why: str, logprobs: Any, asked: Mapping[str,
         for call in one.tool_calls[: asked.get("calls")]
     ]
     message = {
-        "role": "assistant",
+        "role": asked.get("role", "assistant"),
         "content": one.content,
         "refusal": None,
         "annotations": None,

@@ -197,6 +197,8 @@ def _chat(body: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     parsed = {"messages": messages, "response": response, **_tools(body, response)}
     if template := _template(body, messages[-1]):
         parsed["chat_template_kwargs"] = template
+    if body.get("add_generation_prompt") is False and isinstance(last := messages[-1], dict):
+        response["role"] = last.get("role")
     return parsed
 
 
@@ -211,7 +213,7 @@ def _tools(body: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
     if choice not in (None, "auto", "none"):
         what = 'only "auto" and "none" are done: a call cannot be forced'
         raise InvalidRequest(f"tool_choice is {shown(choice)}, but {what}", "tool_choice")
-    if choice == "none":  # a server shows them to the model all the same
+    if choice == "none":  # a server gives them to the chat template all the same
         response["calls"] = 0
     elif not _flag(body, "parallel_tool_calls", True):
         response["calls"] = 1

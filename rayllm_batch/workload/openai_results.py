@@ -23,7 +23,7 @@ from rayllm_batch.data.row_id import RowCounts, UniqueIds, as_pairs
 from rayllm_batch.errors import OutputError, one_line
 from rayllm_batch.uri import filesystem_of, without_credentials
 from rayllm_batch.workload.openai_batch import OpenAIBatchFile, line_reader
-from rayllm_batch.workload.openai_request import InvalidRequest, read_request
+from rayllm_batch.workload.openai_request import InvalidRequest, read_line, read_request
 
 if TYPE_CHECKING:
     import ray.data
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Path = Union[str, os.PathLike]
 UNFINISHED = ".unfinished"
 _STAGE = re.compile(r"^(parse_row: \w+|sampling_params): ")
+IN_OTHER_WORDS = {"parse_row's ": "", "this row's sampling_params": "the request"}
 KINDS = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
 # Of the engine, what is not the request's fault.
 _OWN_FAULT = re.compile(
@@ -246,7 +247,9 @@ def _problem(row: dict[str, Any], served: Sequence[str], adapters: bool) -> dict
         read_request(row["request"], served, adapters)
     except InvalidRequest as refusal:
         return api_error(refusal)
-    return api_error(row["error"])
+    error = api_error(row["error"])
+    first = error["message"].partition(" ")[0]
+    return {**error, "param": first} if first in read_line(row["request"])["body"] else error
 
 
 def api_error(error: Union[InvalidRequest, str]) -> dict[str, Any]:
@@ -254,6 +257,8 @@ def api_error(error: Union[InvalidRequest, str]) -> dict[str, Any]:
     if isinstance(error, InvalidRequest):
         status, text, param = error.status, one_line(error, 2000, named=False), error.param
     else:
-        text, param = _STAGE.sub("", error, count=1).replace("parse_row's ", ""), None
+        text, param = _STAGE.sub("", error, count=1), None
+        for ours, theirs in IN_OTHER_WORDS.items():
+            text = text.replace(ours, theirs)
         status = 500 if _OWN_FAULT.match(error) else 404 if "no LoRA adapter" in error else 400
     return {"message": text, "type": KINDS[status], "param": param, "code": status}

@@ -129,10 +129,14 @@ def test_answers_to_lines_that_are_gone_are_left_out(tmp_path: Path) -> None:
     ("error", "status", "message"),
     [
         (InvalidRequest("no such", "model", 404), 404, "no such"),
-        ("parse_row: TypeError: parse_row's \"messages\" must be", 400, '"messages" must be'),
+        ('parse_row: TypeError: parse_row\'s "messages" must be', 400, '"messages" must be'),
         ("sampling_params: max_tokens must be", 400, "max_tokens must be"),
         ("tokenize: the prompt has 5000 tokens", 400, "tokenize: the prompt has 5000 tokens"),
-        ("engine: ValueError: no LoRA adapter 'x': /a has no", 404, "engine: ValueError: no LoRA adapter 'x': /a has no"),
+        (
+            "engine: ValueError: no LoRA adapter 'x': /a has no",
+            404,
+            "engine: ValueError: no LoRA adapter 'x': /a has no",
+        ),
         ("engine: VLLMValidationError: too many", 400, "engine: VLLMValidationError: too many"),
         ("engine: sampling_params: VLLMValidationError: x", 400, "engine: sampling_params: VLLMValidationError: x"),
         ("engine: EngineDied: the process died", 500, "engine: EngineDied: the process died"),

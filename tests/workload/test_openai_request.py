@@ -49,7 +49,10 @@ def test_a_chat() -> None:
         ({"top_k": 5, "min_tokens": 2, "ignore_eos": True}, {"top_k": 5, "min_tokens": 2, "ignore_eos": True}),
         ({"structured_outputs": {"choice": ["a", "b"]}}, {"structured_outputs": {"choice": ["a", "b"]}}),
         ({"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "priority": 0}, {}),
-        ({"stream": False, "stream_options": None, "modalities": ["text"], "echo": False, "use_beam_search": False}, {}),
+        (
+            {"stream": False, "stream_options": None, "modalities": ["text"], "echo": False, "use_beam_search": False},
+            {},
+        ),
         ({"add_special_tokens": False, "length_penalty": 1.0, "truncate_prompt_tokens": None}, {}),
     ],
 )
@@ -100,11 +103,12 @@ def test_tools() -> None:
     assert read(tools=[TOOL])["tools"] == [TOOL]
     assert read(tools=[TOOL], tool_choice="auto", parallel_tool_calls=False)["response"]["calls"] == 1
     task = Completions(parsers=frozenset({"tool_parser"}))
-    for choice, parsed_for in (("auto", [TOOL]), ("none", [])):
-        parsed = task.parse(lambda row, choice=choice: read(tools=[TOOL], tool_choice=choice), {})
-        assert parsed["tools"] == [TOOL], "the model sees them, as from a server"
-        assert task.request([1], task.own_text(parsed)).tools == parsed_for
-    assert Completions().parse(lambda row: read(tools=[TOOL], tool_choice="none"), {})["tools"] == [TOOL]
+    parsed = task.parse(lambda row: read(tools=[TOOL], tool_choice="auto"), {})
+    assert parsed["tools"] == task.request([1], task.own_text(parsed)).tools == [TOOL]
+    for any_parser in (task, Completions()):
+        parsed = any_parser.parse(lambda row: read(tools=[TOOL], tool_choice="none"), {})
+        assert parsed["chat_template_kwargs"] == {"tools": [TOOL]}, "the model sees them, as from a server"
+        assert any_parser.request([1], any_parser.own_text(parsed)).tools == []
 
 
 BEGUN = [*HELLO, {"role": "assistant", "content": "Well,"}]
