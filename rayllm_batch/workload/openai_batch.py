@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from rayllm_batch.errors import WorkloadError
 from rayllm_batch.workload.base import ChatWorkloadBase
+from rayllm_batch.workload.openai_request import COMPLETION_TOKENS, LONGEST, read_request
 
 if TYPE_CHECKING:
     import ray.data
@@ -50,8 +51,6 @@ class OpenAIBatchFile(ChatWorkloadBase):
         return read_files(files, line_reader(files))
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        from rayllm_batch.workload.openai_request import COMPLETION_TOKENS, read_request
-
         parsed = read_request(row["request"], self.names, self.adapters)
         if "prompt" in parsed or "prompt_token_ids" in parsed:
             least = {"max_tokens": COMPLETION_TOKENS} if "max_tokens" not in (self.sampling_params or {}) else {}
@@ -78,6 +77,5 @@ class OpenAIBatchFile(ChatWorkloadBase):
 def line_reader(files: Any) -> Any:
     from rayllm_batch.data.read_options import ReadOptions
     from rayllm_batch.data.request_lines import LineReader
-    from rayllm_batch.workload.openai_request import LONGEST
 
     return LineReader(files.fs, files.format, ReadOptions(), longest=LONGEST)
