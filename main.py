@@ -425,6 +425,37 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # `examples/classify.ipynb` go through it, on a CPU.
 
 # %% [markdown]
+# ## OpenAI batch files
+#
+# A file of requests as OpenAI's Batch API and `vllm run-batch` take it, one a line, is answered by one command:
+#
+# ```bash
+# python -m rayllm_batch openai-batch --config configs/demo-cpu.yaml --served-model-name demo \
+#     -i assets/requests.jsonl -o results.jsonl --errors errors.jsonl
+# ```
+#
+# ```json
+# {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "demo", "messages": [...], "max_tokens": 60}}
+# {"id": "batch_req_...", "custom_id": "1", "response": {"status_code": 200, "request_id": "req_...", "body": {"object": "chat.completion", ...}}, "error": null}
+# ```
+#
+# - **What is answered**: `/v1/chat/completions` and `/v1/completions`, each with settings of its own: `n`, `logprobs`, `response_format`, `tools`,
+#   vLLM's further parameters, `chat_template_kwargs`. Bodies are read and written as vLLM's server does: held against the server of the pinned version on a
+#   CPU, forty requests at temperature 0 gave the same texts, counts, log-probabilities, keys and statuses. Two things differ: a key that would have no effect is an error,
+#   and a `max_tokens` beyond the context ends there instead of being refused. Defaults are vLLM's own; `generation_config: auto` in
+#   `engine_kwargs` takes the model's, as a server does.
+# - **No line ends a run.** One that is no JSON, no request or not done here (streams, images, a forced call of a tool) becomes an error line: the status,
+#   a null body, and in `error` the API's object with message, type, param and code. Without `--errors` these lines are in the results.
+# - **`custom_id`s** tell results apart, whose order is not promised. Of lines with one `custom_id` the first is answered, the others are errors.
+# - **Stop and resume**: answers are kept in `results.jsonl.parts`, an output folder like any other, and the results are written at the end, all at once.
+#   The same command continues, also when lines were mended or added: only those are asked. `--retry-failed` asks again what failed.
+# - **`model`** must be the config's `model_id`, its `served_model_name` or `--served-model-name`, or the name of an adapter; others are errors (404), as on
+#   a server. `--any-model` takes all. `-s max_tokens=500` is for requests that do not say.
+#
+# Paths may be `s3://` and `gs://`, the input's also `hf://`. In Python it is `workload = OpenAIBatchFile("requests.jsonl")`,
+# `answers = RayLLMBatch(engine, workload).run("parts/")` and `workload.write_results(answers, "results.jsonl", "errors.jsonl")`.
+
+# %% [markdown]
 # ## Watching a run
 #
 # While cells run, Ray's dashboard shows the job, by default at http://127.0.0.1:8265

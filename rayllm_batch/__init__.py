@@ -5,12 +5,14 @@ from rayllm_batch.batch import RayLLMBatch
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.workload import ChatWorkloadBase
 from rayllm_batch.workload.cnn_dailymail import CNNDailySummary
+from rayllm_batch.workload.openai_batch import OpenAIBatchFile
 from rayllm_batch.workload.synthetic import SyntheticWithSharedPrefix
 
 __all__ = [
     "ChatWorkloadBase",
     "CNNDailySummary",
     "EngineConfig",
+    "OpenAIBatchFile",
     "RayLLMBatch",
     "SyntheticWithSharedPrefix",
     "init_engine_from_config",

@@ -24,7 +24,9 @@ COMMANDS = {
     "check": "look for all that can be known to be wrong, and start no engine",
     "preview": "answer the first rows, and show prompts and answers",
     "estimate": "answer a sample, and say how long all rows take and what they cost",
+    "openai-batch": "answer a file of OpenAI batch requests into a file of results, as `vllm run-batch` does",
 }
+CONTINUED = ("run", "openai-batch")  # by the same command
 HOW_TO = f"""exit codes:
   {DONE}    every row has an answer
   {FAILED}    the run failed (an engine that does not start or keeps dying, a full disk): the same command continues it
@@ -38,7 +40,14 @@ examples:
       --prompt 'Summarise: {{article}}' -s max_tokens=100
   {PROGRAM} run --config configs/llama-3.1-8b-a10g.yaml --workload jobs/tickets.py:Triage \\
       --input tickets.parquet -w dataset_fraction=0.5 -s temperature=0 --output answers/
+  {PROGRAM} openai-batch --config configs/llama-3.1-8b-a10g.yaml -i requests.jsonl -o results.jsonl --errors errors.jsonl
 """
+ABOUT_REQUESTS = """Each line of the input is a request: {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body":
+{"model": ..., "messages": [...], ...}}; or /v1/completions. Each line of the output is {"id", "custom_id", "response":
+{"status_code", "request_id", "body"}, "error"}, in no promised order. No line ends a run: one that cannot be answered,
+whatever it is, gets an error line, with null for the body and OpenAI's error object in "error". Answers are kept in a
+folder until the output is written, all at once; the same command continues a run, also with another input: lines that
+are answered are not asked again."""
 
 
 def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -52,7 +61,8 @@ def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
     elif args:
         _look_at_the_command(top, args)
     found = top.parse_args(args)
-    _look_at_pairs(commands[found.command], found)
+    if found.command != "openai-batch":
+        _look_at_pairs(commands[found.command], found)
     return found
 
 
@@ -112,31 +122,68 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     top = argparse.ArgumentParser(PROGRAM, description="Offline LLM inference over a table of prompts.", **form)
     commands = top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, about in COMMANDS.items():
-        add = commands.add_parser(name, help=about, **form).add_argument
+        parser = commands.add_parser(name, help=about, **form)
+        add = parser.add_argument
         add("--config", required=True, help="the engine's YAML file, such as configs/llama-3.1-8b-a10g.yaml")
+        if name == "openai-batch":
+            _of_requests(parser)
+            continue
         add("--workload", metavar="FILE.py:CLASS", help="rows, and how each becomes a chat: a class; or MODULE:CLASS")
         what = "in place of a workload: 'Summarise: {body}' with the names of columns; {{ and }} are braces"
         add("--prompt", metavar="TEXT", help=what)
         add("--input", metavar="TABLE", help="the rows: parquet, jsonl, json, csv; a folder, glob, s3://, gs://, hf://")
         add("-w", action="append", default=[], metavar="KEY=VALUE", help="a field of the workload, as YAML; repeat it")
         what = "one of its sampling_params, such as max_tokens=100 (of its pooling_params, where nothing is generated); repeat it"
-        add("-s", action="append", default=[], metavar="KEY=VALUE", help=what)
-        what = "copies of the model side by side (default 1)"
-        add("--num-replicas", type=replicas, default=1, metavar="N|MIN-MAX", help=what)
-        add("--batch-size", type=int, help="rows a block (default: chosen)")
-        add("--verbose", action="store_true", help="show what Ray Data and the engines log, and tracebacks")
+        _of_engines(parser, what)
         if name in ("run", "check"):
             add("--output", required=name == "run", help="folder or URI (s3://, gs://) for the answers")
             add("--output-format", default="parquet", choices=["parquet", "jsonl"])
             add("--id-column", help="a column with unique values, to tell rows apart (default: all their content)")
         if name == "run":
-            what = "what becomes of answered rows of which a changed workload asks something else (default: refuse)"
-            add("--changed", default="refuse", choices=CHANGED, help=what)
-            add("--retry-failed", action="store_true", help="run the rows again that have an error")
-            add("--report", metavar="FILE", help="write a report of the run, also of one that fails: one HTML file")
+            _of_runs(parser)
         if name == "preview":
             add("-n", type=int, default=8, help="how many rows (default 8)")
         if name == "estimate":
             add("--sample-rows", type=int, default=64, help="rows of the sample (default 64)")
             add("--gpu-hour-usd", type=float, help="price of one GPU for an hour, in US dollars, for the cost")
     return top, commands.choices
+
+
+def _of_engines(parser: argparse.ArgumentParser, settings: str) -> None:
+    """settings: what -s sets."""
+    add = parser.add_argument
+    add("-s", action="append", default=[], metavar="KEY=VALUE", help=settings)
+    what = "copies of the model side by side (default 1)"
+    add("--num-replicas", type=replicas, default=1, metavar="N|MIN-MAX", help=what)
+    add("--batch-size", type=int, help="rows a block (default: chosen)")
+    add("--verbose", action="store_true", help="show what Ray Data and the engines log, and tracebacks")
+
+
+def _of_runs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    what = "what becomes of answered rows of which a changed workload asks something else (default: refuse)"
+    add("--changed", default="refuse", choices=CHANGED, help=what)
+    add("--retry-failed", action="store_true", help="run the rows again that have an error")
+    add("--report", metavar="FILE", help="write a report of the run, also of one that fails: one HTML file")
+
+
+def _of_requests(parser: argparse.ArgumentParser) -> None:
+    add, parser.description = parser.add_argument, ABOUT_REQUESTS
+    what = "the requests, JSON lines: a file, folder or glob, or s3://, gs://, hf://; also compressed"
+    add("-i", "--input", required=True, metavar="FILE", help=what)
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the results: a path, or s3://, gs://; replaced if it is there",
+    )
+    add("--errors", metavar="FILE", help="the error lines, apart (default: in the output too)")
+    what = "where answers are kept until all are there (default: the output's name with .parts behind it)"
+    add("--work-folder", metavar="FOLDER", help=what)
+    what = "what requests call the model; repeat it (default: the config's served_model_name, or its model_id)"
+    add("--served-model-name", action="append", metavar="NAME", help=what)
+    add("--any-model", action="store_true", help="answer requests for whatever model; else others are errors, 404")
+    _of_engines(parser, "a sampling parameter of requests that do not set it, such as max_tokens=100; repeat it")
+    _of_runs(parser)
+    parser.set_defaults(output_format="parquet", id_column=None)

@@ -10,15 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional
 
-from rayllm_batch.arguments import DONE, FAILED, INTERRUPTED, ROWS_FAILED, WRONG_INPUT, parse
+from rayllm_batch.arguments import CONTINUED, DONE, FAILED, INTERRUPTED, ROWS_FAILED, WRONG_INPUT, parse
 from rayllm_batch.batch import RayLLMBatch
-from rayllm_batch.config import init_engine_from_config
+from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import let_all_print
 from rayllm_batch.errors import EngineError, HubUnavailableError, RayLLMBatchError, WorkloadError, causes, one_line
 from rayllm_batch.load_workload import load_workload, made, pairs, raised_at
 from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.tasks.base import Task
 from rayllm_batch.termination import SAID, TERMINATED, Terminated, heeded
+from rayllm_batch.uri import without_credentials
+from rayllm_batch.workload.openai_batch import OpenAIBatchFile
+from rayllm_batch.workload.openai_results import check_outputs
 from rayllm_batch.workload.prompt_template import PromptTemplate, TextTemplate
 
 
@@ -28,11 +31,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     args = parse(arguments)
     batch = None
     try:
-        with heeded(lambda: SAID if args.command == "run" else "Terminated."), _without_rays_last_words():
+        with heeded(lambda: SAID if args.command in CONTINUED else "Terminated."), _without_rays_last_words():
             config = init_engine_from_config(args.config)
+            is_file_of_requests = args.command == "openai-batch"
             batch = RayLLMBatch(
                 config,
-                _workload(args, config.task_kind),
+                _requests(args, config) if is_file_of_requests else _workload(args, config.task_kind),
                 batch_size=args.batch_size,
                 num_replicas=args.num_replicas,
                 verbose=args.verbose,
@@ -41,7 +45,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except Terminated:
         return TERMINATED
     except KeyboardInterrupt:
-        print(f"Interrupted.{' The same command continues it.' if args.command == 'run' else ''}", file=sys.stderr)
+        print(f"Interrupted.{' The same command continues it.' if args.command in CONTINUED else ''}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # of the user's own code too: what their load_dataset raises, say
         return _failed(error, args, began=batch is not None and batch.metrics is not None)
@@ -63,7 +67,9 @@ def _without_rays_last_words() -> Iterator[None]:
 def _failed(error: BaseException, args: argparse.Namespace, began: bool) -> int:
     """Say what is wrong. FAILED where the same command may go on, WRONG_INPUT where something must be mended first."""
     # The last line names the error and the workload; of one with many lines, these come before it.
-    whose = f"(workload {args.workload or '--prompt ' + repr(args.prompt)})"
+    whose = f"(requests of {args.input})"
+    if args.command != "openai-batch":
+        whose = f"(workload {args.workload or '--prompt ' + repr(args.prompt)})"
     if isinstance(error, RayLLMBatchError):
         last = f"{type(error).__name__}: {error}".strip()
         began = isinstance(error, (EngineError, HubUnavailableError)) or "it continues" in str(error)
@@ -96,6 +102,16 @@ def _workload(args: argparse.Namespace, task: Task) -> Any:
     return workload
 
 
+def _requests(args: argparse.Namespace, config: EngineConfig) -> OpenAIBatchFile:
+    names = args.served_model_name or config.engine_kwargs.get("served_model_name") or config.model_id
+    return OpenAIBatchFile(
+        args.input,
+        sampling_params=pairs(args.s, "-s"),
+        served_model_name=None if args.any_model else names,
+        adapters=config.dynamic_lora_loading_path is not None,
+    )
+
+
 def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     if args.command == "check":
         batch.check(args.output, output_format=args.output_format, id_column=args.id_column)
@@ -108,9 +124,20 @@ def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
         return DONE
     if args.report and os.path.isdir(args.report):  # known now, and not after hours
         raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
+    if isinstance(batch.workload, OpenAIBatchFile) and args.command == "openai-batch":
+        check_outputs(args.input, args.output, args.errors)
+        answers = _run(batch, args, args.work_folder or f"{args.output}.parts")
+        written = batch.workload.write_results(answers, args.output, args.errors)
+        places = [without_credentials(path) for path in (args.output, args.errors) if path]
+        print(f"{written} are in {' and '.join(places)}.")
+        return ROWS_FAILED if written.errors else DONE
+    return ROWS_FAILED if failed_of(_run(batch, args, args.output)) else DONE
+
+
+def _run(batch: RayLLMBatch, args: argparse.Namespace, folder: str) -> Any:
     try:
-        result = batch.run(
-            args.output,
+        return batch.run(
+            folder,
             output_format=args.output_format,
             id_column=args.id_column,
             retry_failed=args.retry_failed,
@@ -122,4 +149,3 @@ def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
                 batch.report(args.report)
             except RayLLMBatchError as error:  # the answers are as good without it
                 print(error, file=sys.stderr)
-    return ROWS_FAILED if failed_of(result) else DONE

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import CNNDailySummary, RayLLMBatch, cli
+from rayllm_batch import CNNDailySummary, OpenAIBatchFile, RayLLMBatch, cli
 from rayllm_batch.errors import EngineError, HubUnavailableError, OutputError, PreflightError, WorkloadError
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.output.run_columns import tell_failed
 from rayllm_batch.termination import Terminated
+from rayllm_batch.workload.openai_results import Written
 from rayllm_batch.workload.prompt_template import PromptTemplate
 
 CONFIG = "configs/demo-cpu.yaml"
@@ -317,3 +318,63 @@ def test_a_reader_that_goes_does_not_end_a_run(tmp_path: Path, pipe: str) -> Non
     run = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
     assert run.returncode == cli.DONE and (tmp_path / "done").exists()
     assert "Error" not in run.stderr and len(run.stdout if pipe.startswith("|") else "") < 5 * 9000
+
+
+def test_requests_make_a_workload_of_the_configs_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """And the folder, the places of the results, and the code that says whether all have one."""
+    called: list[Any] = []
+    written = Written(3, 0)
+
+    def run(batch: RayLLMBatch, folder: str, **options: Any) -> Any:
+        called.append((batch.workload, folder, options))
+        return "answers"
+
+    def write(workload: OpenAIBatchFile, answers: Any, output: str, errors: str | None) -> Written:
+        called.append((answers, output, errors))
+        return written
+
+    monkeypatch.setattr(RayLLMBatch, "run", run)
+    monkeypatch.setattr(OpenAIBatchFile, "write_results", write)
+    monkeypatch.setattr("rayllm_batch.termination._is_rays", lambda _: True)
+    out, errors = str(tmp_path / "results.jsonl"), str(tmp_path / "errors.jsonl")
+    base = ["openai-batch", "--config", CONFIG, "-i", "requests.jsonl", "-o", out]
+    assert cli.main([*base, "--errors", errors, "-s", "max_tokens=9", "--retry-failed"]) == cli.DONE
+    (workload, folder, options), wrote = called
+    assert (workload.dataset_file, workload.sampling_params) == ("requests.jsonl", {"max_tokens": 9})
+    assert workload.names == [str(Path("assets/demo-model").resolve())] and not workload.adapters
+    assert folder == f"{out}.parts" and options["retry_failed"] and options["id_column"] is None
+    assert wrote == ("answers", out, errors)
+    assert capsys.readouterr().out == f"3 results and 0 errors are in {out} and {errors}.\n"
+
+    called.clear()
+    written = Written(2, 1)
+    assert (
+        cli.main([*base, "--work-folder", "w", "--served-model-name", "a", "--served-model-name", "b"])
+        == cli.ROWS_FAILED
+    )
+    assert called[0][0].names == ["a", "b"] and called[0][1] == "w"
+    called.clear()
+    assert cli.main([*base, "--any-model"]) == cli.ROWS_FAILED
+    assert called[0][0].names == []
+
+    called.clear()
+    assert cli.main([*base[:-1], str(tmp_path)]) == cli.WRONG_INPUT
+    said = capsys.readouterr().err
+    assert "is a folder" in said and said.endswith("(requests of requests.jsonl)\n") and not called
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["-o", "x"], "-i/--input"),
+        (["-i", "x"], "-o/--output"),
+        (["-i", "x", "-o", "y", "--error", "z"], "Did you mean '--errors'?"),
+        (["-i", "x", "-o", "y", "--workload", "a:B"], "there is no option --workload"),
+    ],
+)
+def test_wrong_options_of_requests(capsys: pytest.CaptureFixture[str], given: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["openai-batch", "--config", CONFIG, *given])
+    assert end.value.code == cli.WRONG_INPUT and said in capsys.readouterr().err

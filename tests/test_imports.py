@@ -107,6 +107,7 @@ def test_what_is_public() -> None:
         "CNNDailySummary",
         "ChatWorkloadBase",
         "EngineConfig",
+        "OpenAIBatchFile",
         "RayLLMBatch",
         "SyntheticWithSharedPrefix",
         "init_engine_from_config",

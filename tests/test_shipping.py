@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import ChatWorkloadBase, CNNDailySummary, init_engine_from_config
+from rayllm_batch import ChatWorkloadBase, CNNDailySummary, OpenAIBatchFile, init_engine_from_config
 from rayllm_batch.config import EnvVars
+from rayllm_batch.data.data_files import find_files
 from rayllm_batch.data.row_id import RowCounts
 from rayllm_batch.output.finished_rows import Asked
 from rayllm_batch.run import pipeline
@@ -23,6 +24,7 @@ from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers import pooled_prompts
 from rayllm_batch.workers.prompts import PromptJob, build_prompts
 from rayllm_batch.workers.replica import Replica, ReplicaJob
+from rayllm_batch.workload.openai_batch import line_reader
 
 
 class Mine(ChatWorkloadBase):
@@ -44,7 +46,14 @@ def pooled_job() -> ReplicaJob:
     return ReplicaJob("run", dataclasses.replace(config, env_vars=EnvVars()), prompt, None)
 
 
-SENT = [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job, pooled_job]
+def requests() -> Any:
+    """A batch file's: what reads it, and what its rows are."""
+    workload = OpenAIBatchFile("tests/data/heldout_articles.jsonl", served_model_name="m")
+    prompt = PromptJob(workload.parse_row, "assets/demo-model", task=Generate().of(workload, {}))
+    return prompt, line_reader(find_files(workload.dataset_file or ""))
+
+
+SENT = [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job, pooled_job, requests]
 # Each is read in a fork that has read no other, after the libraries that all of them import.
 READ = """
 import os, pickle, sys, traceback
@@ -52,7 +61,12 @@ import numpy, pyarrow, ray.cloudpickle
 for name in sys.argv[1:]:
     if os.fork() == 0:
         try:
-            pickle.load(open(name, "rb"))
+            found = pickle.load(open(name, "rb"))
+            if name == "requests":
+                body = '{"custom_id": "1", "url": "/v1/completions", "body": {"model": "m", "prompt": "a", "seed": 1}}'
+                task, parse_row = found[0].task, found[0].parse_row
+                parsed = task.parse(parse_row, {"request": body.encode()})
+                assert task.request([1], task.own_text(parsed)).settings == {"seed": 1, "max_tokens": 16}
             assert "rayllm_batch" not in sys.modules
         except BaseException:
             print(name, traceback.format_exc(), flush=True)
@@ -70,7 +84,9 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
 
     pipeline.ship_by_value(Mine())
     for sent in SENT:
-        (tmp_path / sent.__name__).write_bytes(cloudpickle.dumps(sent() if sent in (job, pooled_job) else sent))
+        (tmp_path / sent.__name__).write_bytes(
+            cloudpickle.dumps(sent() if sent in (job, pooled_job, requests) else sent)
+        )
     names = [sent.__name__ for sent in SENT]
     there = subprocess.run(
         [sys.executable, "-c", READ, *names],
@@ -84,7 +100,7 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
     assert there.stdout.splitlines() == names, there.stdout + there.stderr
 
 
-@pytest.mark.parametrize("workload", [Mine(), CNNDailySummary()])
+@pytest.mark.parametrize("workload", [Mine(), CNNDailySummary(), OpenAIBatchFile("x")])
 def test_a_job_is_small(workload: Any) -> None:
     """Each worker reads it. With the code of its engine and task, 240 KB; the readers of files would double it."""
     from ray import cloudpickle
@@ -92,8 +108,6 @@ def test_a_job_is_small(workload: Any) -> None:
     pipeline.ship_by_value(workload)
     sent = dataclasses.replace(
         job(),
-        prompt=PromptJob(
-            parse_row=workload.parse_row, tokenizer="assets/demo-model", task=Generate({"temperature": 0.0})
-        ),
+        prompt=PromptJob(parse_row=workload.parse_row, tokenizer="assets/demo-model", task=Generate().of(workload, {})),
     )
     assert len(cloudpickle.dumps(sent)) < 300_000

@@ -66,7 +66,12 @@ def read_dataset_file(
     options = ReadOptions(bad_lines, encoding, column_types or {})
     files = find_files(dataset_file)
     _check_options(files, options)
-    reader = Reader(files.fs, files.format, options)
+    return read_files(files, Reader(files.fs, files.format, options))
+
+
+def read_files(files: DatasetFiles, reader: Reader) -> ray.data.Dataset:
+    """As read_dataset_file, with a reader of the caller's, such as one of its own kind."""
+    options = reader.options
     try:
         sizes = [info.size or 0 for info in files.fs.get_file_info(files.paths)]
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Optional, Protocol, Union
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,8 @@ class Request:
     prompt_token_ids: the whole prompt. settings: of the task, as vLLM's SamplingParams has them for `generate`, and its
     PoolingParams where there is a pooling. model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only
     with those of the same salt. tools, chat_template_kwargs: that the prompt was made with, for the parsers of what
-    comes back. pooling: None where text is wanted.
+    comes back. raw: the answer's text is wanted as it is, though the engine has parsers. pooling: None where text is
+    wanted.
     """
 
     prompt_token_ids: list[int]
@@ -42,6 +43,7 @@ class Request:
     tools: list[dict[str, Any]] = field(default_factory=list)
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     pooling: Optional[Pooling] = None
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Reply:
     prompt_logprobs:      likewise of the prompt's tokens; None for its first, which nothing comes before.
     parsed:               each answer, where there are parsers.
     vectors:              of each prompt of a pooling request, shape (size,) of float32; then the text is "".
+    stop_reasons:         of each answer the text or token id of the settings that it stopped at, or None.
     """
 
     text: str
@@ -84,6 +87,7 @@ class Reply:
     prompt_logprobs: Optional[list[Optional[list[dict[str, Any]]]]] = None
     parsed: tuple[ParsedAnswer, ...] = ()
     vectors: tuple[np.ndarray, ...] = ()
+    stop_reasons: tuple[Union[int, str, None], ...] = ()
 
 
 class BadRequest(Exception):

@@ -83,7 +83,7 @@ def _width(name: str, shape: Any) -> Optional[int]:
 
 
 class Turns:
-    """Requests with an adapter and requests without one, never both at once.
+    """Requests of one kind and those of another, such as with an adapter and without one, never both at once.
 
     vLLM's kernels for CPU look up "no adapter" as slot -1: in one batch with others, a request without an adapter is
     answered with the weights of the last slot's. (Those for GPUs skip it.)
@@ -93,14 +93,14 @@ class Turns:
         self._left, self._running = asyncio.Condition(), {True: 0, False: 0}
 
     @asynccontextmanager
-    async def turn(self, has_adapter: bool) -> AsyncIterator[None]:
+    async def turn(self, kind: bool) -> AsyncIterator[None]:
         async with self._left:
-            await self._left.wait_for(lambda: not self._running[not has_adapter])
-            self._running[has_adapter] += 1
+            await self._left.wait_for(lambda: not self._running[not kind])
+            self._running[kind] += 1
         try:
             yield
         finally:
-            self._running[has_adapter] -= 1
+            self._running[kind] -= 1
             async with self._left:
                 self._left.notify_all()
 

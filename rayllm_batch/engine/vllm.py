@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any, Optional
 
@@ -72,6 +72,7 @@ class VLLMEngine:
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
         self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
+        self._of_logprobs = lora.Turns()
         self._hearing, self._requests = Hearing(), 0
         # max_model_len -1: the model's own, or what the KV cache can hold of it. The async engine's own context halves
         # or quarters the scheduler's limits that LLM() would choose on the same GPU; offline work wants LLM's.
@@ -104,16 +105,18 @@ class VLLMEngine:
             return await vllm_pooling.reply(request, self._pool)
         request_id = str(next(self._counter))
         settings, more = request.settings, dict[str, Any]()
-        if self._parser is not None:
+        answer_parser = None if request.raw else self._parser
+        if answer_parser is not None:
             try:
-                settings, more = self._parser.prepare(request)
+                settings, more = answer_parser.prepare(request)
             except Exception as error:
                 raise BadRequest(f"the parsers of engine_kwargs: {one_line(error, named=False)}") from None
         params = self._sampling_params(settings)
         prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
         if request.cache_salt:
             prompt["cache_salt"] = request.cache_salt
-        final = await self._last(request.model, partial(self._engine.generate, prompt, params, request_id, **more))
+        async with self._turn_of_logprobs(params):
+            final = await self._last(request.model, partial(self._engine.generate, prompt, params, request_id, **more))
         outputs = sorted(final.outputs, key=lambda output: output.index)
         for output in outputs:
             if output.finish_reason not in ANSWERED:
@@ -123,8 +126,8 @@ class VLLMEngine:
                     f"{output.finish_reason!r}{why}; its log says why{ONE_BACKEND if params.structured_outputs else ''}"
                 )
         parsed = tuple[ParsedAnswer, ...]()
-        if self._parser is not None:
-            of_each = (self._parser.parse(request, output.text, output.token_ids) for output in outputs)
+        if answer_parser is not None:
+            of_each = (answer_parser.parse(request, output.text, output.token_ids) for output in outputs)
             parsed = tuple([await one for one in of_each])
         texts = tuple([one.content or "" for one in parsed] or [output.text for output in outputs])
         several = len(outputs) > 1
@@ -137,6 +140,7 @@ class VLLMEngine:
             logprobs=None if outputs[0].logprobs is None else [_tokens(output.logprobs) for output in outputs],
             prompt_logprobs=None if final.prompt_logprobs is None else _tokens(final.prompt_logprobs),
             parsed=parsed,
+            stop_reasons=tuple(output.stop_reason for output in outputs),
         )
 
     async def _pool(self, model: Optional[str], prompt: Any, params: Any) -> Any:
@@ -163,6 +167,11 @@ class VLLMEngine:
         if final is None or not final.outputs:
             raise BadRequest("the engine ended the request without an answer")
         return final
+
+    def _turn_of_logprobs(self, params: Any) -> AbstractAsyncContextManager[None]:
+        """In one batch with log-probabilities of chosen tokens, vLLM 0.29 gives the others' most likely tokens as minus infinity."""
+        chosen = bool(getattr(params, "logprob_token_ids", None))
+        return self._of_logprobs.turn(chosen) if chosen or params.logprobs else nullcontext()
 
     async def _add_adapter(self, adapter: Any) -> None:
         """By itself: as a part of a request, one that cannot be loaded would end the engine's process."""

@@ -28,7 +28,7 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
     """
     failed = [*rows.failed, *_errors(config, facts, rows.chats, rows.task)]
     tried = len(rows.chats) + len(rows.failed)
-    if tried and len(failed) == tried:
+    if tried and len(failed) == tried and not rows.task.rows_may_all_fail:
         if not (long := sum(TOO_LONG in error for error in failed)):
             raise ConfigError(f"None of the first {tried} row(s) can be answered. The first: {failed[0]}")
         chats, _ = rows.others()
@@ -54,7 +54,8 @@ def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, A
     if any(prompts):
         if (job := _job(config, facts, task)) is None:
             return []
-        fill(ids, prompts, errors, job, [chat.get("tools") for chat in chats])
+        tools, how = ([chat.get(key) for chat in chats] for key in ("tools", "chat_template_kwargs"))
+        fill(ids, prompts, errors, job, tools, how)
     for i, one in enumerate(ids):
         if errors[i] is None and one is not None:
             errors[i] = _does_not_fit(one, config, facts)

@@ -114,7 +114,10 @@ def read_rows(
     # Of no more rows than these: parse_row is the user's code, and may be slow.
     chats, failed = _parsed(workload, task, sample[:PARSED_ROWS])
     if not chats:  # a few bad rows get their error column; all of them, and the code is wrong
-        raise WorkloadError(f"{name}.parse_row fails on each of the first {len(failed)} row(s). The first: {failed[0]}")
+        why = f"{name}.parse_row fails on each of the first {len(failed)} row(s). The first: {failed[0]}"
+        if not task.rows_may_all_fail:
+            raise WorkloadError(why)
+        log.warning("%s", why)
     total, is_a_limit = limit, fraction > 1
     if counted is None and isinstance(whole, ray.data.dataset.MaterializedDataset):
         counted = whole.count()

@@ -76,13 +76,12 @@ class Task:
     has_own_columns = False  # beside those of the schema, such as a user's code returns
     code = ""  # tells what the user's code asks of the model, where nobody knows it before
     compact_json = False  # answers are JSON that nobody reads as it is
-    tells_apart = (
-        ""  # its requests from those of the job's other tasks, with the same prompt and settings of the row's own
-    )
+    tells_apart = ""  # its requests from others of the job's, with the same prompt and settings of the row's own
     seats = 1  # of the engine's max_num_seqs that a row takes
     numbers = 0  # that a row's columns hold beside those, nearly
     legend = ""  # a line that explains the columns, where their names and types do not
     pools = False  # it asks for vectors (Request.pooling), and nothing is generated
+    rows_may_all_fail = False  # each row's error is a result of its own, and none of them speaks of the workload
 
     def __init__(self, settings: Optional[dict[str, Any]] = None) -> None:
         self.settings = settings or {}

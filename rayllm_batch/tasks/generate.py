@@ -120,6 +120,10 @@ class Generate(Task):
             raise WorkloadError(f"{name}.reask must be a whole number from 0 to {MOST_REASKS}, given {shown(reask)}.")
         asked: dict[str, Any] = {"settings": settings, "excluded": excluded, "output": output, "reask": reask}
         asked["parsers"] = frozenset(name for name in PARSERS if engine_kwargs.get(name))
+        if getattr(workload, "answers_as_a_server", False):
+            from rayllm_batch.tasks.completions import Completions  # which travels to workers only with such a workload
+
+            return Completions(**asked)
         if not callable(getattr(workload, "rollout", None)):
             return Generate(**asked)
         from rayllm_batch.tasks.rollout import Limits, Rollout  # which travel to workers only with a rollout

@@ -91,7 +91,11 @@ class Answering:
             return problem
         request = task.request(ids.tolist(), row[REQUEST])
         how = self._prompt.chat_template_kwargs
-        return dataclasses.replace(request, chat_template_kwargs=how) if how else request
+        return (
+            dataclasses.replace(request, chat_template_kwargs={**how, **request.chat_template_kwargs})
+            if how
+            else request
+        )
 
     async def answer(self, row: dict[str, Any], task: Optional[Task] = None) -> Answer:
         """task: None for the job's own."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
@@ -78,6 +78,7 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     token_ids: list[Optional[np.ndarray]] = []
     prompts: list[Optional[Prompt]] = []
     tools: list[Optional[list[dict[str, Any]]]] = []
+    how: list[Optional[dict[str, Any]]] = []
     requests: list[Optional[str]] = []
     errors: list[Optional[str]] = []
     rows: list[dict[str, Any]] = []  # as the task has read them
@@ -97,13 +98,14 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         token_ids.append(parsed.get("prompt_token_ids"))
         prompts.append(parsed.get("messages") or parsed.get("prompt"))
         tools.append(parsed.get("tools"))
+        how.append(parsed.get("chat_template_kwargs"))
         requests.append(request)
         errors.append(error)
     if job.pooled is not None:
         job.pooled(rows, token_ids, errors, job)
         requests = [None if error else job.task.own_text(its) for its, error in zip(rows, errors, strict=True)]
     elif any(prompts):
-        fill(token_ids, prompts, errors, job, tools)
+        fill(token_ids, prompts, errors, job, tools, how)
     if job.with_row_ids:
         digests = pa.array(map(finished_rows.digest, token_ids, requests), type=pa.uint64())
         table = table.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
@@ -142,21 +144,28 @@ def prompt_of(prompt: Prompt, job: PromptJob, tools: Optional[list[dict[str, Any
     return {run_columns.TOKEN_IDS: token_ids[0], run_columns.STAGE_ERROR: errors[0]}
 
 
-def fill(
+def fill(  # noqa: PLR0917 (a column each)
     token_ids: list[Optional[np.ndarray]],
     prompts: Sequence[Optional[Prompt]],
     errors: list[Optional[str]],
     job: PromptJob,
     tools: Sequence[Optional[list[dict[str, Any]]]] = (),
+    how: Sequence[Optional[dict[str, Any]]] = (),
 ) -> None:
-    """The token ids of the rows that have messages or a text, or their errors. tools: of each row, where any has some."""
+    """The token ids of the rows that have messages or a text, or their errors.
+
+    tools, how: of each row, where any has some: its tools, and its chat_template_kwargs, which go over the job's.
+    """
     tokenizer = loaded(job, any(isinstance(its, list) for its in prompts))
     texts: dict[int, str] = {}
     for i, its in enumerate(prompts):
         if its is None:
             continue
         try:
-            texts[i] = its if isinstance(its, str) else render(tokenizer, its, job, tools[i] if tools else None)
+            if isinstance(its, str):
+                texts[i] = its
+            else:
+                texts[i] = render(tokenizer, its, job, tools[i] if tools else None, (how[i] if how else None) or {})
         except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
@@ -197,19 +206,24 @@ def half_of_a_pair(text: str) -> str:
 
 
 def render(
-    tokenizer: Any, messages: list[dict[str, Any]], job: PromptJob, tools: Optional[list[dict[str, Any]]] = None
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    job: PromptJob,
+    tools: Optional[list[dict[str, Any]]] = None,
+    own: Mapping[str, Any] = {},
 ) -> str:
     """The text that the model sees, special tokens included. The answer continues an assistant's last message.
 
     Raises whatever the template does, and ValueError where it would lose something of the messages without a word.
     """
     last = messages[-1]
-    begun = last["content"] if last["role"] == "assistant" else None
+    begun = last["content"] if last["role"] == "assistant" and "continue_final_message" not in own else None
     if begun is not None and last.keys() - {"role", "content", "name"}:
         raise ValueError("the last message is the assistant's, and more than text: only its content can be continued")
     if begun is not None and not begun.strip() and len(messages) > 1:
         messages, begun = messages[:-1], None  # nothing is there to be continued
-    how = {"add_generation_prompt": begun is None, **job.chat_template_kwargs, **({"tools": tools} if tools else {})}
+    how = {"add_generation_prompt": begun is None, **job.chat_template_kwargs, **own}
+    how |= {"tools": tools} if tools else {}
     if "continue_final_message" in how:
         begun = None  # the user's own affair
     if begun is not None:

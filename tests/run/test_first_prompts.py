@@ -12,7 +12,11 @@ from rayllm_batch.errors import ConfigError, RayLLMBatchError
 from rayllm_batch.run.first_prompts import check_first_prompts
 from rayllm_batch.run.model_check import ModelFacts
 from rayllm_batch.run.rows import Rows
+from rayllm_batch.tasks.base import Task
+from rayllm_batch.tasks.completions import Completions
+from rayllm_batch.tasks.generate import Generate
 
+GENERATE = Generate()
 MODEL = Path("assets/demo-model")
 NO_TOOLS = (
     "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}"
@@ -22,11 +26,15 @@ NO_TOOLS = (
 
 
 def check(
-    *chats: dict[str, Any], failed: tuple[str, ...] = (), facts: ModelFacts | None = None, **config: Any
+    *chats: dict[str, Any],
+    failed: tuple[str, ...] = (),
+    facts: ModelFacts | None = None,
+    task: Task = GENERATE,
+    **config: Any,
 ) -> list[str]:
     given = init_engine_from_config("configs/demo-cpu.yaml", override=config)
     facts = facts or ModelFacts({"vocab_size": 8192}, folder=MODEL)
-    return check_first_prompts(given, facts, Rows(None, [{}], 1, chats=chats, failed=failed))
+    return check_first_prompts(given, facts, Rows(None, [{}], 1, chats=chats, failed=failed, task=task))
 
 
 def chat(role: str = "user", content: str = "hello there") -> dict[str, Any]:
@@ -48,6 +56,16 @@ def test_rows_that_parse_row_fails_on_count_too() -> None:
     assert check(chat(), failed=("parse_row: KeyError: 'x'",)) == ["parse_row: KeyError: 'x'"]
     with pytest.raises(ConfigError, match="None of the first 3 .*parse_row: KeyError"):
         check(chat("tool"), chat("tool"), failed=("parse_row: KeyError: 'x'",), chat_template=NO_TOOLS)
+
+
+def test_where_each_error_is_a_result_none_of_the_first_need_be_answered() -> None:
+    assert len(check(chat("tool"), failed=("x",), task=Completions(), chat_template=NO_TOOLS)) == 2
+
+
+def test_a_rows_own_chat_template_kwargs_are_seen() -> None:
+    refuses = "{% if mood is defined %}{{ raise_exception('no moods') }}{% endif %}{{ messages[0].content }}"
+    [error] = check(chat(), {**chat(), "chat_template_kwargs": {"mood": "good"}}, chat_template=refuses)
+    assert "no moods" in error
 
 
 def test_what_is_too_long() -> None:

@@ -17,6 +17,7 @@ from rayllm_batch.data import columns
 from rayllm_batch.errors import DatasetError, WorkloadError
 from rayllm_batch.run import rows
 from rayllm_batch.run.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
+from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workload import ChatWorkloadBase
 
 
@@ -342,3 +343,17 @@ def test_a_quick_read_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
         if isinstance(thread, threading.Timer):
             thread.join(60)  # cancelled: it ends by itself, long before its time
     assert threading.active_count() <= before
+
+
+def test_rows_that_all_fail_are_no_errors_of_the_workload_where_each_error_is_a_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said, data, task = [], Lazy(some(20, bad=True)), Generate()
+    monkeypatch.setattr(rows.log, "warning", lambda text, *args: said.append(text % args))
+    with pytest.raises(WorkloadError, match="fails on each of the first 8"):
+        rows.read_rows(Work(data=data))
+    assert not said
+    task.rows_may_all_fail = True
+    found = rows.read_rows(Work(data=data), task=task)
+    assert (found.chats, len(found.failed)) == ((), 8)
+    assert "fails on each of the first 8 row(s)" in said[0], "seen before an engine starts"

@@ -366,6 +366,24 @@ def test_half_of_a_surrogate_pair_in_a_text(folders: dict[str, Path]) -> None:
     assert "surrogate" in only_row_1_fails(folders["none"], lambda: {"prompt": "a\ud83d"})
 
 
+# --- a row's own chat_template_kwargs
+
+
+def test_rows_own_chat_template_kwargs_go_over_the_jobs(folders: dict[str, Path]) -> None:
+    begun = [*CHATS[0], {"role": "assistant", "content": "Well,"}]
+    given = job(folders["none"], from_row, chat_template_kwargs={"add_generation_prompt": False})
+    anew = {"add_generation_prompt": True, "continue_final_message": False}
+    mine = tokenizer.load_tokenizer(given)
+    texts = []
+    for chat, how in ((CHATS[0], None), (CHATS[0], {"add_generation_prompt": True}), (begun, None), (begun, anew)):
+        ids, errors = [None], [None]
+        prompt.fill(ids, [chat], errors, given, [], [how])
+        assert errors == [None]
+        texts.append(mine.decode(ids[0]))
+    assert [text.endswith("[assistant] ") for text in texts] == [False, True, False, True]
+    assert texts[2].endswith("Well,") and "Well,\n" in texts[3], "the last message is continued, or is over"
+
+
 # --- how a tokenizer is loaded
 
 
