@@ -22,7 +22,12 @@ class NotAnAnswer(ValueError):
 
 
 def body_of(
-    request: Request, model: str, extra_body: Mapping[str, Any], *, max_tokens: str = "max_tokens", is_vllm: bool = False
+    request: Request,
+    model: str,
+    extra_body: Mapping[str, Any],
+    *,
+    max_tokens: str = "max_tokens",
+    is_vllm: bool = False,
 ) -> tuple[str, dict[str, Any]]:
     """The path and the body. max_tokens: what the server calls it. is_vllm: it takes structured_outputs as they are."""
     settings = dict(request.settings)
@@ -78,9 +83,11 @@ def _may_be_strict(schema: Any) -> bool:
         if not isinstance(part, dict):
             return True
         properties = part.get("properties")
-        if part.get("type") == "object" or isinstance(properties, dict):
-            if part.get("additionalProperties") is not False or set(part.get("required") or ()) != set(properties or ()):
-                return False
+        is_object = part.get("type") == "object" or isinstance(properties, dict)
+        if is_object and part.get("additionalProperties") is not False:
+            return False
+        if is_object and set(part.get("required") or ()) != set(properties or ()):
+            return False
         return all(map(is_closed, part.values()))
 
     return isinstance(schema, dict) and schema.get("type") == "object" and is_closed(schema)
@@ -193,7 +200,12 @@ def _position(taken: Mapping[str, Any], others: Any) -> list[dict[str, Any]]:
     return [
         {**first, "rank": ranks.get(taken.get("token"))},
         *(
-            {"token_id": None, "token": one.get("token"), "logprob": one.get("logprob"), "rank": ranks[one.get("token")]}
+            {
+                "token_id": None,
+                "token": one.get("token"),
+                "logprob": one.get("logprob"),
+                "rank": ranks[one.get("token")],
+            }
             for one in rest
         ),
     ]

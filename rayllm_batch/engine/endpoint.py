@@ -25,7 +25,10 @@ class Endpoint:
         netloc = parts.netloc.rpartition("@")[2]
         self.user, self.password = unquote(parts.username or ""), Secret(unquote(parts.password or ""))
         self.api_key, self.host, self.scheme = Secret(api_key), parts.hostname or "", parts.scheme
-        self._base, self._query = urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")), Secret(parts.query)
+        self._base, self._query = (
+            urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")),
+            Secret(parts.query),
+        )
         values = (value for _, value in parse_qsl(parts.query))
         self._secrets = [one for one in (self.api_key, self.password, parts.password, *values) if one and len(one) > 3]
 
@@ -76,5 +79,7 @@ def api_key(engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> Se
             "api_key_env out for a server that takes no key."
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(f"The environment variable {name} holds what is no API key: it has spaces or other characters.")
+        raise ConfigError(
+            f"The environment variable {name} holds what is no API key: it has spaces or other characters."
+        )
     return Secret(key)

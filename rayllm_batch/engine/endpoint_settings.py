@@ -18,7 +18,7 @@ from rayllm_batch.shape import checked
 _Seconds = Annotated[StrictFloat | None, Field(gt=0, description="seconds above 0", allow_inf_nan=False)]
 _Usd = Annotated[StrictFloat | None, Field(ge=0, description="a price of at least 0", allow_inf_nan=False)]
 _Budget = Annotated[StrictFloat | None, Field(gt=0, description="US dollars above 0", allow_inf_nan=False)]
-_Retries = Annotated[StrictInt | None, Field(ge=0, le=100, description="a whole number from 0 to 100")]
+_Retries = Annotated[StrictInt | None, Field(ge=1, le=100, description="a whole number from 1 to 100")]
 _Name = Annotated[StrictStr | None, Field(min_length=1, description="the name of an environment variable")]
 _Body = Annotated[
     dict[str, Any] | None,
@@ -48,12 +48,18 @@ class EndpointSettings(BaseModel, extra="forbid"):
 
 def check(engine_kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
     """As given, an address that holds a secret as a Secret. Raises ConfigError."""
+    if "model" in engine_kwargs:
+        raise ConfigError(
+            f"'model' does not go under engine_kwargs in {source}; set model_id at the top level of the config."
+        )
     given = checked(EndpointSettings, engine_kwargs, source)
     settings = {name: value for name, value in engine_kwargs.items() if value is not None}
     settings["base_url"] = _base_url(given.base_url, source)
     for key in OURS:
         if key in (given.extra_body or {}):
-            raise ConfigError(f"extra_body in {source} has {key!r}, which comes from the config or the workload. Remove it.")
+            raise ConfigError(
+                f"extra_body in {source} has {key!r}, which comes from the config or the workload. Remove it."
+            )
     try:
         json.dumps(given.extra_body, allow_nan=False)
     except (TypeError, ValueError) as problem:
@@ -76,7 +82,11 @@ def _base_url(given: str, source: str) -> str:
         raise ConfigError(f"{wanted} ({'its port is none' if 'ort' in str(problem) else 'it is none'}).") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ConfigError(f"{wanted}, given {endpoint.shown!r}.")
-    if (path := next((end for end in ("/chat/completions", "/completions") if parts.path.rstrip("/").endswith(end)), None)) is not None:
+    if (
+        path := next(
+            (end for end in ("/chat/completions", "/completions") if parts.path.rstrip("/").endswith(end)), None
+        )
+    ) is not None:
         raise ConfigError(f"{wanted}: leave {path} away, given {endpoint.shown!r}.")
     is_secret = parts.username or parts.password or parts.query
     return Secret(given.strip()) if is_secret else given.strip()

@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Failure:
     retry_after_s: Optional[float] = None
 
 
-def of_response(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+def of_response(status: int, headers: Mapping[str, str], body: bytes) -> Failure:  # noqa: PLR0911 (a line a kind)
     """Of an answer that is none: a status other than 200, or an error in place of an answer."""
     said, codes = _error_in(body)
     code_status = next((code for code in codes if isinstance(code, int) and 400 <= code < 600), None)
@@ -42,7 +43,9 @@ def of_response(status: int, headers: Mapping[str, str], body: bytes) -> Failure
     wait_s = retry_after(headers)
     if 300 <= status < 400:
         to = headers.get("Location", "another address")
-        return Failure("unusable", f"HTTP {status}: the server redirects to {to}, which is not followed: set base_url", status)
+        return Failure(
+            "unusable", f"HTTP {status}: the server redirects to {to}, which is not followed: set base_url", status
+        )
     if named & set(NO_MONEY) or status == 402:
         return Failure("unusable", text, status)
     if status == 401 or named & set(ABOUT_THE_KEY):
@@ -87,19 +90,19 @@ def _error_in(body: bytes) -> tuple[str, list[Any]]:
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):
-        return (f"a page in place of JSON: {_without_tags(text)}" if text.lstrip().startswith("<") else text.strip()), []
+        return (
+            f"a page in place of JSON: {_without_tags(text)}" if text.lstrip().startswith("<") else text.strip()
+        ), []
     if isinstance(given, list) and given:  # Google's
         given = given[0]
     error = given.get("error", given) if isinstance(given, dict) else given
     if not isinstance(error, dict):
         return str(error), []
-    details = error.get("details") if isinstance(error.get("details"), list) else []
-    reasons = [one.get("reason") for one in details if isinstance(one, dict)]
+    details = error.get("details")
+    reasons = [one.get("reason") for one in details if isinstance(one, dict)] if isinstance(details, list) else []
     message = next((error[key] for key in ("message", "detail", "msg", "error") if error.get(key)), None)
     return str(message if message is not None else text), [error.get("code"), error.get("type"), *reasons]
 
 
 def _without_tags(page: str) -> str:
-    import re
-
     return " ".join(re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", page).split())[:200]

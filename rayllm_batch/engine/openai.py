@@ -22,9 +22,16 @@ from rayllm_batch.engine.failure import Failure, of_exception, of_response
 from rayllm_batch.engine.pace import Pace
 from rayllm_batch.errors import ConfigError, did_you_mean
 
-DEFAULTS = {"max_concurrency": 64, "timeout_s": 600.0, "max_retries": 5, "give_up_after_s": 300.0}
+MAX_CONCURRENCY = 64
+DEFAULTS: dict[str, Any] = {
+    "max_concurrency": MAX_CONCURRENCY,
+    "timeout_s": 600.0,
+    "max_retries": 5,
+    "give_up_after_s": 300.0,
+}
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 30.0  # before a request is sent again; doubled each time, with jitter
-PROBE_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S, PROBE_EVERY_S = 30.0, 5.0
+OTHER_MAX_TOKENS = "max_completion_tokens"  # as OpenAI's models call it since o1
 MOST_BYTES = 64 << 20  # of an answer; 16 answers of 100,000 tokens with 20 log-probabilities each are some 100 MB
 CHARACTERS_A_TOKEN = 4  # of English, about: a guess until the first answer tells
 SHARED = ("max_concurrency", "requests_per_minute", "tokens_per_minute", "max_cost_usd", "max_total_tokens")
@@ -113,9 +120,7 @@ class OpenAIEngine:
         kwargs = {**DEFAULTS, **engine_kwargs}
         self._model, self._kwargs, self._extra_body = model, kwargs, kwargs.get("extra_body") or {}
         self._connection = Connection(endpoint.of(engine_kwargs, {}))
-        self._pace = Pace(
-            kwargs["max_concurrency"], kwargs.get("requests_per_minute"), kwargs.get("tokens_per_minute")
-        )
+        self._pace = Pace(kwargs["max_concurrency"], kwargs.get("requests_per_minute"), kwargs.get("tokens_per_minute"))
         self._ended: Optional[str] = None
         self._max_tokens_name, self._is_vllm = "max_tokens", asyncio.ensure_future(self._asks_whether_it_is_vllm())
         self._responses, self._tokens = 0, [0, 0]  # tokens: of prompts, of answers
@@ -127,7 +132,7 @@ class OpenAIEngine:
         """Raises BadRequest where the server refuses this request, or fails at it max_retries times, and answers others
         meanwhile; and EngineUnavailable where it answers none.
         """
-        began, tries = time.monotonic(), 0
+        tries, failed_at = 0, time.monotonic()
         choice = "choice" in (request.settings.get("structured_outputs") or {})
         is_vllm = choice and await self._is_vllm
         while True:
@@ -137,17 +142,18 @@ class OpenAIEngine:
             given = await self._in_turn(path, body, request, is_vllm)
             if isinstance(given, Reply):
                 return given
-            if "max_completion_tokens" in given.text and given.status == 400 and self._max_tokens_name in body:
-                if self._max_tokens_name == "max_tokens":  # of OpenAI's models since o1
-                    self._max_tokens_name = "max_completion_tokens"
-                    continue
+            is_chat = path == chat_completions.CHAT
+            if is_chat and given.status == 400 and OTHER_MAX_TOKENS in given.text and "max_tokens" in body:
+                self._max_tokens_name = OTHER_MAX_TOKENS
+                continue
             if given.kind == "refused" or given.kind == "unusable" and self._is_of_the_request(given, request):
                 raise BadRequest(given.text)
             if given.kind == "unusable" and not (given.status == 404 and self._has_answered):
                 raise self._end(self._unusable(given))
             tries += given.kind != "rate_limited"
-            if tries > self._kwargs["max_retries"] and await self._others_are_answered(began):
+            if tries > self._kwargs["max_retries"] and await self._others_are_answered(failed_at):
                 raise BadRequest(f"{given.text} (tried {tries} times)")
+            failed_at = time.monotonic()
             self._check_patience(given)
             if given.kind != "rate_limited":  # to wait for the end of that is Pace's affair, for all requests
                 wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** min(tries - 1, 10)) * random.uniform(0.75, 1.25)
@@ -200,15 +206,15 @@ class OpenAIEngine:
                 f"{self._named} has answered nothing for {since:,.0f} s (give_up_after_s is {most:g}). It says: {latest.text}."
             )
 
-    async def _others_are_answered(self, began: float) -> bool:
-        """Whether something was, since `began`. Where nothing was, the smallest request is asked: there may be no others."""
+    async def _others_are_answered(self, since: float) -> bool:
+        """Whether something was, since this one failed the time before: then the server is not down. Where nothing was, the smallest request is asked: there may be no others."""
         async with self._probing:
-            if self._answered_at < began and time.monotonic() - self._probed_at > MOST_WAIT_S:
+            if self._answered_at < since and time.monotonic() - self._probed_at > PROBE_EVERY_S:
                 self._probed_at = time.monotonic()
                 given = await self._connection.ask("POST", *smallest(self._model, self._extra_body), PROBE_TIMEOUT_S)
                 if not isinstance(given, Failure) or given.kind == "refused":
                     self._hears_it()
-        return self._answered_at >= began
+        return self._answered_at >= since
 
     def _check_that_it_goes_on(self) -> None:
         if self._ended is None and self._is_spent():
@@ -298,7 +304,7 @@ class OpenAI(EngineKind):
         return {"reasoning_parser": "the server's", "tool_parser": "the server's", "excluded_settings": EXCLUDED}
 
     def at_once(self, engine_kwargs: Mapping[str, Any]) -> int:
-        return engine_kwargs.get("max_concurrency") or DEFAULTS["max_concurrency"]
+        return engine_kwargs.get("max_concurrency") or MAX_CONCURRENCY
 
     def each_engines(self, engine_kwargs: Mapping[str, Any], engines: int) -> dict[str, Any]:
         kwargs = {"max_concurrency": self.at_once(engine_kwargs), **engine_kwargs}
@@ -361,7 +367,7 @@ async def _check(
         )
     if given.kind == "unusable":
         raise ConfigError(unusable(where, model, given, name))
-    if "max_completion_tokens" in given.text:  # which the engine then sends
+    if OTHER_MAX_TOKENS in given.text:  # which the engine then sends
         return
     raise ConfigError(
         f"The endpoint {where.shown} refuses the smallest request with these settings "
@@ -371,7 +377,7 @@ async def _check(
 
 def _guessed_tokens(body: Mapping[str, Any]) -> float:
     prompt = body.get("messages") or body.get("prompt") or ""
-    most = body.get("max_tokens") or body.get("max_completion_tokens") or 0
+    most = body.get("max_tokens") or body.get(OTHER_MAX_TOKENS) or 0
     return len(str(prompt)) / CHARACTERS_A_TOKEN + most
 
 
@@ -393,4 +399,6 @@ def unusable(where: Endpoint, model: str, failure: Failure, api_key_env: Optiona
     key = f"the environment variable {api_key_env or API_KEY_ENV}"
     sent = f"Put a key that it takes into {key}" if where.api_key else f"It was asked without a key: put one into {key}"
     then = {401: f"{sent}.", 403: f"{sent}.", 404: f"Is base_url right, and does it have the model {model!r}?"}
-    return f"The endpoint {where.shown} refuses every request: {failure.text}. {then.get(failure.status or 0, '')}".strip()
+    return (
+        f"The endpoint {where.shown} refuses every request: {failure.text}. {then.get(failure.status or 0, '')}".strip()
+    )

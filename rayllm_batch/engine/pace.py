@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Optional
 
-FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 60.0  # after a rate limit that does not say how long; doubled until there is an answer
+FIRST_PAUSE_S, MOST_PAUSE_S = (
+    1.0,
+    60.0,
+)  # after a rate limit that does not say how long; doubled until there is an answer
 
 
 class Turn(NamedTuple):

@@ -60,6 +60,8 @@ def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, A
 
 def _job(config: EngineConfig, facts: ModelFacts) -> Optional[PromptJob]:
     """None where the run's tokenizer is not on this machine, or nothing that reads it."""
+    if config.engine_kind.tokenizes:
+        return PromptJob(parse_row=dict, tokenizer="", as_text=True)
     tokenizer = config.engine_kwargs.get("tokenizer") or facts.folder
     if tokenizer is None or not is_local(str(tokenizer)) or find_spec("transformers") is None:
         return None

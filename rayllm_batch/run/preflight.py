@@ -66,10 +66,18 @@ def preflight(
 
     attempt(lambda: resources.check(config, num_replicas))
     attempt(lambda: check_versions(config))
-    token, facts = attempt(lambda: hub_token(config)), None
-    if token is not None:
-        facts = attempt(lambda: look_at(config, token))
-    sound = facts is not None and passes(lambda: check_files(config, facts))
+    token: Optional[str] = ""
+    facts: Optional[ModelFacts] = ModelFacts()
+    is_elsewhere = config.engine_kind.tokenizes
+    if not is_elsewhere:
+        token, facts = attempt(lambda: hub_token(config)), None
+        if token is not None:
+            facts = attempt(lambda: look_at(config, token))
+    sound = facts is not None and (is_elsewhere or passes(lambda: check_files(config, facts)))
+    settings = (task or config.task_kind).settings
+    attempt(
+        lambda: config.engine_kind.check_before_start(config.model_id, config.engine_kwargs, config.env_vars, settings)
+    )
     if facts is not None and config.engine_kind.needs_model:
         attempt(lambda: check_memory(config, facts))
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks

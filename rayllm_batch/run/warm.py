@@ -6,6 +6,7 @@ Ray Data actors only pass blocks on to them.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pyarrow as pa
 from rayllm_batch.cluster import resources
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.data import columns
+from rayllm_batch.errors import EngineError
 from rayllm_batch.output import run_columns
 from rayllm_batch.report.estimate import Sample, copies
 from rayllm_batch.workers.parse_answer import parse_answers
@@ -58,13 +60,18 @@ class Host:
         job = self._replica.job.prompt
         prompts = build_prompts(table, job)
         answered = self._replica(prompts)
+        if self._replica.ended:
+            raise EngineError(self._replica.ended)
         if (parse := self._replica.job.parse_answer) is not None:
             answered = parse_answers(answered, parse, job.task)
         own = [name for name in answered.column_names if name not in prompts.column_names]
         rows = columns.rows(answered.select(own))
         for row, prompt in zip(rows, run_columns.stage_rows(prompts), strict=True):
             ids = prompt[run_columns.TOKEN_IDS]
-            row["prompt"] = None if job.rollouts else "" if ids is None else decode(ids.tolist(), job)
+            if job.as_text:
+                row["prompt"] = None if job.rollouts else _as_sent(prompt[run_columns.MESSAGES], ids)
+            else:
+                row["prompt"] = None if job.rollouts else "" if ids is None else decode(ids.tolist(), job)
         return rows
 
     def sample(self, run_id: str, table: pa.Table, rows_each: float) -> tuple[Sample, int, float]:
@@ -85,6 +92,20 @@ class Host:
         lengths = [len(request.prompt_token_ids) for request in requests]
         sample = Sample(lengths, failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
         return sample, settings["max_num_seqs"], self._replica.start_s
+
+
+def _as_sent(prompt: Optional[str], ids: Any) -> str:
+    """What an engine that tokenizes is sent: how the model sees it is not known. prompt: messages or a text, as JSON."""
+    if prompt is None:
+        return "" if ids is None else f"token ids {', '.join(map(str, ids))}"
+    its = json.loads(prompt)
+    if isinstance(its, str):
+        return its
+    more = ({key: value for key, value in message.items() if key not in ("role", "content")} for message in its)
+    said = (f"{message['role']}: {message['content']}" for message in its)
+    return "\n".join(
+        f"{text}{' ' + json.dumps(other) if other else ''}" for text, other in zip(said, more, strict=True)
+    )
 
 
 class Relay:

@@ -26,6 +26,7 @@ class Answer:
     it is not known. num_requests: those that got a reply.
     complaints: why replies were invalid, each. num_reasks: requests for a valid one in place of these.
     values: what the task read in the last reply, for `Task.columns`. own_columns: of a task that has them.
+    unasked: the engine answers nothing any more, and this row has no answer for that alone: it is none of the output.
     """
 
     num_input_tokens: int = 0
@@ -38,6 +39,7 @@ class Answer:
     num_reasks: int = 0
     values: dict[str, Any] = field(default_factory=dict)
     own_columns: dict[str, Any] = field(default_factory=dict)
+    unasked: bool = False
 
     @property
     def finish_reason(self) -> str:
@@ -45,6 +47,7 @@ class Answer:
 
     def replied(self, reply: Reply) -> None:
         self.reply, self.num_requests = reply, self.num_requests + 1
+        self.num_input_tokens += reply.num_input_tokens
         self.num_generated_tokens += reply.num_generated_tokens
         for parsed in reply.parsed:
             before, its = self.num_reasoning_tokens, parsed.num_reasoning_tokens

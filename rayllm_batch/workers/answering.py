@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
 
-from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, Reply, Request
+from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, EngineUnavailable, Reply, Request
 from rayllm_batch.errors import RolloutError, WorkloadError, one_line
 from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS, NoColumns, checked_columns
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
@@ -38,6 +38,7 @@ class Answering:
         self._prompt, self._task = job.prompt, job.prompt.task
         self._guilty = told.guilty
         self._rollouts: Any = job.prompt.rollouts() if job.prompt.rollouts else None
+        self.ended: Optional[str] = None  # why nothing is answered any more, where no row is to blame
         self._prompts = ThreadPoolExecutor(1, "prompts")
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
         self._duplicates = Duplicates() if job.deduplicate else None
@@ -64,6 +65,13 @@ class Answering:
         ids, most = row[TOKEN_IDS], self._engine.max_model_len
         if row[STAGE_ERROR] is not None:
             return row[STAGE_ERROR]
+        if self._prompt.as_text:
+            request = (task or self._task).request([] if ids is None else ids.tolist(), row[REQUEST])
+            prompt = json.loads(row[MESSAGES] or "null")
+            name = "messages" if isinstance(prompt, list) else "prompt"
+            return dataclasses.replace(
+                request, **{name: prompt}, chat_template_kwargs=self._prompt.chat_template_kwargs
+            )
         if len(ids) >= most:
             longer = "raise max_model_len"
             if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
@@ -82,7 +90,7 @@ class Answering:
     async def answer(self, row: dict[str, Any], task: Optional[Task] = None) -> Answer:
         """task: None for the job's own."""
         task = task or self._task
-        ids = row[TOKEN_IDS]
+        ids = None if self._prompt.as_text else row[TOKEN_IDS]
         answer = Answer(num_input_tokens=0 if ids is None else len(ids))
         request = self.request(row, task)
         if isinstance(request, str):
@@ -90,6 +98,8 @@ class Answering:
             return answer
         try:
             await self._converse(answer, request, row, task)
+        except EngineUnavailable as error:
+            self.ended, answer.unasked = str(error), True
         except RowError as error:
             answer.error = str(error)
         except BadRequest as error:
@@ -115,6 +125,7 @@ class Answering:
                 used = f"{answer.num_generated_tokens:,} tokens"
                 raise RolloutError(f"its answers have {used}, and max_rollout_tokens is {limits.tokens:,}")
             one = await self._call(prompt, output_schema, tools, settings)
+            answer.unasked |= one.unasked  # whatever the user's code makes of it
             answer.reply, answer.complaints = one.reply or answer.reply, [*answer.complaints, *one.complaints]
             answer.num_reasks += one.num_reasks
             answer.num_input_tokens += one.num_input_tokens
@@ -145,7 +156,8 @@ class Answering:
         text = parsed.get("messages") or parsed.get("prompt")
         if text is not None:
             row |= await self._prompt_of(text, parsed.get("tools"))
-        row[MESSAGES] = json.dumps(text) if isinstance(text, list) and task.reask else None
+        is_needed = text is not None and (self._prompt.as_text or isinstance(text, list) and task.reask)
+        row[MESSAGES] = json.dumps(text) if is_needed else None
         return await self.answer(row, task)
 
     def _calls(self, output_schema: Any, has_tools: bool) -> Task:
@@ -160,14 +172,15 @@ class Answering:
     async def _converse(self, answer: Answer, request: Request, row: dict[str, Any], task: Task) -> None:
         """Until a reply has the form asked for, or it was asked for often enough."""
         while True:
-            reply = await self.reply(request, row[REQUEST])
+            asked = row[REQUEST] if not self._prompt.as_text else f"{row[REQUEST]} {row[MESSAGES]}"
+            reply = await self.reply(request, asked)
             answer.replied(reply)
             try:
                 answer.values = task.read_reply(request, reply)
                 return
             except InvalidAnswer as invalid:
                 answer.complaints.append(one_line(invalid, named=False))
-                if len(answer.complaints) > task.reask or row[MESSAGES] is None:
+                if len(answer.complaints) > task.reask or request.prompt is not None or row[MESSAGES] is None:
                     raise
                 row, request = await self._again(row, task, request, answer)
                 answer.num_reasks += 1
@@ -190,7 +203,7 @@ class Answering:
         return await asyncio.get_running_loop().run_in_executor(self._prompts, prompt_of, prompt, self._prompt, tools)
 
     async def reply(self, request: Request, own: Optional[str]) -> Reply:
-        """The engine's. own: the row's own settings, as the CPU stage wrote them. Raises RowError, or what the engine raises."""
+        """The engine's. own: the row's own settings, as the CPU stage wrote them, and what has no token ids. Raises RowError, or what the engine raises."""
         once = self._duplicates if self._task.is_repeatable(request) else None
         key = prompt_key(request.prompt_token_ids, own) if once or self._guilty or self._gate else b""
         if key in self._guilty:

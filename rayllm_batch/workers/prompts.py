@@ -46,6 +46,7 @@ class PromptJob:
     rollouts:      makes what runs the workload's `rollout`, in place of parse_row; see rollouts.py.
     finished:      an object of the Ray store: the RowCounts of rows that were finished before and are left out.
     keep_order:    with row ids: each batch tells the order of its rows, finished ones included.
+    as_text:       the engine tokenizes: messages and texts travel as they are, and no tokenizer is loaded.
     """
 
     parse_row: ParseRow
@@ -61,6 +62,7 @@ class PromptJob:
     rollouts: Optional[Callable[[], Any]] = None
     finished: Any = None
     keep_order: bool = False
+    as_text: bool = False
 
 
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
@@ -97,18 +99,32 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         errors.append(error)
     if any(prompts):
         fill(token_ids, prompts, errors, job, tools)
+    chats = [_travelling(its, job) if error is None else None for its, error in zip(prompts, errors, strict=True)]
     if job.with_row_ids:
-        digests = pa.array(map(finished_rows.digest, token_ids, requests), type=pa.uint64())
+        texts = chats if job.as_text else [None] * len(chats)
+        digests = pa.array(map(finished_rows.digest, token_ids, requests, texts), type=pa.uint64())
         table = table.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
-    chats = [json.dumps(its) if isinstance(its, list) and job.task.reask else None for its in prompts]
     table = run_columns.with_stage_columns(table, token_ids, requests, errors, chats)
     if job.sort:
         # In the order of the ids, one after the other: as bytes, which are compared so much faster than lists.
         keys = [b"" if ids is None else ids.astype(">i4").tobytes() for ids in token_ids]
+        if job.as_text:
+            keys = [key or (chat or "").encode() for key, chat in zip(keys, chats, strict=True)]
         table = table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), type=pa.int64()))
     if marker is None:
         return table
     return pa.concat_tables([table, run_columns.with_stage_columns(marker)])
+
+
+def _travelling(prompt: Optional[Prompt], job: PromptJob) -> Optional[str]:
+    is_needed = prompt is not None and (job.as_text or isinstance(prompt, list) and job.task.reask)
+    return json.dumps(prompt) if is_needed else None
+
+
+def digest_of(row: dict[str, Any], job: PromptJob) -> int:
+    """Of what is asked for a row, as this stage has made it; the same that stands in ASKED."""
+    text = row[run_columns.MESSAGES] if job.as_text else None
+    return finished_rows.digest(row[run_columns.TOKEN_IDS], row[run_columns.REQUEST], text)
 
 
 def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Optional[pa.Table]]:
@@ -142,7 +158,14 @@ def fill(
     job: PromptJob,
     tools: Sequence[Optional[list[dict[str, Any]]]] = (),
 ) -> None:
-    """The token ids of the rows that have messages or a text, or their errors. tools: of each row, where any has some."""
+    """The token ids of the rows that have messages or a text, or their errors. tools: of each row, where any has some.
+
+    Where the engine makes the token ids, the errors alone.
+    """
+    if job.as_text:
+        for i, its in enumerate(prompts):
+            errors[i] = errors[i] or _half_of_a_pair(json.dumps(its, ensure_ascii=False))
+        return
     try:
         tokenizer = tokenizer_of(job)
         if not getattr(tokenizer, "chat_template", None) and any(isinstance(its, list) for its in prompts):
@@ -162,17 +185,24 @@ def fill(
         except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
-        try:
-            texts[i].encode()
-        except UnicodeEncodeError as half:
-            around = ascii(texts.pop(i)[max(0, half.start - 20) : half.start + 20])
-            what = "the prompt holds half of a surrogate pair, which is no text, at character"
-            errors[i] = f"tokenize: {what} {half.start:,}: {around}"
+        errors[i] = _half_of_a_pair(texts[i])
+        if errors[i] is not None:
+            del texts[i]
     for plain in (False, True):
         rows = [i for i in texts if isinstance(prompts[i], str) is plain]
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             some = {i: texts[i] for i in rows[first : first + ENCODED_AT_ONCE]}
             _tokenize(tokenizer, some, token_ids, errors, plain)
+
+
+def _half_of_a_pair(text: str) -> Optional[str]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as half:
+        around = ascii(text[max(0, half.start - 20) : half.start + 20])
+        what = "the prompt holds half of a surrogate pair, which is no text, at character"
+        return f"tokenize: {what} {half.start:,}: {around}"
+    return None
 
 
 def render(

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
-from rayllm_batch.engine.base import Engine, EngineDied, Request
+from rayllm_batch.engine.base import Engine, EngineDied, EngineUnavailable, Request
 from rayllm_batch.errors import one_line
 
 LOOK_EVERY_S = 0.05
@@ -43,7 +43,7 @@ async def run_trial(engine: Engine, requests: list[Request], copies: int = 1) ->
     async def answer(request: Request, copy: int) -> Optional[int]:
         try:
             return (await engine.generate(replace(request, cache_salt=f"{trial}-{copy}"))).num_generated_tokens
-        except EngineDied:
+        except (EngineDied, EngineUnavailable):
             raise
         except Exception as error:  # a bad row; the run will give it an error too
             errors.append(f"engine: {one_line(error)}")
