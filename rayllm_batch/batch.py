@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from rayllm_batch.cluster import connect, resources
@@ -273,6 +274,8 @@ class RayLLMBatch:
             start_s=start_s,
             gpu_hour_usd=gpu_hour_usd,
             seats=task.seats,
+            least_s=partial(self.engine_config.engine_kind.least_s, self.engine_config.engine_kwargs),
+            tokens_usd=partial(self.engine_config.engine_kind.cost_usd, self.engine_config.engine_kwargs),
         )
         return self._estimate
 

@@ -139,6 +139,7 @@ class EngineKind:
     needs_model = True  # it has a model's vocabulary and context; its files are downloaded and checked before
     needs_gpus = True  # it takes those that the config speaks of, and none on accelerator_type CPU
     tokenizes = False  # it takes messages and texts as they are; nothing of a model is on our side
+    at_once_setting = "max_num_seqs"  # which of engine_kwargs `at_once` is
     rehearses_memory = False  # it acts as if it had a GPU's memory, also where it has none
     own_settings: Optional[tuple[str, ...]] = None  # names of engine_kwargs that it has; None: vLLM's and no others
     how_fast: frozenset[str] = frozenset()  # of its own settings, those that decide no answers
@@ -169,6 +170,10 @@ class EngineKind:
     def cost_usd(self, engine_kwargs: Mapping[str, Any], input_tokens: float, output_tokens: float) -> Optional[float]:
         """Of tokens that have a price each."""
         return None
+
+    def least_s(self, engine_kwargs: Mapping[str, Any], requests: int, tokens: float) -> float:
+        """Seconds that so much takes at least, by limits of the config's."""
+        return 0.0
 
     def check_before_start(
         self, model: str, engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str], settings: Mapping[str, Any]

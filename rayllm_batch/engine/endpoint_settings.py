@@ -52,7 +52,7 @@ def check(engine_kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
         raise ConfigError(
             f"'model' does not go under engine_kwargs in {source}; set model_id at the top level of the config."
         )
-    given = checked(EndpointSettings, engine_kwargs, source)
+    given = checked(EndpointSettings, engine_kwargs, f"engine_kwargs of {source}")
     settings = {name: value for name, value in engine_kwargs.items() if value is not None}
     settings["base_url"] = _base_url(given.base_url, source)
     for key in OURS:
@@ -74,7 +74,7 @@ def check(engine_kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _base_url(given: str, source: str) -> str:
-    wanted = f"'base_url' under engine_kwargs in {source} must be an address such as http://localhost:8000/v1"
+    wanted = f"'base_url' in engine_kwargs of {source} must be an address such as http://localhost:8000/v1"
     try:
         parts, endpoint = urlsplit(given.strip()), Endpoint(given.strip())
         port = parts.port

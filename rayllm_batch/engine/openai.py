@@ -293,6 +293,7 @@ class OpenAI(EngineKind):
     needs_model = False
     needs_gpus = False
     tokenizes = True
+    at_once_setting = "max_concurrency"
     how_fast = HOW_FAST
 
     def check_settings(self, engine_kwargs: Mapping[str, Any], source: str, model: str) -> dict[str, Any]:
@@ -320,6 +321,10 @@ class OpenAI(EngineKind):
         if prices == [None, None]:
             return None
         return ((prices[0] or 0.0) * input_tokens + (prices[1] or 0.0) * output_tokens) / 1e6
+
+    def least_s(self, engine_kwargs: Mapping[str, Any], requests: int, tokens: float) -> float:
+        limits = (requests, "requests_per_minute"), (tokens, "tokens_per_minute")
+        return max(60 * many / engine_kwargs[name] if engine_kwargs.get(name) else 0.0 for many, name in limits)
 
     def check_before_start(
         self, model: str, engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str], settings: Mapping[str, Any]

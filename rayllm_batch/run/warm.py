@@ -24,6 +24,7 @@ from rayllm_batch.workers.parse_answer import parse_answers
 from rayllm_batch.workers.prompts import build_prompts
 from rayllm_batch.workers.replica import BlockNames, Replica, ReplicaJob
 from rayllm_batch.workers.tokenizer import decode
+from rayllm_batch.workers.trial import Trial
 
 KEEP_S = 600.0  # a GPU that waits for its owner's next step, but not overnight
 RETRY_S = 1.0
@@ -86,10 +87,14 @@ class Host:
         requests, failed = self._replica.requests(prompts)
         settings = self._replica.engine.settings()
         at_once = max(1, settings["max_num_seqs"] // job.task.seats)  # rows
-        many = copies(len(requests) or 1, rows_each, at_once)
-        prefill = self._replica.try_out(requests, many, reading_only=True)
-        whole = self._replica.try_out(requests, many)
-        lengths = [len(request.prompt_token_ids) for request in requests]
+        if job.as_text:  # each try may cost money, and what reading prompts takes is the server's affair
+            whole, prefill = self._replica.try_out(requests, 1), Trial(0.0, [])
+            lengths = whole.input_tokens
+        else:
+            many = copies(len(requests) or 1, rows_each, at_once)
+            prefill = self._replica.try_out(requests, many, reading_only=True)
+            whole = self._replica.try_out(requests, many)
+            lengths = [len(request.prompt_token_ids) for request in requests]
         sample = Sample(lengths, failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
         return sample, settings["max_num_seqs"], self._replica.start_s
 

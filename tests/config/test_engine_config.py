@@ -280,7 +280,7 @@ def test_required_key(key: str, value: Any, shown: str) -> None:
 
 def test_unknown_engine() -> None:
     message = refusal(llm_engine="vlm")
-    assert "'vlm'" in message and "vllm, echo" in message and "Did you mean 'vllm'?" in message
+    assert "'vlm'" in message and "vllm, openai, echo" in message and "Did you mean 'vllm'?" in message
     assert load(llm_engine=" VLLM ").llm_engine == "vllm"
 
 

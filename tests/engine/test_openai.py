@@ -179,19 +179,15 @@ def test_the_key_is_sent_and_never_said(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_retry_after_is_waited_for_by_all_requests() -> None:
-    """The first is refused for 1.2 s; none is sent in that time, and the concurrency is halved once."""
+    """The first is refused for 1.2 s, and none is sent in that time."""
     times: list[float] = []
 
     def behave(text: str, before: int) -> Any:
         times.append(time.monotonic())
         return "429 after 1.2" if len(times) == 1 else None
 
-    async def use(engine: OpenAIEngine) -> float:
-        await asyncio.gather(*(engine.generate(ask(f"row {n}")) for n in range(6)))
-        return engine._pace.limit
-
     with RudeServer(behave) as server:
-        with_engine(server, use, max_concurrency=1)
+        answers(server, [ask(f"row {n}") for n in range(6)], max_concurrency=1)
     assert 1.15 < times[1] - times[0] < 2.5 and len(times) == 7
 
 
@@ -280,8 +276,8 @@ def test_models_that_take_max_completion_tokens() -> None:
 
 
 class TestBeforeTheStart:
-    def check(self, server: RudeServer, model: str = MODEL, settings: Any = {}, **kwargs: Any) -> None:
-        OpenAI().check_before_start(model, {"base_url": server.url, **kwargs}, {}, settings)
+    def check(self, server: RudeServer, model: str = MODEL, settings: Any = None, **kwargs: Any) -> None:
+        OpenAI().check_before_start(model, {"base_url": server.url, **kwargs}, {}, settings or {})
 
     def test_all_is_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -314,10 +310,9 @@ class TestBeforeTheStart:
         assert "sk-mine" not in str(refusal.value)
 
     def test_settings_that_it_refuses(self) -> None:
-        with RudeServer(lambda text, times: "400") as server:
-            with pytest.raises(
-                ConfigError, match=r"refuses the smallest request with these settings \(max_tokens, top_k\)"
-            ):
+        with RudeServer(lambda text, times: "400") as server:  # noqa: SIM117
+            words = r"refuses the smallest request with these settings \(max_tokens, top_k\)"
+            with pytest.raises(ConfigError, match=words):
                 self.check(server, settings={"top_k": 4})
 
     @pytest.mark.parametrize("fault", ["500", "429 after 9", "cut"])

@@ -46,7 +46,7 @@ class Chats(ChatWorkloadBase):
 def test_names_that_are_not_there() -> None:
     with pytest.raises(ConfigError, match="task must be one of generate; .*Did you mean 'generate'"):
         init_engine_from_config(DEMO, override={"task": "generat"})
-    with pytest.raises(ConfigError, match="llm_engine must be one of vllm, echo; "):
+    with pytest.raises(ConfigError, match="llm_engine must be one of vllm, openai, echo; "):
         init_engine_from_config(DEMO, override={"llm_engine": "parrot"})
 
 
