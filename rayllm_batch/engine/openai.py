@@ -70,7 +70,7 @@ class Connection:
         """What the server's JSON holds, or a Failure, whose text is without secrets."""
         given = await self._ask(method, path, body, timeout_s)
         if isinstance(given, Failure):
-            text = self.where.redacted(given.text)
+            text = self.where.redacted(given.text).rstrip(".")  # a sentence goes on after it
             return Failure(given.kind, text, given.status, given.retry_after_s)
         return given
 

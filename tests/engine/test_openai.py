@@ -82,7 +82,7 @@ def test_a_server_that_hangs_is_asked_again() -> None:
 def test_a_refused_request_is_that_rows_error_and_is_not_asked_again(status: int) -> None:
     with RudeServer(lambda text, times: str(status) if text == "bad" else None) as server:
         bad, good = answers(server, [ask("bad"), ask("good")])
-    assert isinstance(bad, BadRequest) and str(bad).startswith(f"HTTP {status}: No: {status}.")
+    assert isinstance(bad, BadRequest) and str(bad).startswith(f"HTTP {status}: No: {status}")
     assert good.text == answer_to("good") and server.asked["bad"] == 1
 
 
@@ -110,7 +110,7 @@ def test_of_a_server_that_is_down_no_row_is_to_blame() -> None:
         found = answers(server, [ask(f"row {n}") for n in range(10)], max_retries=1, give_up_after_s=0.5)
     assert {type(one) for one in found} == {EngineUnavailable} and len({str(one) for one in found}) == 1
     assert str(found[0]).startswith(f"The endpoint {server.url} has answered nothing for ")
-    assert "give_up_after_s is 0.5" in str(found[0]) and "HTTP 500: No: 500." in str(found[0])
+    assert "give_up_after_s is 0.5" in str(found[0]) and "HTTP 500: No: 500" in str(found[0])
 
 
 def test_nobody_listens() -> None:
@@ -146,7 +146,7 @@ def test_a_server_that_comes_back_goes_on_where_it_was() -> None:
         ("403", "Put a key that it takes into the environment variable OPENAI_API_KEY"),
         ("404", f"does it have the model '{MODEL}'"),
         ("402", "HTTP 402"),
-        ("no money", "You exceeded your current quota."),
+        ("no money", "You exceeded your current quota"),
         ("redirect", "redirects to /elsewhere, which is not followed"),
     ],
 )
