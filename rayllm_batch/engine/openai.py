@@ -132,7 +132,7 @@ class OpenAIEngine:
         """Raises BadRequest where the server refuses this request, or fails at it max_retries times, and answers others
         meanwhile; and EngineUnavailable where it answers none.
         """
-        tries, failed_at = 0, time.monotonic()
+        tries, limited, failed_at = 0, 0, time.monotonic()
         choice = "choice" in (request.settings.get("structured_outputs") or {})
         is_vllm = choice and await self._is_vllm
         while True:
@@ -150,14 +150,19 @@ class OpenAIEngine:
                 raise BadRequest(given.text)
             if given.kind == "unusable" and not (given.status == 404 and self._has_answered):
                 raise self._end(self._unusable(given))
-            tries += given.kind != "rate_limited"
+            if given.kind == "rate_limited":
+                limited += 1
+            else:
+                tries, limited = tries + 1, 0
             if tries > self._kwargs["max_retries"] and await self._others_are_answered(failed_at):
                 raise BadRequest(f"{given.text} (tried {tries} times)")
             failed_at = time.monotonic()
             self._check_patience(given)
-            if given.kind != "rate_limited":  # to wait for the end of that is Pace's affair, for all requests
-                wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** min(tries - 1, 10)) * random.uniform(0.75, 1.25)
-                await asyncio.sleep(max(wait_s, given.retry_after_s or 0.0))
+            if given.retry_after_s is None:
+                wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** min((limited or tries) - 1, 10))
+                await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))
+            elif not limited:  # of a rate limit it is Pace's affair, for all requests
+                await asyncio.sleep(given.retry_after_s)
 
     async def _in_turn(self, path: str, body: dict[str, Any], request: Request, is_vllm: bool) -> Reply | Failure:
         self._check_that_it_goes_on()
@@ -175,7 +180,7 @@ class OpenAIEngine:
                 given = Failure("transient", self._connection.where.redacted(str(problem)))
         if isinstance(given, Failure):
             if given.kind == "rate_limited":
-                self._pace.rate_limited(turn, given.retry_after_s)
+                self._pace.rate_limited(turn, given.retry_after_s or 0.0)
             if given.kind != "refused" and self._failing_since is None:
                 self._failing_since = max(turn.sent_at, self._answered_at)
             return given

@@ -7,11 +7,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Optional
 
-FIRST_PAUSE_S, MOST_PAUSE_S = (
-    1.0,
-    60.0,
-)  # after a rate limit that does not say how long; doubled until there is an answer
-
 
 class Turn(NamedTuple):
     """sent_at: by the clock. tokens: what it was taken to cost, until its answer tells."""
@@ -41,7 +36,7 @@ class Pace:
         self._clock, self._turn, self._changed = clock, asyncio.Lock(), asyncio.Event()
         self._paused_until = self._next_request = self._next_tokens = self._shrunk_at = 0.0
         self._tokens_each = 0.0  # of the requests so far, their mean
-        self._closed, self._limits_in_a_row = False, 0
+        self._closed = False
         self.answers = self.running = self.waiting = 0
 
     async def enter(self, tokens: float = 0.0) -> Turn:
@@ -69,21 +64,18 @@ class Pace:
 
     def answered(self, turn: Turn, tokens: int) -> None:
         """tokens: of prompt and answer."""
-        self.answers, self._limits_in_a_row = self.answers + 1, 0
+        self.answers += 1
         if tokens:
             self._next_tokens += (tokens - turn.tokens) * self._token_s
             self._tokens_each += (tokens - self._tokens_each) / min(self.answers, 100)
         self.limit = min(self._most, self.limit + 1 / self.limit)
         self._changed.set()
 
-    def rate_limited(self, turn: Turn, pause_s: Optional[float] = None) -> None:
-        """pause_s: how long the server asks to wait."""
+    def rate_limited(self, turn: Turn, pause_s: float) -> None:
+        """pause_s: how long the server asks all to wait."""
         now = self._clock()
         if turn.sent_at >= self._shrunk_at:
             self.limit, self._shrunk_at = max(1.0, self.limit / 2), now
-            self._limits_in_a_row += 1
-        if pause_s is None:
-            pause_s = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._limits_in_a_row - 1, 10))
         self._paused_until = max(self._paused_until, now + pause_s)
 
     def close(self) -> None:

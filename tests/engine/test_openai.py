@@ -63,8 +63,7 @@ TRANSIENT = [
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_what_passes_is_asked_again_and_answered(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayllm_batch.engine.pace.FIRST_PAUSE_S", 0.05)
+def test_what_passes_is_asked_again_and_answered(fault: str) -> None:
     with RudeServer(lambda text, times: fault if times < 2 else None) as server:
         found = answers(server, [ask(f"row {n}") for n in range(20)])
     assert [one.text for one in found] == [answer_to(f"row {n}") for n in range(20)]

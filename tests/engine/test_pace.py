@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -74,15 +74,15 @@ def test_only_a_rate_limit_shrinks_it_and_answers_bring_it_back() -> None:
     run(use())
 
 
-@pytest.mark.parametrize(("asked", "pauses"), [(5.0, [5.0, 5.0]), (None, [1.0, 2.0, 4.0]), (0.0, [0.0, 0.0])])
-def test_a_pause_is_everybodys(asked: Optional[float], pauses: list[float]) -> None:
+@pytest.mark.parametrize("pause", [5.0, 0.0])
+def test_a_pause_is_everybodys(pause: float) -> None:
     async def use() -> None:
         clock = Clock()
         pace = Pace(4, clock=clock)
-        for pause in pauses:
+        for _ in range(3):
             clock.now += 100.0
             turn = await pace.enter()
-            pace.rate_limited(turn, asked)
+            pace.rate_limited(turn, pause)
             pace.leave()
             if pause:
                 clock.now += pause - 0.01
