@@ -2,10 +2,10 @@
 
     python -m bench.endpoint_faults [--rows 20000] [--only cut truncated]
 
-A table for bench/RELIABILITY.md. Of a hundred rows ten meet the fault, each twice in a row (or all do, where the server has
-a limit or goes away), and one is refused each time (HTTP 400). "Lost" are rows with neither an answer nor their own error, "doubled" those that the server answered more than
-once, "wrong" those with another row's answer. The whole way, with Ray, folder and a server that dies, is in
-tests/stories/test_run_endpoint.py.
+A table for bench/RELIABILITY.md. Of a hundred rows ten meet the fault, each twice in a row (or all do, where the server
+has a limit or goes away), and one is refused each time (HTTP 400). "Lost" are rows with neither an answer nor their own
+error, "doubled" those that the server answered more than once, "wrong" those with another row's answer. The whole way,
+with Ray, a folder and a server that dies, is in tests/stories/test_run_endpoint.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests a second of `llm_engine: openai` and of the openai package, in turn, at the same server that computes nothing.
+"""Requests a second of `llm_engine: openai` and of the openai package, in turn, at a server that computes nothing.
 
     python -m bench.endpoints [--requests 3000] [--concurrency 64 256] [--rounds 3]
 

@@ -273,7 +273,7 @@ class RayLLMBatch:
             cpus=cpus,
             start_s=start_s,
             gpu_hour_usd=gpu_hour_usd,
-            seats=task.seats,
+            seats=self._execution.prompt_job(None).seats,
             least_s=partial(self.engine_config.engine_kind.least_s, self.engine_config.engine_kwargs),
             tokens_usd=partial(self.engine_config.engine_kind.cost_usd, self.engine_config.engine_kwargs),
         )

@@ -1,14 +1,11 @@
 """An OpenAI-compatible endpoint as engine: vLLM's server, SGLang, TGI, llama.cpp, Ollama, or a provider's.
 
-It renders and tokenises the prompts; nothing of the model is here. aiohttp and not the openai package: measured on the
-same null server it asks several times as often a second (bench/endpoints.py), and retries, Retry-After and limits have
-to be one thing for all rows, where that package has them for each request.
+It renders and tokenises the prompts; nothing of the model is here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -17,8 +14,9 @@ from typing import Any, Optional
 
 from rayllm_batch.engine import chat_completions, endpoint
 from rayllm_batch.engine.base import BadRequest, EngineKind, EngineUnavailable, Reply, Request, Starter
+from rayllm_batch.engine.connection import Connection
 from rayllm_batch.engine.endpoint import API_KEY_ENV, Endpoint
-from rayllm_batch.engine.failure import Failure, of_exception, of_response
+from rayllm_batch.engine.failure import Failure
 from rayllm_batch.engine.pace import Pace
 from rayllm_batch.errors import ConfigError, did_you_mean
 
@@ -32,7 +30,6 @@ DEFAULTS: dict[str, Any] = {
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 30.0  # before a request is sent again; doubled each time, with jitter
 PROBE_TIMEOUT_S, PROBE_EVERY_S = 30.0, 5.0
 OTHER_MAX_TOKENS = "max_completion_tokens"  # as OpenAI's models call it since o1
-MOST_BYTES = 64 << 20  # of an answer; 16 answers of 100,000 tokens with 20 log-probabilities each are some 100 MB
 CHARACTERS_A_TOKEN = 4  # of English, about: a guess until the first answer tells
 SHARED = ("max_concurrency", "requests_per_minute", "tokens_per_minute", "max_cost_usd", "max_total_tokens")
 HOW_FAST = frozenset(
@@ -50,65 +47,6 @@ HOW_FAST = frozenset(
 EXCLUDED = dict.fromkeys(("prompt_logprobs", "logprob_token_ids"), "is none that endpoints answer. Remove it.")
 
 
-class Connection:
-    """Requests to one endpoint, each an answer or a Failure. Made and used inside one event loop."""
-
-    def __init__(self, where: Endpoint) -> None:
-        import aiohttp
-
-        self.where = where
-        auth = aiohttp.BasicAuth(where.user, where.password) if where.user and not where.api_key else None
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # Pace is the limit
-            headers={"Content-Type": "application/json", **where.headers},
-            auth=auth,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        self._proxy = where.proxy
-
-    async def ask(self, method: str, path: str, body: Optional[dict[str, Any]], timeout_s: float) -> Any:
-        """What the server's JSON holds, or a Failure, whose text is without secrets."""
-        given = await self._ask(method, path, body, timeout_s)
-        if isinstance(given, Failure):
-            text = self.where.redacted(given.text).rstrip(".")  # a sentence goes on after it
-            return Failure(given.kind, text, given.status, given.retry_after_s)
-        return given
-
-    async def _ask(self, method: str, path: str, body: Optional[dict[str, Any]], timeout_s: float) -> Any:
-        import aiohttp
-
-        data = None if body is None else json.dumps(body).encode()
-        try:
-            async with self._session.request(
-                method,
-                self.where.url(path),
-                data=data,
-                timeout=aiohttp.ClientTimeout(total=timeout_s),
-                allow_redirects=False,  # another host must not get the key
-                proxy=self._proxy,
-            ) as response:
-                content = bytearray()
-                async for chunk in response.content.iter_any():
-                    content += chunk
-                    if len(content) > MOST_BYTES:
-                        return Failure("refused", f"the answer is longer than {MOST_BYTES >> 20} MiB", response.status)
-                status, headers = response.status, response.headers
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
-            return of_exception(error, timeout_s)
-        if status != 200:
-            return of_response(status, headers, bytes(content))
-        try:
-            given = json.loads(content)
-        except (ValueError, RecursionError):
-            return of_response(status, headers, bytes(content))
-        if isinstance(given, dict) and given.get("error"):
-            return of_response(status, headers, bytes(content))
-        return given
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
 class OpenAIEngine:
     """One endpoint, and the loop that acts on its failures: see `generate`."""
 
@@ -122,6 +60,7 @@ class OpenAIEngine:
         self._connection = Connection(endpoint.of(engine_kwargs, {}))
         self._pace = Pace(kwargs["max_concurrency"], kwargs.get("requests_per_minute"), kwargs.get("tokens_per_minute"))
         self._ended: Optional[str] = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._max_tokens_name, self._is_vllm = "max_tokens", asyncio.ensure_future(self._asks_whether_it_is_vllm())
         self._responses, self._tokens = 0, [0, 0]  # tokens: of prompts, of answers
         self._has_answered, self._answered_at = False, time.monotonic()
@@ -158,11 +97,13 @@ class OpenAIEngine:
                 raise BadRequest(f"{given.text} (tried {tries} times)")
             failed_at = time.monotonic()
             self._check_patience(given)
-            if given.retry_after_s is None:
+            wait_s = given.retry_after_s
+            if wait_s is None:
                 wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** min((limited or tries) - 1, 10))
-                await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))
-            elif not limited:  # of a rate limit it is Pace's affair, for all requests
-                await asyncio.sleep(given.retry_after_s)
+                wait_s *= random.uniform(0.75, 1.25)
+            elif limited:  # Pace waits, for all requests
+                wait_s = 0.0
+            await asyncio.wait([self._over], timeout=wait_s)
 
     async def _in_turn(self, path: str, body: dict[str, Any], request: Request, is_vllm: bool) -> Reply | Failure:
         self._check_that_it_goes_on()
@@ -181,7 +122,9 @@ class OpenAIEngine:
         if isinstance(given, Failure):
             if given.kind == "rate_limited":
                 self._pace.rate_limited(turn, given.retry_after_s or 0.0)
-            if given.kind != "refused" and self._failing_since is None:
+            if given.kind == "refused":
+                self._hears_it()
+            elif self._failing_since is None:
                 self._failing_since = max(turn.sent_at, self._answered_at)
             return given
         self._hears_it(answered=True)
@@ -189,6 +132,10 @@ class OpenAIEngine:
         tokens = reply.num_input_tokens or 0, reply.num_generated_tokens
         self._tokens = [before + more for before, more in zip(self._tokens, tokens, strict=True)]
         self._pace.answered(turn, sum(tokens))
+        if not sum(tokens) and self._budgets:
+            self._end(
+                f"{self._named} does not count tokens (usage), so that {self._budgets} cannot be kept. Leave it out."
+            )
         return reply
 
     def _hears_it(self, answered: bool = False) -> None:
@@ -212,7 +159,10 @@ class OpenAIEngine:
             )
 
     async def _others_are_answered(self, since: float) -> bool:
-        """Whether something was, since this one failed the time before: then the server is not down. Where nothing was, the smallest request is asked: there may be no others."""
+        """Whether something was, since this one failed the time before: then the server is not down.
+
+        Where nothing was, the smallest request is asked: there may be no others.
+        """
         async with self._probing:
             if self._answered_at < since and time.monotonic() - self._probed_at > PROBE_EVERY_S:
                 self._probed_at = time.monotonic()
@@ -228,8 +178,10 @@ class OpenAIEngine:
             raise EngineUnavailable(self._ended)
 
     def _end(self, why: str) -> EngineUnavailable:
-        self._ended = self._ended or why
-        self._pace.close()
+        if self._ended is None:
+            self._ended = why
+            self._over.set_result(None)
+            self._pace.close()
         return EngineUnavailable(self._ended)
 
     @property
@@ -250,11 +202,14 @@ class OpenAIEngine:
         limits = (kwargs.get("max_cost_usd"), self._cost()), (kwargs.get("max_total_tokens"), done)
         return any(limit is not None and spent * more >= limit for limit, spent in limits)
 
+    @property
+    def _budgets(self) -> str:
+        return " or ".join(name for name in ("max_cost_usd", "max_total_tokens") if self._kwargs.get(name) is not None)
+
     def _spent(self) -> str:
-        named = [name for name in ("max_cost_usd", "max_total_tokens") if self._kwargs.get(name) is not None]
         cost = f", ${self._cost():,.2f}" if self._cost() else ""
         return (
-            f"{' or '.join(named)} is reached: {sum(self._tokens):,} tokens{cost} so far. Raise it, or run the same again to "
+            f"{self._budgets} is reached: {sum(self._tokens):,} tokens{cost} so far. Raise it, or run the same again to "
             "spend as much once more."
         )
 

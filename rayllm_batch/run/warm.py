@@ -86,7 +86,7 @@ class Host:
         prepare_s = max(time.perf_counter() - began, time.process_time() - cpu_began) / table.num_rows
         requests, failed = self._replica.requests(prompts)
         settings = self._replica.engine.settings()
-        at_once = max(1, settings["max_num_seqs"] // job.task.seats)  # rows
+        at_once = max(1, settings["max_num_seqs"] // job.seats)  # rows
         if job.as_text:  # each try may cost money, and what reading prompts takes is the server's affair
             whole, prefill = self._replica.try_out(requests, 1), Trial(0.0, [])
             lengths = whole.input_tokens

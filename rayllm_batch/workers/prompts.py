@@ -64,6 +64,11 @@ class PromptJob:
     keep_order: bool = False
     as_text: bool = False
 
+    @property
+    def seats(self) -> int:
+        """Of the requests that an engine computes at once, those that a row takes; where it tokenizes, they are whole ones."""
+        return 1 if self.as_text else self.task.seats
+
 
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     """A batch of input rows, as `columns.carried`, with token ids, request settings (JSON) and errors appended."""

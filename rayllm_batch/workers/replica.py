@@ -145,7 +145,7 @@ class Replica:
     def _be_ready(self, start_s: float) -> None:
         """start_s: seconds that the engine took to start, of this run's."""
         # Further rows stay in their block, 4 bytes a token: as a request of the engine they take ten times that.
-        room = REQUESTS_RATIO * self.engine.settings()["max_num_seqs"] // self.job.prompt.task.seats
+        room = REQUESTS_RATIO * self.engine.settings()["max_num_seqs"] // self.job.prompt.seats
         self._room = asyncio.Semaphore(max(1, room))
         self._answering = Answering(self.engine, self.job, self._told, self._die)
         self._state.settings, self._state.start_s, self._state.state = self.engine.settings(), start_s, "ready"

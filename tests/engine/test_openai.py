@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rude_server import MODEL, RudeServer, answer_to
 
-from rayllm_batch.engine import openai
+from rayllm_batch.engine import connection, openai
 from rayllm_batch.engine.base import BadRequest, EngineUnavailable, Reply, Request
 from rayllm_batch.engine.openai import OpenAI, OpenAIEngine
 from rayllm_batch.errors import ConfigError
@@ -237,6 +237,14 @@ def test_a_budget_ends_the_run_and_is_kept(limit: dict[str, float]) -> None:
     assert next(iter(limit)) in said and "is reached" in said
 
 
+def test_a_budget_cannot_be_kept_where_nothing_is_counted() -> None:
+    with RudeServer() as server:
+        server.usage = {"prompt_tokens": None}
+        found = answers(server, [ask(f"row {n}") for n in range(9)], max_concurrency=1, max_total_tokens=10_000)
+    assert [type(one) for one in found] == [Reply] + [EngineUnavailable] * 8
+    assert "does not count tokens (usage), so that max_total_tokens cannot be kept" in str(found[1])
+
+
 def test_content_that_is_none_is_no_answer() -> None:
     with RudeServer(lambda text, times: "null content") as server:
         (found,) = answers(server, [ask("row")])
@@ -246,7 +254,7 @@ def test_content_that_is_none_is_no_answer() -> None:
 
 
 def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "MOST_BYTES", 4 << 20)
+    monkeypatch.setattr(connection, "MOST_BYTES", 4 << 20)
     with RudeServer(lambda text, times: "huge") as server:
         (found,) = answers(server, [ask("row")])
     assert isinstance(found, BadRequest) and "longer than 4 MiB" in str(found) and server.asked["row"] == 1
