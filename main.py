@@ -532,6 +532,30 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # which the dashboard shows.
 
 # %% [markdown]
+# ## An endpoint as engine
+#
+# `llm_engine: openai` asks a server with the OpenAI API in place of an engine of its own: vLLM's, SGLang, TGI, llama.cpp, Ollama,
+# or a provider's. It needs no GPU here and none of the model's files; `parse_row`, `output_schema`, `reask`, `rollout`, `tools`,
+# resuming, `preview` and `report` are the same.
+#
+# ```yaml
+# model_id: llama-3.1-8b            # what the server calls it
+# llm_engine: openai
+# engine_kwargs:
+#   base_url: http://localhost:8000/v1
+#   api_key_env: MY_KEY             # the environment variable with the key, which is written nowhere
+#   max_concurrency: 64
+# ```
+#
+# `configs/openai-endpoint.yaml` has every setting: rates a minute, time-outs, prices, and a budget at which the run ends.
+# Wrong address, key or model, and sampling parameters that the server refuses, are said before the run starts. In it, a
+# request that fails is asked again; `Retry-After` is obeyed, and a rate limit lowers the concurrency for a while. A row gets an error
+# where the server refuses it (HTTP 400), or fails at it again and again while it answers others. Where it answers
+# nothing any more (it is down, the key has expired, the budget is spent), the run ends without errors in rows, and the same
+# command continues it. Sampling parameters go into the request under their own names, also those that only vLLM's server has; the
+# columns `reasoning` and `tool_calls` are always there, and have what the server's parsers made.
+
+# %% [markdown]
 # ## Summary
 #
 # A workload (`dataset_file` or `load_dataset`, `parse_row`, `sampling_params`), a config (`configs/`, with `override`), and

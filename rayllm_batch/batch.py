@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, Union, cast
 
 from rayllm_batch.cluster import connect, resources
@@ -280,7 +281,9 @@ class RayLLMBatch:
             cpus=cpus,
             start_s=start_s,
             gpu_hour_usd=gpu_hour_usd,
-            seats=ready.rows.task.seats,
+            seats=self._execution.prompt_job(None).seats,
+            least_s=partial(self.engine_config.engine_kind.least_s, self.engine_config.engine_kwargs),
+            tokens_usd=partial(self.engine_config.engine_kind.cost_usd, self.engine_config.engine_kwargs),
         )
 
     @classmethod

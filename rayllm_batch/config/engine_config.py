@@ -71,7 +71,9 @@ class EngineConfig:
     """A checked configuration. Build it with `init_engine_from_config`.
 
     model_id: a Hugging Face repository, or a local folder ("./x" starts from the YAML's folder, as all paths do).
-    llm_engine: "vllm", or "echo" (no model at all: it repeats the prompt; for tests of scale and faults).
+    llm_engine: "vllm"; "openai" (a server with the OpenAI API, which has the model: model_id is its name there, and
+        engine_kwargs are those of configs/openai-endpoint.yaml); or "echo" (no model at all: it repeats the prompt; for
+        tests of scale and faults).
     accelerator_type: Ray's name of the GPU ("A10G", "L4", "H100", ...), "GPU" for one of any kind, or "CPU".
     engine_kwargs: keyword arguments of vLLM's `AsyncEngineArgs`; and `tool_parser`, one of vLLM's that read calls of tools.
         `reasoning_parser` brings the columns `reasoning` and `num_reasoning_tokens` (null where the parser does not count),
@@ -222,6 +224,9 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     for key in raw:
         if key in engine_args.known_fields() and key not in {*_Given.model_fields, *engine_args.OURS}:
             raise ConfigError(f"{key!r} in {source} is a vLLM setting: put it under engine_kwargs.")
+    is_elsewhere = _is_elsewhere(raw)
+    if is_elsewhere:
+        raw = {"accelerator_type": "CPU", **raw}
     given = checked(_Given, raw, source)
     engine_kwargs = given.engine_kwargs
     if notes := legacy.translate(engine_kwargs, given.runtime_env.env_vars):
@@ -241,19 +246,21 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     token = engine_kwargs.pop("hf_token", None)  # one place for the secret, and none that gets printed
     if isinstance(token, str) and token:  # vLLM's `true` means the stored token, which is looked up anyway
         env_vars.setdefault("HF_TOKEN", Secret(token))
-    engine_args.check(engine_kwargs, ENGINES.get(llm_engine).own_settings, source, given.model_id)
+    engine_kwargs = ENGINES.get(llm_engine).check_settings(engine_kwargs, source, given.model_id)
     TASKS.get(task).check_engine(engine_kwargs, source)
     if TASKS.get(task).pools and not ENGINES.get(llm_engine).pools:
         raise ConfigError(
             f"task: {task} needs a pooling engine, but llm_engine in {source} is {llm_engine}, which only "
             "generates. Set llm_engine: vllm."
         )
+    if is_elsewhere:
+        _check_elsewhere(given, source)
     _check_sharing(given.engines_per_gpu or 1, engine_kwargs, source)
     if (lora_path := given.lora_config.dynamic_lora_loading_path) is not None:
         lora_path = lora_path if "://" in lora_path else str(_path(lora_path, folder))
         engine_kwargs.setdefault("enable_lora", True)
     return EngineConfig(
-        model_id=_model(given.model_id, source, folder),
+        model_id=given.model_id if is_elsewhere else _model(given.model_id, source, folder),
         llm_engine=llm_engine,
         accelerator_type=given.accelerator_type.upper(),
         engine_kwargs=engine_kwargs,
@@ -265,6 +272,27 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
         task=task,
         batch_invariant=_batch_invariant(given, source),
     )
+
+
+def _is_elsewhere(raw: Mapping[str, Any]) -> bool:
+    """Whether the engine that is named needs nothing of a model here; which one that is, is checked later."""
+    try:
+        return ENGINES.get(ENGINES.check(raw.get("llm_engine"), "")).tokenizes
+    except ConfigError:
+        return False
+
+
+def _check_elsewhere(given: _Given, source: str) -> None:
+    named = {
+        "chat_template": given.chat_template,
+        "lora_config": given.lora_config.dynamic_lora_loading_path,
+        "engines_per_gpu": given.engines_per_gpu,
+        "batch_invariant": given.batch_invariant,
+    }
+    if idle := next((key for key, value in named.items() if value), None):
+        raise ConfigError(
+            f"{idle} in {source} has no effect on llm_engine {given.llm_engine}: the server decides it. Remove it."
+        )
 
 
 def _batch_invariant(given: _Given, source: str) -> bool:

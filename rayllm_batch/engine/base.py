@@ -33,7 +33,7 @@ class Request:
     PoolingParams where there is a pooling. model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only
     with those of the same salt. tools, chat_template_kwargs: that the prompt was made with, for the parsers of what
     comes back. raw: the answer's text is wanted as it is, though the engine has parsers. pooling: None where text is
-    wanted.
+    wanted. messages, prompt: one of them for an engine that tokenizes, in place of token ids.
     """
 
     prompt_token_ids: list[int]
@@ -44,6 +44,8 @@ class Request:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     pooling: Optional[Pooling] = None
     raw: bool = False
+    messages: Optional[list[dict[str, Any]]] = None
+    prompt: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Reply:
     parsed:               each answer, where there are parsers.
     vectors:              of each prompt of a pooling request, shape (size,) of float32; then the text is "".
     stop_reasons:         of each answer the text or token id of the settings that it stopped at, or None.
+    num_input_tokens:     of the prompt, from an engine that tokenizes.
     """
 
     text: str
@@ -88,6 +91,7 @@ class Reply:
     parsed: tuple[ParsedAnswer, ...] = ()
     vectors: tuple[np.ndarray, ...] = ()
     stop_reasons: tuple[Union[int, str, None], ...] = ()
+    num_input_tokens: int = 0
 
 
 class BadRequest(Exception):
@@ -96,6 +100,10 @@ class BadRequest(Exception):
 
 class EngineDied(Exception):
     """The engine can answer nothing any more; its process must be replaced."""
+
+
+class EngineUnavailable(Exception):
+    """No request is answered any more, and no row is to blame: the run ends, and can be continued. Its text says why."""
 
 
 class EngineDidNotStart(Exception):
@@ -156,8 +164,47 @@ class EngineKind:
     needs_model = True  # it has a model's vocabulary and context; its files are downloaded and checked before
     needs_gpus = True  # it takes those that the config speaks of, and none on accelerator_type CPU
     pools = False  # it answers requests with a pooling, when it was started for them
+    tokenizes = False  # it takes messages and texts as they are; nothing of a model is on our side
+    at_once_setting = "max_num_seqs"  # which of engine_kwargs `at_once` is
     rehearses_memory = False  # it acts as if it had a GPU's memory, also where it has none
     own_settings: Optional[tuple[str, ...]] = None  # names of engine_kwargs that it has; None: vLLM's and no others
+    how_fast: frozenset[str] = frozenset()  # of its own settings, those that decide no answers
+
+    def check_settings(self, engine_kwargs: Mapping[str, Any], source: str, model: str) -> dict[str, Any]:
+        """engine_kwargs as they are from then on. Raises ConfigError. source: what has them, for its text."""
+        from rayllm_batch.engine import engine_args
+
+        engine_args.check(engine_kwargs, self.own_settings, source, model)
+        return dict(engine_kwargs)
+
+    def seen_by_tasks(self, engine_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As `Task.of` gets them: with parsers where replies come taken apart, and `excluded_settings`, by name and why."""
+        return engine_kwargs
+
+    def at_once(self, engine_kwargs: Mapping[str, Any]) -> Optional[int]:
+        """How many requests one engine computes at a time, where its settings say."""
+        return engine_kwargs.get("max_num_seqs")
+
+    def each_engines(self, engine_kwargs: Mapping[str, Any], engines: int) -> dict[str, Any]:
+        """Of so many engines: limits that are those of a whole run, divided."""
+        return dict(engine_kwargs)
+
+    def secrets(self, engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> dict[str, str]:
+        """What its processes need of this one's environment. env_vars: the config's. Raises ConfigError."""
+        return {}
+
+    def cost_usd(self, engine_kwargs: Mapping[str, Any], input_tokens: float, output_tokens: float) -> Optional[float]:
+        """Of tokens that have a price each."""
+        return None
+
+    def least_s(self, engine_kwargs: Mapping[str, Any], requests: int, tokens: float) -> float:
+        """Seconds that so much takes at least, by limits of the config's."""
+        return 0.0
+
+    def check_before_start(
+        self, model: str, engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str], settings: Mapping[str, Any]
+    ) -> None:
+        """On the driver. Raises ConfigError for what can be known to be wrong. settings: the task's."""
 
     def starter(
         self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]

@@ -156,12 +156,12 @@ def _form_of_response(value: Any) -> Optional[dict[str, Any]]:
 
 
 def excluded_by(engine_kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that vLLM refuses in every request to such an engine, and why."""
-    excluded = {}
+    """The settings that such an engine refuses in every request, and why."""
+    excluded = dict(engine_kwargs.get("excluded_settings") or {})
     if speculative := [name for name in SPECULATION if engine_kwargs.get(name)]:
         named = " and ".join(speculative)
         why = f"does not go together with speculative decoding. Remove it, or {named} from engine_kwargs."
-        excluded = {"min_p": why, "logit_bias": why}
+        excluded |= {"min_p": why, "logit_bias": why}
     if not any(engine_kwargs.get(name) for name in REASONING):
         why = "needs to know where thoughts end. Set reasoning_parser in engine_kwargs, or remove it."
         excluded["thinking_token_budget"] = why
@@ -203,7 +203,7 @@ def check(
         most_said = f"the {MOST_STOP_IDS} that there may be beside min_tokens"
         raise WorkloadError(f"stop_token_ids in {where} are more than {most_said}. Shorten them.")
     for key, why in excluded.items():
-        if params.get(key) or key == "thinking_token_budget" and key in params:  # 0 is a budget
+        if params.get(key) or key in ("thinking_token_budget", "prompt_logprobs") and key in params:  # 0 asks for some
             raise WorkloadError(f"{key} in {where} {why}")
 
 

@@ -39,6 +39,7 @@ class RunMetrics:
     rows, failed:         rows that the replicas have handed on, each once, and those of them with an error. A row that
                           was computed again after an engine died counts when it was handed on.
     num_input_tokens, num_generated_tokens: of these rows.
+    cost_usd:             of these tokens, where the config has their prices.
     elapsed_s:            seconds of the whole call.
     start_s:              seconds until the slowest engine was ready.
     engine_s:             seconds during which an engine had work, averaged over the replicas.
@@ -69,6 +70,7 @@ class RunMetrics:
     failed: int = 0
     num_input_tokens: int = 0
     num_generated_tokens: int = 0
+    cost_usd: Optional[float] = None
     elapsed_s: float = 0.0
     start_s: float = 0.0
     engine_s: float = 0.0
@@ -150,6 +152,7 @@ class RunMetrics:
             f"{self.num_input_tokens:,} input and {self.num_generated_tokens:,} output tokens in {self.elapsed_s:.1f}"
             f" s (engine start {self.start_s:.1f} s, generating {self.engine_s:.1f} s: "
             f"{self.output_tokens_per_s:,.0f} output tokens/s)"
+            + ("" if self.cost_usd is None else f", ${self.cost_usd:,.2f}")
         )
 
 

@@ -83,12 +83,14 @@ class Snapshot:
     failure:    what ends the run: the name of a class of `rayllm_batch.errors`, and its text.
     last_death: of an engine, from which the run may have recovered.
     notes:      what the user should read.
+    ended:      why the run ended before all rows were asked, where no row and no replica is to blame.
     """
 
     replicas: dict[str, ReplicaState] = field(default_factory=dict)
     failure: Optional[tuple[str, str]] = None
     last_death: Optional[str] = None
     notes: list[str] = field(default_factory=list)
+    ended: Optional[str] = None
 
     @property
     def ready(self) -> list[ReplicaState]:

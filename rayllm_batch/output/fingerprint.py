@@ -115,7 +115,7 @@ class Job:
 
 def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) -> Job:
     settings = {
-        "model_id": _model(config.model_id),
+        "model_id": config.model_id if config.engine_kind.tokenizes else _model(config.model_id),
         "llm_engine": config.llm_engine,
         "chat_template": digest(config.chat_template) if config.chat_template else "the model's own",
         "chat_template_kwargs": as_text(config.chat_template_kwargs),
@@ -127,7 +127,7 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
     if config.batch_invariant:
         settings["batch_invariant"] = "true"
     for key, value in sorted(config.engine_kwargs.items()):
-        if key not in HOW_FAST:
+        if key not in HOW_FAST and key not in config.engine_kind.how_fast:
             settings[f"engine_kwargs.{key}"] = _shown(key, value)
     if config.engine_kwargs.get("reasoning_parser"):  # before it had a column, the thoughts were in generated_text
         settings["thoughts"] = "a column of their own"

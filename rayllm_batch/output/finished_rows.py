@@ -19,11 +19,15 @@ DIGEST = np.dtype(">u8")
 UNKNOWN = 0  # of a failed row, and of answers of before digests were kept
 
 
-def digest(token_ids: Optional[np.ndarray], request: Optional[str]) -> int:
-    """Of a row's token ids (int32) and its own settings and adapter, as `chat.request` writes them."""
-    if token_ids is None:
+def digest(token_ids: Optional[np.ndarray], request: Optional[str], prompt: Optional[str] = None) -> int:
+    """Of a row's token ids (int32) and its own settings and adapter, as `chat.request` writes them.
+
+    prompt: in place of token ids, where the engine makes them: the messages or the text, as JSON.
+    """
+    if token_ids is None and prompt is None:
         return UNKNOWN
-    asked = hashlib.blake2b(np.ascontiguousarray(token_ids, dtype="<i4").tobytes(), digest_size=8)
+    ids = b"" if token_ids is None else np.ascontiguousarray(token_ids, dtype="<i4").tobytes()
+    asked = hashlib.blake2b(ids if prompt is None else prompt.encode("utf-8", "surrogatepass"), digest_size=8)
     asked.update((request or "").encode("utf-8", "surrogatepass"))
     return int.from_bytes(asked.digest(), "big") or 1
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 TOKEN_IDS = "_rayllm_prompt_token_ids"
 REQUEST = "_rayllm_request"
 STAGE_ERROR = "_rayllm_error"
-MESSAGES = "_rayllm_messages"  # as JSON, where the answer may have to be asked for again
+# As JSON, where the answer may have to be asked for again; for an engine that tokenizes, also a text.
+MESSAGES = "_rayllm_messages"
 # Of a run with an output folder: each row's id, a digest of what is asked for it (see finished_rows.py), and, in a row
 # without content, the ids of rows that were finished before.
 ROW_ID = "_rayllm_row_id"

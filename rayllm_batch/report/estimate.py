@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Optional
 
@@ -56,8 +57,10 @@ class Estimate:
     run_s:          without starting up, from `low_s` to `high_s` in nineteen of twenty cases.
     prefill_share:  of the engine's time, what reading prompts takes; the rest is generating.
     cpu_headroom:   how many times the engine's need the CPU stage can give; below 1 it is what the job waits for.
-    bound_by:       "prefill", "decode", "start-up" or "CPU side".
+    bound_by:       "prefill", "decode", "start-up" or "CPU side"; of an endpoint also "endpoint", whose share of prefill is
+                    not known, or "rate limits".
     gpus:           over all replicas; 0 on a CPU. gpu_hours and cost_usd are with starting up.
+    tokens_usd:     the price of all tokens, where they have one.
     """
 
     rows: int
@@ -72,10 +75,11 @@ class Estimate:
     run_s: float
     low_s: float
     high_s: float
-    prefill_share: float
+    prefill_share: Optional[float]
     cpu_headroom: float
     bound_by: str
     gpu_hour_usd: Optional[float] = None
+    tokens_usd: Optional[float] = None
 
     @property
     def gpu_hours(self) -> float:
@@ -84,6 +88,8 @@ class Estimate:
     @property
     def cost_usd(self) -> Optional[float]:
         """None without a price."""
+        if self.tokens_usd is not None:
+            return self.tokens_usd
         return None if self.gpu_hour_usd is None else self.gpu_hours * self.gpu_hour_usd
 
     @property
@@ -114,10 +120,13 @@ class Estimate:
             low, high = (self.gpus * (self.start_s + seconds) / 3600 for seconds in (self.low_s, self.high_s))
             cost = "" if self.cost_usd is None else f", ${self.cost_usd:,.2f} at ${self.gpu_hour_usd:,.2f} a GPU-hour"
             gpu_time = f"  GPU time {self.gpu_hours:,.2f} GPU-hours, {low:,.2f} to {high:,.2f}{cost}\n"
+        if self.tokens_usd is not None:
+            gpu_time = f"  cost     ${self.tokens_usd:,.2f} for these tokens\n"
         failed = ": ".join([f"{len(self.failed):,} failed", *self.failed[:1]])
         output = shares = ""
         if self.output_tokens:
             output = f"  output   {self.output_tokens:,.0f} tokens, {self.output_tokens_per_row}\n"
+        if self.output_tokens and self.prefill_share is not None:
             prefill, decode = f"{self.prefill_share:.0%} is prefill", f"{1 - self.prefill_share:.0%} decode"
             shares = f" of the engine's time {prefill}, {decode};"
         return (
@@ -146,10 +155,13 @@ def estimate(
     start_s: float,
     gpu_hour_usd: Optional[float] = None,
     seats: int = 1,
+    least_s: Callable[[int, float], float] = lambda rows, tokens: 0.0,
+    tokens_usd: Callable[[float, float], Optional[float]] = lambda input_tokens, output_tokens: None,
 ) -> Estimate:
     """The job of `rows` rows, from a sample of it.
 
     max_num_seqs: the engine's limit, of which a row takes `seats` (n, its answers). cpus: those left for the CPU stage. start_s: seconds of the engines' start.
+    least_s, tokens_usd: what so many rows and tokens take at least, and what input and output tokens cost.
 
     A row costs the engine `prefill_s` for its prompt, whatever else runs, and `decode_s` for each token of its answer
     while the engine is full. The first comes from the trial with answers of one token, the second from the other one as
@@ -173,11 +185,13 @@ def estimate(
     at_once = most if tried * seats > most else min(max_num_seqs, rows_each * seats)
     cheapest_decode_s = decode_s * min(1.0, most / max(at_once, 1))
     likely_decode_s = math.sqrt(decode_s * cheapest_decode_s)
-    output_tokens = Spread.of(outputs)
+    input_tokens, output_tokens = Spread.of(sample.input_tokens), Spread.of(outputs)
+    totals = rows * input_tokens.mean, rows * output_tokens.mean
+    at_least_s = least_s(rows, sum(totals))
 
     def seconds(decode: float) -> float:
         engine = rows_each * (prefill_s + decode * output_tokens.mean) + emptying_s
-        return max(engine, rows * sample.prepare_s / cpus) + PIPELINE_S
+        return max(engine, rows * sample.prepare_s / cpus, at_least_s) + PIPELINE_S
 
     run_s = seconds(likely_decode_s)
     unsure = math.hypot(_spread_of_the_mean(sample, prefill_s, decode_s), NOISE)
@@ -185,6 +199,8 @@ def estimate(
     headroom = cpus / max(sample.prepare_s, 1e-9) * row_s / num_replicas
     share = prefill_s / row_s
     bound_by = "CPU side" if headroom < 1 else "prefill" if share > 0.5 else "decode"
+    if not sample.prefill.output_tokens:  # nor is it known what an endpoint does
+        bound_by = "rate limits" if run_s <= at_least_s + PIPELINE_S else "CPU side" if headroom < 1 else "endpoint"
     return Estimate(
         rows=rows,
         num_replicas=num_replicas,
@@ -192,16 +208,17 @@ def estimate(
         accelerator_type=accelerator_type,
         sample_rows=len(sample.input_tokens) + len(sample.failed),
         failed=sample.failed,
-        input_tokens_per_row=Spread.of(sample.input_tokens),
+        input_tokens_per_row=input_tokens,
         output_tokens_per_row=output_tokens,
         start_s=start_s,
         run_s=run_s,
         low_s=seconds(cheapest_decode_s) * (1 - unsure),
         high_s=seconds(decode_s) * (1 + unsure),
-        prefill_share=share,
+        prefill_share=share if sample.prefill.output_tokens else None,
         cpu_headroom=headroom,
         bound_by="start-up" if start_s > run_s else bound_by,
         gpu_hour_usd=gpu_hour_usd,
+        tokens_usd=tokens_usd(*totals),
     )
 
 

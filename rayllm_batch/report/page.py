@@ -23,6 +23,7 @@ from rayllm_batch.output.fingerprint import SECRET
 from rayllm_batch.report import plots
 from rayllm_batch.report.html_file import rendered, save
 from rayllm_batch.report.verdict import verdict
+from rayllm_batch.secret import Secret
 
 SHOWN_CHARACTERS = 300
 Table = list[tuple[str, str]]
@@ -49,14 +50,24 @@ def show_and_save(
     settings = _settings(config, workload, run, replicas)
     engines = "GPUs" if config.gpus_per_replica else "engines"
     stats = row_stats(replicas)
-    content = page(title, metrics=metrics, history=history, stats=stats, settings=settings, engines=engines)
+    at_once = config.engine_kind.at_once_setting
+    content = page(
+        title, metrics=metrics, history=history, stats=stats, settings=settings, engines=engines, at_once=at_once
+    )
     return save(content, path, "report")
 
 
 def page(
-    title: str, *, metrics: RunMetrics, history: History, stats: RowStats, settings: dict[str, Table], engines: str
+    title: str,
+    *,
+    metrics: RunMetrics,
+    history: History,
+    stats: RowStats,
+    settings: dict[str, Table],
+    engines: str,
+    at_once: str = "max_num_seqs",
 ) -> str:
-    """From the template beside this file. settings: tables by their headings. engines: what they are called, "GPUs"."""
+    """From the template beside this file. settings: tables by their headings. engines, at_once: see `verdict`."""
     return rendered(
         "page.html",
         title=title,
@@ -65,9 +76,9 @@ def page(
         settings=settings,
         stage_of=stage_of,
         began=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(history.began)),
-        verdict=verdict(metrics, history, engines),
+        verdict=verdict(metrics, history, engines, at_once),
         failed=", ".join(f"{rows:,} {stage}" for stage, rows in metrics.failed_by_kind.items()),
-        timeline=plots.timeline(history),
+        timeline=plots.timeline(history, at_once),
         lengths=plots.lengths(stats.input_lengths, stats.output_lengths if metrics.num_generated_tokens else None),
     )
 
@@ -121,6 +132,8 @@ def shown(name: str, value: Any) -> str:
     """A setting's value as text, shortened; what may be a secret is not shown, nor what is no plain value."""
     if isinstance(value, (bool, int, float)):
         return str(value)
+    if isinstance(value, Secret):
+        return "(not shown: it may hold a secret)"
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, (str, Mapping, list, tuple, set)):

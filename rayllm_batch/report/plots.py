@@ -23,8 +23,11 @@ AXES = {"edgecolor": MUTED, "labelcolor": FG, "grid": True, "axisbelow": True}
 TITLES = {"titlesize": 10.5, "titlelocation": "left", "titleweight": "bold", "titlecolor": FG}
 
 
-def timeline(history: History) -> str:
-    """Tokens a second, requests, KV cache and GPU use over the time of the run; "" where there is nothing to draw."""
+def timeline(history: History, at_once: str = "max_num_seqs") -> str:
+    """Tokens a second, requests, KV cache and GPU use over the time of the run; "" where there is nothing to draw.
+
+    at_once: the setting that bounds an engine's requests.
+    """
     step = -(-len(history.points) // MOST_SAMPLES)
     points = history.points[::-1][::step][::-1]  # the last one included
     if len(points) < 3:
@@ -37,7 +40,7 @@ def timeline(history: History) -> str:
         axes = figure.subplots(4 if with_use else 3, 1, sharex=True)
         _draw_rates(axes[0], points, *first)
         _draw_rates(axes[1], points, "input_tokens", "Input tokens/s (of rows that are done)", ONE)
-        _draw_requests(axes[2], points)
+        _draw_requests(axes[2], points, at_once)
         if with_use:
             _draw_use(axes[3], points)
         for axis in axes:
@@ -74,13 +77,13 @@ def _draw_rates(axis: Axes, points: list[Point], name: str, title: str, colour: 
     axis.set_title(title)
 
 
-def _draw_requests(axis: Any, points: list[Point]) -> None:
+def _draw_requests(axis: Any, points: list[Point], at_once: str) -> None:
     times = [point.time_s for point in points]
     axis.plot(times, [point.running for point in points], label="running")
     axis.plot(times, [point.waiting for point in points], label="waiting in the engines' queues")
     if any(point.slots for point in points):
         slots = [point.slots or None for point in points]
-        axis.plot(times, slots, label="most that can run (max_num_seqs)", color=MUTED, linestyle="--", linewidth=1)
+        axis.plot(times, slots, label=f"most that can run ({at_once})", color=MUTED, linestyle="--", linewidth=1)
     axis.set_title("Requests")
     _legend(axis)
 

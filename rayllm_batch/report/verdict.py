@@ -19,12 +19,12 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
 
 
-def verdict(metrics: RunMetrics, history: History, engines: str = "engines") -> Verdict:
-    """engines: what they are called, "GPUs" or "engines"."""
+def verdict(metrics: RunMetrics, history: History, engines: str = "engines", at_once: str = "max_num_seqs") -> Verdict:
+    """engines: what they are called, "GPUs" or "engines". at_once: the setting that bounds their requests."""
     if not metrics.rows:
         nothing = "Nothing was computed: every row was finished before this run, or there were none."
         return Verdict(_outcome(history) or nothing)
-    fullness, notes = _fullness(metrics, history, engines)
+    fullness, notes = _fullness(metrics, history, engines, at_once)
     sentence = f"{_outcome(history)} {fullness} {_failures(metrics, history)}".strip()
     return Verdict(sentence, [*notes, *_where_the_time_went(metrics, history)])
 
@@ -45,7 +45,7 @@ def _failures(metrics: RunMetrics, history: History) -> str:
     return f"{share}, {'all' if rows == metrics.failed else f'{rows:,} of them'} in {kind}."
 
 
-def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str, list[str]]:
+def _fullness(metrics: RunMetrics, history: History, engines: str, at_once: str) -> tuple[str, list[str]]:
     sampled = history.generating
     if len(sampled) < 3:
         return f"The run was too short to tell how full the {engines} were.", []
@@ -57,10 +57,10 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
     if fed_s < WHOLE_JOB * all_s:
         return (
             f"The job was too small to fill the {engines}: they had all its rows at once and ran up to {peak:,.0f} "
-            f"requests{_of(metrics)}."
+            f"requests{_of(metrics, at_once)}."
         ), []
     share = mean_over(fed, "full") or 0.0
-    ran = f"{mean_over(fed, 'running'):,.0f} requests{_of(metrics)} ran on average"
+    ran = f"{mean_over(fed, 'running'):,.0f} requests{_of(metrics, at_once)} ran on average"
     tail_s = all_s - fed_s
     notes = []
     if tail_s > 0.25 * all_s:
@@ -78,7 +78,7 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
         return (
             f"The {engines} were full: they had all the work they could take for {percent(share)} of the generating "
             f"time{while_fed}."
-        ), [_limit(fed, ran), *notes]
+        ), [_limit(fed, ran, at_once), *notes]
     waited = "waited for rows"
     starved = (
         f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
@@ -98,7 +98,7 @@ def _fullness(metrics: RunMetrics, history: History, engines: str) -> tuple[str,
     ), [starved, *notes]
 
 
-def _limit(fed: list[tuple[float, Point]], ran: str) -> str:
+def _limit(fed: list[tuple[float, Point]], ran: str, at_once: str) -> str:
     """What an engine that was full was full of."""
     full = [(seconds, point) for seconds, point in fed if point.full]
     full_s = _seconds(full)
@@ -110,8 +110,9 @@ def _limit(fed: list[tuple[float, Point]], ran: str) -> str:
             "things on the GPU) lets more requests run at once."
         )
     if slots >= 0.5:
-        kv_use = mean_over(full, "kv_cache_usage") or 0.0
-        return f"What bounded them was max_num_seqs ({ran}), with {percent(kv_use)} of the KV cache in use."
+        kv_use = mean_over(full, "kv_cache_usage")
+        beside = "" if kv_use is None else f", with {percent(kv_use)} of the KV cache in use"
+        return f"What bounded them was {at_once} ({ran}){beside}."
     return f"Requests waited in the engines' queues, so rows came fast enough ({ran})."
 
 
@@ -145,8 +146,8 @@ def _restarts(metrics: RunMetrics) -> int:
     return sum(replica.restarts for replica in metrics.replicas)
 
 
-def _of(metrics: RunMetrics) -> str:
-    return f" of the {metrics.max_running:,} that max_num_seqs allows" if metrics.max_running else ""
+def _of(metrics: RunMetrics, at_once: str) -> str:
+    return f" of the {metrics.max_running:,} that {at_once} allows" if metrics.max_running else ""
 
 
 def _seconds(sampled: list[tuple[float, Point]]) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 from rayllm_batch.cluster import resources
 from rayllm_batch.config import EngineConfig, EnvVars
 from rayllm_batch.data.row_id import RowCounts
+from rayllm_batch.errors import EngineError
 from rayllm_batch.measures.history import History
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.prometheus import Prometheus
@@ -49,7 +50,8 @@ class Execution:
 
     def task(self) -> Task:
         """As the workload asks for it now, without what follows from the model; raises WorkloadError."""
-        return self.config.task_kind.of(self.workload, self.config.engine_kwargs)
+        kind, kwargs = self.config.engine_kind, self.config.engine_kwargs
+        return self.config.task_kind.of(self.workload, kind.seen_by_tasks(kwargs))
 
     def begin(self, began: float, engines: int) -> None:
         """Nothing of an earlier run is left in what this one is measured by."""
@@ -57,7 +59,10 @@ class Execution:
 
     def measure(self) -> RunMetrics:
         """What the run did so far, also one that failed."""
-        self.metrics = RunMetrics.of(self.replicas, time.time() - self.history.began, self.history)
+        metrics = RunMetrics.of(self.replicas, time.time() - self.history.began, self.history)
+        tokens = metrics.num_input_tokens, metrics.num_generated_tokens
+        cost = self.config.engine_kind.cost_usd(self.config.engine_kwargs, *tokens)
+        self.metrics = dataclasses.replace(metrics, cost_usd=cost)
         return self.metrics
 
     def preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
@@ -98,7 +103,11 @@ class Execution:
             failure = session.explained(error, self._saw(session.end(job, engines)))
             self.history.end(failure)
             raise failure from None
-        self._saw(session.end(job, engines))
+        snapshot = self._saw(session.end(job, engines))
+        if snapshot and snapshot.ended:  # with rows that it has left out
+            failure = EngineError(snapshot.ended)
+            self.history.end(failure)
+            raise failure
         return result
 
     @contextmanager
@@ -146,7 +155,9 @@ class Execution:
         return job
 
     def env_vars(self, token: str) -> dict[str, str]:
-        return {**self.config.env_vars, **({"HF_TOKEN": token} if token else {})}
+        config = self.config
+        secrets = config.engine_kind.secrets(config.engine_kwargs, config.env_vars)
+        return {**config.env_vars, **secrets, **({"HF_TOKEN": token} if token else {})}
 
     def prompt_job(self, monitor: Any, **folder_job: Any) -> PromptJob:
         """After `preflight`."""
@@ -176,6 +187,7 @@ class Execution:
             pooled=pooled,
             task=task,
             sort=self.options.reorder and not self.options.preserve_order,
+            as_text=config.engine_kind.tokenizes,
             **folder_job,
         )
 

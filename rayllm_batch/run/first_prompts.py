@@ -87,6 +87,8 @@ def _errors_of_pooled(
 
 def _job(config: EngineConfig, facts: ModelFacts, task: Task) -> Optional[PromptJob]:
     """None where the run's tokenizer is not on this machine, or nothing that reads it."""
+    if config.engine_kind.tokenizes:
+        return PromptJob(parse_row=dict, tokenizer="", as_text=True)
     tokenizer = config.engine_kwargs.get("tokenizer") or facts.folder
     if tokenizer is None or not is_local(str(tokenizer)) or find_spec("transformers") is None:
         return None

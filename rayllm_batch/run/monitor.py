@@ -53,6 +53,7 @@ class RunMonitor:
         self._failures: dict[Optional[str], tuple[str, str]] = {}
         self._last_death: Optional[str] = None  # what the run may recover from
         self._stop: Optional[str] = None
+        self._ended: Optional[str] = None
         self._notes: list[str] = []
 
     def register(self, key: str, actor: Any, told: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +136,11 @@ class RunMonitor:
         else:
             self._last_death = f"The engine died. {words}"
 
+    def ends(self, why: str) -> None:
+        """The engines answer nothing any more, and rows are left out that are not to blame."""
+        self._ended = self._ended or why
+        self._give_up(self._ended)
+
     def stalled(self, key: str, message: str) -> bool:
         """A replica that did nothing for too long. Returns whether to try again."""
         if (replica := self._replicas.get(key)) and replica.is_live:
@@ -151,6 +157,7 @@ class RunMonitor:
             failure=next(reversed(self._failures.values()), None),
             last_death=self._last_death,
             notes=self._notes,
+            ended=self._ended,
         ).plain()
 
     def actors(self) -> dict[str, Any]:

@@ -103,7 +103,8 @@ class Plan:
 
     @property
     def _max_num_seqs(self) -> int:
-        return self.config.engine_kwargs.get("max_num_seqs") or own_max_num_seqs(self.config.accelerator_type)
+        at_once = self.config.engine_kind.at_once(self.config.engine_kwargs)
+        return at_once or own_max_num_seqs(self.config.accelerator_type)
 
     def chosen(self, total: Optional[int]) -> str:
         """The line that says it; "" where the user has left nothing to choose."""
@@ -138,6 +139,7 @@ def make_plan(
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
     least, most = (number * config.engines_per_replica for number in num_replicas)
+    config = dataclasses.replace(config, engine_kwargs=config.engine_kind.each_engines(config.engine_kwargs, most))
     return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None)
 
 

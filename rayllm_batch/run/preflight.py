@@ -67,15 +67,15 @@ def preflight(
 
     attempt(lambda: resources.check(config, num_replicas))
     attempt(lambda: check_versions(config))
-    token, facts = attempt(lambda: hub_token(config)), None
-    if token is not None:
-        facts = attempt(lambda: look_at(config, token))
-    sound = facts is not None and passes(lambda: check_files(config, facts))
+    task = task or config.task_kind
+    token, facts = _model_of(config, attempt)
+    sound = facts is not None and (config.engine_kind.tokenizes or passes(lambda: check_files(config, facts)))
+    of_kind = config.model_id, config.engine_kwargs, config.env_vars, task.settings
+    attempt(lambda: config.engine_kind.check_before_start(*of_kind))
     if facts is not None and config.engine_kind.needs_model:
         attempt(lambda: check_memory(config, facts))
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
             attempt(lambda: check_disk(config, facts))
-    task = task or config.task_kind
     if facts is not None:  # what the columns are may follow from the model
         of_model = partial(task.of_model, facts.config, facts.folder, config.engine_kwargs)
         task = attempt(of_model) or task
@@ -99,6 +99,16 @@ def preflight(
         raise PreflightError(found)
     assert token is not None and rows and facts and told  # what failed is in `found`
     return Ready(token, rows, facts, tuple(unanswered or ()), told)
+
+
+def _model_of(
+    config: EngineConfig, attempt: Callable[[Callable[[], Any]], Any]
+) -> tuple[Optional[str], Optional[ModelFacts]]:
+    """The token that opens it, and what is known of it; of a model behind an endpoint, nothing is."""
+    if config.engine_kind.tokenizes:
+        return "", ModelFacts()
+    token = attempt(lambda: hub_token(config))
+    return token, None if token is None else attempt(lambda: look_at(config, token))
 
 
 def hub_token(config: EngineConfig) -> str:

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from rayllm_batch.data.row_id import ID_BYTES, as_pairs, row_ids
 from rayllm_batch.output import run_columns
-from rayllm_batch.output.finished_rows import UNKNOWN, Asked, FinishedRows, digest
-from rayllm_batch.workers.prompts import PromptJob, build_prompts
+from rayllm_batch.output.finished_rows import UNKNOWN, Asked, FinishedRows
+from rayllm_batch.workers.prompts import PromptJob, build_prompts, digest_of
 
 if TYPE_CHECKING:
     import ray.data
@@ -73,7 +73,7 @@ def look(table: pa.Table, job: PromptJob, asked: Any, parse: bool) -> pa.Table:
     witnessed = known[before.digests[places[known]] != UNKNOWN] if parse else known[:0]
     if len(witnessed):
         now = build_prompts(table.take(pa.array(witnessed)), replace(job, with_row_ids=False, sort=False))
-        digests = [digest(row[run_columns.TOKEN_IDS], row[run_columns.REQUEST]) for row in run_columns.stage_rows(now)]
+        digests = [digest_of(row, job) for row in run_columns.stage_rows(now)]
         changed = [ids[i] for i, its in zip(witnessed, digests, strict=True) if its != before.digests[places[i]]]
     row = (b"".join(ids[i] for i in known), b"".join(changed), len(witnessed), len(ids) - len(known))
     return pa.table([[value] for value in row], schema=FOUND_SCHEMA)

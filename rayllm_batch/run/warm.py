@@ -6,6 +6,7 @@ Ray Data actors only pass blocks on to them.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ import pyarrow as pa
 from rayllm_batch.cluster import resources
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.data import columns
+from rayllm_batch.errors import EngineError
 from rayllm_batch.output import run_columns
 from rayllm_batch.report.estimate import Sample, copies
 from rayllm_batch.workers.parse_answer import parse_answers
 from rayllm_batch.workers.prompts import build_prompts
 from rayllm_batch.workers.replica import BlockNames, Replica, ReplicaJob
 from rayllm_batch.workers.tokenizer import decode
+from rayllm_batch.workers.trial import Trial
 
 KEEP_S = 600.0  # a GPU that waits for its owner's next step, but not overnight
 RETRY_S = 1.0
@@ -59,6 +62,8 @@ class Host:
         job = self._replica.job.prompt
         prompts = build_prompts(table, job)
         answered = self._replica(prompts)
+        if self._replica.ended:
+            raise EngineError(self._replica.ended)
         if (parse := self._replica.job.parse_answer) is not None:
             answered = parse_answers(answered, parse, job.task)
         own = [name for name in answered.column_names if name not in prompts.column_names]
@@ -66,7 +71,9 @@ class Host:
         for row, prompt in zip(rows, run_columns.stage_rows(prompts), strict=True):
             ids = prompt[run_columns.TOKEN_IDS]
             row["prompt"] = None if job.rollouts else ""
-            if ids is not None:
+            if job.as_text and not job.rollouts:
+                row["prompt"] = _as_sent(prompt[run_columns.MESSAGES], ids)
+            elif ids is not None:
                 lengths = job.task.lengths_of_prompts(prompt[run_columns.REQUEST], len(ids))
                 row["prompt"] = "\n".join(decode(its.tolist(), job) for its in np.split(ids, np.cumsum(lengths[:-1])))
         return rows
@@ -82,13 +89,31 @@ class Host:
         prepare_s = max(time.perf_counter() - began, time.process_time() - cpu_began) / table.num_rows
         requests, failed = self._replica.requests(prompts)
         settings = self._replica.engine.settings()
-        at_once = max(1, settings["max_num_seqs"] // job.task.seats)  # rows
-        many = copies(len(requests) or 1, rows_each, at_once)
-        prefill = self._replica.try_out(requests, many, reading_only=True)
-        whole = prefill if job.task.pools else self._replica.try_out(requests, many)
-        lengths = [len(request.prompt_token_ids) for request in requests]
+        at_once = max(1, settings["max_num_seqs"] // job.seats)  # rows
+        if job.as_text:  # each try may cost money, and what reading prompts takes is the server's affair
+            whole, prefill = self._replica.try_out(requests, 1), Trial(0.0, [])
+            lengths = whole.input_tokens
+        else:
+            many = copies(len(requests) or 1, rows_each, at_once)
+            prefill = self._replica.try_out(requests, many, reading_only=True)
+            whole = prefill if job.task.pools else self._replica.try_out(requests, many)
+            lengths = [len(request.prompt_token_ids) for request in requests]
         sample = Sample(lengths, failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
         return sample, settings["max_num_seqs"], self._replica.start_s
+
+
+def _as_sent(prompt: Optional[str], ids: Any) -> str:
+    """What an engine that tokenizes is sent: how the model sees it is not known. prompt: messages or a text, as JSON."""
+    if prompt is None:
+        return "" if ids is None else f"token ids {', '.join(map(str, ids))}"
+    its = json.loads(prompt)
+    if isinstance(its, str):
+        return its
+    more = ({key: value for key, value in message.items() if key not in ("role", "content")} for message in its)
+    said = (f"{message['role']}: {message['content']}" for message in its)
+    return "\n".join(
+        f"{text}{' ' + json.dumps(other) if other else ''}" for text, other in zip(said, more, strict=True)
+    )
 
 
 class Relay:

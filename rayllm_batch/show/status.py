@@ -67,7 +67,8 @@ def status(
     parts += _tokens(snapshot, rates, counts)
     parts.append((5, f"{sum(replica.running for replica in ready):,.0f} running"))
     parts.append((5, f"{sum(replica.waiting for replica in ready):,.0f} waiting"))
-    parts.append((7, f"KV cache {100 * max(replica.kv_cache_usage or 0.0 for replica in ready):.0f}%"))
+    if caches := [replica.kv_cache_usage for replica in ready if replica.kv_cache_usage is not None]:
+        parts.append((7, f"KV cache {100 * max(caches):.0f}%"))
     if (gpus := mean(replica.gpu_utilization for replica in ready)) is not None:
         parts.append((4, f"GPU {100 * gpus:.0f}%"))
     return Status("writing" if all_done and to_folder else "generating", tuple(parts), counts.rows, total)

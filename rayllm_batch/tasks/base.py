@@ -34,6 +34,7 @@ class Answer:
     complaints: why replies were invalid, each. num_reasks: requests for a valid one in place of these.
     values: what the task read in the last reply, for `Task.columns`. own_columns: of a task that has them.
     own_text: what the CPU stage found out of the row, see `Task.own_text`. is_truncated: its text was cut, as was asked.
+    unasked: the engine answers nothing any more, and this row has no answer for that alone: it is none of the output.
     """
 
     num_input_tokens: int = 0
@@ -48,6 +49,7 @@ class Answer:
     own_columns: dict[str, Any] = field(default_factory=dict)
     own_text: Optional[str] = None
     is_truncated: bool = False
+    unasked: bool = False
 
     @property
     def finish_reason(self) -> Optional[str]:
@@ -56,6 +58,7 @@ class Answer:
 
     def replied(self, reply: Reply) -> None:
         self.reply, self.num_requests = reply, self.num_requests + 1
+        self.num_input_tokens += reply.num_input_tokens
         self.num_generated_tokens += reply.num_generated_tokens
         for parsed in reply.parsed:
             before, its = self.num_reasoning_tokens, parsed.num_reasoning_tokens

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
 
-from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, Reply, Request
+from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, EngineUnavailable, Reply, Request
 from rayllm_batch.errors import RolloutError, WorkloadError, one_line, shown
 from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS, NoColumns, checked_columns
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
@@ -42,6 +42,7 @@ class Answering:
         self._prompt, self._task = job.prompt, job.prompt.task
         self._guilty = told.guilty
         self._rollouts: Any = job.prompt.rollouts() if job.prompt.rollouts else None
+        self.ended: Optional[str] = None  # why nothing is answered any more, where no row is to blame
         self._prompts = ThreadPoolExecutor(1, "prompts")
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
         kept = min(KEPT, KEPT_NUMBERS // max(1, self._task.numbers))
@@ -76,6 +77,12 @@ class Answering:
         if row[STAGE_ERROR] is not None:
             return row[STAGE_ERROR]
         task = task or self._task
+        if self._prompt.as_text:
+            request = task.request([] if ids is None else ids.tolist(), row[REQUEST])
+            prompt = json.loads(row[MESSAGES] or "null")
+            name = "messages" if isinstance(prompt, list) else "prompt"
+            how = request.chat_template_kwargs or self._prompt.chat_template_kwargs
+            return dataclasses.replace(request, **{name: prompt}, chat_template_kwargs=how)
         if task.pools and (longest := max(task.lengths_of_prompts(row[REQUEST], len(ids)))) > most:
             return f"tokenize: {pooled_too_long(longest, most)}"
         if not task.pools and len(ids) >= most:
@@ -100,7 +107,7 @@ class Answering:
     async def answer(self, row: dict[str, Any], task: Optional[Task] = None) -> Answer:
         """task: None for the job's own."""
         task = task or self._task
-        ids = row[TOKEN_IDS]
+        ids = None if self._prompt.as_text else row[TOKEN_IDS]
         answer = Answer(num_input_tokens=0 if ids is None else len(ids), own_text=row[REQUEST])
         answer.is_truncated = task.was_truncated(row[REQUEST])
         request = self.request(row, task)
@@ -109,6 +116,8 @@ class Answering:
             return answer
         try:
             await self._converse(answer, request, row, task)
+        except EngineUnavailable as error:
+            self.ended, answer.unasked = str(error), True
         except RowError as error:
             answer.error = str(error)
         except BadRequest as error:
@@ -143,6 +152,7 @@ class Answering:
                 used = f"{answer.num_generated_tokens:,} tokens"
                 raise RolloutError(f"its answers have {used}, and max_rollout_tokens is {limits.tokens:,}")
             one = await self._call(prompt, output_schema, tools, settings)
+            answer.unasked |= one.unasked  # whatever the user's code makes of it
             answer.reply, answer.complaints = one.reply or answer.reply, [*answer.complaints, *one.complaints]
             answer.num_reasks += one.num_reasks
             answer.num_input_tokens += one.num_input_tokens
@@ -180,7 +190,8 @@ class Answering:
         text = parsed.get("messages") or parsed.get("prompt")
         if text is not None:
             row |= await self._prompt_of(text, parsed.get("tools"))
-        row[MESSAGES] = json.dumps(text) if isinstance(text, list) and task.reask else None
+        is_needed = text is not None and (self._prompt.as_text or isinstance(text, list) and task.reask)
+        row[MESSAGES] = json.dumps(text) if is_needed else None
         return await self.answer(row, task)
 
     def _calls(self, output_schema: Any, has_tools: bool) -> Task:
@@ -201,14 +212,15 @@ class Answering:
     async def _converse(self, answer: Answer, request: Request, row: dict[str, Any], task: Task) -> None:
         """Until a reply has the form asked for, or it was asked for often enough."""
         while True:
-            reply = await self.reply(request, task.tells_apart + (row[REQUEST] or ""))
+            asked = f" {row[MESSAGES]}" if self._prompt.as_text else ""
+            reply = await self.reply(request, f"{task.tells_apart}{row[REQUEST] or ''}{asked}")
             answer.replied(reply)
             try:
                 answer.values = task.read_reply(request, reply)
                 return
             except InvalidAnswer as invalid:
                 answer.complaints.append(one_line(invalid, named=False))
-                if len(answer.complaints) > task.reask or row[MESSAGES] is None:
+                if len(answer.complaints) > task.reask or request.prompt is not None or row[MESSAGES] is None:
                     raise
                 row, request = await self._again(row, task, request, answer)
                 answer.num_reasks += 1

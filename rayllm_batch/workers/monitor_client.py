@@ -54,6 +54,9 @@ class MonitorClient:
     def failed(self, error: str, message: str) -> None:
         self._ask("failed", error, message, self._key)
 
+    def ends(self, why: str) -> None:
+        self._ask("ends", why)
+
     def lowered(self) -> dict[str, Any]:
         return self._ask("lowered")
 

@@ -47,6 +47,7 @@ class PromptJob:
     rollouts:      makes what runs the workload's `rollout`, in place of parse_row; see rollouts.py.
     finished:      an object of the Ray store: the RowCounts of rows that were finished before and are left out.
     keep_order:    with row ids: each batch tells the order of its rows, finished ones included.
+    as_text:       the engine tokenizes: messages and texts travel as they are, and no tokenizer is loaded.
     """
 
     parse_row: ParseRow
@@ -63,6 +64,12 @@ class PromptJob:
     rollouts: Optional[Callable[[], Any]] = None
     finished: Any = None
     keep_order: bool = False
+    as_text: bool = False
+
+    @property
+    def seats(self) -> int:
+        """Of the requests that an engine computes at once, those that a row takes; where it tokenizes, they are whole ones."""
+        return 1 if self.as_text else self.task.seats
 
 
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
@@ -106,18 +113,32 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         requests = [None if error else job.task.own_text(its) for its, error in zip(rows, errors, strict=True)]
     elif any(prompts):
         fill(token_ids, prompts, errors, job, tools, how)
+    chats = [_travelling(its, job) if error is None else None for its, error in zip(prompts, errors, strict=True)]
     if job.with_row_ids:
-        digests = pa.array(map(finished_rows.digest, token_ids, requests), type=pa.uint64())
+        texts = chats if job.as_text else [None] * len(chats)
+        digests = pa.array(map(finished_rows.digest, token_ids, requests, texts), type=pa.uint64())
         table = table.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
-    chats = [json.dumps(its) if isinstance(its, list) and job.task.reask else None for its in prompts]
     table = run_columns.with_stage_columns(table, token_ids, requests, errors, chats)
     if job.sort:
         # In the order of the ids, one after the other: as bytes, which are compared so much faster than lists.
         keys = [b"" if ids is None else ids.astype(">i4").tobytes() for ids in token_ids]
+        if job.as_text:
+            keys = [key or (chat or "").encode() for key, chat in zip(keys, chats, strict=True)]
         table = table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), type=pa.int64()))
     if marker is None:
         return table
     return pa.concat_tables([table, run_columns.with_stage_columns(marker)])
+
+
+def _travelling(prompt: Optional[Prompt], job: PromptJob) -> Optional[str]:
+    is_needed = prompt is not None and (job.as_text or isinstance(prompt, list) and job.task.reask)
+    return json.dumps(prompt) if is_needed else None
+
+
+def digest_of(row: dict[str, Any], job: PromptJob) -> int:
+    """Of what is asked for a row, as this stage has made it; the same that stands in ASKED."""
+    text = row[run_columns.MESSAGES] if job.as_text else None
+    return finished_rows.digest(row[run_columns.TOKEN_IDS], row[run_columns.REQUEST], text)
 
 
 def _without_finished(table: pa.Table, job: PromptJob) -> tuple[pa.Table, Optional[pa.Table]]:
@@ -152,10 +173,14 @@ def fill(  # noqa: PLR0917 (a column each)
     tools: Sequence[Optional[list[dict[str, Any]]]] = (),
     how: Sequence[Optional[dict[str, Any]]] = (),
 ) -> None:
-    """The token ids of the rows that have messages or a text, or their errors.
+    """The token ids of the rows that have messages or a text, or their errors; where the engine makes them, errors alone.
 
     tools, how: of each row, where any has some: its tools, and its chat_template_kwargs, which go over the job's.
     """
+    if job.as_text:
+        for i, its in enumerate(prompts):
+            errors[i] = errors[i] or half_of_a_pair(json.dumps(its, ensure_ascii=False)) or None
+        return
     tokenizer = loaded(job, any(isinstance(its, list) for its in prompts))
     texts: dict[int, str] = {}
     for i, its in enumerate(prompts):

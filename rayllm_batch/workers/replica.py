@@ -15,7 +15,7 @@ import pyarrow as pa
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.data import columns
 from rayllm_batch.engine import back_off
-from rayllm_batch.engine.base import Engine, EngineDied, Request
+from rayllm_batch.engine.base import Engine, EngineDied, EngineUnavailable, Request
 from rayllm_batch.engine.reaper import Reaper
 from rayllm_batch.errors import EngineError, RayLLMBatchError
 from rayllm_batch.measures.row_stats import RowStats, counts_of
@@ -31,6 +31,7 @@ from rayllm_batch.workers.replica_log import ReplicaLog
 from rayllm_batch.workers.trial import Trial, run_trial
 
 REPORT_EVERY_S = 1.0
+HAND_ON_S = 3.0  # for the driver to take what an ended run has answered, before it hears that it has ended
 # Requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place.
 REQUESTS_RATIO = 2
 DEAF = "the engine's process lives, but does not read its requests any more: one of them has ended the thread that does"
@@ -109,6 +110,7 @@ class Replica:
     def __init__(self, job: ReplicaJob, process: Optional[ReplicaProcess] = None) -> None:
         self._process = process or ReplicaProcess(job.run_id)
         self._log, self._reporting = self._process.log, threading.Lock()
+        self._blocks, self._counting = 0, threading.Lock()  # blocks in here
         # An Engine and an Answering, once it has started.
         self.engine: Any = None
         self._answering: Any = None
@@ -143,7 +145,7 @@ class Replica:
     def _be_ready(self, start_s: float) -> None:
         """start_s: seconds that the engine took to start, of this run's."""
         # Further rows stay in their block, 4 bytes a token: as a request of the engine they take ten times that.
-        room = REQUESTS_RATIO * self.engine.settings()["max_num_seqs"] // self.job.prompt.task.seats
+        room = REQUESTS_RATIO * self.engine.settings()["max_num_seqs"] // self.job.prompt.seats
         self._room = asyncio.Semaphore(max(1, room))
         if self._answering is not None:  # of the run before, with the same engine
             self._loop.call_soon_threadsafe(self._answering.end)
@@ -163,6 +165,8 @@ class Replica:
             requests = [self.job.prompt.task.reading_only(request) for request in requests]
         try:
             return asyncio.run_coroutine_threadsafe(run_trial(self.engine, requests, copies), self._loop).result()
+        except EngineUnavailable as error:
+            raise EngineError(str(error)) from None
         except EngineDied as error:
             message = self._log.with_last_words(f"The engine died. Its last words:\n{error}")
             if back_off.OUT_OF_MEMORY.search(message):
@@ -175,7 +179,7 @@ class Replica:
         return [one for one in found if isinstance(one, Request)], [one for one in found if isinstance(one, str)]
 
     async def _start(self) -> Engine:
-        model = ""
+        model = self.job.config.model_id
         if self.job.config.engine_kind.needs_model:
             self._state.state = "downloading"
             self._report()
@@ -187,9 +191,32 @@ class Replica:
     def __call__(self, table: pa.Table, block: Optional[str] = None) -> pa.Table:
         """The answers of one block, in the block's order (a retry must give the same rows in the same places).
 
-        block: names it, in place of the Ray task that brings it.
+        block: names it, in place of the Ray task that brings it. Of a run that ends since nothing is answered any more,
+        the answered rows alone; blocks that come after it raise EngineError.
         """
         block = block or self._process.blocks.next()
+        if self._answering.ended:
+            self._refuse()
+        with self._counting:
+            self._blocks += 1
+        try:
+            return self._answered(table, block)
+        finally:
+            with self._counting:
+                self._blocks -= 1
+
+    @property
+    def ended(self) -> Optional[str]:
+        """Why the run ends before all rows were asked, if it does."""
+        return self._answering.ended
+
+    def _refuse(self) -> None:
+        while self._blocks:
+            time.sleep(0.1)
+        time.sleep(HAND_ON_S)
+        raise EngineError(self._answering.ended)
+
+    def _answered(self, table: pa.Table, block: str) -> pa.Table:
         rows = run_columns.stage_rows(table)
         if run_columns.FINISHED_IDS in table.column_names:
             for row, finished in zip(rows, table.column(run_columns.FINISHED_IDS).is_valid(), strict=True):
@@ -201,12 +228,16 @@ class Replica:
         done = asyncio.run_coroutine_threadsafe(self._answer_all(rows), self._loop).result()
         stats = RowStats()
         for answer, seconds in done:
-            if seconds is not None:
+            if seconds is not None and not answer.unasked:
                 stats.add(answer, seconds)
         # The monitor knows before the block is handed on: it has every row when the driver sees the last one.
         self._report()
         self._monitor.delivers(block, stats)
-        return run_columns.with_answers(table, [answer for answer, _ in done], self.job.prompt.task)
+        asked = [answer for answer, _ in done if not answer.unasked]
+        if len(asked) < len(done):
+            self._monitor.ends(self._answering.ended)
+            table = table.filter(pa.array([not answer.unasked for answer, _ in done]))
+        return run_columns.with_answers(table, asked, self.job.prompt.task)
 
     async def _answer_all(self, rows: list[dict[str, Any]]) -> list[tuple[Answer, Optional[float]]]:
         return list(await asyncio.gather(*(self._counted(row) for row in rows)))
@@ -219,7 +250,8 @@ class Replica:
             began = time.monotonic()
             answering = self._answering
             answer = await (answering.roll(row, row["values"]) if "values" in row else answering.answer(row))
-        self._state.add(counts_of(answer))
+        if not answer.unasked:
+            self._state.add(counts_of(answer))
         return answer, time.monotonic() - began
 
     def _die(self, reason: str) -> None:

@@ -64,7 +64,7 @@ def test_shipped_config_loads_without_a_warning(path: Path) -> None:
         if path.name == "demo-cpu.yaml" and not (ROOT / "assets" / "demo-model").is_dir():
             pytest.skip("the demo model is not built")
         config = init_engine_from_config(path)
-    assert config.llm_engine == "vllm"
+    assert config.llm_engine == ("openai" if path.name == "openai-endpoint.yaml" else "vllm")
     assert config.gpus_per_replica == (
         0 if config.accelerator_type == "CPU" else 4 if "-4x" in path.name else 0.5 if "-1b-" in path.name else 1
     )
@@ -280,7 +280,7 @@ def test_required_key(key: str, value: Any, shown: str) -> None:
 
 def test_unknown_engine() -> None:
     message = refusal(llm_engine="vlm")
-    assert "'vlm'" in message and "vllm, echo" in message and "Did you mean 'vllm'?" in message
+    assert "'vlm'" in message and "vllm, openai, echo" in message and "Did you mean 'vllm'?" in message
     assert load(llm_engine=" VLLM ").llm_engine == "vllm"
 
 

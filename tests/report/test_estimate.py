@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 
+from rayllm_batch.engine.openai import OpenAI
 from rayllm_batch.report.estimate import PIPELINE_S, Estimate, Sample, Spread, copies, estimate
 from rayllm_batch.show.status import duration
 from rayllm_batch.workers.trial import Trial
@@ -179,3 +181,34 @@ def test_what_was_said_stands_beside_what_it_took() -> None:
     assert f"it took {duration(said.run_s)}, within that; the engines were kept warm." in said.beside(said.run_s, 0.0)
     slow = said.beside(3 * said.high_s + 60.0, 60.0)
     assert "outside that; starting up took 1 min 00 s, said were" in slow and slow.startswith("estimate() said about")
+
+
+def of_endpoint(**limits: object) -> Estimate:
+    """Of 64 rows at 64 at once, of 100 and 50 tokens, in 2 s."""
+    load = [(0.05, 64.0, 0.0), (1.9, 64.0, 3200.0), (2.0, 0.0, 3200.0)]
+    whole = Trial(2.0, [50] * 64, load=load, input_tokens=[100] * 64)
+    sample = Sample(whole.input_tokens, [], 0.0001, Trial(0.0, []), whole)
+    kwargs = {"million_input_tokens_usd": 2.0, "million_output_tokens_usd": 8.0, **limits}
+    kind = OpenAI()
+    return estimate(
+        sample,
+        rows=64_000,
+        num_replicas=1,
+        gpus_per_replica=0,
+        accelerator_type="CPU",
+        max_num_seqs=64,
+        cpus=1,
+        start_s=1.0,
+        least_s=partial(kind.least_s, kwargs),
+        tokens_usd=partial(kind.cost_usd, kwargs),
+    )
+
+
+def test_an_endpoints_time_is_by_its_rate_or_its_limits_and_tokens_have_a_price() -> None:
+    said = of_endpoint()
+    assert said.bound_by == "endpoint" and said.prefill_share is None and 1800 < said.run_s < 2100
+    assert said.cost_usd == pytest.approx(64_000 * (100 * 2 + 50 * 8) / 1e6)
+    assert "cost     $38.40 for these tokens" in str(said) and "prefill" not in str(said)
+    by_requests, by_tokens = of_endpoint(requests_per_minute=600), of_endpoint(tokens_per_minute=60_000)
+    assert by_requests.bound_by == by_tokens.bound_by == "rate limits"
+    assert by_requests.run_s == 6400 + PIPELINE_S and by_tokens.run_s == 9600 + PIPELINE_S

@@ -79,7 +79,7 @@ def test_before_there_is_a_rate_the_average_is_all_there_is() -> None:
 
 def test_ready_and_nothing_done_yet() -> None:
     shown = of(ReplicaState(state="ready", start_s=1.0), before={}).text()
-    assert shown == "generating: 0 of 5,000 rows (0%), 0 running, 0 waiting, KV cache 0%"
+    assert shown == "generating: 0 of 5,000 rows (0%), 0 running, 0 waiting", "nothing tells of the KV cache yet"
     trial = of(ReplicaState(state="ready", rows=0, running=512, waiting=768, kv_cache_usage=0.07), total=None).text()
     assert trial == "generating: 512 running, 768 waiting, KV cache 7%"
 

@@ -48,7 +48,7 @@ def test_names_that_are_not_there() -> None:
         ConfigError, match="task must be one of generate, embed, classify, score; .*Did you mean 'generate'"
     ):
         init_engine_from_config(DEMO, override={"task": "generat"})
-    with pytest.raises(ConfigError, match="llm_engine must be one of vllm, echo; "):
+    with pytest.raises(ConfigError, match="llm_engine must be one of vllm, openai, echo; "):
         init_engine_from_config(DEMO, override={"llm_engine": "parrot"})
 
 

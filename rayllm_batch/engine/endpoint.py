@@ -1,0 +1,85 @@
+"""An OpenAI-compatible endpoint: where it is, the key that it takes, and what must not be said of either."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Optional
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+from rayllm_batch.errors import ConfigError
+from rayllm_batch.secret import Secret
+
+API_KEY_ENV = "OPENAI_API_KEY"
+# Keys as providers write them, also the starred ones in their complaints ("Incorrect API key provided: sk-ab***yz").
+LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|gsk|pk|rk|hf|nvapi|xai|AIza)[-_][\w*.-]{6,}|(?<=Bearer )\S{6,}", re.IGNORECASE)
+HIDDEN = "***"
+
+
+class Endpoint:
+    """base_url: as in engine_kwargs. api_key: "" where none is sent. Printed, it shows neither key nor password."""
+
+    def __init__(self, base_url: str, api_key: str = "") -> None:
+        parts = urlsplit(base_url)
+        netloc = parts.netloc.rpartition("@")[2]
+        self.user, self.password = unquote(parts.username or ""), Secret(unquote(parts.password or ""))
+        self.api_key, self.host, self.scheme = Secret(api_key), parts.hostname or "", parts.scheme
+        self._base, self._query = (
+            urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")),
+            Secret(parts.query),
+        )
+        values = (value for _, value in parse_qsl(parts.query))
+        self._secrets = [one for one in (self.api_key, self.password, parts.password, *values) if one and len(one) > 3]
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.shown})"
+
+    @property
+    def shown(self) -> str:
+        """Its address, for people."""
+        return self._base
+
+    def url(self, path: str) -> str:
+        return f"{self._base}{path}{'?' + self._query if self._query else ''}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    @property
+    def proxy(self) -> Optional[str]:
+        """As the environment has it, for all but this machine itself. (aiohttp's own look into it reads .netrc too.)"""
+        from urllib.request import getproxies, proxy_bypass
+
+        is_here = self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return None if is_here or proxy_bypass(self.host) else getproxies().get(self.scheme)
+
+    def redacted(self, text: str, most: int = 400) -> str:
+        """What a server or a library says, on one line and without secrets; servers echo the key that they refuse."""
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        text = " ".join(LOOKS_LIKE_A_KEY.sub(HIDDEN, text).split())
+        return text if len(text) <= most else text[:most] + "..."
+
+
+def of(engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> Endpoint:
+    """Raises ConfigError where the key that is named is not in the environment, or is none. env_vars: the config's."""
+    return Endpoint(engine_kwargs["base_url"], api_key(engine_kwargs, env_vars))
+
+
+def api_key(engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> Secret:
+    """The config's own environment comes first, whose names are in upper case; then that of this process."""
+    named = engine_kwargs.get("api_key_env")
+    name = named or API_KEY_ENV
+    key = (env_vars.get(name.upper()) or os.environ.get(name) or os.environ.get(name.upper()) or "").strip()
+    if named and not key:
+        raise ConfigError(
+            f"api_key_env is {name}, but there is no such environment variable. Set it where this runs, or leave "
+            "api_key_env out for a server that takes no key."
+        )
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            f"The environment variable {name} holds what is no API key: it has spaces or other characters."
+        )
+    return Secret(key)

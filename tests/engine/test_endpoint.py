@@ -1,0 +1,130 @@
+"""Where an endpoint is, its key, and that neither key nor password is ever shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine.endpoint import Endpoint, api_key
+from rayllm_batch.errors import ConfigError
+from rayllm_batch.output.fingerprint import describe_job
+from rayllm_batch.report.page import shown
+from rayllm_batch.workload import ChatWorkloadBase
+
+KEY = "sk-test-0123456789abcdef"
+URL = "https://host.example:8443/v1"
+
+
+def load(**engine_kwargs: Any) -> EngineConfig:
+    given: dict[str, Any] = {"model_id": "tiny", "llm_engine": "openai", "engine_kwargs": {"base_url": URL}}
+    given["engine_kwargs"] |= engine_kwargs
+    return init_engine_from_config(given)
+
+
+def refusal(**engine_kwargs: Any) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load(**engine_kwargs)
+    return str(raised.value)
+
+
+def test_addresses() -> None:
+    where = Endpoint("https://me:se%20cret@host.example/openai/v1/?api-version=2026-01-01&key=abcdef")
+    assert where.url("/models") == "https://host.example/openai/v1/models?api-version=2026-01-01&key=abcdef"
+    assert (where.user, str(where.password)) == ("me", "se cret") and where.headers == {}
+    assert where.shown == "https://host.example/openai/v1" and repr(where) == f"Endpoint({where.shown})"
+    said = where.redacted("no: se cret, se%20cret and key=abcdef\n at 2026-01-01")
+    assert said == "no: ***, *** and key=*** at ***"
+    assert Endpoint("http://[::1]:8000/v1").url("/models") == "http://[::1]:8000/v1/models"
+
+
+def test_keys_are_not_said() -> None:
+    where = Endpoint(URL, KEY)
+    assert where.headers == {"Authorization": f"Bearer {KEY}"}
+    for text in (
+        f"Incorrect API key provided: {KEY}.",
+        "Incorrect: sk-proj-ab****wxyz",
+        "Bearer abcdef123",
+        "gsk_abcdefgh",
+    ):
+        assert "***" in where.redacted(text) and KEY not in where.redacted(text)
+        assert "abcd" not in where.redacted(text) and "wxyz" not in where.redacted(text)
+    assert where.redacted("the risk-free task-based answer") == "the risk-free task-based answer"
+    assert len(where.redacted("x " * 1000)) < 410
+
+
+def test_where_the_key_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert api_key({}, {}) == "", "a local server takes none"
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    assert api_key({}, {}) == KEY and api_key({}, {"OPENAI_API_KEY": "sk-config"}) == "sk-config"
+    assert KEY not in repr(api_key({}, {}))
+    with pytest.raises(ConfigError, match="api_key_env is OTHER, but there is no such environment variable"):
+        api_key({"api_key_env": "OTHER"}, {})
+    monkeypatch.setenv("OTHER", "sk two words")
+    with pytest.raises(ConfigError, match="OTHER holds what is no API key") as raised:
+        api_key({"api_key_env": "OTHER"}, {})
+    assert "two words" not in str(raised.value)
+    assert api_key({"api_key_env": "my_key"}, {"MY_KEY": "sk-mine"}) == "sk-mine", "a config's names are in upper case"
+
+
+def test_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(max_concurrency=8, timeout_s=60, requests_per_minute=None)
+    assert config.accelerator_type == "CPU" and config.gpus_per_replica == 0
+    assert config.engine_kwargs == {"base_url": URL, "max_concurrency": 8, "timeout_s": 60}
+
+
+def test_an_address_with_a_secret_is_shown_nowhere() -> None:
+    config = load(base_url="https://me:hunter22@host.example/v1")
+    assert config.engine_kwargs["base_url"] == "https://me:hunter22@host.example/v1"
+    assert "hunter22" not in repr(config) and "hunter22" not in shown("base_url", config.engine_kwargs["base_url"])
+    assert "hunter22" not in refusal(base_url="ftp://me:hunter22@host.example/v1")
+    assert "hunter22" not in refusal(base_url="https://me:hunter22@host.example:x/v1")
+    assert "hunter22" not in str(describe_job(config, ChatWorkloadBase(), None))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"base_url": None}, "'base_url' in engine_kwargs of the config dict must be an address"),
+        ({"base_url": "localhost:8000"}, "must be an address such as http://localhost:8000/v1"),
+        ({"base_url": f"{URL}/chat/completions"}, "leave /chat/completions away"),
+        ({"max_num_seqs": 8}, "Unknown key 'max_num_seqs'"),
+        ({"max_concurency": 8}, "Did you mean 'max_concurrency'"),
+        ({"max_concurrency": 0}, "a whole number of at least 1"),
+        ({"timeout_s": float("inf")}, "seconds above 0"),
+        ({"model": "tiny"}, "set model_id at the top level"),
+        ({"extra_body": {"messages": []}}, "extra_body in the config dict has 'messages'"),
+        ({"extra_body": {"x": {1, 2}}}, "must be what JSON has"),
+        ({"max_cost_usd": 5}, "needs the prices"),
+        ({"max_cost_usd": 5, "million_input_tokens_usd": 1}, "needs the prices"),
+    ],
+)
+def test_settings_that_cannot_be(given: dict[str, Any], words: str) -> None:
+    assert words in refusal(**given)
+
+
+@pytest.mark.parametrize(
+    "idle", [{"chat_template": "{{ x }}"}, {"engines_per_gpu": 2}, {"lora_config": {"dynamic_lora_loading_path": "/x"}}]
+)
+def test_what_the_server_decides(idle: dict[str, Any]) -> None:
+    given = {"model_id": "tiny", "llm_engine": "openai", "engine_kwargs": {"base_url": URL}, **idle}
+    with pytest.raises(ConfigError, match=f"{next(iter(idle))} in the config dict has no effect on llm_engine openai"):
+        init_engine_from_config(given)
+
+
+def test_what_decides_answers() -> None:
+    def settings(config: EngineConfig) -> dict[str, str]:
+        return describe_job(config, ChatWorkloadBase(), None).settings
+
+    same = load(base_url="http://elsewhere/v1", max_concurrency=3, max_retries=9, api_key_env="X", max_total_tokens=7)
+    assert settings(load()) == settings(same)
+    assert settings(load()) != settings(load(extra_body={"reasoning_effort": "low"}))
+
+
+def test_a_models_name_is_no_folder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load().model_id == "tiny" and describe_job(load(), ChatWorkloadBase(), None).settings["model_id"] == "tiny"
