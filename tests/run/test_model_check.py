@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch import init_engine_from_config
+from rayllm_batch import ChatWorkloadBase, init_engine_from_config
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ClusterError, ConfigError, ModelNotFoundError
 from rayllm_batch.run import model_check
@@ -58,11 +58,36 @@ QWEN_7B = {
     "sliding_window": 131072,
     "use_sliding_window": False,
 }
+SIZES = {  # of what a pooling model gives
+    "bge-base-en-v1.5-l4": 768,
+    "demo-classify-cpu": 6,
+    "demo-embed-cpu": 256,
+    "multilingual-e5-large-l4": 1024,
+    "qwen3-embedding-0.6b-l4": 1024,
+    "qwen3-reranker-0.6b-l4": 1,
+}
+QWEN3_600M = {
+    "model_type": "qwen3",
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 32768,
+    "torch_dtype": "bfloat16",
+}
+BERT = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 768, "torch_dtype": "float32"}
+E5 = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaModel"], "hidden_size": 1024, "torch_dtype": "float32"}
 FACTS = {
     "meta-llama/Llama-3.1-8B-Instruct": ModelFacts(LLAMA_8B, 16_060_556_376, True),
     "meta-llama/Llama-3.3-70B-Instruct": ModelFacts(LLAMA_70B, 141_107_497_872, True),
     "meta-llama/Llama-3.2-1B-Instruct": ModelFacts(LLAMA_1B, 2_471_645_608, True),
     "Qwen/Qwen2.5-7B-Instruct": ModelFacts(QWEN_7B, 15_231_271_864, True),
+    # Of the following the size is of their parameters, in the type that they are kept in.
+    "Qwen/Qwen3-Embedding-0.6B": ModelFacts(QWEN3_600M, 2 * 596_000_000, True),
+    "Qwen/Qwen3-Reranker-0.6B": ModelFacts(QWEN3_600M, 2 * 596_000_000, True),
+    "BAAI/bge-base-en-v1.5": ModelFacts(BERT, 4 * 109_000_000, False),
+    "intfloat/multilingual-e5-large": ModelFacts(E5, 4 * 560_000_000, False),
 }
 LLAMA = FACTS["meta-llama/Llama-3.1-8B-Instruct"]
 
@@ -91,7 +116,11 @@ def test_the_shipped_configs_pass(path: Path) -> None:
     shipped = init_engine_from_config(path)
     of_model = look_at(shipped, "") if Path(shipped.model_id).is_dir() else FACTS[shipped.model_id]
     check_memory(shipped, of_model)
-    check_chat_template(shipped, of_model)
+    if shipped.task_kind.pools:
+        task = shipped.task_kind.of(ChatWorkloadBase(), shipped.engine_kwargs)
+        assert task.of_model(of_model.config, of_model.folder, shipped.engine_kwargs).size == SIZES[path.stem]
+    else:
+        check_chat_template(shipped, of_model)
 
 
 def test_each_engine_on_a_shared_gpu_has_the_whole_model() -> None:
