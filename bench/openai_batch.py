@@ -56,7 +56,7 @@ BAD: dict[str, Callable[[str], bytes]] = {
     "a custom_id again": lambda name: request("request-0", user=name),
     "17 MiB": lambda name: request(name, user="a" * (17 << 20)),
 }
-NAMED = ("a wrong type", "not done", "another model", "17 MiB")  # whose error lines have their own custom_id
+NAMED = ("NaN", "a wrong type", "not done", "another model", "17 MiB")  # whose error lines have their own custom_id
 
 
 def make(path: Path, lines: int, bad: int) -> tuple[set[str], Counter[str]]:

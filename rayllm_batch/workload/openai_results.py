@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -77,7 +78,7 @@ def write(workload: OpenAIBatchFile, answers: ray.data.Dataset, output: Path, er
     except OSError as error:
         raise OutputError(
             f"The results cannot be written: {error}. Nothing is lost: the answers are where they were. Make room, or give "
-            "another path, and do the same again."
+            "another path, and run the same again: it continues."
         ) from None
     return Written(counts[True], counts[False])
 
@@ -93,33 +94,39 @@ def _rows(answers: ray.data.Dataset, lines: _Lines) -> Iterator[tuple[dict[str, 
 
 def check_outputs(dataset_file: Optional[Path], output: Path, errors: Optional[Path]) -> None:
     """Raises OutputError for what cannot be written, or would be written over."""
-    places = {os.fspath(output): "output"}
-    if errors is not None:
-        if os.path.abspath(errors) == os.path.abspath(output):
-            raise OutputError(
-                f"output and errors are both {os.fspath(output)!r}: leave errors out, and the error lines are in output."
-            )
-        places[os.fspath(errors)] = "errors"
-    for path, name in places.items():
+    if errors is not None and os.path.abspath(errors) == os.path.abspath(output):
+        shown = without_credentials(os.fspath(output))
+        raise OutputError(f"output and errors are both {shown!r}: leave errors out, and the error lines are in output.")
+    for name, given in (("output", output), ("errors", errors)):
+        if given is None:
+            continue
+        path = os.path.expanduser(os.fspath(given))
         shown = without_credentials(path)
-        if dataset_file is not None and "://" not in path and os.path.realpath(path) == os.path.realpath(dataset_file):
-            raise OutputError(f"{name} {shown!r} is the file of requests, which it would replace. Give another path.")
+        if dataset_file is not None and _is_read(path, os.path.expanduser(os.fspath(dataset_file))):
+            raise OutputError(f"{name} {shown!r} is one of the files of requests, or would be. Give another path.")
         if "://" in path:
             try:
                 filesystem_of(path)
             except OSError as error:
                 raise OutputError(f"{name} {shown!r} cannot be opened: {error}") from None
         elif os.path.isdir(path) or not os.path.basename(path):
-            raise OutputError(
-                f"{name} {shown!r} is a folder. Give the path of a file, such as {shown.rstrip('/')}/{name}.jsonl."
-            )
+            example = f"{shown.rstrip('/')}/{name}.jsonl"
+            raise OutputError(f"{name} {shown!r} is a folder. Give the path of a file, such as {example}.")
         else:
             _try(path, name)
 
 
+def _is_read(path: str, dataset_file: str) -> bool:
+    """Whether such a file would be among those of dataset_file: a file, folder or glob."""
+    if "://" in path or "://" in dataset_file:
+        return path == dataset_file
+    path, dataset_file = os.path.realpath(path), os.path.realpath(dataset_file)
+    return path == dataset_file or path.startswith(dataset_file + os.sep) or fnmatch.fnmatch(path, dataset_file)
+
+
 def _try(path: str, name: str) -> None:
     """Whether there can be such a file, known before hours of work are to be put in it."""
-    folder = os.path.dirname(os.path.abspath(os.path.expanduser(path)))
+    folder = os.path.dirname(os.path.abspath(path))
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

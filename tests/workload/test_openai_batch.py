@@ -154,13 +154,13 @@ def test_the_apis_error(error: Any, status: int, message: str) -> None:
     assert made["type"] == openai_results.KINDS[status]
 
 
-def test_what_cannot_be_written_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_is_said_before(tmp_path: Path) -> None:
     requests, other = str(tmp_path / "requests.jsonl"), str(tmp_path / "results.jsonl")
     (tmp_path / "requests.jsonl").write_text("")
     (tmp_path / "file").write_text("")
     for output, errors, said in (
-        (requests, None, "is the file of requests"),
-        (other, requests, "is the file of requests"),
+        (requests, None, "is one of the files of requests"),
+        (other, requests, "errors .* is one of the files of requests"),
         (other, other, "are both"),
         (str(tmp_path), None, "is a folder"),
         (f"{tmp_path}/new/", None, "is a folder"),
@@ -169,6 +169,12 @@ def test_what_cannot_be_written_is_said_before(tmp_path: Path, monkeypatch: pyte
     ):
         with pytest.raises(OutputError, match=said):
             check_outputs(requests, output, errors)
+    for several in (str(tmp_path), f"{tmp_path}/re*.jsonl"):
+        with pytest.raises(OutputError, match="is one of the files of requests, or would be"):
+            check_outputs(several, other, None)
+    with pytest.raises(OutputError) as caught:
+        check_outputs(requests, "s3://key:secret@bucket/a", "s3://key:secret@bucket/a")
+    assert "are both" in str(caught.value) and "secret" not in str(caught.value)
     check_outputs(requests, f"{tmp_path}/new/results.jsonl", f"{tmp_path}/new/errors.jsonl")
 
 
