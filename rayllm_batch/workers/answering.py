@@ -203,7 +203,10 @@ class Answering:
         return await asyncio.get_running_loop().run_in_executor(self._prompts, prompt_of, prompt, self._prompt, tools)
 
     async def reply(self, request: Request, own: Optional[str]) -> Reply:
-        """The engine's. own: the row's own settings, as the CPU stage wrote them, and what has no token ids. Raises RowError, or what the engine raises."""
+        """The engine's. Raises RowError, or what the engine raises.
+
+        own: the row's own settings, as the CPU stage wrote them, and its prompt where that has no token ids.
+        """
         once = self._duplicates if self._task.is_repeatable(request) else None
         key = prompt_key(request.prompt_token_ids, own) if once or self._guilty or self._gate else b""
         if key in self._guilty:
