@@ -94,9 +94,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))
     given = parser.parse_args()
-    print(
-        "| fault | rows | met it | lost | doubled | wrong | own errors (refused) | s |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| fault | rows | met it | lost | doubled | wrong | refused: their own error | s |")
+    print("|---|---|---|---|---|---|---|---|")
     for fault in given.only:
         server = RudeServer(behave(fault))
         server.keeps_what_it_sees = False

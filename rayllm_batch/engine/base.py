@@ -103,7 +103,7 @@ class EngineDied(Exception):
 
 
 class EngineUnavailable(Exception):
-    """No request is answered any more, and no row is to blame: the run ends, and can be continued. Its text says why."""
+    """No request is answered any more, and no row is to blame: the run ends, and can be continued. Its text: why."""
 
 
 class EngineDidNotStart(Exception):
@@ -178,7 +178,7 @@ class EngineKind:
         return dict(engine_kwargs)
 
     def seen_by_tasks(self, engine_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """As `Task.of` gets them: with parsers where replies come taken apart, and `excluded_settings`, by name and why."""
+        """As `Task.of` gets them: with parsers where replies come taken apart, and `excluded_settings`: names, and why."""
         return engine_kwargs
 
     def at_once(self, engine_kwargs: Mapping[str, Any]) -> Optional[int]:

@@ -1,4 +1,4 @@
-"""The OpenAI API's two forms of a request, and what comes back: /chat/completions for messages, /completions for a text.
+"""The OpenAI API's two forms of a request, and of its answer: /chat/completions for messages, /completions for a text.
 
 Each sampling parameter goes into the body under its own name, also those that only vLLM's server has (top_k, min_p,
 repetition_penalty, ...): a server that does not know one refuses it, or ignores it. Two are written as OpenAI writes
@@ -75,7 +75,7 @@ def _json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _may_be_strict(schema: Any) -> bool:
-    """Whether OpenAI's strict mode takes it: an object, and in each object all keys are required and there are no others."""
+    """Whether OpenAI's strict mode takes it: an object, and in each one all keys are required and there are no others."""
 
     def is_closed(part: Any) -> bool:
         if isinstance(part, list):

@@ -67,8 +67,8 @@ def check(engine_kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
     prices = given.million_input_tokens_usd, given.million_output_tokens_usd
     if given.max_cost_usd is not None and None in prices:
         raise ConfigError(
-            f"max_cost_usd in {source} needs the prices: set million_input_tokens_usd and million_output_tokens_usd beside "
-            "it. Or set max_total_tokens."
+            f"max_cost_usd in {source} needs the prices: set million_input_tokens_usd and million_output_tokens_usd "
+            "beside it. Or set max_total_tokens."
         )
     return settings
 

@@ -24,7 +24,7 @@ ABOUT_THE_KEY = ("invalid_api_key", "authentication_error", "API_KEY_INVALID")
 
 @dataclass(frozen=True)
 class Failure:
-    """text: for people, as the server gave it: it may hold a secret. retry_after_s: what the server asks for, if it does."""
+    """text: for people, as the server gave it: it may hold a secret. retry_after_s: what the server asks for, if so."""
 
     kind: Kind
     text: str
@@ -67,7 +67,7 @@ def of_exception(error: BaseException, timeout_s: float) -> Failure:
 
 
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:
-    """Seconds: of retry-after-ms, or of Retry-After, which is a number of seconds or a date. None where neither is one."""
+    """Seconds: of retry-after-ms, or of Retry-After, a number of seconds or a date. None where neither is one."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         given = headers.get(name)
         if given is None:

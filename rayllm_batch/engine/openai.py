@@ -155,7 +155,8 @@ class OpenAIEngine:
         since = time.monotonic() - (self._failing_since or time.monotonic())
         if since > most:
             raise self._end(
-                f"{self._named} has answered nothing for {since:,.0f} s (give_up_after_s is {most:g}). It says: {latest.text}."
+                f"{self._named} has answered nothing for {since:,.0f} s (give_up_after_s is {most:g}). It says: "
+                f"{latest.text}."
             )
 
     async def _others_are_answered(self, since: float) -> bool:
@@ -209,8 +210,8 @@ class OpenAIEngine:
     def _spent(self) -> str:
         cost = f", ${self._cost():,.2f}" if self._cost() else ""
         return (
-            f"{self._budgets} is reached: {sum(self._tokens):,} tokens{cost} so far. Raise it, or run the same again to "
-            "spend as much once more."
+            f"{self._budgets} is reached: {sum(self._tokens):,} tokens{cost} so far. Raise it, or run the same again "
+            "to spend as much once more."
         )
 
     async def _asks_whether_it_is_vllm(self) -> bool:
@@ -310,13 +311,13 @@ class OpenAI(EngineKind):
 async def _check(
     connection: Connection, model: str, engine_kwargs: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
-    """Raises ConfigError where the endpoint is not there, does not know the key or the model, or refuses the settings."""
+    """Raises ConfigError where it is not there, does not know the key or the model, or refuses the settings."""
     where, name = connection.where, engine_kwargs.get("api_key_env")
     listed = await connection.ask("GET", "/models", None, PROBE_TIMEOUT_S)
     if isinstance(listed, Failure) and listed.status is None:
         raise ConfigError(
-            f"The endpoint {where.shown} cannot be reached: {listed.text}. Is base_url right (it mostly ends in /v1), and does "
-            "the server run?"
+            f"The endpoint {where.shown} cannot be reached: {listed.text}. Is base_url right (it mostly ends in /v1), and "
+            "does the server run?"
         )
     if isinstance(listed, Failure) and listed.status == 401:
         raise ConfigError(unusable(where, model, listed, name))
@@ -327,8 +328,8 @@ async def _check(
         return
     if there and model not in there:
         raise ConfigError(
-            f"The endpoint {where.shown} does not answer for the model {model!r}: {given.text}.{did_you_mean(model, there)} "
-            f"It has {', '.join(there[:20])}{', ...' if len(there) > 20 else ''}: set model_id."
+            f"The endpoint {where.shown} does not answer for the model {model!r}: {given.text}."
+            f"{did_you_mean(model, there)} It has {', '.join(there[:20])}{', ...' if len(there) > 20 else ''}: set model_id."
         )
     if given.kind == "unusable":
         raise ConfigError(unusable(where, model, given, name))

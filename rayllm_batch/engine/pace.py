@@ -18,9 +18,9 @@ class Turn(NamedTuple):
 class Pace:
     """Of one engine, inside one event loop. Requests get their turns in the order in which they ask.
 
-    max_concurrency, requests_per_minute, tokens_per_minute: at most; None for any number. `limit` is the concurrency now:
-    a rate limit halves it, once for all requests that were sent before it, and as many answers as it has raise it by one
-    again. Nothing else shrinks it: a server that is slow or down gets no faster by it.
+    max_concurrency, requests_per_minute, tokens_per_minute: at most; None for any number. `limit` is the concurrency
+    now: a rate limit halves it, once for all requests that were sent before it, and as many answers as it has raise it
+    by one again. Nothing else shrinks it: a server that is slow or down gets no faster by it.
     """
 
     def __init__(

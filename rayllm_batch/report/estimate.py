@@ -57,8 +57,8 @@ class Estimate:
     run_s:          without starting up, from `low_s` to `high_s` in nineteen of twenty cases.
     prefill_share:  of the engine's time, what reading prompts takes; the rest is generating.
     cpu_headroom:   how many times the engine's need the CPU stage can give; below 1 it is what the job waits for.
-    bound_by:       "prefill", "decode", "start-up" or "CPU side"; of an endpoint also "endpoint", whose share of prefill is
-                    not known, or "rate limits".
+    bound_by:       "prefill", "decode", "start-up" or "CPU side"; of an endpoint also "endpoint", whose share of prefill
+                    is not known, or "rate limits".
     gpus:           over all replicas; 0 on a CPU. gpu_hours and cost_usd are with starting up.
     tokens_usd:     the price of all tokens, where they have one.
     """

@@ -103,7 +103,7 @@ class Host:
 
 
 def _as_sent(prompt: Optional[str], ids: Any) -> str:
-    """What an engine that tokenizes is sent: how the model sees it is not known. prompt: messages or a text, as JSON."""
+    """What an engine that tokenizes is sent; how the model sees it is not known. prompt: messages or a text, as JSON."""
     if prompt is None:
         return "" if ids is None else f"token ids {', '.join(map(str, ids))}"
     its = json.loads(prompt)

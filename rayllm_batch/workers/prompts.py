@@ -68,7 +68,7 @@ class PromptJob:
 
     @property
     def seats(self) -> int:
-        """Of the requests that an engine computes at once, those that a row takes; where it tokenizes, they are whole ones."""
+        """Of the requests that an engine computes at once, those that a row takes; an endpoint counts n answers as one."""
         return 1 if self.as_text else self.task.seats
 
 

@@ -1,4 +1,4 @@
-"""A real vLLM server on CPU with the demo model, as engine: it answers what transformers does, and its errors are rows'."""
+"""A real vLLM server on CPU with the demo model, as engine: it answers what transformers does, and refuses rows."""
 
 from __future__ import annotations
 
