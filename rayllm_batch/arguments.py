@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from rayllm_batch.batch import CHANGED
 from rayllm_batch.errors import did_you_mean
+from rayllm_batch.jobs import job_options
 from rayllm_batch.termination import TERMINATED
 
 DONE, FAILED, WRONG_INPUT, ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -25,6 +26,8 @@ COMMANDS = {
     "preview": "answer the first rows, and show prompts and answers",
     "estimate": "answer a sample, and say how long all rows take and what they cost",
 }
+JOB = "job"
+ABOUT_JOB = "write the file that runs a command on a cluster: of KubeRay, Ray Jobs or Slurm"
 HOW_TO = f"""exit codes:
   {DONE}    every row has an answer
   {FAILED}    the run failed (an engine that does not start or keeps dying, a full disk): the same command continues it
@@ -38,12 +41,15 @@ examples:
       --prompt 'Summarise: {{article}}' -s max_tokens=100
   {PROGRAM} run --config configs/llama-3.1-8b-a10g.yaml --workload jobs/tickets.py:Triage \\
       --input tickets.parquet -w dataset_fraction=0.5 -s temperature=0 --output answers/
+  {PROGRAM} job slurm --partition gpu --time 12:00:00 -o job.sh -- run --num-replicas 16 --config ...
 """
 
 
 def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Ends the process with WRONG_INPUT, and words, where they are no command of ours."""
     args = list(sys.argv[1:] if given is None else given)
+    if args[:1] == [JOB]:
+        return _parse_job(args[1:])
     top, commands = _parsers()
     # Typos first: what is said to be missing may be what was mistyped.
     if args and args[0] in commands:
@@ -56,11 +62,32 @@ def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return found
 
 
+def _parse_job(args: Sequence[str]) -> argparse.Namespace:
+    """Of `job KIND ... -- run ...`; `run` has the second part, as parse() has it, `arguments` the same as it was given."""
+    top = argparse.ArgumentParser(
+        f"{PROGRAM} {JOB}", description=f"Will {ABOUT_JOB}.", epilog=job_options.HOW_TO, **_form()
+    )
+    kinds = job_options.add_to(top, _form())
+    own = list(takewhile("--".__ne__, args))
+    if own and own[0] in kinds:
+        for name in own:
+            _look_at_an_option(kinds[own[0]], name.partition("=")[0])
+    elif own and not own[0].startswith("-"):
+        top.error(f"there is no kind {own[0]!r}.{did_you_mean(own[0], kinds)} The kinds: {', '.join(kinds)}.")
+    found = top.parse_args(own)
+    found.command, found.arguments = JOB, list(args[len(own) + 1 :])
+    if found.arguments[:1] != ["run"]:
+        said = f"given {found.arguments[0]!r}" if found.arguments else "nothing is given"
+        top.error(f"after -- comes the command that the job runs, `run --config ...`, {said}")
+    found.run = parse(found.arguments)
+    return found
+
+
 def _look_at_the_command(top: argparse.ArgumentParser, args: Sequence[str]) -> None:
     first, late = args[0].partition("=")[0], next((word for word in args if word in COMMANDS), None)
     if not first.startswith("-"):
-        hint = did_you_mean(first, COMMANDS)
-        top.error(f"there is no command {first!r}.{hint} The commands: {', '.join(COMMANDS)}.")
+        hint = did_you_mean(first, [*COMMANDS, JOB])
+        top.error(f"there is no command {first!r}.{hint} The commands: {', '.join([*COMMANDS, JOB])}.")
     if late and first not in top._option_string_actions:
         top.error(f"the command comes first: {PROGRAM} {late} {first} ...")
     _look_at_an_option(top, first)
@@ -107,10 +134,9 @@ def replicas(text: str) -> int | tuple[int, int]:
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The whole command's, and each command's."""
-    # No option can be cut short: a script that did would break with the next option that begins alike.
-    form: Any = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": HOW_TO}
+    form = {**_form(), "epilog": HOW_TO}
     top = argparse.ArgumentParser(PROGRAM, description="Offline LLM inference over a table of prompts.", **form)
-    commands = top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
+    commands = top.add_subparsers(dest="command", required=True, metavar="|".join([*COMMANDS, JOB]))
     for name, about in COMMANDS.items():
         add = commands.add_parser(name, help=about, **form).add_argument
         add("--config", required=True, help="the engine's YAML file, such as configs/llama-3.1-8b-a10g.yaml")
@@ -139,4 +165,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         if name == "estimate":
             add("--sample-rows", type=int, default=64, help="rows of the sample (default 64)")
             add("--gpu-hour-usd", type=float, help="price of one GPU for an hour, in US dollars, for the cost")
-    return top, commands.choices
+    commands.add_parser(JOB, help=ABOUT_JOB)  # which _parse_job reads
+    return top, {name: commands.choices[name] for name in COMMANDS}
+
+
+def _form() -> dict[str, Any]:
+    # No option can be cut short: a script that did would break with the next option that begins alike.
+    return {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
