@@ -21,7 +21,9 @@ def add_to(parser: argparse.ArgumentParser, form: Mapping[str, Any]) -> dict[str
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="|".join(KINDS))
     for name, kind in KINDS.items():
         usage = f"{parser.prog} {name} [options] -- run --config ... (and the rest of the command that it runs)"
-        add = kinds.add_parser(name, help=kind.ABOUT, description=f"Writes {kind.ABOUT}.", usage=usage, **form).add_argument
+        add = kinds.add_parser(
+            name, help=kind.ABOUT, description=f"Writes {kind.ABOUT}.", usage=usage, **form
+        ).add_argument
         add("-o", metavar="FILE", help="where to write it (default: the screen)")
         what = "the job's name (default rayllm-batch)"
         add("--name", type=option_values.name, default="rayllm-batch", help=what)

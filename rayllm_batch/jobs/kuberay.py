@@ -41,7 +41,9 @@ def text(name: str, run: RunCommand, given: argparse.Namespace) -> tuple[str, li
     if len(volumes) < len(given.volume):
         raise ConfigError("--volume: a claim is given twice. Give each once.")
     for option, path in run.local_paths():
-        if not any(f"{path.removeprefix('file://')}/".startswith(f"{mount.rstrip('/')}/") for mount in volumes.values()):
+        if not any(
+            f"{path.removeprefix('file://')}/".startswith(f"{mount.rstrip('/')}/") for mount in volumes.values()
+        ):
             raise OutputError(
                 f"{option} {path} would be on the disk of a Pod, which goes with it. It must be a URI such as "
                 "s3://bucket/answers, or lie in a --volume CLAIM:/PATH."

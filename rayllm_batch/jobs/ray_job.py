@@ -19,7 +19,12 @@ STOP_S = 60  # from a stop's SIGTERM to its SIGKILL; Ray's own 3 s are too short
 def add_options(add: Callable[..., Any]) -> None:
     what = "the cluster's dashboard, such as http://head:8265 (default: RAY_API_SERVER_ADDRESS, else this machine's)"
     add("--address", type=option_values.matching(r"https?://[\w.:\[\]/-]+", "http://HOST:PORT"), help=what)
-    add("--working-dir", metavar="DIR", default=".", help="the folder that is sent along (default: where it is submitted)")
+    add(
+        "--working-dir",
+        metavar="DIR",
+        default=".",
+        help="the folder that is sent along (default: where it is submitted)",
+    )
 
 
 def text(name: str, run: RunCommand, given: argparse.Namespace) -> tuple[str, list[str]]:
