@@ -101,9 +101,11 @@ class SlurmsJob:
 
     def __init__(self, text: str, folder: Path, body: str) -> None:
         self.folder, self.log = folder, folder / "log"
-        address = "echo 127.0.0.1; exit"
+        # Asked for its address; for the nodes, which have joined once srun has started Ray on them; for the run.
+        joined = f"until grep -q 'ray start' {self.log}; do sleep 0.05; done"
+        asked = f"case $1 in -c) echo 127.0.0.1; exit;; -) {joined}; exit;; esac"
         stand_ins = {
-            "python": f'case $1 in -c) {address};; -) exit 0;; esac; echo "run $*" >> {self.log}\n{body}',
+            "python": f'{asked}\necho "run $*" >> {self.log}\n{body}',
             "ray": "case $* in *--head*) exec sleep 60;; esac",
             "srun": f"echo srun $* >> {self.log}; case $* in *'ray start'*) exec sleep 60;; esac",
             "scontrol": f"echo scontrol $* >> {self.log}",
