@@ -27,7 +27,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--gpus-per-node", type=option_values.whole, help="GPUs of a Pod (default: those of a replica)")
     add("--cpus", type=option_values.whole, help=f"CPUs of a Pod (default: {CPUS_PER_GPU} a GPU)")
     add("--memory", type=option_values.memory, help=f"memory of a Pod (default: {GIB_PER_GPU}G a GPU)")
-    add("--time", type=option_values.duration, help="limit, [DAYS-]HH:MM:SS, of all tries together")
+    add("--time", type=option_values.duration, help="limit, [DAYS-]HH:MM:SS")
     add("--secret", type=option_values.name, help="a Secret whose keys are environment variables (default: --name)")
     what = "a PersistentVolumeClaim, and where all Pods have it; repeat it"
     volume = option_values.matching(_VOLUME, "CLAIM:/PATH")
