@@ -99,7 +99,9 @@ fi
 kill "${ray[@]}" 2>/dev/null
 wait "${ray[@]}"
 # Ray's logs stay on the nodes, in $RAY_TMPDIR, where they may tell why the run failed.
-case $code in 0 | 3 | 143) srun --ntasks-per-node=1 rm -rf -- "$RAY_TMPDIR" ;; esac
+case $code in
+  0 | 3 | 143) srun --ntasks-per-node=1 rm -rf -- "$RAY_TMPDIR" 2>/dev/null || rm -rf -- "$RAY_TMPDIR" ;;
+esac
 
 if [[ $ending == USR1 && $code -ne 0 && $code -ne 3 ]]; then
   if ((${SLURM_RESTART_COUNT:-0} < 50)); then
