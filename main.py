@@ -527,9 +527,10 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # vLLM in the same versions, and reach the model (the Hub, or the same path); they do not need this repository. `run()` checks before
 # anything starts that the cluster has the accelerators asked for, and names what it has if not.
 #
-# As a job: `ray job submit --working-dir . -- python main.py` on a cluster that has a dashboard, or `jobs/kuberay-rayjob.yaml` on Kubernetes. Give
-# it an `OUTPUT` that survives the cluster, and the token through the Pods' environment, never through the job's runtime environment,
-# which the dashboard shows.
+# As a job: `rayllm-batch job kuberay|ray|slurm -o FILE -- run --config ...` writes one file that runs that command on a cluster: a RayJob of
+# KubeRay, a script with `ray job submit`, or one for `sbatch`, whose nodes and GPUs are those that `--num-replicas` fill. What is mistyped in the
+# command, or would be lost with the cluster, such as an output on a Pod's own disk, is an error now. Tokens never stand in the file: they come from a
+# Secret, or the environment. A job that is killed, or whose time is up, continues the same output. `jobs/` has an example of each.
 
 # %% [markdown]
 # ## An endpoint as engine
@@ -570,6 +571,6 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # | `util/` | the token prompt, the choice of a config, the results table |
 # | `tests/` | what `./test.sh` runs; `./test.sh --slow` has those of many minutes too |
 # | `bench/` | how fast it is, and what is lost when things break, measured |
-# | `jobs/` | a job file for Kubernetes |
+# | `jobs/` | a run as a job of KubeRay, Ray Jobs and Slurm, as `rayllm-batch job` writes it |
 #
 # Configs written for 2024's vLLM load too: settings that are gone are translated or dropped, with one warning that names each.

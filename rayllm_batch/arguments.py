@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from rayllm_batch.batch import CHANGED
 from rayllm_batch.errors import did_you_mean
+from rayllm_batch.jobs import job_options
 from rayllm_batch.termination import TERMINATED
 
 DONE, FAILED, WRONG_INPUT, ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -27,6 +28,8 @@ COMMANDS = {
     "openai-batch": "answer a file of OpenAI batch requests into a file of results, as `vllm run-batch` does",
 }
 CONTINUED = ("run", "openai-batch")  # by the same command
+JOB = "job"
+ABOUT_JOB = "write the file that runs a command on a cluster: of KubeRay, Ray Jobs or Slurm"
 HOW_TO = f"""exit codes:
   {DONE}    every row has an answer
   {FAILED}    the run failed (an engine that does not start or keeps dying, a full disk): the same command continues it
@@ -41,6 +44,7 @@ examples:
   {PROGRAM} run --config configs/llama-3.1-8b-a10g.yaml --workload jobs/tickets.py:Triage \\
       --input tickets.parquet -w dataset_fraction=0.5 -s temperature=0 --output answers/
   {PROGRAM} openai-batch --config configs/llama-3.1-8b-a10g.yaml -i requests.jsonl -o results.jsonl --errors errors.jsonl
+  {PROGRAM} job slurm --partition gpu --time 12:00:00 -o job.sh -- run --num-replicas 16 --config ...
 """
 ABOUT_REQUESTS = """Each line of the input is a request: {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body":
 {"model": ..., "messages": [...], ...}}; or /v1/completions. Each line of the output is {"id", "custom_id", "response":
@@ -53,6 +57,8 @@ are answered are not asked again."""
 def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Ends the process with WRONG_INPUT, and words, where they are no command of ours."""
     args = list(sys.argv[1:] if given is None else given)
+    if args[:1] == [JOB]:
+        return _parse_job(args[1:])
     top, commands = _parsers()
     # Typos first: what is said to be missing may be what was mistyped.
     if args and args[0] in commands:
@@ -66,11 +72,32 @@ def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return found
 
 
+def _parse_job(args: Sequence[str]) -> argparse.Namespace:
+    """Of `job KIND ... -- run ...`; `run` has the second part, as parse() has it, `arguments` the same as it was given."""
+    top = argparse.ArgumentParser(
+        f"{PROGRAM} {JOB}", description=f"Will {ABOUT_JOB}.", epilog=job_options.HOW_TO, **_form()
+    )
+    kinds = job_options.add_to(top, _form())
+    own = list(takewhile("--".__ne__, args))
+    if own and own[0] in kinds:
+        for name in own:
+            _look_at_an_option(kinds[own[0]], name.partition("=")[0])
+    elif own and not own[0].startswith("-"):
+        top.error(f"there is no kind {own[0]!r}.{did_you_mean(own[0], kinds)} The kinds: {', '.join(kinds)}.")
+    found = top.parse_args(own)
+    found.command, found.arguments = JOB, list(args[len(own) + 1 :])
+    if found.arguments[:1] != ["run"]:
+        said = f"given {found.arguments[0]!r}" if found.arguments else "nothing is given"
+        top.error(f"after -- comes the command that the job runs, `run --config ...`, {said}")
+    found.run = parse(found.arguments)
+    return found
+
+
 def _look_at_the_command(top: argparse.ArgumentParser, args: Sequence[str]) -> None:
     first, late = args[0].partition("=")[0], next((word for word in args if word in COMMANDS), None)
     if not first.startswith("-"):
-        hint = did_you_mean(first, COMMANDS)
-        top.error(f"there is no command {first!r}.{hint} The commands: {', '.join(COMMANDS)}.")
+        hint = did_you_mean(first, [*COMMANDS, JOB])
+        top.error(f"there is no command {first!r}.{hint} The commands: {', '.join([*COMMANDS, JOB])}.")
     if late and first not in top._option_string_actions:
         top.error(f"the command comes first: {PROGRAM} {late} {first} ...")
     _look_at_an_option(top, first)
@@ -117,10 +144,9 @@ def replicas(text: str) -> int | tuple[int, int]:
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The whole command's, and each command's."""
-    # No option can be cut short: a script that did would break with the next option that begins alike.
-    form: Any = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": HOW_TO}
+    form = {**_form(), "epilog": HOW_TO}
     top = argparse.ArgumentParser(PROGRAM, description="Offline LLM inference over a table of prompts.", **form)
-    commands = top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
+    commands = top.add_subparsers(dest="command", required=True, metavar="|".join([*COMMANDS, JOB]))
     for name, about in COMMANDS.items():
         parser = commands.add_parser(name, help=about, **form)
         add = parser.add_argument
@@ -146,7 +172,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         if name == "estimate":
             add("--sample-rows", type=int, default=64, help="rows of the sample (default 64)")
             add("--gpu-hour-usd", type=float, help="price of one GPU for an hour, in US dollars, for the cost")
-    return top, commands.choices
+    commands.add_parser(JOB, help=ABOUT_JOB)  # which _parse_job reads
+    return top, {name: commands.choices[name] for name in COMMANDS}
 
 
 def _of_engines(parser: argparse.ArgumentParser, settings: str) -> None:
@@ -187,3 +214,8 @@ def _of_requests(parser: argparse.ArgumentParser) -> None:
     _of_engines(parser, "a sampling parameter of requests that do not set it, such as max_tokens=100; repeat it")
     _of_runs(parser)
     parser.set_defaults(output_format="parquet", id_column=None)
+
+
+def _form() -> dict[str, Any]:
+    # No option can be cut short: a script that did would break with the next option that begins alike.
+    return {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
