@@ -59,7 +59,7 @@ def rude(text: str, times: int) -> Optional[str]:
     if number % 100 == 7:
         return "400"
     if number % 12 == 5 and times < 1 + number % 2:
-        return PASSING[number % len(PASSING)]
+        return PASSING[number // 12 % len(PASSING)]
     return None
 
 
@@ -86,7 +86,7 @@ def test_twenty_thousand_rows_over_a_rude_server_that_dies(tmp_path: Path, capsy
         assert ROWS // 3 < len(before) < ROWS
         assert {row["error"] for row in before} == {None}, "failed rows have files of their own"
         paid_before = sum(server.answered.values())
-        assert paid_before - len(before) <= 64, "what was answered is written"
+        assert paid_before - len(before) <= 64 + 1, "what was answered, and not cut on its way, is written"
         server.start()
         batch = RayLLMBatch(given, workload)
         answers = batch.run(folder, id_column="id").take_all()
