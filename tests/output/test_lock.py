@@ -169,6 +169,7 @@ def test_a_living_lease_is_respected_and_a_released_one_is_free_at_once(
 def test_a_lease_that_is_read_while_it_is_written_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
+    monkeypatch.setattr(folder_lock, "LEASE_S", 10.0)  # a machine that stalls signs late
     one, two, read, seen = remote(tmp_path), remote(tmp_path), OutputPlace.read, []
     one.acquire()
 
