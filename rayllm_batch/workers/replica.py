@@ -31,7 +31,8 @@ from rayllm_batch.workers.replica_log import ReplicaLog
 from rayllm_batch.workers.trial import Trial, run_trial
 
 REPORT_EVERY_S = 1.0
-HAND_ON_S = 3.0  # for the driver to take what an ended run has answered, before it hears that it has ended
+HAND_ON_S = 10.0  # for the driver to take what an ended run has answered, before it hears that it has ended
+REFUSED_FOR_S = 1.0
 # Requests that the engine has, over max_num_seqs: what it computes, and as many that wait for a place.
 REQUESTS_RATIO = 2
 DEAF = "the engine's process lives, but does not read its requests any more: one of them has ended the thread that does"
@@ -111,6 +112,7 @@ class Replica:
         self._process = process or ReplicaProcess(job.run_id)
         self._log, self._reporting = self._process.log, threading.Lock()
         self._blocks, self._counting = 0, threading.Lock()  # blocks in here
+        self._handed_on_at = 0.0
         # An Engine and an Answering, once it has started.
         self.engine: Any = None
         self._answering: Any = None
@@ -192,11 +194,11 @@ class Replica:
         """The answers of one block, in the block's order (a retry must give the same rows in the same places).
 
         block: names it, in place of the Ray task that brings it. Of a run that ends since nothing is answered any more,
-        the answered rows alone; blocks that come after it raise EngineError.
+        the answered rows alone, and of blocks that come after it none; see _refused.
         """
         block = block or self._process.blocks.next()
         if self._answering.ended:
-            self._refuse()
+            return self._refused(table)
         with self._counting:
             self._blocks += 1
         try:
@@ -210,11 +212,18 @@ class Replica:
         """Why the run ends before all rows were asked, if it does."""
         return self._answering.ended
 
-    def _refuse(self) -> None:
+    def _refused(self, table: pa.Table) -> pa.Table:
+        """None of the rows; after a while EngineError, which ends the run.
+
+        At once, it would overtake blocks that have answers: Ray Data drops what it has not yet given to the driver.
+        """
         while self._blocks:
             time.sleep(0.1)
-        time.sleep(HAND_ON_S)
-        raise EngineError(self._answering.ended)
+        self._handed_on_at = self._handed_on_at or time.monotonic()
+        if time.monotonic() - self._handed_on_at > HAND_ON_S:
+            raise EngineError(self._answering.ended)
+        time.sleep(REFUSED_FOR_S)
+        return run_columns.with_answers(table.slice(0, 0), [], self.job.prompt.task)
 
     def _answered(self, table: pa.Table, block: str) -> pa.Table:
         rows = run_columns.stage_rows(table)

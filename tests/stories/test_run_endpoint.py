@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any, Optional
 
@@ -68,19 +67,22 @@ def test_twenty_thousand_rows_over_a_rude_server_that_dies(tmp_path: Path, capsy
     server.keeps_what_it_sees = False
     with server:
         given = config(
-            server, max_concurrency=64, give_up_after_s=3, million_input_tokens_usd=1, million_output_tokens_usd=2
+            server, max_concurrency=64, give_up_after_s=5, million_input_tokens_usd=1, million_output_tokens_usd=2
         )
         workload = Texts(dataset_file=rows(tmp_path, ROWS), sampling_params={"temperature": 0})
 
+        over = threading.Event()
+
         def die() -> None:
-            while sum(server.answered.values()) < ROWS // 2:
-                time.sleep(0.05)
+            while sum(server.answered.values()) < ROWS // 2 and not over.wait(0.05):
+                pass
             server.stop()
 
         killer = threading.Thread(target=die, daemon=True)
         killer.start()
-        with pytest.raises(EngineError, match=r"has answered nothing for .* s \(give_up_after_s is 3\)"):
+        with pytest.raises(EngineError, match=r"has answered nothing for .* s \(give_up_after_s is 5\)"):
             RayLLMBatch(given, workload).run(folder, id_column="id")
+        over.set()
         killer.join()
         before = [row for part in folder.glob("part-*.parquet") for row in pa.parquet.read_table(part).to_pylist()]
         assert ROWS // 3 < len(before) < ROWS

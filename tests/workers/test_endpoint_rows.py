@@ -30,6 +30,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "1")  # put back afterwards
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(replicas, "HAND_ON_S", 0.01)
+    monkeypatch.setattr(replicas, "REFUSED_FOR_S", 0.02)
 
 
 class Chats(ChatWorkloadBase):
@@ -133,6 +134,7 @@ def test_rows_that_nobody_answers_are_left_out_and_the_run_is_told(workload: Any
         assert "has answered nothing for" in why
         [(_, stats)] = made.monitor.of("delivers")
         assert stats.counts.rows == 2 and made.monitor.latest.rows == 2 and not stats.errors
+        assert made.rows("good 5") == [], "an error would overtake the rows before it"
         with pytest.raises(EngineError, match="has answered nothing for"):
             made.rows("good 5")
     assert stats.counts == Counts(2, 0, stats.counts.input_tokens, stats.counts.output_tokens)
