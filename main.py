@@ -441,7 +441,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 #
 # - **What is answered**: `/v1/chat/completions` and `/v1/completions`, each with settings of its own: `n`, `logprobs`, `response_format`, `tools`,
 #   vLLM's further parameters, `chat_template_kwargs`. Bodies are read and written as vLLM's server does: held against the server of the pinned version on a
-#   CPU, forty requests at temperature 0 gave the same texts, counts, log-probabilities, keys and statuses. Two things differ: a key that would have no effect is an error,
+#   CPU, sixty requests, most at temperature 0, gave the same texts, counts, log-probabilities, keys and statuses. Two things differ: a key that would have no effect is an error,
 #   and a `max_tokens` beyond the context ends there instead of being refused. Defaults are vLLM's own; `generation_config: auto` in
 #   `engine_kwargs` takes the model's, as a server does.
 # - **No line ends a run.** One that is no JSON, no request or not done here (streams, images, a forced call of a tool) becomes an error line: the status,
