@@ -30,7 +30,7 @@ class Numbers(ChatWorkloadBase):
 
 
 def test_two_configs_of_one_model(ray_cluster: Any, capsys: pytest.CaptureFixture) -> None:
-    configs = [echo(), echo(seconds_per_request=0.05)]
+    configs = [echo(max_num_seqs=4), echo(max_num_seqs=4, seconds_per_request=0.05)]
     workload = Numbers(sampling_params={"max_tokens": 30})
     found = RayLLMBatch.compare(configs, workload, rows=12, gpu_hour_usd=2.0)
     assert [one.name for one in found.of] == ["demo-model", "demo-model (seconds_per_request=0.05)"]
