@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Container, Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Optional
 
+import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.data import columns
@@ -103,8 +104,19 @@ def with_answers(table: pa.Table, answers: list[Answer], task: Task) -> pa.Table
     table = table.drop_columns([name for name in STAGE_SCHEMA.names if name in table.column_names])
     rows = [{"num_input_tokens": one.num_input_tokens, "error": one.error, **task.columns(one)} for one in answers]
     for field in task.schema:
-        table = table.append_column(field, pa.array([row[field.name] for row in rows], type=field.type))
+        table = table.append_column(field, _column([row[field.name] for row in rows], field.type))
     return columns.with_values(table, [answer.own_columns for answer in answers]) if task.has_own_columns else table
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Vectors of one size at once: one by one, Arrow looks at each of their numbers, 0.2 ms for 1,024 of them."""
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, type=kind)
+    zeros = np.zeros(kind.list_size, dtype=kind.value_type.to_pandas_dtype())
+    flat = np.concatenate([zeros, *(zeros if value is None else value for value in values)], dtype=zeros.dtype)
+    is_null = pa.array([value is None for value in values], type=pa.bool_())
+    numbers = pa.array(flat[kind.list_size :], type=kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(numbers, type=kind, mask=is_null)
 
 
 class NoColumns(TypeError):
