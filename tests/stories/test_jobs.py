@@ -100,6 +100,7 @@ def test_a_ray_job_answers_all_rows(folder: Path, environment: dict[str, str], m
 
 
 def test_slurms_script_ends_in_time(folder: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayllm_batch.jobs.slurm.OF_A_NODE", ())  # here a test's folder is in one of them
     output = folder / "answers"
     job = write_job(folder, monkeypatch, "slurm", "--cpus", "2", config="slow.yaml", output=output)
     for name in ("scontrol", "srun"):  # of Slurm there is only what it tells
