@@ -78,11 +78,9 @@ class Answering:
             return row[STAGE_ERROR]
         task = task or self._task
         if self._prompt.as_text:
-            request = task.request([] if ids is None else ids.tolist(), row[REQUEST])
             prompt = json.loads(row[MESSAGES] or "null")
             name = "messages" if isinstance(prompt, list) else "prompt"
-            how = request.chat_template_kwargs or self._prompt.chat_template_kwargs
-            return dataclasses.replace(request, **{name: prompt}, chat_template_kwargs=how)
+            return self._with_kwargs(task.request([] if ids is None else ids.tolist(), row[REQUEST]), **{name: prompt})
         if task.pools and (longest := max(task.lengths_of_prompts(row[REQUEST], len(ids)))) > most:
             return f"tokenize: {pooled_too_long(longest, most)}"
         if not task.pools and len(ids) >= most:
@@ -96,13 +94,13 @@ class Answering:
             return f"tokenize: {too_long}; shorten the row or {longer}"
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
             return problem
-        request = task.request(ids.tolist(), row[REQUEST])
-        how = self._prompt.chat_template_kwargs
-        return (
-            dataclasses.replace(request, chat_template_kwargs={**how, **request.chat_template_kwargs})
-            if how
-            else request
-        )
+        return self._with_kwargs(task.request(ids.tolist(), row[REQUEST]))
+
+    def _with_kwargs(self, request: Request, **more: Any) -> Request:
+        """With the job's chat_template_kwargs, over which a row's own go, and what else is given."""
+        if how := self._prompt.chat_template_kwargs:
+            more["chat_template_kwargs"] = {**how, **request.chat_template_kwargs}
+        return dataclasses.replace(request, **more) if more else request
 
     async def answer(self, row: dict[str, Any], task: Optional[Task] = None) -> Answer:
         """task: None for the job's own."""

@@ -485,3 +485,13 @@ def test_which_workloads_have_a_rollout() -> None:
     for limits in ({"max_calls": 0}, {"max_calls": None}, {"max_rollout_tokens": 1.5}, {"rollout_timeout_s": 0}):
         with pytest.raises(WorkloadError, match=next(iter(limits))):
             rolled(Scripted(), None, **limits)
+
+
+@pytest.mark.parametrize("more", [{}, {"prompt": "text"}])
+def test_a_requests_own_chat_template_kwargs_go_over_the_jobs(more: dict[str, Any]) -> None:
+    def asked(jobs: dict[str, Any]) -> Request:
+        answering: Any = SimpleNamespace(_prompt=SimpleNamespace(chat_template_kwargs=jobs))
+        return Answering._with_kwargs(answering, Request([1], chat_template_kwargs={"b": 2}), **more)
+
+    assert asked({"a": 1, "b": 1}) == Request([1], chat_template_kwargs={"a": 1, "b": 2}, **more)
+    assert asked({}) == Request([1], chat_template_kwargs={"b": 2}, **more)
