@@ -46,42 +46,23 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
 
 def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]], task: Task) -> list[str]:
     """Of the chats that cannot be answered."""
-    if task.pools:
-        return _errors_of_pooled(config, facts, chats, task)
-    ids: list[Any] = [chat.get("prompt_token_ids") for chat in chats]
-    prompts = [chat.get("messages") or chat.get("prompt") for chat in chats]
+    rows = [dict(chat) for chat in chats]
+    ids: list[Any] = [row.get("prompt_token_ids") for row in rows]
+    prompts = [row.get("messages") or row.get("prompt") for row in rows]
     errors: list[Optional[str]] = [None] * len(ids)
-    if any(prompts):
+    if task.pools or any(prompts):
         if (job := _job(config, facts, task)) is None:
             return []
-        tools, how = ([chat.get(key) for chat in chats] for key in ("tools", "chat_template_kwargs"))
-        fill(ids, prompts, errors, job, tools, how)
+        if task.pools:
+            from rayllm_batch.workers import pooled_prompts  # which travels only with such a task
+
+            pooled_prompts.fill(rows, ids, errors, job)
+        else:
+            tools, how = ([row.get(key) for row in rows] for key in ("tools", "chat_template_kwargs"))
+            fill(ids, prompts, errors, job, tools, how)
     for i, one in enumerate(ids):
         if errors[i] is None and one is not None:
-            errors[i] = _does_not_fit(one, config, facts)
-    return [error for error in errors if error is not None]
-
-
-def _errors_of_pooled(
-    config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]], task: Task
-) -> list[str]:
-    from rayllm_batch.workers.pooled_prompts import fill  # which travels only with such a task
-
-    job, rows = _job(config, facts, task), [dict(chat) for chat in chats]
-    ids: list[Any] = [None] * len(rows)
-    errors: list[Optional[str]] = [None] * len(rows)
-    if job is None:
-        return []
-    fill(rows, ids, errors, job)
-    length, vocabulary = longest(config, facts), text_config(facts.config).get("vocab_size")
-    for i, one in enumerate(ids):
-        if errors[i] is not None or one is None:
-            continue
-        longest_prompt = max(task.lengths_of_prompts(task.own_text(rows[i]), len(one)))
-        if length is not None and longest_prompt > length:
-            errors[i] = f"tokenize: {pooled_too_long(longest_prompt, length)}"
-        elif isinstance(vocabulary, int) and config.engine_kind.needs_model:
-            errors[i] = beyond_vocabulary(one, vocabulary)
+            errors[i] = _does_not_fit(one, rows[i], config, facts, task)
     return [error for error in errors if error is not None]
 
 
@@ -103,9 +84,15 @@ def _job(config: EngineConfig, facts: ModelFacts, task: Task) -> Optional[Prompt
     )
 
 
-def _does_not_fit(ids: Sequence[int], config: EngineConfig, facts: ModelFacts) -> Optional[str]:
+def _does_not_fit(
+    ids: Sequence[int], row: dict[str, Any], config: EngineConfig, facts: ModelFacts, task: Task
+) -> Optional[str]:
     length, vocabulary = longest(config, facts), text_config(facts.config).get("vocab_size")
-    if length is not None and length <= len(ids):
+    if task.pools:
+        tokens = max(task.lengths_of_prompts(task.own_text(row), len(ids)))
+        if length is not None and tokens > length:
+            return f"tokenize: {pooled_too_long(tokens, length)}"
+    elif length is not None and length <= len(ids):
         whose = "max_model_len" if config.engine_kwargs.get("max_model_len") else "the model's context"
         return f"tokenize: the prompt has {len(ids):,} tokens, but {whose} is {length:,} (prompt and answer together)"
     is_known = isinstance(vocabulary, int) and config.engine_kind.needs_model
