@@ -322,9 +322,11 @@ class RayLLMBatch:
         for name, batch in zip(_names([batch.engine_config for batch in batches]), batches, strict=True):
             print(f"-- {name}")
             rolls = batch._execution.task().has_own_columns  # how often it asks, nobody knows before
-            said = None if rolls else batch._estimated(SAMPLE_ROWS, gpu_hour_usd)
-            answered = batch.run().take_all()
-            batch.release()
+            try:
+                said = None if rolls else batch._estimated(SAMPLE_ROWS, gpu_hour_usd)
+                answered = batch.run().take_all()
+            finally:  # the next one needs its GPUs, and after an error nobody does
+                batch.release()
             taken = [{key: row[key] for key in own if key in row} for row in answered]
             if inputs and repr(taken) != repr(inputs):
                 raise DatasetError(
