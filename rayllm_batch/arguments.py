@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, Optional
 
-from rayllm_batch.batch import CHANGED
+from rayllm_batch.batch import CHANGED, SAMPLE_ROWS
 from rayllm_batch.errors import did_you_mean
 from rayllm_batch.jobs import job_options
 from rayllm_batch.termination import TERMINATED
@@ -170,7 +170,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         if name == "preview":
             add("-n", type=int, default=8, help="how many rows (default 8)")
         if name == "estimate":
-            add("--sample-rows", type=int, default=64, help="rows of the sample (default 64)")
+            add("--sample-rows", type=int, default=SAMPLE_ROWS, help=f"rows of the sample (default {SAMPLE_ROWS})")
             add("--gpu-hour-usd", type=float, help="price of one GPU for an hour, in US dollars, for the cost")
     commands.add_parser(JOB, help=ABOUT_JOB)  # which _parse_job reads
     return top, {name: commands.choices[name] for name in COMMANDS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -132,35 +133,22 @@ def test_without_a_gpu_there_are_no_gpu_hours() -> None:
     assert "GPU-hour" not in said and "(CPU)" in said and said.startswith("640 rows on 1 replica")
 
 
+def on_a_cpu(sample: Sample, rows: int, **more: Any) -> Estimate:
+    one = {"num_replicas": 1, "gpus_per_replica": 0, "accelerator_type": "CPU", "cpus": 1.0, "start_s": 1.0}
+    return estimate(sample, rows=rows, **{**one, **more})
+
+
 def test_failed_rows_are_named_and_cost_nothing() -> None:
     trial = Trial(2.0, [10, None, 10], ["engine: ValueError: no"], [(1.0, 2.0, 10.0), (2.0, 0.0, 20.0)])
     sample = Sample([5, 5, 5], ["parse_row: KeyError: 'x'"], 0.001, Trial(0.5, [1, None, 1]), trial)
-    said = estimate(
-        sample,
-        rows=100,
-        num_replicas=1,
-        gpus_per_replica=0,
-        accelerator_type="CPU",
-        max_num_seqs=8,
-        cpus=1.0,
-        start_s=1.0,
-    )
+    said = on_a_cpu(sample, 100, max_num_seqs=8)
     assert said.output_tokens_per_row == Spread(10.0, 10.0, 10.0)
     assert "from 4 rows, of which 1 failed: parse_row: KeyError: 'x'" in str(said)
 
 
 def test_a_sample_of_one_row_is_very_unsure() -> None:
     sample = Sample([50], [], 0.001, Trial(0.1, [1]), Trial(1.0, [20], load=[(0.5, 1.0, 10.0), (1.0, 0.0, 20.0)]))
-    said = estimate(
-        sample,
-        rows=1,
-        num_replicas=1,
-        gpus_per_replica=0,
-        accelerator_type="CPU",
-        max_num_seqs=8,
-        cpus=1.0,
-        start_s=1.0,
-    )
+    said = on_a_cpu(sample, 1, max_num_seqs=8)
     assert said.high_s > 2 * said.run_s and said.low_s <= 0.5 * said.run_s
 
 
@@ -190,18 +178,8 @@ def of_endpoint(**limits: object) -> Estimate:
     sample = Sample(whole.input_tokens, [], 0.0001, Trial(0.0, []), whole)
     kwargs = {"million_input_tokens_usd": 2.0, "million_output_tokens_usd": 8.0, **limits}
     kind = OpenAI()
-    return estimate(
-        sample,
-        rows=64_000,
-        num_replicas=1,
-        gpus_per_replica=0,
-        accelerator_type="CPU",
-        max_num_seqs=64,
-        cpus=1,
-        start_s=1.0,
-        least_s=partial(kind.least_s, kwargs),
-        tokens_usd=partial(kind.cost_usd, kwargs),
-    )
+    limits_of_kind: Any = {"least_s": partial(kind.least_s, kwargs), "tokens_usd": partial(kind.cost_usd, kwargs)}
+    return on_a_cpu(sample, 64_000, max_num_seqs=64, **limits_of_kind)
 
 
 def test_an_endpoints_time_is_by_its_rate_or_its_limits_and_tokens_have_a_price() -> None:
