@@ -43,15 +43,16 @@ examples:
       --prompt 'Summarise: {{article}}' -s max_tokens=100
   {PROGRAM} run --config configs/llama-3.1-8b-a10g.yaml --workload jobs/tickets.py:Triage \\
       --input tickets.parquet -w dataset_fraction=0.5 -s temperature=0 --output answers/
-  {PROGRAM} openai-batch --config configs/llama-3.1-8b-a10g.yaml -i requests.jsonl -o results.jsonl --errors errors.jsonl
+  {PROGRAM} openai-batch --config configs/llama-3.1-8b-a10g.yaml -i requests.jsonl \\
+      -o results.jsonl --errors errors.jsonl
   {PROGRAM} job slurm --partition gpu --time 12:00:00 -o job.sh -- run --num-replicas 16 --config ...
 """
-ABOUT_REQUESTS = """Each line of the input is a request: {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body":
-{"model": ..., "messages": [...], ...}}; or /v1/completions. Each line of the output is {"id", "custom_id", "response":
-{"status_code", "request_id", "body"}, "error"}, in no promised order. No line ends a run: one that cannot be answered,
-whatever it is, gets an error line, with null for the body and OpenAI's error object in "error". Answers are kept in a
-folder until the output is written, all at once; the same command continues a run, also with another input: lines that
-are answered are not asked again."""
+ABOUT_REQUESTS = """Each line of the input is a request: {"custom_id": "1", "method": "POST", "url":
+"/v1/chat/completions", "body": {"model": ..., "messages": [...], ...}}; or /v1/completions. Each line of the output
+is {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}, in no promised order. No line ends
+a run: one that cannot be answered, whatever it is, gets an error line, with null for the body and OpenAI's error
+object in "error". Answers are kept in a folder until the output is written, all at once; the same command continues a
+run, also with another input: lines that are answered are not asked again."""
 
 
 def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -73,7 +74,7 @@ def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def _parse_job(args: Sequence[str]) -> argparse.Namespace:
-    """Of `job KIND ... -- run ...`; `run` has the second part, as parse() has it, `arguments` the same as it was given."""
+    """Of `job KIND ... -- run ...`; `run` has the second part, as parse() has it, `arguments` as it was given."""
     top = argparse.ArgumentParser(
         f"{PROGRAM} {JOB}", description=f"Will {ABOUT_JOB}.", epilog=job_options.HOW_TO, **_form()
     )
@@ -159,7 +160,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         add("--prompt", metavar="TEXT", help=what)
         add("--input", metavar="TABLE", help="the rows: parquet, jsonl, json, csv; a folder, glob, s3://, gs://, hf://")
         add("-w", action="append", default=[], metavar="KEY=VALUE", help="a field of the workload, as YAML; repeat it")
-        what = "one of its sampling_params, such as max_tokens=100 (of its pooling_params, where nothing is generated); repeat it"
+        what = (
+            "one of its sampling_params, such as max_tokens=100 (where nothing is generated, pooling_params); repeat it"
+        )
         _of_engines(parser, what)
         if name in ("run", "check"):
             add("--output", required=name == "run", help="folder or URI (s3://, gs://) for the answers")

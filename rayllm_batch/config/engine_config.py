@@ -75,12 +75,12 @@ class EngineConfig:
         engine_kwargs are those of configs/openai-endpoint.yaml); or "echo" (no model at all: it repeats the prompt; for
         tests of scale and faults).
     accelerator_type: Ray's name of the GPU ("A10G", "L4", "H100", ...), "GPU" for one of any kind, or "CPU".
-    engine_kwargs: keyword arguments of vLLM's `AsyncEngineArgs`; and `tool_parser`, one of vLLM's that read calls of tools.
-        `reasoning_parser` brings the columns `reasoning` and `num_reasoning_tokens` (null where the parser does not count),
-        `tool_parser` brings `tool_calls`, each {id, name, arguments as JSON text}. `generated_text` is then what is left,
-        null where that is nothing. An answer that is all thoughts, such as one cut at max_tokens, is the row's error, and so
-        is a call whose arguments are no JSON; what there is stays in the columns. With n above 1, both are lists, of each
-        answer, and the tokens are those of all.
+    engine_kwargs: keyword arguments of vLLM's `AsyncEngineArgs`; and `tool_parser`, one of vLLM's that read calls of
+        tools. `reasoning_parser` brings the columns `reasoning` and `num_reasoning_tokens` (null where the parser does
+        not count), `tool_parser` brings `tool_calls`, each {id, name, arguments as JSON text}. `generated_text` is then
+        what is left, null where that is nothing. An answer that is all thoughts, such as one cut at max_tokens, is the
+        row's error, and so is a call whose arguments are no JSON; what there is stays. With n above 1, both are lists,
+        of each answer, and the tokens are those of all.
     env_vars: environment of the engine's processes, names in upper case, values strings.
     dynamic_lora_loading_path: a folder or URI that holds one LoRA adapter a sub-folder; None without LoRA.
     chat_template: a Jinja file or the template's text, for a model whose tokenizer has none.

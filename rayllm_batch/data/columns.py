@@ -134,7 +134,7 @@ def check_stored(value: Any) -> None:
 
 
 def with_values(table: pa.Table, values: list[dict[str, Any]]) -> pa.Table:
-    """The table and columns of these, a dict a row. Other blocks may have others, of other types: they become one at the end."""
+    """The table and columns of these, a dict a row. Those of other blocks may differ, until the end."""
     for name in dict.fromkeys(name for row in values for name in row):
         column = plain(pa.chunked_array([column_of_any([row.get(name) for row in values])]))
         table = table.append_column(_other_name(name, column.type), column)

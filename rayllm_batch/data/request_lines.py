@@ -1,4 +1,4 @@
-"""The lines of a file as they are, whatever they are, each with the `custom_id` that it names: nothing in them ends the reading."""
+"""The lines of a file as they are, each with the `custom_id` that it names: nothing in them ends the reading."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ HEAD = 1 << 10
 
 @dataclass(frozen=True)
 class LineReader(Reader):
-    """Tables with SCHEMA. custom_id: null where the line has none that is text. request: the line's bytes, null where they
-    are more than `longest`, of which no more than these are ever in memory.
+    """Tables with SCHEMA. custom_id: null where the line has none that is text. request: the line's bytes, null where
+    they are more than `longest`, of which no more than these are ever in memory.
     """
 
     longest: int = 16 << 20
@@ -33,7 +33,7 @@ class LineReader(Reader):
         yield from each(_table, in_batches(self._lines(text, size), size))
 
     def _lines(self, text: FileText, size: int) -> Iterator[tuple[tuple[bytes, bool], int]]:
-        """Each line that begins in this part and is not empty, and whether it was too long and is cut; and its length."""
+        """Each line that begins in this part and is not empty, whether it was too long and is cut, and its length."""
         with text.opened() as stream:
             if text.encoding != UTF8:
                 raise DatasetError(

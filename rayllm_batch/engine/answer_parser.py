@@ -56,7 +56,7 @@ class AnswerParser:
         try:
             self._new = get_parser(reasoning_parser_name=reasoning_parser or None)
             self._new_of_content = None if self._is_harmony else get_parser()
-            # What is missing shows now: marks in the tokenizer, or a vocabulary that would be downloaded at the first answer.
+            # What is missing shows now: marks in the tokenizer, or a vocabulary that the first answer would download.
             self._parser(Request([])).parse("", self._chat(Request([])), model_output_token_ids=[])
         except Exception as problem:
             given = {"reasoning_parser": reasoning_parser, "tool_parser": tool_parser}
@@ -128,7 +128,7 @@ class AnswerParser:
         return ParsedAnswer(_text(reasoning) or None, _text(content) or nothing, tuple(named), count)
 
     def _is_all_content(self, parser: Any, request: Request, text: str) -> bool:
-        """Where the prompt has ended the thoughts (a template that turns them off), which some parsers do not look for."""
+        """Where the prompt has ended the thoughts (a template turns them off), which some parsers do not look for."""
         marks = _marks(parser)
         if self._is_harmony or not marks or any(mark in text for mark in marks):
             return False

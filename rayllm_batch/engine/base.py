@@ -52,9 +52,9 @@ class Request:
 class ParsedAnswer:
     """One answer, taken apart by the parsers of engine_kwargs.
 
-    content: without thoughts and calls; None where there is nothing else. tool_calls: of each its id, name, and arguments
-    as JSON text. num_reasoning_tokens: None where the parser does not count them. problem: why it could not be taken
-    apart; then content is the whole text.
+    content: without thoughts and calls; None where there is nothing else. tool_calls: of each its id, name, and
+    arguments as JSON text. num_reasoning_tokens: None where the parser does not count them. problem: why it could not
+    be taken apart; then content is the whole text.
     """
 
     reasoning: Optional[str] = None
@@ -178,7 +178,7 @@ class EngineKind:
         return dict(engine_kwargs)
 
     def seen_by_tasks(self, engine_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """As `Task.of` gets them: with parsers where replies come taken apart, and `excluded_settings`: names, and why."""
+        """As `Task.of` gets them: with parsers where replies come taken apart; `excluded_settings`: names, and why."""
         return engine_kwargs
 
     def at_once(self, engine_kwargs: Mapping[str, Any]) -> Optional[int]:

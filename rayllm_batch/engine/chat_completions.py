@@ -75,7 +75,7 @@ def _json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _may_be_strict(schema: Any) -> bool:
-    """Whether OpenAI's strict mode takes it: an object, and in each one all keys are required and there are no others."""
+    """Whether OpenAI's strict mode takes it: objects, each with all keys required and no others."""
 
     def is_closed(part: Any) -> bool:
         if isinstance(part, list):

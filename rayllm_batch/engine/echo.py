@@ -1,4 +1,4 @@
-"""An engine without a model: it answers with the beginning of the prompt, or numbers made of it. For tests of scale and faults."""
+"""An engine without a model, for tests of scale and faults: it answers with the prompt's beginning, or its numbers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rayllm_batch.engine.engine_args import UTILIZATION
 
 
 class EchoEngine:
-    """Answers with the first `max_tokens` token ids of the prompt, decoded; a pooling request with numbers that are always
-    the same for the same token ids: of length 1, or between 0 and 1 and of sum 1.
+    """Answers with the first `max_tokens` token ids of the prompt, decoded; a pooling request with numbers that are
+    always the same for the same token ids: of length 1, or between 0 and 1 and of sum 1.
 
     engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up: start_seconds
     and seconds_per_request (sleeps), start_error (a message: the engine does not start), oom_above (a number of

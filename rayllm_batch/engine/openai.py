@@ -316,7 +316,8 @@ async def _check(
     listed = await connection.ask("GET", "/models", None, PROBE_TIMEOUT_S)
     if isinstance(listed, Failure) and listed.status is None:
         raise ConfigError(
-            f"The endpoint {where.shown} cannot be reached: {listed.text}. Is base_url right (it mostly ends in /v1), and "
+            f"The endpoint {where.shown} cannot be reached: {listed.text}. Is base_url right (it mostly ends in "
+            "/v1), and "
             "does the server run?"
         )
     if isinstance(listed, Failure) and listed.status == 401:
@@ -329,7 +330,8 @@ async def _check(
     if there and model not in there:
         raise ConfigError(
             f"The endpoint {where.shown} does not answer for the model {model!r}: {given.text}."
-            f"{did_you_mean(model, there)} It has {', '.join(there[:20])}{', ...' if len(there) > 20 else ''}: set model_id."
+            f"{did_you_mean(model, there)} It has {', '.join(there[:20])}{', ...' if len(there) > 20 else ''}: set "
+            "model_id."
         )
     if given.kind == "unusable":
         raise ConfigError(unusable(where, model, given, name))

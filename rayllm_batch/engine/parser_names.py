@@ -18,7 +18,7 @@ _LISTS = {
     "reasoning_parser": ("reasoning/__init__.py", "_REASONING_PARSERS_TO_REGISTER"),
     "tool_parser": ("tool_parsers/__init__.py", "_TOOL_PARSERS_TO_REGISTER"),
 }
-# Of a model's id and its config.json's model_type together, in small letters with "-" for "_": what it wants of PARSERS.
+# Of a model's id and its config.json's model_type, in small letters with "-" for "_": what it wants of PARSERS.
 # The first that fits, as vLLM's documentation and the models' cards have them.
 _OF_MODELS = {
     r"gpt-oss": ("openai_gptoss", "openai"),

@@ -1,7 +1,7 @@
 """`pooling_params`: which settings there are, of what type, for which tasks; checked beforehand.
 
-Those of vLLM's `PoolingParams` that a request may set (tests/engine/test_pooling.py has the others, so that a new one has
-to be sorted), and `truncate_prompt_tokens`, which vLLM has beside them.
+Those of vLLM's `PoolingParams` that a request may set (tests/engine/test_pooling.py has the others, so that a new one
+has to be sorted), and `truncate_prompt_tokens`, which vLLM has beside them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def known(task: str) -> dict[str, Setting]:
 
 
 def settings(given: Any, where: str, task: str) -> dict[str, Any]:
-    """The settings as plain Python values; None is left out, as a table has it for "not given". Raises WorkloadError."""
+    """The settings as plain Python values; None, a table's "not given", is left out. Raises WorkloadError."""
     if given is not None and not isinstance(given, Mapping):
         raise WorkloadError(f"{where} must be a dict such as {{'truncate_prompt_tokens': 512}}, given {shown(given)}.")
     found = {key: plain_value(value) for key, value in (given or {}).items() if value is not None}

@@ -148,7 +148,7 @@ class VLLMEngine:
         return await self._last(model, partial(self._engine.encode, prompt, params, str(next(self._counter))))
 
     async def _last(self, model: Optional[str], ask: Callable[..., Any]) -> Any:
-        """The last of a request's outputs. model: a LoRA adapter's name. ask: what begins the request, with the adapter."""
+        """The last of a request's outputs. model: a LoRA adapter's name. ask: begins the request, with the adapter."""
         adapter = await self._adapters.get(model) if model else None
         final = None
         self._requests += 1
@@ -169,7 +169,7 @@ class VLLMEngine:
         return final
 
     def _turn_of_logprobs(self, params: Any) -> AbstractAsyncContextManager[None]:
-        """In one batch with log-probabilities of chosen tokens, vLLM 0.29 gives the others' most likely tokens as minus infinity."""
+        """In one batch with log-probabilities of chosen tokens, vLLM 0.29 loses others' best (minus infinity)."""
         chosen = bool(getattr(params, "logprob_token_ids", None))
         return self._of_logprobs.turn(chosen) if chosen or params.logprobs else nullcontext()
 

@@ -1,1 +1,1 @@
-"""The command `job`: one file that runs the command `run` on a cluster: a RayJob of KubeRay, a Ray Job, a Slurm script."""
+"""The command `job`: a file that runs the command `run` on a cluster: of KubeRay, Ray Jobs or Slurm."""

@@ -40,7 +40,8 @@ def text(name: str, run: RunCommand, given: argparse.Namespace) -> tuple[str, li
     config, folder = os.path.realpath(run.given.config), os.path.realpath(given.working_dir)
     if not os.path.isabs(run.given.config) and os.path.commonpath([config, folder]) != folder:
         raise ConfigError(
-            f"--config {run.given.config} is not in --working-dir {given.working_dir}, so the cluster would not have it."
+            f"--config {run.given.config} is not in --working-dir {given.working_dir}, so the cluster would not "
+            "have it."
         )
     values = {**vars(given), "name": name, "run_lines": run.lines, "stop_s": STOP_S}
     return filled("ray-job.sh.jinja", values), notes

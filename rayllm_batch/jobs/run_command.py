@@ -54,7 +54,7 @@ class RunCommand:
 
 
 def run_command(arguments: Sequence[str], given: argparse.Namespace) -> RunCommand:
-    """arguments: of the command line. given: the same, parsed. Raises RayLLMBatchError, before anything is submitted."""
+    """arguments: of the command line. given: the same, parsed. Raises RayLLMBatchError before a submission."""
     for word in arguments:
         _check_may_be_written(word)
     for option, texts in (("-w", given.w), ("-s", given.s)):

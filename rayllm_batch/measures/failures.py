@@ -21,7 +21,7 @@ Errors = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their erro
 
 
 def kind_of(error: str) -> str:
-    """Errors that differ in numbers alone, such as lengths of prompts, are of one kind; so are answers by their reason."""
+    """Errors that differ in numbers alone, such as lengths, are of one kind; so are answers by their reason."""
     error = error[:CHARACTERS]
     stage, colon, said = error.partition(": ")
     return re.sub(r"\d+", "0", f"{stage}{colon}{reason_of(said)}" if stage == "answer" else error)

@@ -57,8 +57,8 @@ class Estimate:
     run_s:          without starting up, from `low_s` to `high_s` in nineteen of twenty cases.
     prefill_share:  of the engine's time, what reading prompts takes; the rest is generating.
     cpu_headroom:   how many times the engine's need the CPU stage can give; below 1 it is what the job waits for.
-    bound_by:       "prefill", "decode", "start-up" or "CPU side"; of an endpoint also "endpoint", whose share of prefill
-                    is not known, or "rate limits".
+    bound_by:       "prefill", "decode", "start-up" or "CPU side"; of an endpoint also "endpoint", whose share of
+                    prefill is not known, or "rate limits".
     gpus:           over all replicas; 0 on a CPU. gpu_hours and cost_usd are with starting up.
     tokens_usd:     the price of all tokens, where they have one.
     """
@@ -136,7 +136,8 @@ class Estimate:
             f"{output}"
             f"  start-up {duration(self.start_s)}; a run() in this process within ten minutes does not pay it again\n"
             f"{gpu_time}"
-            f"  bound by {self.bound_by};{shares} the CPU side can give {self.cpu_headroom:,.1f} times what the engine takes\n"
+            f"  bound by {self.bound_by};{shares} the CPU side can give {self.cpu_headroom:,.1f} times what the "
+            "engine takes\n"
             f"  from {self.sample_rows:,} rows, of which {failed}"
         )
 
@@ -160,7 +161,8 @@ def estimate(
 ) -> Estimate:
     """The job of `rows` rows, from a sample of it.
 
-    max_num_seqs: the engine's limit, of which a row takes `seats` (n, its answers). cpus: those left for the CPU stage. start_s: seconds of the engines' start.
+    max_num_seqs: the engine's limit, of which a row takes `seats` (n, its answers). cpus: those left for the CPU stage.
+    start_s: seconds of the engines' start.
     least_s, tokens_usd: what so many rows and tokens take at least, and what input and output tokens cost.
 
     A row costs the engine `prefill_s` for its prompt, whatever else runs, and `decode_s` for each token of its answer

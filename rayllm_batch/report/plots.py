@@ -54,7 +54,7 @@ def timeline(history: History, at_once: str = "max_num_seqs") -> str:
 
 
 def lengths(input_lengths: dict[int, int], output_lengths: Optional[dict[int, int]]) -> str:
-    """How long prompts and answers were, as two histograms; "" without rows. output_lengths: None where nothing is generated."""
+    """How long prompts and answers were, as histograms; "" without rows. output_lengths: None where none are."""
     if not input_lengths and not output_lengths:
         return ""
 

@@ -18,7 +18,7 @@ from rayllm_batch.run.rows import Rows
 
 GIB = 1 << 30
 BYTES_PER_TOKEN = 4  # of English text, which tokenizers cut into pieces of about four letters; other scripts take more
-# Of a logprob with its token, id and rank: 9 and 85 of random words of the sample articles (128 tokens, k from 0 to 20).
+# Of a logprob with its token, id and rank: 9 and 85 of random words of sample articles (128 tokens, k from 0 to 20).
 LOGPROB_BYTES = {"parquet": 9, "jsonl": 85}
 NUMBER_BYTES = {"parquet": 5, "jsonl": 21}  # of a vector's, of float32: 512 random ones of 1,024
 COUNTS_BYTES = 32  # a row's two token counts, its finish reason and error, besides its id

@@ -57,7 +57,7 @@ class Host:
         return self._replica(table, block)
 
     def preview(self, run_id: str, table: pa.Table) -> list[dict[str, Any]]:
-        """The answers, without the rows' own columns, and `prompt`: all that the model sees, as text; None of a rollout."""
+        """The answers, without the rows' own columns, and `prompt`: all that the model sees; None of a rollout."""
         self.adopt(run_id)
         job = self._replica.job.prompt
         prompts = build_prompts(table, job)
@@ -103,7 +103,7 @@ class Host:
 
 
 def _as_sent(prompt: Optional[str], ids: Any) -> str:
-    """What an engine that tokenizes is sent; how the model sees it is not known. prompt: messages or a text, as JSON."""
+    """What an engine that tokenizes is sent; what its model sees is not known. prompt: messages or a text, as JSON."""
     if prompt is None:
         return "" if ids is None else f"token ids {', '.join(map(str, ids))}"
     its = json.loads(prompt)

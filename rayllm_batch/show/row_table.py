@@ -20,7 +20,7 @@ _CELL = "text-align:left;vertical-align:top;padding:6px 10px;white-space:pre-wra
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of numbered rows, without FIELDS where no row has any. Cells are HTML already: escape what others wrote."""
+    """A table of numbered rows, without FIELDS where no row has any. Cells are HTML: escape what others wrote."""
     all_rows = list(rows)
     shown = [i for i, heading in enumerate(headings) if heading != FIELDS or any(row[i] for row in all_rows)]
 
@@ -71,7 +71,7 @@ def text_fields(row: dict[str, Any], column: str = "generated_text") -> list[str
 
 
 def fields(row: dict[str, Any], column: str = "generated_text") -> dict[str, list[str]]:
-    """The further columns that an answer has, a struct's fields one by one; of `parsed`, with n > 1, one of each answer.
+    """The further columns that an answer has, a struct's fields one by one; of `parsed`, with n > 1, each answer's.
 
     Values are text, what is nested compact JSON.
     """

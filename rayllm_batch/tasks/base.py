@@ -33,7 +33,7 @@ class Answer:
     it is not known. num_requests: those that got a reply.
     complaints: why replies were invalid, each. num_reasks: requests for a valid one in place of these.
     values: what the task read in the last reply, for `Task.columns`. own_columns: of a task that has them.
-    own_text: what the CPU stage found out of the row, see `Task.own_text`. is_truncated: its text was cut, as was asked.
+    own_text: what the CPU stage found out of the row, see `Task.own_text`. is_truncated: its text was cut, as asked.
     unasked: the engine answers nothing any more, and this row has no answer for that alone: it is none of the output.
     """
 
@@ -94,13 +94,13 @@ class Task:
         raise NotImplementedError
 
     def of_model(self, config: Mapping[str, Any], folder: Optional[Path], engine_kwargs: Mapping[str, Any]) -> Task:
-        """This task with what follows from the model. config: its config.json, {} where that is not known. folder: where
-        its small files are, if they are here. Raises ConfigError where the model is not one for this task.
+        """This task with what follows from the model. config: its config.json, {} where that is not known. folder:
+        where its small files are, if they are here. Raises ConfigError where the model is not one for this task.
         """
         return self
 
     def check_engine(self, engine_kwargs: Mapping[str, Any], source: str) -> None:
-        """Raise ConfigError for settings of the engine that contradict this task. source: what has them, for messages."""
+        """Raise ConfigError for settings of the engine that contradict this task. source: where they stand."""
 
     def engine_settings(self, engine_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What the engine is started with for this task, beside the user's engine_kwargs."""

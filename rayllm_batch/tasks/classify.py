@@ -18,8 +18,8 @@ MOST_SHOWN, MOST_LISTED = 5, 50  # labels: of a row in a preview, of the model i
 
 
 class Classify(Pooled):
-    """probabilities: in the order of the model's id2label. Where several labels may be right (multi_label_classification),
-    `labels` has those of at least 0.5. With use_activation=False they are logits.
+    """probabilities: in the order of the model's id2label. Where several labels may be right
+    (multi_label_classification), `labels` has those of at least 0.5. With use_activation=False they are logits.
     """
 
     name = "classify"
@@ -31,12 +31,14 @@ class Classify(Pooled):
     def learn(self, config: Mapping[str, Any], folder: Optional[Path], engine_kwargs: Mapping[str, Any]) -> None:
         if not config.get("architectures") and not config.get("id2label"):
             raise ConfigError(
-                "Which labels the model has cannot be read of its config.json here, and they decide the output's columns. "
+                "Which labels the model has cannot be read of its config.json here, and they decide the output's "
+                "columns. "
                 "Set them: engine_kwargs: {hf_overrides: {id2label: {0: ..., 1: ...}}}."
             )
         if not has_classes(config, engine_kwargs.get("convert")):
             raise ConfigError(
-                f"The model is no classifier: its config.json has architectures {', '.join(config['architectures'])}. Use "
+                "The model is no classifier: its config.json has architectures "
+                f"{', '.join(config['architectures'])}. Use "
                 "one that ends with ForSequenceClassification; or ask a model that generates, with task: generate and "
                 "output_schema=[...] as the labels."
             )

@@ -33,7 +33,8 @@ TOKENS = pa.list_(
 )
 TOOL_CALLS = pa.list_(pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())]))
 NO_TOOL_PARSER = (
-    'it has "tools", but engine_kwargs has no tool_parser, which reads the calls in what a model says: set it to vLLM\'s '
+    'it has "tools", but engine_kwargs has no tool_parser, which reads the calls in what a model says: set it to '
+    "vLLM's "
     "name for this model's (hermes for Qwen, llama3_json for Llama 3, openai for gpt-oss, ...)"
 )
 AS_A_CHAT = 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
@@ -63,8 +64,8 @@ class Generate(Task):
         reask: int = 0,
         parsers: frozenset[str] = frozenset(),
     ) -> None:
-        """excluded: settings that the engine excludes, and why. output: the form of each answer. parsers: of PARSERS, those
-        that the engine has.
+        """excluded: settings that the engine excludes, and why. output: the form of each answer. parsers: of PARSERS,
+        those that the engine has.
         """
         super().__init__(settings)
         self._excluded, self._output, self.reask, self._parsers = excluded or {}, output, reask, parsers
@@ -102,7 +103,8 @@ class Generate(Task):
         given = getattr(workload, "sampling_params", {})
         if getattr(workload, "pooling_params", None):
             raise WorkloadError(
-                f"{type(workload).__name__} has pooling_params, which are for task: embed, classify or score. Set task in "
+                f"{type(workload).__name__} has pooling_params, which are for task: embed, classify or score. Set "
+                "task in "
                 "the config, or remove them."
             )
         if given is None:
@@ -135,7 +137,8 @@ class Generate(Task):
         for key, values in pools.items():
             if engine_kwargs.get(key) in values:
                 raise ConfigError(
-                    f"{key}: {engine_kwargs[key]} under engine_kwargs in {source} makes an engine that generates nothing. "
+                    f"{key}: {engine_kwargs[key]} under engine_kwargs in {source} makes an engine that generates "
+                    "nothing. "
                     "Set task: embed, classify or score at the top level instead: it follows from the task."
                 )
 
@@ -182,7 +185,8 @@ class Generate(Task):
             sampling.check(own, "this row's sampling_params", excluded=self._excluded, base=self.settings)
         if self._output is not None and "structured_outputs" in own:
             raise WorkloadError(
-                "structured_outputs in this row's sampling_params would take the place of the workload's output_schema. "
+                "structured_outputs in this row's sampling_params would take the place of the workload's "
+                "output_schema. "
                 'Return {"output_schema": ...} beside the messages instead, where the workload\'s is {}.'
             )
         for key in self.of_columns:
@@ -194,13 +198,14 @@ class Generate(Task):
         return own
 
     def _tools(self, given: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """As parse returns them, if there are any. Raises TypeError where their calls could not be read, or not be made."""
+        """As parse returns them, if any. Raises TypeError where their calls could not be read, or not be made."""
         tools = [] if given is None else checked_tools(given)
         if tools and "tool_parser" not in self._parsers:
             raise TypeError(NO_TOOL_PARSER)
         if tools and "structured_outputs" in settings:
             raise TypeError(
-                'it has "tools" and a form that its answer must have (output_schema, or structured_outputs), which would let '
+                'it has "tools" and a form that its answer must have (output_schema, or structured_outputs), which '
+                "would let "
                 "no call through: leave one of them out"
             )
         return {"tools": tools} if tools else {}
@@ -210,7 +215,8 @@ class Generate(Task):
         if self._output is None or self._output.given != {}:
             raise WorkloadError(
                 "this row has an output_schema of its own, but the workload has "
-                f"{'none' if self._output is None else 'one for all rows'}: set output_schema = {{}} there; then `parsed` "
+                f"{'none' if self._output is None else 'one for all rows'}: set output_schema = {{}} there; then "
+                "`parsed` "
                 "is JSON text, and each row may bring a schema."
             )
         if not isinstance(schema, (dict, list, tuple)):
@@ -296,7 +302,8 @@ def _output_of(workload: Any, settings: Mapping[str, Any]) -> Optional[OutputSch
         return None
     if "structured_outputs" in settings:
         raise WorkloadError(
-            f"{name} has an output_schema and sampling_params['structured_outputs']: both say which form an answer has. "
+            f"{name} has an output_schema and sampling_params['structured_outputs']: both say which form an answer "
+            "has. "
             "Remove one."
         )
     from rayllm_batch.tasks.output_schema import OutputSchema  # which travels to workers only with a schema
@@ -322,7 +329,7 @@ def _no_effect(key: Any) -> str:
 
 
 def check_parts(reply: Reply) -> None:
-    """Raises InvalidAnswer where none of its answers has anything beside thoughts, or none has calls that can be read."""
+    """Raises InvalidAnswer where each of its answers has nothing beside thoughts, or calls that cannot be read."""
     reasons = reply.finish_reasons or (reply.finish_reason,)
     problems = [_no_answer(parsed, why) for parsed, why in zip(reply.parsed, reasons)]  # noqa: B905 (none, or all)
     if problems and all(problems):

@@ -38,7 +38,7 @@ class Form:
     is_text: bool = False
 
     def value(self, given: Any, path: str = "") -> Any:
-        """`given`, as json.loads makes it, as a value of this type. Raises InvalidAnswer where it has no place in it."""
+        """`given`, as json.loads makes it, as a value of this type. Raises InvalidAnswer where it does not fit."""
         if given is None:
             return None
         if self.is_text:
@@ -60,7 +60,7 @@ TEXT = Form(pa.string(), is_text=True)
 
 
 def form_of(schema: Any, root: Any = None, within: tuple[str, ...] = ()) -> Form:
-    """root: the whole schema, for its $defs. within: the references on the way here; one that comes again holds itself."""
+    """root: the whole schema, for its $defs. within: the references up to here; one that comes again holds itself."""
     root = schema if root is None else root
     if not isinstance(schema, Mapping) or len(within) > MOST_LEVELS:
         return TEXT

@@ -52,7 +52,8 @@ def check_dimensions(asked: int, config: Mapping[str, Any], size: int) -> None:
     listed = config.get("matryoshka_dimensions")
     if not listed and not config.get("is_matryoshka"):
         raise ConfigError(
-            f"dimensions={asked} cuts embeddings, but the model's config.json does not say that it was trained for that "
+            f"dimensions={asked} cuts embeddings, but the model's config.json does not say that it was trained for "
+            "that "
             "(Matryoshka). Remove it from pooling_params; or, where the model's card says so, set engine_kwargs: "
             "{hf_overrides: {is_matryoshka: true}}."
         )

@@ -160,7 +160,7 @@ def _check_references(part: Any, root: Any) -> None:
 
 
 def _schemas_of_type(given: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an answer of this type must be, and what it becomes: they differ where validators or serializers change it."""
+    """What an answer of this type must be, and what it becomes: validators and serializers may change it."""
     from pydantic import TypeAdapter
 
     def plain(schema: dict[str, Any]) -> dict[str, Any]:

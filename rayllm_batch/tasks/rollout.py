@@ -47,8 +47,8 @@ class Generated:
 
     text, finish_reason: of the first answer; texts: of all, where n is above 1. parsed: by the call's output_schema, as
     plain values; a list where n is above 1; None, with `error`, where no answer has the form. The tokens are those of
-    the call, with the answers that were asked for again. logprobs: see the column. reasoning, tool_calls (each {id, name,
-    arguments as JSON text}): of the first answer, as the parsers of engine_kwargs read it.
+    the call, with the answers that were asked for again. logprobs: see the column. reasoning, tool_calls (each {id,
+    name, arguments as JSON text}): of the first answer, as the parsers of engine_kwargs read it.
     """
 
     text: str

@@ -41,7 +41,8 @@ class Score(Pooled):
         self.convert, self.size = "classify", len(labels(config))
         if self.size != 1:
             raise ConfigError(
-                f"A model that scores pairs has one label, but this one has {self.size}: {', '.join(labels(config)[:10])}. "
+                f"A model that scores pairs has one label, but this one has {self.size}: "
+                f"{', '.join(labels(config)[:10])}. "
                 "Use a reranker or an embedding model; for labels, task: classify."
             )
         # As vLLM's ModelConfig.use_sep_token: what is made of a model that generates has none between the texts.

@@ -127,7 +127,7 @@ class Answering:
         return answer
 
     async def roll(self, row: dict[str, Any], values: dict[str, Any]) -> Answer:
-        """Of a workload with a rollout: what it makes of the row's values, and its last answer. row: the CPU stage's."""
+        """Of a workload with a rollout: what it makes of the values, and its last answer. row: the CPU stage's."""
         task: Any = self._task
         answer, limits = Answer(error=row[STAGE_ERROR]), task.limits
         if answer.error is not None:
@@ -227,7 +227,7 @@ class Answering:
     async def _again(
         self, row: dict[str, Any], task: Task, request: Request, answer: Answer
     ) -> tuple[dict[str, Any], Request]:
-        """The conversation so far, and what is wrong with its last answer. Raises InvalidAnswer where that has no place."""
+        """The conversation so far, and what is wrong with its end. Raises InvalidAnswer where that has no place."""
         messages = with_complaint(json.loads(row[MESSAGES]), cast(Reply, answer.reply).text, answer.complaints[-1])
         prompt = await self._prompt_of(messages, request.tools)
         row = {**row, **prompt, MESSAGES: json.dumps(messages)}

@@ -22,7 +22,7 @@ ANSWERS_WITHIN_S = 10.0
 
 
 def parse_answers(table: pa.Table, parse: ParseAnswer, task: Task, monitor: Any = None) -> pa.Table:
-    """A block of answered rows, with the columns that `parse` makes. A row that it fails on has the error, and its answer."""
+    """A block of answered rows, with the columns that `parse` makes. A row that it fails on has error and answer."""
     with cancellation.obeyed():
         values, failed = _parsed(table, parse, task)
     if failed:

@@ -36,8 +36,8 @@ def fill(
 ) -> None:
     """The token ids of rows as the task has read them, or their errors.
 
-    A row also gets `truncated`, and, where it has several prompts or pairs, what `Pooled.request` reads of them: `lengths`
-    and `second_texts`.
+    A row also gets `truncated`, and, where it has several prompts or pairs, what `Pooled.request` reads of them:
+    `lengths` and `second_texts`.
     """
     task: Any = job.task
     left = []

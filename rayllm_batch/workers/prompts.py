@@ -68,7 +68,7 @@ class PromptJob:
 
     @property
     def seats(self) -> int:
-        """Of the requests that an engine computes at once, those that a row takes; an endpoint counts n answers as one."""
+        """Of the requests that an engine computes at once, a row's; an endpoint counts n answers as one."""
         return 1 if self.as_text else self.task.seats
 
 
@@ -173,7 +173,7 @@ def fill(  # noqa: PLR0917 (a column each)
     tools: Sequence[Optional[list[dict[str, Any]]]] = (),
     how: Sequence[Optional[dict[str, Any]]] = (),
 ) -> None:
-    """The token ids of the rows that have messages or a text, or their errors; where the engine makes them, errors alone.
+    """The token ids of rows that have messages or a text, or their errors; where the engine makes them, errors alone.
 
     tools, how: of each row, where any has some: its tools, and its chat_template_kwargs, which go over the job's.
     """

@@ -1,4 +1,4 @@
-"""Rows that talk with the model more than once: `rollout` of the user's, many at once, beside the engine and never in its way."""
+"""Rows that talk with the model more than once: the user's `rollout`, many at once, never in the engine's way."""
 
 from __future__ import annotations
 

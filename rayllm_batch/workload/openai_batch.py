@@ -22,8 +22,8 @@ class OpenAIBatchFile(ChatWorkloadBase):
 
     URLs are /v1/chat/completions and /v1/completions. What a body says goes over `sampling_params`, and is read as
     vLLM's server reads it. A request that cannot be answered, whatever its line is, gets an error; no line ends a run.
-    The output has the columns `custom_id`, `request` (the line) and `response`, the response's body as JSON; `write_results`
-    makes the files of it.
+    The output has the columns `custom_id`, `request` (the line) and `response`, the response's body as JSON;
+    `write_results` makes the files of it.
 
     served_model_name: what requests call the model, or several such names; another name is an error of that request
                        (404). None: any name is the model's.
@@ -60,14 +60,15 @@ class OpenAIBatchFile(ChatWorkloadBase):
     def write_results(
         self, answers: ray.data.Dataset, output: Union[str, os.PathLike], errors: Union[str, os.PathLike, None] = None
     ) -> Written:
-        """A line a request, in no promised order: `{"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}`.
+        """A line a request, in no promised order: `{"id", "custom_id", "response", "error"}`, of which the response is
+        `{"status_code", "request_id", "body"}`.
 
         answers: what `RayLLMBatch.run` returned for this workload. output, errors: paths or URIs of files; both are
         there when all of their lines are, and replace what was there. Without `errors` the error lines are in `output`
         too, as those of `vllm run-batch`; theirs have a null `body`, and the API's error object in `error`.
 
-        One line for each line of dataset_file, as it is now: answers to lines that are not in it any more are left out. Of
-        lines with one custom_id the first is answered, and the others are errors. Raises OutputError.
+        One line for each line of dataset_file, as it is now: answers to lines that are not in it any more are left out.
+        Of lines with one custom_id the first is answered, and the others are errors. Raises OutputError.
         """
         from rayllm_batch.workload import openai_results
 

@@ -1,4 +1,4 @@
-"""One line of an OpenAI batch file: read, and said in this library's terms; or refused, as a server of the API would."""
+"""One line of an OpenAI batch file: read, and said in this library's terms; or refused, as a server would."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ def write(workload: OpenAIBatchFile, answers: ray.data.Dataset, output: Path, er
             results.commit()  # the last: where it is, all is
     except OSError as error:
         raise OutputError(
-            f"The results cannot be written: {error}. Nothing is lost: the answers are where they were. Make room, or give "
+            f"The results cannot be written: {error}. Nothing is lost: the answers are where they were. Make room, "
+            "or give "
             "another path, and run the same again: it continues."
         ) from None
     return Written(counts[True], counts[False])
@@ -260,7 +261,7 @@ def _problem(row: dict[str, Any], served: Sequence[str], adapters: bool) -> dict
 
 
 def api_error(error: Union[InvalidRequest, str]) -> dict[str, Any]:
-    """The API's error object, its `code` the status of HTTP, as vLLM's server has it. error: or what a row's `error` says."""
+    """The API's error object, its `code` HTTP's status, as vLLM's server has it. error: or a row's `error`."""
     if isinstance(error, InvalidRequest):
         status, text, param = error.status, one_line(error, 2000, named=False), error.param
     else:
