@@ -1,0 +1,95 @@
+"""What a row may give as a medium, and what becomes of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rayllm_batch.media.decode import image_of
+from rayllm_batch.media.media_error import MediaError
+from rayllm_batch.media.medium import Medium
+from rayllm_batch.media.reader import MediaReader
+from rayllm_batch.media.rules import MediaRules
+
+
+def encoded(
+    form: str = "PNG", size: tuple[int, int] = (6, 4), mode: str = "RGB", colour: Any = 7, **more: Any
+) -> bytes:
+    with io.BytesIO() as file:
+        Image.new(mode, size, colour).save(file, form, **more)
+        return file.getvalue()
+
+
+PNG = encoded(colour=(200, 10, 10))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a b.png").write_bytes(PNG)
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        PNG,
+        bytearray(PNG),
+        memoryview(PNG),
+        {"bytes": PNG, "path": None},
+        {"bytes": None, "path": "a b.png"},
+        "data:image/png;base64," + base64.b64encode(PNG).decode(),
+        "DATA:;BASE64," + base64.b64encode(PNG).decode(),
+        "a b.png",
+        "../in/a b.png",
+        "{folder}/a b.png",
+        "file://{folder}/a%20b.png",
+        "FILE://localhost{folder}/a%20b.png",
+    ],
+    ids=lambda source: str(source)[:20],
+)
+def test_one_image_in_each_of_its_forms(folder: Path, source: Any) -> None:
+    if isinstance(source, str):
+        source = source.replace("{folder}", str(folder))
+    found = MediaReader(MediaRules(folder=str(folder))).read("image", source)
+    assert (found.kind, found.data, found.width, found.height) == ("image", PNG, 6, 4)
+    assert image_of(found).getpixel((0, 0)) == (200, 10, 10)
+
+
+def test_decoded_images_are_known_by_their_pixels() -> None:
+    reader = MediaReader(MediaRules())
+    image = Image.open(io.BytesIO(PNG))
+    array = np.asarray(image)
+    found = [reader.read("image", one) for one in (image, array, image.convert("RGBA"))]
+    assert len({one.digest for one in found}) == 1
+    assert [(one.width, one.height) for one in found] == [(6, 4)] * 3
+    assert (np.asarray(image_of(found[0])) == array).all()
+
+
+def test_what_repeats_is_one_medium_and_a_bad_one_is_alone(folder: Path) -> None:
+    reader = MediaReader(MediaRules(folder=str(folder)))
+    found = reader.read_all(
+        [("image", PNG), ("image", "a b.png"), ("image", b"x"), ("image", "no.png"), ("image", PNG)]
+    )
+    assert found[0] is found[1] is found[4]
+    assert isinstance(found[0], Medium)
+    assert "no image" in str(found[2]) and "No such file" in str(found[3])
+    assert reader.read_all([]) == []
+
+
+def test_bytes_are_not_shown() -> None:
+    assert "PNG" not in repr(MediaReader(MediaRules()).read("image", PNG))
+
+
+@pytest.mark.parametrize(
+    "source", [None, 3, [], {}, {"path": None}, object(), "", "a\0b", "s3://b/k.png", {"bytes": 3}]
+)
+def test_anything_else_is_a_media_error(folder: Path, source: Any) -> None:
+    with pytest.raises(MediaError, match="expected"):
+        MediaReader(MediaRules(folder=str(folder))).read("image", source)
