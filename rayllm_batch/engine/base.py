@@ -26,6 +26,20 @@ class Pooling:
 
 
 @dataclass(frozen=True)
+class Media:
+    """One picture, sound or film of a request.
+
+    kind: "image", "audio" or "video". data: encoded, as it was given, and known to be sound. digest: of it. tokens:
+    that it takes in the prompt beside its placeholder, as far as is known before; 0 where it is not.
+    """
+
+    kind: str
+    data: memoryview
+    digest: str
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Request:
     """What an engine gets for one row.
 
@@ -33,7 +47,8 @@ class Request:
     PoolingParams where there is a pooling. model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only
     with those of the same salt. tools, chat_template_kwargs: that the prompt was made with, for the parsers of what
     comes back. raw: the answer's text is wanted as it is, though the engine has parsers. pooling: None where text is
-    wanted. messages, prompt: one of them for an engine that tokenizes, in place of token ids.
+    wanted. messages, prompt: one of them for an engine that tokenizes, in place of token ids. media: in the order of
+    their placeholders in the prompt, or of their parts in the messages.
     """
 
     prompt_token_ids: list[int]
@@ -46,6 +61,12 @@ class Request:
     raw: bool = False
     messages: Optional[list[dict[str, Any]]] = None
     prompt: Optional[str] = None
+    media: tuple[Media, ...] = ()
+
+    @property
+    def num_input_tokens(self) -> int:
+        """As far as is known before it is asked."""
+        return len(self.prompt_token_ids) + sum(one.tokens for one in self.media)
 
 
 @dataclass(frozen=True)
@@ -78,7 +99,7 @@ class Reply:
     parsed:               each answer, where there are parsers.
     vectors:              of each prompt of a pooling request, shape (size,) of float32; then the text is "".
     stop_reasons:         of each answer the text or token id of the settings that it stopped at, or None.
-    num_input_tokens:     of the prompt, from an engine that tokenizes.
+    num_input_tokens:     of the prompt, those that the request did not know of: all, from an engine that tokenizes.
     """
 
     text: str

@@ -7,13 +7,18 @@ them: logprobs, and structured_outputs with `json`, `json_object` or `choice`.
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
-from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
+from rayllm_batch.engine.base import Media, ParsedAnswer, Reply, Request
 
 CHAT, TEXT = "/chat/completions", "/completions"
+# Of encoded media, by their first bytes; those of RIFF files stand at the ninth.
+MIME_TYPES = {b"\xff\xd8": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"BM": "image/bmp"}
+MIME_TYPES |= {b"II*": "image/tiff", b"MM\0": "image/tiff", b"WEBP": "image/webp", b"WAVE": "audio/wav"}
+MIME_TYPES |= {b"ID3": "audio/mp3", b"\xff": "audio/mp3", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}
 CHOICE = "answer"  # the key of a choice that had to be asked for as an object
 
 
@@ -43,7 +48,8 @@ def body_of(
         if logprobs is not None:
             body["logprobs"] = logprobs
         return TEXT, {**extra_body, **body}
-    body["messages"] = [_message(message) for message in request.messages]
+    media = iter(request.media)
+    body["messages"] = [_message(message, media) for message in request.messages]
     if request.messages[-1]["role"] == "assistant":  # the answer continues it; servers that cannot say so
         body |= {"add_generation_prompt": False, "continue_final_message": True}
     if request.tools:
@@ -93,8 +99,11 @@ def _may_be_strict(schema: Any) -> bool:
     return isinstance(schema, dict) and schema.get("type") == "object" and is_closed(schema)
 
 
-def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of calls, which templates read as a dict, are text in this API."""
+def _message(message: dict[str, Any], media: Iterator[Media]) -> dict[str, Any]:
+    """Arguments of calls, which templates read as a dict, are text in this API. media: those of its parts, and more."""
+    if isinstance(message["content"], list):
+        parts = [part if part["type"] == "text" else _medium(next(media)) for part in message["content"]]
+        message = {**message, "content": parts}
     if not message.get("tool_calls"):
         return message
     calls = []
@@ -103,6 +112,18 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
         arguments = json.dumps(function["arguments"])
         calls.append({"id": f"call_{number}", **call, "function": {**function, "arguments": arguments}})
     return {**message, "tool_calls": calls}
+
+
+def _medium(medium: Media) -> dict[str, Any]:
+    """Its bytes in the request: that the server fetches it from anywhere is neither safe nor sure."""
+    encoded, data = base64.b64encode(medium.data).decode(), bytes(medium.data[:12])
+    begins = data[8:] if data.startswith(b"RIFF") else data
+    of_kind = {start: its for start, its in MIME_TYPES.items() if its.startswith(medium.kind)}
+    mime_type = next((its for start, its in of_kind.items() if begins.startswith(start)), f"{medium.kind}/mp4")
+    if medium.kind == "audio":
+        return {"type": "input_audio", "input_audio": {"data": encoded, "format": mime_type.partition("/")[2]}}
+    url = {"url": f"data:{mime_type};base64,{encoded}"}
+    return {"type": f"{medium.kind}_url", f"{medium.kind}_url": url}
 
 
 def reply_of(given: Any, request: Request, is_vllm: bool = False) -> Reply:

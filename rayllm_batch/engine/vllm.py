@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any, Optional
 
-from rayllm_batch.engine import lora, vllm_pooling, vllm_versions
+from rayllm_batch.engine import lora, vllm_media, vllm_pooling, vllm_versions
 from rayllm_batch.engine.answer_parser import PARTS, AnswerParser
 from rayllm_batch.engine.base import (
     BadRequest,
@@ -115,6 +115,8 @@ class VLLMEngine:
         prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
         if request.cache_salt:
             prompt["cache_salt"] = request.cache_salt
+        if request.media:
+            prompt |= await vllm_media.data_of(request.media, request.cache_salt)
         async with self._turn_of_logprobs(params):
             final = await self._last(request.model, partial(self._engine.generate, prompt, params, request_id, **more))
         outputs = sorted(final.outputs, key=lambda output: output.index)
@@ -141,6 +143,7 @@ class VLLMEngine:
             prompt_logprobs=None if final.prompt_logprobs is None else _tokens(final.prompt_logprobs),
             parsed=parsed,
             stop_reasons=tuple(output.stop_reason for output in outputs),
+            num_input_tokens=len(final.prompt_token_ids or ()) - request.num_input_tokens if request.media else 0,
         )
 
     async def _pool(self, model: Optional[str], prompt: Any, params: Any) -> Any:

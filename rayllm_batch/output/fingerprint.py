@@ -61,7 +61,9 @@ HOW_FAST = set(
     start_seconds seconds_per_request crash_on fail_on start_error oom_above run_oom_above calls_file
 """.split()
 )
-HOW_READ = {"bad_lines", "dataset_encoding"}  # fields of a workload that show in its rows, which have ids
+# Fields of a workload that show in its rows, which have ids, or in their errors.
+HOW_READ = {"bad_lines", "dataset_encoding", "media_hosts", "media_timeout_s"}
+HOW_READ |= {"max_media_bytes", "max_media_pixels", "max_media_seconds"}
 WHICH_ROWS = {"dataset_file", "dataset_fraction"}  # fields too; see Job.rows
 FILES = "files of dataset_file"
 SECRET = re.compile(
@@ -135,6 +137,8 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
     for key, value in config.task_kind.decides(workload).items():
         settings[f"workload.{key}"] = _shown(key, value)
     for key, value in sorted(_fields(workload).items()):
+        if key == "media_folder" and value is None:  # as in folders of before it was there
+            continue
         if key not in config.task_kind.fields:
             (rows if key in WHICH_ROWS else hints)[f"workload.{key}"] = _shown(key, value)
         elif isinstance(value, type):

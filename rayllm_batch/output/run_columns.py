@@ -13,6 +13,7 @@ import pyarrow as pa
 from rayllm_batch.data import columns
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED
 from rayllm_batch.data.row_id import ID_TYPE
+from rayllm_batch.engine.base import Media
 from rayllm_batch.engine.sampling import HALF_OF_A_PAIR
 from rayllm_batch.errors import DatasetError, is_deep, shown
 from rayllm_batch.tasks.base import Answer, Task
@@ -34,8 +35,19 @@ FINISHED_IDS = "_rayllm_finished_ids"
 # Of one that keeps the order: in such a row of each batch, the ids of all its rows in their order.
 ORDER = "_rayllm_order"
 RUN_COLUMNS = {ROW_ID, ASKED, FINISHED_IDS, ORDER}
+# Of each medium, once a row its bytes: null where they have come before in the row. Large: a block may have 2 GiB.
+MEDIA = "_rayllm_media"
+MEDIUM = pa.struct(
+    [("kind", pa.string()), ("digest", pa.string()), ("tokens", pa.int32()), ("data", pa.large_binary())]
+)
 STAGE_SCHEMA = pa.schema(
-    [(TOKEN_IDS, pa.list_(pa.int32())), (REQUEST, pa.string()), (STAGE_ERROR, pa.string()), (MESSAGES, pa.string())]
+    [
+        (TOKEN_IDS, pa.list_(pa.int32())),
+        (REQUEST, pa.string()),
+        (STAGE_ERROR, pa.string()),
+        (MESSAGES, pa.string()),
+        (MEDIA, pa.large_list(MEDIUM)),
+    ]
 )
 OF_THE_RUN = {*RUN_COLUMNS, *STAGE_SCHEMA.names}
 
@@ -67,9 +79,23 @@ def stage_rows(table: pa.Table) -> list[dict[str, Any]]:
     rows = table.select([REQUEST, STAGE_ERROR, MESSAGES]).to_pylist()
     chunks = table.column(TOKEN_IDS).chunks  # of all in one, to_numpy would copy them
     arrays = [array for chunk in chunks for array in chunk.to_numpy(zero_copy_only=False)]
-    for row, ids in zip(rows, arrays, strict=True):
-        row[TOKEN_IDS] = ids
+    media = table.column(MEDIA)
+    for row, ids, its in zip(rows, arrays, media, strict=True):
+        row[TOKEN_IDS], row[MEDIA] = ids, its if its.is_valid else None
     return rows
+
+
+def media_of(row: dict[str, Any]) -> tuple[Media, ...]:
+    """Of a row of stage_rows, their bytes not copied."""
+    data: dict[str, memoryview] = {}
+    found = []
+    for one in row.get(MEDIA) or ():
+        its = one["data"].as_buffer()
+        kind, digest, tokens = (one[name].as_py() for name in ("kind", "digest", "tokens"))
+        if its is not None:
+            data[digest] = memoryview(its)
+        found.append(Media(kind, data[digest], digest, tokens))
+    return tuple(found)
 
 
 def with_row_ids(table: pa.Table, ids: list[bytes], with_order: bool = False) -> pa.Table:

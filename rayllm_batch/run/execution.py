@@ -29,6 +29,7 @@ from rayllm_batch.run.warm import WarmEngines
 from rayllm_batch.tasks.base import Task
 from rayllm_batch.workers.prompts import PromptJob
 from rayllm_batch.workers.replica import ReplicaJob
+from rayllm_batch.workload.base import media_rules
 
 if TYPE_CHECKING:
     import ray.data
@@ -76,7 +77,9 @@ class Execution:
         self._task = rows.task
         lengths = lengths_of(rows.chats, task, facts.folder)
         total = self.planned_rows or rows.total
-        plan = make_plan(ready.config, facts, replicas, batch_size=options.batch_size, total=total, lengths=lengths)
+        given: dict[str, Any] = {"batch_size": options.batch_size, "total": total, "lengths": lengths}
+        given["with_media"] = any("media" in chat for chat in rows.chats)
+        plan = make_plan(ready.config, facts, replicas, **given)
         if plan.engines[0] != engines:
             resources.check(plan.config, plan.engines[0])
         return ready, plan
@@ -173,6 +176,11 @@ class Execution:
             from rayllm_batch.workers.pooled_prompts import fill  # likewise
 
             pooled = fill
+        media = None
+        if not (task.pools or task.has_own_columns):
+            from rayllm_batch.workers.media_prompts import MediaPrompts  # likewise
+
+            media = MediaPrompts.of(config, media_rules(self.workload))
         kwargs = config.engine_kwargs
         revision = kwargs.get("tokenizer_revision") or kwargs.get("revision")
         of_tokenizer = {"trust_remote_code": kwargs.get("trust_remote_code"), "revision": revision}
@@ -188,6 +196,7 @@ class Execution:
             task=task,
             sort=self.options.reorder and not self.options.preserve_order,
             as_text=config.engine_kind.tokenizes,
+            media=media,
             **folder_job,
         )
 

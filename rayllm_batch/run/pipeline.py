@@ -18,13 +18,13 @@ from rayllm_batch.load_workload import beside
 from rayllm_batch.run.plan import Plan
 from rayllm_batch.run.warm import Relay
 from rayllm_batch.workers.parse_answer import parse_answers
-from rayllm_batch.workers.prompts import build_prompts
+from rayllm_batch.workers.prompts import prompt_tables
 from rayllm_batch.workers.replica import Replica, ReplicaJob
 
 if TYPE_CHECKING:
     import ray.data
 
-WINDOW_ROWS = 4096
+WINDOW_ROWS, MEDIA_WINDOW_ROWS = 4096, 64
 SPREAD_OVER = 20_000  # rows that an estimate's sample comes from: some 100 MB to read
 QUEUED_BLOCKS = 6
 PARSE_CPUS = 0.25  # it must find room beside the other stages where there are two CPUs
@@ -40,9 +40,11 @@ def answers(
     batch_size = plan.rows_a_block(total)
     # Rows that begin alike come together within one batch of this stage, so a long job gets large ones.
     window = max(batch_size, WINDOW_ROWS if job.prompt.sort and (total is None or total >= 8 * WINDOW_ROWS) else 128)
+    if plan.with_media:  # a task holds the media's rows, and reads those of some at once
+        window = max(batch_size, MEDIA_WINDOW_ROWS)
     # One fused CPU stage: read, prompts, and a repartition that bounds the blocks.
     prompts = rows.map_batches(
-        build_prompts, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
+        prompt_tables, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
     share = {"num_cpus": resources.RELAY_CPUS} if warm else resources.replica_resources(job.config, plan.engines[1])
     answered = prompts.map_batches(

@@ -31,6 +31,7 @@ from rayllm_batch.tasks.base import Task
 # and at 1,770 in blocks of 256 without growth (2 cores, one run each). So a long job's blocks are larger, but at most a
 # sixth of what is in flight, so that they flow; and each engine gets enough of them to share the work evenly.
 BLOCK_ROWS, MOST_BLOCK_ROWS = 64, 512
+MEDIA_BLOCK_ROWS = 16  # of rows with media, which are some MB each
 FEWEST_BLOCKS, FEWEST_LARGE_BLOCKS, FEWEST_IN_FLIGHT = 8, 32, 6  # an engine; the last where blocks are larger than 64
 # Rows on their way in each engine, over max_num_seqs. A block keeps its place until its slowest row is done, so where
 # some answers are ten times as long as the mean, 3 leave the engine half empty (0.3 to 0.6 of it in use in a
@@ -62,7 +63,7 @@ class Lengths:
 class Plan:
     """config: with what was chosen. engines: how many at least and at most. why: what was chosen, in words.
 
-    batch_size: the user's, or None. input_tokens: of a row, where known.
+    batch_size: the user's, or None. input_tokens: of a row, where known. with_media: rows have pictures, or more.
     """
 
     config: EngineConfig
@@ -70,11 +71,15 @@ class Plan:
     batch_size: Optional[int] = None
     why: tuple[str, ...] = ()
     input_tokens: Optional[float] = None
+    with_media: bool = False
 
     def rows_a_block(self, total: Optional[int]) -> int:
         """Small jobs get small blocks, so that every engine has several. total: the number of rows, where known."""
         if self.batch_size is not None:
             return self.batch_size
+        if self.with_media:
+            fewer = MEDIA_BLOCK_ROWS if total is None else total // self.engines[1] // FEWEST_BLOCKS
+            return max(1, min(MEDIA_BLOCK_ROWS, fewer))
         large = min(MOST_BLOCK_ROWS, FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs // FEWEST_IN_FLIGHT)
         if total is None:  # it may be small, and then several engines should share it
             return max(BLOCK_ROWS, large // 2) if self.engines[1] == 1 else BLOCK_ROWS
@@ -124,6 +129,7 @@ def make_plan(
     batch_size: Optional[int],
     total: Optional[int],
     lengths: Optional[Lengths],
+    with_media: bool = False,
 ) -> Plan:
     """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
     why = []
@@ -140,7 +146,7 @@ def make_plan(
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
     least, most = (number * config.engines_per_replica for number in num_replicas)
     config = dataclasses.replace(config, engine_kwargs=config.engine_kind.each_engines(config.engine_kwargs, most))
-    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None)
+    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None, with_media)
 
 
 def own_max_num_seqs(accelerator_type: str) -> int:
@@ -158,7 +164,8 @@ def lengths_of(chats: Sequence[dict[str, Any]], task: Task, folder: Optional[Pat
     most = (task.most_generated_tokens({**task.settings, **(chat.get(task.settings_key) or {})}) for chat in chats)
     outputs: list[int] = [tokens for tokens in most if tokens is not None]
     prompts = [chat for chat in chats if len(chat.get("prompt_token_ids", "?"))]  # a rollout's are not known
-    if folder is None or not outputs or not prompts or len(outputs) < len(chats):
+    with_media = any("media" in chat for chat in chats)  # whose tokens are not counted here
+    if with_media or folder is None or not outputs or not prompts or len(outputs) < len(chats):
         return None
     try:
         from tokenizers import Tokenizer

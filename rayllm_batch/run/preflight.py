@@ -21,6 +21,7 @@ from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.parser_hints import hint_at_parsers
 from rayllm_batch.run.rows import Rows, read_rows
 from rayllm_batch.tasks.base import Task
+from rayllm_batch.workload.base import media_rules
 
 T = TypeVar("T")
 log = logging.getLogger("rayllm_batch")
@@ -88,7 +89,7 @@ def preflight(
         hint_at_parsers(config, facts, rows.failed if rows else [str(error) for error in found])
     unanswered = told = None
     if sound and facts is not None and rows is not None:
-        unanswered = attempt(lambda: check_first_prompts(config, facts, rows))
+        unanswered = attempt(lambda: check_first_prompts(config, facts, rows, media_rules(workload)))
     if rows is not None and not found:  # it takes some seconds, and a node with vLLM
         told = attempt(lambda: with_backend(config, rows.task, rows.chats))
     if folder is not None and rows is not None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from rayllm_batch.data.row_id import ID_BYTES, as_pairs, row_ids
 from rayllm_batch.output import run_columns
 from rayllm_batch.output.finished_rows import UNKNOWN, Asked, FinishedRows
-from rayllm_batch.workers.prompts import PromptJob, build_prompts, digest_of
+from rayllm_batch.workers.prompts import PromptJob, digest_of, prompt_tables
 
 if TYPE_CHECKING:
     import ray.data
@@ -72,8 +72,8 @@ def look(table: pa.Table, job: PromptJob, asked: Any, parse: bool) -> pa.Table:
     changed: list[bytes] = []
     witnessed = known[before.digests[places[known]] != UNKNOWN] if parse else known[:0]
     if len(witnessed):
-        now = build_prompts(table.take(pa.array(witnessed)), replace(job, with_row_ids=False, sort=False))
-        digests = [digest_of(row, job) for row in run_columns.stage_rows(now)]
+        now = prompt_tables(table.take(pa.array(witnessed)), replace(job, with_row_ids=False, sort=False))
+        digests = [digest_of(row, job) for part in now for row in run_columns.stage_rows(part)]
         changed = [ids[i] for i, its in zip(witnessed, digests, strict=True) if its != before.digests[places[i]]]
     row = (b"".join(ids[i] for i in known), b"".join(changed), len(witnessed), len(ids) - len(known))
     return pa.table([[value] for value in row], schema=FOUND_SCHEMA)

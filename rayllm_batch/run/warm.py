@@ -21,6 +21,7 @@ from rayllm_batch.data import columns
 from rayllm_batch.errors import EngineError
 from rayllm_batch.output import run_columns
 from rayllm_batch.report.estimate import Sample, copies
+from rayllm_batch.show.thumbnail import Thumbnail
 from rayllm_batch.workers.parse_answer import parse_answers
 from rayllm_batch.workers.prompts import build_prompts
 from rayllm_batch.workers.replica import BlockNames, Replica, ReplicaJob
@@ -70,6 +71,8 @@ class Host:
         rows = columns.rows(answered.select(own))
         for row, prompt in zip(rows, run_columns.stage_rows(prompts), strict=True):
             ids = prompt[run_columns.TOKEN_IDS]
+            if media := run_columns.media_of(prompt):
+                row["media"] = list(map(Thumbnail.of, media))
             row["prompt"] = None if job.rollouts else ""
             if job.as_text and not job.rollouts:
                 row["prompt"] = _as_sent(prompt[run_columns.MESSAGES], ids)
@@ -97,7 +100,7 @@ class Host:
             many = copies(len(requests) or 1, rows_each, at_once)
             prefill = self._replica.try_out(requests, many, reading_only=True)
             whole = prefill if job.task.pools else self._replica.try_out(requests, many)
-            lengths = [len(request.prompt_token_ids) for request in requests]
+            lengths = [request.num_input_tokens for request in requests]
         sample = Sample(lengths, failed + whole.errors[: len(requests)], prepare_s, prefill, whole)
         return sample, settings["max_num_seqs"], self._replica.start_s
 
@@ -110,7 +113,9 @@ def _as_sent(prompt: Optional[str], ids: Any) -> str:
     if isinstance(its, str):
         return its
     more = ({key: value for key, value in message.items() if key not in ("role", "content")} for message in its)
-    said = (f"{message['role']}: {message['content']}" for message in its)
+    parts = (message["content"] for message in its)
+    texts = (one if isinstance(one, str) else " ".join(p.get("text", f"<{p['type']}>") for p in one) for one in parts)
+    said = (f"{message['role']}: {text}" for message, text in zip(its, texts, strict=True))
     return "\n".join(
         f"{text}{' ' + json.dumps(other) if other else ''}" for text, other in zip(said, more, strict=True)
     )

@@ -25,13 +25,15 @@ _PROMPT += "font-family:monospace;font-size:90%"
 
 
 def as_text(rows: list[dict[str, Any]], column: str = "generated_text", notes: Sequence[str] = ()) -> str:
-    """rows: with `prompt`, rendered, special tokens included, and the output's columns; column: the answer's.
+    """rows: with `prompt`, rendered, special tokens included, `media` (Thumbnails), where there are any, and the
+    output's columns; column: the answer's.
 
     A row without a prompt, of a rollout, says how many requests it took. notes: lines on all rows together.
     """
     blocks = []
     for number, row in enumerate(rows, start=1):
-        prompt = textwrap.indent(_middle_left_out(_asked(row), PROMPT_CHARACTERS), "    | ", lambda line: True)
+        asked = "\n".join([_middle_left_out(_asked(row), PROMPT_CHARACTERS), *map(str, row.get("media") or ())])
+        prompt = textwrap.indent(asked, "    | ", lambda line: True)
         lines = [wrapped(label, text) for label, text in answers(row, column)] + text_fields(row, column)
         blocks.append("\n".join([f"[{number}] {counts(row)}", prompt, *lines]))
     return "\n\n".join([*blocks, *notes])
@@ -41,7 +43,8 @@ def as_html(rows: list[dict[str, Any]], column: str = "generated_text", notes: S
     """A table; every text is escaped, since models write whatever they like."""
     cells = [
         (
-            f"<div style='{_PROMPT}'>{html.escape(_asked(row))}</div>",
+            "".join(f"{one.as_html()} " for one in row.get("media") or ())
+            + f"<div style='{_PROMPT}'>{html.escape(_asked(row))}</div>",
             html_answer(row, column),
             html_fields(row, column),
             html.escape(counts(row)),

@@ -14,7 +14,7 @@ MOST_CHARACTERS = 2000  # of one field's value
 # Shown elsewhere, or too long to read.
 TOLD = (
     *("prompt", "num_input_tokens", "num_generated_tokens", "num_requests", "finish_reason", "finish_reasons", "error"),
-    *("logprobs", "prompt_logprobs"),
+    *("logprobs", "prompt_logprobs", "media"),
 )
 _CELL = "text-align:left;vertical-align:top;padding:6px 10px;white-space:pre-wrap"
 

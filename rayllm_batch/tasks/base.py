@@ -113,7 +113,7 @@ class Task:
     def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         """What `parse_row` returns for the row, checked and read to mean one thing.
 
-        "messages" (as `chat.checked_messages` gives them), "prompt" (a text) or "prompt_token_ids" (an array of shape
+        "messages" (as `chat.checked_messages` gives them; with "media", if there are any), "prompt" (a text) or "prompt_token_ids" (an array of shape
         (n,) of int32); the task's settings_key (plain values), "model" and "tools", if they are given. Raises TypeError
         or WorkloadError, which becomes the row's error.
         """
@@ -126,6 +126,8 @@ class Task:
         have digests of it (see finished_rows.py).
         """
         own = {key: parsed[key] for key in (self.settings_key, "model") if parsed.get(key)}
+        if parsed.get("digests"):  # of its media, in their order, as the CPU stage has read them
+            own["media"] = parsed["digests"]
         if parsed.get("tools"):
             own["tools"] = json.dumps(parsed["tools"])  # in their own order, in which templates write them
         return json.dumps(own, sort_keys=True) if own else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from rayllm_batch.errors import WorkloadError, did_you_mean, one_line, shown
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # the same, as one template or another calls it
 # Of a message: what chat templates read. Others would be dropped without a word.
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", *THOUGHTS)
+# Parts of a message's content that are no text: the OpenAI API's, vLLM's, and transformers'.
+MEDIA_PARTS = {"image_url": "image", "input_audio": "audio", "audio_url": "audio", "video_url": "video"}
+MEDIA_PARTS |= {kind: kind for kind in ("image", "audio", "video")}
+Media = list[tuple[str, Any]]  # of each its kind, and where it is or what it is
 
 
 def describe_error(error: BaseException, row: Mapping[str, Any]) -> str:
@@ -23,13 +27,16 @@ def describe_error(error: BaseException, row: Mapping[str, Any]) -> str:
     return f"parse_row: {one_line(error)}{hint}"
 
 
-def checked_messages(messages: Any) -> list[dict[str, Any]]:
+def checked_messages(messages: Any, media: Optional[Media] = None) -> list[dict[str, Any]]:
+    """Each content a text, or, where there are media in it, a list of parts: {"type": "text", "text": ...} and
+    {"type": "image"}, whose source is then in `media`, in the order of the parts. media: None where none are taken.
+    """
     if not isinstance(messages, (list, tuple, np.ndarray)) or not len(messages):
         raise TypeError(f'parse_row\'s "messages" must be a list of at least one message, but is {shown(messages)}')
-    return [_checked_message(message) for message in messages]
+    return [_checked_message(message, media) for message in messages]
 
 
-def _checked_message(message: Any) -> dict[str, Any]:
+def _checked_message(message: Any, media: Optional[Media]) -> dict[str, Any]:
     says = isinstance(message, dict) and ("content" in message or message.get("tool_calls") is not None)
     if not says or not isinstance(message.get("role"), str):
         raise TypeError(f'each message must be {{"role": ..., "content": ...}}, but one is {shown(message)}')
@@ -48,7 +55,7 @@ def _checked_message(message: Any) -> dict[str, Any]:
         checked["tool_calls"] = [_checked_call(call) for call in calls]
         if checked.get("content") is None:
             checked["content"] = ""  # as servers of the OpenAI API take it
-    return {**checked, "content": _text_of(checked.get("content"))}
+    return {**checked, "content": _content(checked.get("content"), media)}
 
 
 def _checked_call(call: Any) -> dict[str, Any]:
@@ -92,25 +99,73 @@ def checked_tools(given: Any) -> list[dict[str, Any]]:
         raise TypeError(f'parse_row\'s "tools" must be what JSON has: {one_line(problem, named=False)}') from None
 
 
-def _text_of(content: Any) -> str:
-    """Of a message's content: itself, or its parts', a line each, as vLLM's server joins them for a text template."""
+def _content(content: Any, media: Optional[Media]) -> str | list[dict[str, Any]]:
+    """A message's: a text as it is, or its parts' texts, a line each, as vLLM's server joins them for a text template.
+
+    Where a part is no text, the parts.
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, (list, tuple, np.ndarray)) or not len(content):
         raise TypeError(f"a message's content must be text, but is {shown(content)}")
-    return "\n".join(map(_text_of_part, content))
+    parts = [_part(part, media) for part in content]
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
 
 
-def _text_of_part(part: Any) -> str:
+def texts_in(content: str | list[dict[str, Any]]) -> list[str]:
+    """Of a checked message's content."""
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+
+
+def _part(part: Any, media: Optional[Media]) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(kind, str) and kind != "text":
-        nearest = did_you_mean(kind, ["text"])
-        raise TypeError(f"a message's content has a part of type {kind!r}, but only text is taken.{nearest}")
+        if media is not None and kind in MEDIA_PARTS:
+            media.append((MEDIA_PARTS[kind], _source(part, kind)))
+            return {"type": MEDIA_PARTS[kind]}
+        takes = ["text", *(MEDIA_PARTS if media is not None else ())]
+        only = "only text is taken" if media is None else f"must have one of {', '.join(takes)}"
+        raise TypeError(f"a message's content has a part of type {kind!r}, but {only}.{did_you_mean(kind, takes)}")
     given = {key for key, value in part.items() if value is not None} if kind == "text" else set()
     if given != {"type", "text"} or not isinstance(part["text"], str):
         wanted = 'each part of a message\'s content must be {"type": "text", "text": ...} and no more'
         raise TypeError(f"{wanted}, but one is {shown(part)}")
-    return part["text"]
+    return {"type": "text", "text": part["text"]}
+
+
+def _source(part: dict[str, Any], kind: str) -> Any:
+    """What a part of media names: bytes, a picture, a path or URL as text, or Hugging Face's {"bytes", "path"}."""
+    given = {key: value for key, value in part.items() if value is not None and key != "type"}
+    keys = (kind,) if "_" in kind else (kind, "url", "path")
+    if len(given) != 1 or next(iter(given)) not in keys:
+        wanted = " or ".join(f'{{"type": {kind!r}, {key!r}: ...}}' for key in keys)
+        raise TypeError(f"a part of type {kind!r} must be {wanted} and no more, but is {shown(part)}")
+    source = next(iter(given.values()))
+    if "_" not in kind:
+        return source
+    inner = {key: value for key, value in source.items() if value is not None} if isinstance(source, dict) else source
+    if kind == "input_audio":
+        if not isinstance(inner, dict) or inner.keys() != {"data", "format"} or not all(map(_is_text, inner.values())):
+            raise TypeError(
+                f'an input_audio must be {{"data": base64, "format": "wav"}}, but is {shown(source)}; an audio_url may '
+                "be an address"
+            )
+        return f"data:audio/{inner['format']};base64,{inner['data']}"
+    if isinstance(inner, dict):
+        if inner.pop("detail", "auto") != "auto":
+            raise TypeError(
+                f"the detail of an {kind} would have no effect: mm_processor_kwargs in engine_kwargs has it"
+            )
+        inner = inner["url"] if inner.keys() == {"url"} else None
+    if not _is_text(inner):
+        raise TypeError(f'an {kind} must be {{"url": "https://..."}} or {{"url": "data:..."}}, but is {shown(source)}')
+    return inner
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def checked_ids(given: Any) -> np.ndarray:

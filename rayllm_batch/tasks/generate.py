@@ -16,7 +16,7 @@ from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
 from rayllm_batch.engine.parser_names import PARSERS
 from rayllm_batch.errors import ConfigError, WorkloadError, did_you_mean, shown
 from rayllm_batch.tasks.base import TASK_FIELDS, Answer, InvalidAnswer, ParseRow, Task
-from rayllm_batch.tasks.chat import checked_ids, checked_messages, checked_tools
+from rayllm_batch.tasks.chat import Media, checked_ids, checked_messages, checked_tools
 
 PROMPTS = ("messages", "prompt", "prompt_token_ids")  # of which a row has one
 KEYS = (*PROMPTS, "sampling_params", "model", "output_schema", "tools")
@@ -37,11 +37,12 @@ NO_TOOL_PARSER = (
     "vLLM's "
     "name for this model's (hermes for Qwen, llama3_json for Llama 3, openai for gpt-oss, ...)"
 )
+IN_A_MESSAGE = 'make it a part of a message: {"role": "user", "content": [{"type": "image", "image": ...}, ...]}'
 AS_A_CHAT = 'write it as a chat: {"messages": [{"role": "user", "content": ...}]}'
 # What other libraries take beside or in place of a chat.
 NOT_TAKEN = {
     **dict.fromkeys(("text", "input"), AS_A_CHAT),
-    **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), "only text is taken"),
+    **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), IN_A_MESSAGE),
     "tool_choice": 'it is "auto": the model decides whether it calls a tool',
     "functions": 'they are "tools" here, each {"type": "function", "function": {...}}',
     "response_format": 'it is sampling_params["structured_outputs"] here',
@@ -167,7 +168,9 @@ class Generate(Task):
                     f'parse_row\'s "prompt" must be a text that is not empty, but is {shown(chat["prompt"])}'
                 )
         else:
-            chat["messages"] = checked_messages(chat["messages"])
+            media: Media = []
+            chat["messages"] = checked_messages(chat["messages"], media)
+            chat |= {"media": media} if media else {}
         if (model := chat.get("model")) is not None and not (isinstance(model, str) and model):
             raise TypeError(f'parse_row\'s "model" must be the name of a LoRA adapter, but is {shown(model)}')
         if (given := chat.get("sampling_params")) is not None:

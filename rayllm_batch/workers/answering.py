@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 
 from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, EngineUnavailable, Reply, Request
 from rayllm_batch.errors import RolloutError, WorkloadError, one_line, shown
-from rayllm_batch.output.run_columns import MESSAGES, REQUEST, STAGE_ERROR, TOKEN_IDS, NoColumns, checked_columns
+from rayllm_batch.output.run_columns import (
+    MESSAGES,
+    REQUEST,
+    STAGE_ERROR,
+    TOKEN_IDS,
+    NoColumns,
+    checked_columns,
+    media_of,
+)
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import Prompt, prompt_of
@@ -76,25 +84,29 @@ class Answering:
         ids, most = row[TOKEN_IDS], self._engine.max_model_len
         if row[STAGE_ERROR] is not None:
             return row[STAGE_ERROR]
-        task = task or self._task
+        task, media = task or self._task, media_of(row)
+        more: dict[str, Any] = {"media": media} if media else {}
         if self._prompt.as_text:
             prompt = json.loads(row[MESSAGES] or "null")
-            name = "messages" if isinstance(prompt, list) else "prompt"
-            return self._with_kwargs(task.request([] if ids is None else ids.tolist(), row[REQUEST]), **{name: prompt})
+            more["messages" if isinstance(prompt, list) else "prompt"] = prompt
+            return self._with_kwargs(task.request([] if ids is None else ids.tolist(), row[REQUEST]), **more)
         if task.pools and (longest := max(task.lengths_of_prompts(row[REQUEST], len(ids)))) > most:
             return f"tokenize: {pooled_too_long(longest, most)}"
-        if not task.pools and len(ids) >= most:
+        of_media = sum(one.tokens for one in media)
+        if not task.pools and len(ids) + of_media >= most:
             longer = "raise max_model_len"
             if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
                 longer = (
                     "use a model for longer ones, or, if its KV cache is the limit, a higher tensor_parallel_size or "
                 )
                 longer += "a larger GPU"
-            too_long = f"the prompt has {len(ids)} tokens, but max_model_len is {most} (prompt and answer together)"
+            with_them = f" with its media's {of_media}" if of_media else ""
+            tokens = f"{len(ids) + of_media} tokens{with_them}"
+            too_long = f"the prompt has {tokens}, but max_model_len is {most} (prompt and answer together)"
             return f"tokenize: {too_long}; shorten the row or {longer}"
         if problem := beyond_vocabulary(ids, self._engine.vocab_size):  # vLLM takes some of these, and dies
             return problem
-        return self._with_kwargs(task.request(ids.tolist(), row[REQUEST]))
+        return self._with_kwargs(task.request(ids.tolist(), row[REQUEST]), **more)
 
     def _with_kwargs(self, request: Request, **more: Any) -> Request:
         """With the job's chat_template_kwargs, over which a row's own go, and what else is given."""
@@ -112,6 +124,7 @@ class Answering:
         if isinstance(request, str):
             answer.error = request
             return answer
+        answer.num_input_tokens += sum(one.tokens for one in request.media)
         try:
             await self._converse(answer, request, row, task)
         except EngineUnavailable as error:
@@ -186,6 +199,8 @@ class Answering:
             raise RolloutError(f"generate: {one_line(error, named=False)}") from None
         row = {TOKEN_IDS: parsed.get("prompt_token_ids"), STAGE_ERROR: None, REQUEST: task.own_text(parsed)}
         text = parsed.get("messages") or parsed.get("prompt")
+        if "media" in parsed:
+            raise RolloutError("generate: its messages are text alone; pictures, sound and film come from parse_row")
         if text is not None:
             row |= await self._prompt_of(text, parsed.get("tools"))
         is_needed = text is not None and (self._prompt.as_text or isinstance(text, list) and task.reask)
@@ -222,7 +237,7 @@ class Answering:
                     raise
                 row, request = await self._again(row, task, request, answer)
                 answer.num_reasks += 1
-                answer.num_input_tokens += len(request.prompt_token_ids)
+                answer.num_input_tokens += request.num_input_tokens
 
     async def _again(
         self, row: dict[str, Any], task: Task, request: Request, answer: Answer

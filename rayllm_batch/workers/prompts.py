@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
@@ -21,15 +21,21 @@ from rayllm_batch.data.row_id import as_pairs, row_ids
 from rayllm_batch.errors import RayLLMBatchError, one_line
 from rayllm_batch.output import finished_rows, run_columns
 from rayllm_batch.tasks.base import ParseRow, Task
-from rayllm_batch.tasks.chat import THOUGHTS, describe_error
+from rayllm_batch.tasks.chat import THOUGHTS, describe_error, texts_in
 from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers import cancellation
 from rayllm_batch.workers.tokenizer import no_chat_template, tokenizer_of
 
 # Texts: enough for the tokenizer's threads; what it makes of a text takes some 100 KB until it is copied.
 ENCODED_AT_ONCE = 64
+PROBE = "which parts"
+PART_BYTES = 64 << 20  # of media in a table that is handed on
 
 Prompt = Union[list[dict[str, Any]], str]  # a chat, or a text that is the prompt as it is
+
+
+class MediaNotTaken(ValueError):
+    """The model, or its config, does not take a row's media."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class PromptJob:
     finished:      an object of the Ray store: the RowCounts of rows that were finished before and are left out.
     keep_order:    with row ids: each batch tells the order of its rows, finished ones included.
     as_text:       the engine tokenizes: messages and texts travel as they are, and no tokenizer is loaded.
+    media:         a MediaPrompts, which reads the media of rows; see media_prompts.py.
     """
 
     parse_row: ParseRow
@@ -65,6 +72,7 @@ class PromptJob:
     finished: Any = None
     keep_order: bool = False
     as_text: bool = False
+    media: Any = None
 
     @property
     def seats(self) -> int:
@@ -74,11 +82,21 @@ class PromptJob:
 
 def build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     """A batch of input rows, as `columns.carried`, with token ids, request settings (JSON) and errors appended."""
-    with cancellation.obeyed():
-        return _build_prompts(table, job)
+    return pa.concat_tables(list(prompt_tables(table, job)))
 
 
-def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
+def prompt_tables(table: pa.Table, job: PromptJob) -> Iterator[pa.Table]:
+    """The same, in several where the rows have media: these are read while the ones before are on their way."""
+    tables = _prompt_tables(table, job)
+    while True:
+        with cancellation.obeyed():  # while this works, and not while others do
+            one = next(tables, None)
+        if one is None:
+            return
+        yield one
+
+
+def _prompt_tables(table: pa.Table, job: PromptJob) -> Iterator[pa.Table]:
     marker = None
     if job.with_row_ids:
         table, marker = _without_finished(table, job)
@@ -114,20 +132,58 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
     elif any(prompts):
         fill(token_ids, prompts, errors, job, tools, how)
     chats = [_travelling(its, job) if error is None else None for its, error in zip(prompts, errors, strict=True)]
-    if job.with_row_ids:
-        texts = chats if job.as_text else [None] * len(chats)
-        digests = pa.array(map(finished_rows.digest, token_ids, requests, texts), type=pa.uint64())
-        table = table.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
-    table = run_columns.with_stage_columns(table, token_ids, requests, errors, chats)
+    order = list(range(len(rows)))
     if job.sort:
         # In the order of the ids, one after the other: as bytes, which are compared so much faster than lists.
         keys = [b"" if ids is None else ids.astype(">i4").tobytes() for ids in token_ids]
         if job.as_text:
             keys = [key or (chat or "").encode() for key, chat in zip(keys, chats, strict=True)]
-        table = table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), type=pa.int64()))
-    if marker is None:
-        return table
-    return pa.concat_tables([table, run_columns.with_stage_columns(marker)])
+        order.sort(key=keys.__getitem__)
+    for part, media in _with_media(order, rows, token_ids, requests, errors, job):
+        values: list[list[Any]] = [[its[i] for i in part] for its in (token_ids, requests, errors, chats)]
+        some = table if part == list(range(len(rows))) else table.take(pa.array(part, type=pa.int64()))
+        if job.with_row_ids:
+            texts = values[3] if job.as_text else [None] * len(part)
+            digests = pa.array(map(finished_rows.digest, values[0], values[1], texts), type=pa.uint64())
+            some = some.set_column(table.column_names.index(run_columns.ASKED), run_columns.ASKED, digests)
+        yield run_columns.with_stage_columns(some, *values, *([media] if any(media) else []))
+    if marker is not None:
+        yield run_columns.with_stage_columns(marker)
+
+
+def _with_media(  # noqa: PLR0917 (a column each)
+    order: list[int],
+    rows: list[dict[str, Any]],
+    token_ids: list[Optional[np.ndarray]],
+    requests: list[Optional[str]],
+    errors: list[Optional[str]],
+    job: PromptJob,
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """The rows in this order, in parts of a bounded size, and of each row its media; their digests and errors are
+    filled in.
+    """
+    sources = [(i, rows[i].pop("media")) for i in order if errors[i] is None and rows[i].get("media")]
+    found = job.media.read(sources, job) if sources else iter(())
+    part: list[int] = []
+    media: list[Any] = []
+    size, with_media = 0, {i for i, _ in sources}
+    for i in order:
+        its = None
+        if i in with_media:
+            number, its = next(found)
+            assert number == i
+            if isinstance(its, str):
+                token_ids[i], requests[i], errors[i], its = None, None, its, None
+            else:
+                requests[i] = job.task.own_text({**rows[i], "digests": [one["digest"] for one in its]})
+                size += sum(len(one["data"] or b"") for one in its)
+        part.append(i)
+        media.append(its)
+        if size >= PART_BYTES:
+            yield part, media
+            part, media, size = [], [], 0
+    if part or not order:
+        yield part, media
 
 
 def _travelling(prompt: Optional[Prompt], job: PromptJob) -> Optional[str]:
@@ -190,7 +246,12 @@ def fill(  # noqa: PLR0917 (a column each)
             if isinstance(its, str):
                 texts[i] = its
             else:
-                texts[i] = render(tokenizer, its, job, tools[i] if tools else None, (how[i] if how else None) or {})
+                its_tools, its_how = tools[i] if tools else None, (how[i] if how else None) or {}
+                rendered = job.media.render if has_media(its) else render_texts
+                texts[i] = rendered(tokenizer, its, job, its_tools, its_how)
+        except MediaNotTaken as problem:
+            errors[i] = f"media: {problem}"
+            continue
         except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
@@ -202,6 +263,10 @@ def fill(  # noqa: PLR0917 (a column each)
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             some = {i: texts[i] for i in rows[first : first + ENCODED_AT_ONCE]}
             _tokenize(tokenizer, some, token_ids, errors, plain)
+
+
+def has_media(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return any(isinstance(message["content"], list) for message in messages)
 
 
 def loaded(job: PromptJob, has_chats: bool) -> Any:
@@ -230,6 +295,39 @@ def half_of_a_pair(text: str) -> str:
         return f"tokenize: {what} {half.start:,}: {around}"
 
 
+def takes_parts(tokenizer: Any, template: Optional[str] = None) -> bool:
+    """Whether the template, if not the tokenizer's own, reads a content that is a list of parts; others fail at it, or
+    write it as it is.
+    """
+    chat = [{"role": "user", "content": as_parts(PROBE)}]
+    how = {} if template is None else {"chat_template": template}
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **how)
+    except Exception:
+        return False
+    return PROBE in text and f"'{PROBE}" not in text and f'"{PROBE}' not in text
+
+
+def as_parts(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def render_texts(tokenizer: Any, messages: list[dict[str, Any]], *more: Any) -> str:
+    """As `render`; where the template of a model that sees takes no text, but lists of parts, as these.
+
+    Such a one fails at a text, or reads it letter by letter.
+    """
+    said = [one["content"].strip() for one in messages if one["role"] == "user"]
+    try:
+        text = render(tokenizer, messages, *more)
+        if all(its in text for its in said) or not takes_parts(tokenizer):
+            return text
+    except Exception:
+        if not takes_parts(tokenizer):
+            raise
+    return render(tokenizer, [{**one, "content": as_parts(one["content"])} for one in messages], *more)
+
+
 def render(
     tokenizer: Any,
     messages: list[dict[str, Any]],
@@ -242,7 +340,8 @@ def render(
     Raises whatever the template does, and ValueError where it would lose something of the messages without a word.
     """
     last = messages[-1]
-    begun = last["content"] if last["role"] == "assistant" and "continue_final_message" not in own else None
+    is_begun = last["role"] == "assistant" and "continue_final_message" not in own
+    begun = "".join(texts_in(last["content"])) if is_begun else None
     if begun is not None and last.keys() - {"role", "content", "name"}:
         raise ValueError("the last message is the assistant's, and more than text: only its content can be continued")
     if begun is not None and not begun.strip() and len(messages) > 1:
@@ -276,7 +375,8 @@ def render(
     for i, message in enumerate(messages):
         role = message["role"]
         # Of what the assistant said, templates leave out much on purpose: its thoughts, words beside a tool's call.
-        if role != "assistant" and message["content"].strip() not in text and is_left_out(i, "content"):
+        said = [its.strip() for its in texts_in(message["content"])]
+        if role != "assistant" and any(its not in text for its in said) and is_left_out(i, "content"):
             raise ValueError(f"the template leaves out the message of the {role!r}")
         # A tool's name is in the call that it answers.
         if message.get("name") and role not in ("tool", "function") and is_left_out(i, "name"):

@@ -77,6 +77,8 @@ def load_tokenizer(job: PromptJob) -> Any:
         raise EngineError(f"The tokenizer of {job.tokenizer!r} cannot be loaded: {one_line(error)}") from None
     if job.chat_template is not None:
         tokenizer.chat_template = job.chat_template
+    elif not getattr(tokenizer, "chat_template", None):  # of a processor, as some models that see had it until 2025
+        tokenizer.chat_template = read_object(Path(folder) / "chat_template.json").get("chat_template")
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:  # tokenizer.json may carry padding or truncation, which generation must not have
         backend.no_padding()
@@ -106,9 +108,14 @@ def load_decoder(job: PromptJob) -> Any:
 
 
 def _tokenizer_folder(job: PromptJob) -> str:
+    return model_folder(job.tokenizer, job)
+
+
+def model_folder(model: str, job: PromptJob) -> str:
+    """Its small files on this node, without the weights. model: of the job, a Hub id or a folder."""
     import ray
 
     env = ray.get(job.monitor.environment.remote()) if job.monitor is not None else {}
     # "dummy" weights: none, only what a tokenizer needs. The engine on this node finds these files in the cache.
     revision = job.tokenizer_kwargs.get("revision")
-    return download_model(job.tokenizer, env.get("HF_TOKEN"), revision=revision, load_format="dummy")
+    return download_model(model, env.get("HF_TOKEN"), revision=revision, load_format="dummy")

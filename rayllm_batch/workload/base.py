@@ -6,15 +6,20 @@ import copy
 import functools
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, MISSING, Field, InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.errors import WorkloadError
+from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.tasks.base import SAMPLING_PARAMS
 
 if TYPE_CHECKING:
     import ray.data
 
+# Those that say which media rows may have, and what MediaRules calls them.
+MEDIA_FIELDS = {"media_hosts": "hosts", "media_folder": "folder", "media_timeout_s": "timeout_s"}
+MEDIA_FIELDS |= {f"max_media_{what}": f"max_{what}" for what in ("bytes", "pixels", "seconds")}
 # Functions that give something else than an answer when they are called.
 NO_ANSWER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
@@ -58,6 +63,11 @@ class ChatWorkloadBase:
                       probabilities), `truncate_prompt_tokens` (longer texts are cut to so many tokens, -1 to
                       max_model_len, and the column `truncated` says which; without it they are errors).
     embedding_dtype:  of the column `embedding`: "float32", or "float16".
+    media_hosts:      hosts that rows' http(s) URLs of images, audio and video may lead to, such as
+                      ["images.example.org", "*.example.org"]; none: no URL is fetched. See the README, "Media".
+    media_folder:     the folder below which their local paths and file: URLs must lie; None: no file is opened.
+    max_media_bytes, max_media_pixels, max_media_seconds, media_timeout_s: of one medium its bytes, the pixels of an
+                      image or a frame, the length of audio or video, and the seconds to fetch it. More is an error.
 
     A subclass may change the defaults with or without `@dataclass` and type hints, and have fields of its own, also
     without a default; an instance is checked when the run starts.
@@ -75,6 +85,12 @@ class ChatWorkloadBase:
     rollout_timeout_s: float = field(default=600.0, kw_only=True)
     pooling_params: dict[str, Any] = field(default_factory=dict, kw_only=True)
     embedding_dtype: str = field(default="float32", kw_only=True)
+    media_hosts: Sequence[str] = field(default=(), kw_only=True)
+    media_folder: Optional[str] = field(default=None, kw_only=True)
+    max_media_bytes: int = field(default=MediaRules.max_bytes, kw_only=True)
+    max_media_pixels: int = field(default=MediaRules.max_pixels, kw_only=True)
+    max_media_seconds: float = field(default=MediaRules.max_seconds, kw_only=True)
+    media_timeout_s: float = field(default=MediaRules.timeout_s, kw_only=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -136,8 +152,10 @@ class ChatWorkloadBase:
         is that row's error,
         and so is an exception here: both end up in its `error` column.
 
-        A message's content is text, or a list of text parts as the OpenAI API has them, which are joined a line each.
-        Where the last message is the assistant's, the answer continues it.
+        A message's content is text, or a list of parts as the OpenAI API has them: `text`, `image_url`, `input_audio`,
+        `video_url`, or {"type": "image", "image": ...} with bytes, a path, a PIL image or Hugging Face's {"bytes":
+        ..., "path": ...}, likewise "audio" and "video". Text parts alone are joined a line each. Where the last message
+        is the assistant's, the answer continues it.
         """
         raise WorkloadError(
             f"{type(self).__name__} does not say how a row becomes a chat: write "
@@ -176,6 +194,12 @@ def _takes_two(method: Any) -> bool:
     return True
 
 
+def media_rules(workload: Any) -> MediaRules:
+    """What it allows of its rows' media. Raises WorkloadError."""
+    given = {name: getattr(workload, field) for field, name in MEDIA_FIELDS.items() if hasattr(workload, field)}
+    return MediaRules(**given)
+
+
 def check_workload(workload: Any) -> None:
     """Raise WorkloadError for an instance that cannot run, before anything is started."""
     if isinstance(workload, type):
@@ -203,6 +227,7 @@ def check_workload(workload: Any) -> None:
         raise WorkloadError(f"{name}.parse_answer must be {what}: def parse_answer(self, row, answer).")
     if not has_parse_row and not has_rollout:
         ChatWorkloadBase.parse_row(workload, {})  # raises, with the next step
+    media_rules(workload)
     fraction = getattr(workload, "dataset_fraction", 1.0)
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < math.inf:
         what = f"a share of the rows (0 < x <= 1) or a number of rows (above 1), given {fraction!r}"

@@ -36,8 +36,8 @@ def refusal(returned: Any, **task: Any) -> str:
         ("modle", "Did you mean 'model'"),
         ("temperature", "goes into its sampling_params"),
         ("stop", "goes into its sampling_params"),
-        ("audio", "only text"),
-        ("videos", "only text"),
+        ("audio", "make it a part of a message"),
+        ("videos", "make it a part of a message"),
         ("tool_choice", 'it is "auto"'),
         ("functions", 'they are "tools" here'),
         ("text", "write it as a chat"),
@@ -78,10 +78,8 @@ def test_parts_of_text_are_text(parts: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}], "'image_url'"),
-        ([{"type": "image", "image": "x"}], "'image'"),
-        ([{"type": "input_audio", "input_audio": {}}], "'input_audio'"),
-        ([{"type": "audio_url", "audio_url": {}}], "'audio_url'"),
+        ([{"type": "input_audio", "input_audio": {}}], "input_audio"),
+        ([{"type": "audio_url", "audio_url": {}}], "audio_url"),
         ([{"type": "file", "file": {}}], "'file'"),
         ([{"type": "refusal", "refusal": "no"}], "'refusal'"),
         ([{"type": "Text", "text": "x"}], "'Text'"),
@@ -97,6 +95,31 @@ def test_parts_of_text_are_text(parts: Any, text: str) -> None:
 )
 def test_parts_of_anything_else(parts: Any, words: str) -> None:
     assert words in refusal({"messages": [{"role": "user", "content": parts}]})
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "source"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}, "image", "data:image/png;base64,AA"),
+        ({"type": "image_url", "image_url": {"url": "https://a/b", "detail": "auto"}}, "image", "https://a/b"),
+        ({"type": "image_url", "image_url": "https://a/b", "text": None}, "image", "https://a/b"),
+        ({"type": "image", "image": {"bytes": b"x", "path": None}}, "image", {"bytes": b"x", "path": None}),
+        ({"type": "image", "path": "a.png"}, "image", "a.png"),
+        ({"type": "video", "url": "https://a/b"}, "video", "https://a/b"),
+        ({"type": "video_url", "video_url": {"url": "file:/a"}}, "video", "file:/a"),
+        ({"type": "audio_url", "audio_url": {"url": "https://a/b"}}, "audio", "https://a/b"),
+        (
+            {"type": "input_audio", "input_audio": {"data": "AA==", "format": "mp3"}},
+            "audio",
+            "data:audio/mp3;base64,AA==",
+        ),
+    ],
+)
+def test_media_are_parts_without_what_they_are(part: dict[str, Any], kind: str, source: Any) -> None:
+    given = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "what?"}]}]}
+    found = parsed(given)
+    assert found["media"] == [(kind, source)]
+    assert found["messages"][0]["content"] == [{"type": kind}, {"type": "text", "text": "what?"}]
 
 
 @pytest.mark.parametrize("value", [None, 5, 1.5, True, b"bytes", {"text": "a"}, {"a"}, np.int64(3)])

@@ -237,7 +237,7 @@ def test_lines_that_are_no_requests(given: bytes | None, said: str) -> None:
         {"n": 2, "temperature": 0},
         {"stop": [""]},
         {"messages": [{"role": "user"}]},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"href": "http://x"}}]}]},
         {"tools": [TOOL]},
         {"tools": "x", "tool_choice": "none"},
     ],

@@ -1,0 +1,182 @@
+"""Rows with pictures, sound or film, in the CPU stage: their media read and checked, their places in the prompt found.
+
+What is decoded here is decoded to be checked; what travels is the bytes as they were given, a tenth of the pixels.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from rayllm_batch.config import EngineConfig
+from rayllm_batch.errors import EngineError, one_line
+from rayllm_batch.media.media_error import MediaError
+from rayllm_batch.media.reader import MediaReader
+from rayllm_batch.media.rules import MediaRules
+from rayllm_batch.tasks.chat import texts_in
+from rayllm_batch.workers.prompts import MediaNotTaken, PromptJob, as_parts, render, takes_parts
+from rayllm_batch.workers.tokenizer import model_folder
+
+READ_AT_ONCE = 32  # media, more or less: those of whole rows
+KINDS = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}  # what reads each
+
+
+@dataclass(frozen=True)
+class MediaPrompts:
+    """rules: what may be read. limits: of a row's media of a kind, where the config has some. model: whose processor it
+    is. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders the prompts itself.
+    """
+
+    rules: MediaRules
+    model: str = ""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    as_text: bool = False
+
+    @classmethod
+    def of(cls, config: EngineConfig, rules: MediaRules, model: Optional[str] = None) -> MediaPrompts:
+        """model: another place of its files than the config's model_id. Raises ConfigError."""
+        kwargs = config.engine_kwargs
+        given = kwargs.get("limit_mm_per_prompt") or {}
+        given = given.items() if isinstance(given, dict) else ()
+        counts = {kind: its.get("count") if isinstance(its, dict) else its for kind, its in given}
+        limits = {kind: count for kind, count in counts.items() if isinstance(count, int)}
+        if kwargs.get("language_model_only"):
+            limits = dict.fromkeys(KINDS, 0)
+        processor_kwargs = kwargs.get("mm_processor_kwargs") or {}
+        return cls(rules, model or config.model_id, limits, processor_kwargs, config.engine_kind.tokenizes)
+
+    def read(self, rows: Sequence[tuple[int, list[tuple[str, Any]]]], job: PromptJob) -> Iterator[tuple[int, Any]]:
+        """Of each row its media, as the column has them, or its error: what is read at once is some rows', in parallel.
+
+        rows: of each its number, and its media's kinds and sources.
+        """
+        reader = MediaReader(self.rules)
+        some: list[tuple[int, list[tuple[str, Any]]]] = []
+        for n, (i, sources) in enumerate(rows, start=1):
+            some.append((i, sources))
+            if n == len(rows) or sum(len(its) for _, its in some) >= READ_AT_ONCE:
+                found = iter(reader.read_all([one for _, its in some for one in its]))
+                for number, its in some:
+                    yield number, self._of_row([next(found) for _ in its], job)
+                some = []
+
+    def _of_row(self, found: list[Any], job: PromptJob) -> Any:
+        if error := next((one for one in found if isinstance(one, MediaError)), None):
+            which = f"{found.index(error) + 1} of {len(found)}: " if len(found) > 1 else ""
+            return f"media: {which}{one_line(error, named=False)}"
+        try:
+            tokens = [0] * len(found) if self.as_text else _tokens(self._processor(job), found, self.processor_kwargs)
+        except Exception as problem:  # a picture that is too narrow for the model, say
+            return f"media: the model's processor does not take it: {one_line(problem)}"
+        seen = set[str]()  # a picture that comes again travels once
+        media = []
+        for one, its in zip(found, tokens, strict=True):
+            data = None if one.digest in seen else one.data
+            media.append({"kind": one.kind, "digest": one.digest, "tokens": its, "data": data})
+            seen.add(one.digest)
+        return media
+
+    def check(self, kinds: Counter[str], job: PromptJob) -> None:
+        """Raise MediaNotTaken where the model takes no such media, or not so many."""
+        processor = None if self.as_text else self._processor(job)
+        for kind, count in kinds.items():
+            if not self.as_text and getattr(processor, KINDS[kind], None) is None:
+                takes = [one for one in KINDS if getattr(processor, KINDS[one], None) is not None]
+                only = f"takes {' and '.join(takes)}" if takes else "is one for text alone"
+                raise MediaNotTaken(
+                    f"it has {_number(count, kind)}, but the model {self.model} {only}: use one that takes it"
+                )
+            if count > self.limits.get(kind, count):
+                most = f"limit_mm_per_prompt in engine_kwargs allows {self.limits[kind]}"
+                raise MediaNotTaken(f"it has {_number(count, kind)}, but {most}")
+
+    def render(
+        self,
+        tokenizer: Any,
+        messages: list[dict[str, Any]],
+        job: PromptJob,
+        tools: Optional[list[dict[str, Any]]],
+        own: Mapping[str, Any],
+    ) -> str:
+        """The text that the model sees, a placeholder for each of its media. Raises MediaNotTaken, and as `render` does."""
+        kinds = Counter(kind for message in messages for kind in media_in(message))
+        self.check(kinds, job)
+        processor = self._processor(job)
+        written = {kind: _placeholders(processor, kind) for kind in KINDS}
+        for text in (text for message in messages for text in texts_in(message["content"])):
+            if own_token := next((token for its in written.values() for token in its if token in text), None):
+                raise MediaNotTaken(f"its text has {own_token!r}, which stands for media in this model's prompts")
+        template = getattr(processor, "chat_template", None)
+        if job.chat_template is None and isinstance(template, str):  # as vLLM prefers it, but not beside tools
+            own = {**own, "chat_template": template} if not tools else own
+        if takes_parts(tokenizer, own.get("chat_template")):
+            chat = [{**message, "content": as_parts(message["content"])} for message in messages]
+        else:
+            chat = [{**message, "content": _flat(message["content"], written, self.model)} for message in messages]
+        text = render(tokenizer, chat, job, tools, own)
+        for kind, count in kinds.items():
+            if written[kind] and all(text.count(token) != count for token in written[kind]):
+                raise MediaNotTaken(f"the chat template does not write a place for its {_number(count, kind)}")
+        return text
+
+    def _processor(self, job: PromptJob) -> Any:
+        """transformers' of the model: a tokenizer, with nothing of KINDS, where it is one for text alone."""
+        cache = sys.__dict__.setdefault("_rayllm_batch_processor", {})  # as with tokenizer_of
+        key = repr((self.model, job.tokenizer_kwargs))
+        if key not in cache:
+            from transformers import AutoProcessor
+
+            cache.clear()
+            try:
+                cache[key] = AutoProcessor.from_pretrained(model_folder(self.model, job), **job.tokenizer_kwargs)
+            except Exception as error:
+                raise EngineError(f"The processor of {self.model!r} cannot be loaded: {one_line(error)}") from None
+        return cache[key]
+
+
+def media_in(message: Mapping[str, Any]) -> list[str]:
+    """The kinds of a checked message's media."""
+    content = message["content"]
+    return [] if isinstance(content, str) else [part["type"] for part in content if part["type"] != "text"]
+
+
+def _number(count: int, kind: str) -> str:
+    return f"{count} {kind}{'' if count == 1 or kind == 'audio' else 's'}"
+
+
+def _placeholders(processor: Any, kind: str) -> list[str]:
+    """What may stand for one medium in a prompt's text, before the engine makes as many tokens of it as it takes."""
+    names = [f"{kind}_token", *(["boi_token"] if kind == "image" else [])]
+    found = (getattr(processor, name, None) for name in names)
+    return [token for token in found if isinstance(token, str) and token]
+
+
+def _flat(content: Any, written: Mapping[str, list[str]], model: str) -> str:
+    """For templates that take texts alone: the placeholders first, a line each, as vLLM writes them."""
+    if isinstance(content, str):
+        return content
+    kinds = [part["type"] for part in content if part["type"] != "text"]
+    if unknown := next((kind for kind in kinds if not written[kind]), None):
+        raise MediaNotTaken(
+            f"the chat template of {model} takes texts alone, and its processor names no {unknown}_token"
+        )
+    return "\n".join([*(written[kind][0] for kind in kinds), *texts_in(content)])
+
+
+def _tokens(processor: Any, media: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int]:
+    """That each takes beside its placeholder; 0 where the processor does not tell.
+
+    transformers makes `_get_num_multimodal_tokens` for vLLM. What it does not count, such as the tokens around it in
+    some models, the engine's reply corrects.
+    """
+    asked = getattr(processor, "_get_num_multimodal_tokens", None)
+    sizes = {one.digest: (one.height, one.width) for one in media if one.kind == "image"}
+    if asked is None or not sizes:
+        return [0] * len(media)
+    counts = asked(image_sizes=list(sizes.values()), **kwargs).num_image_tokens or [1] * len(sizes)
+    of_digest = dict(zip(sizes, counts, strict=True))
+    return [of_digest.get(one.digest, 1) - 1 for one in media]

@@ -1,0 +1,75 @@
+"""Pictures in a real vLLM engine on CPU, beside vLLM's own offline interface. Without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+# In a process of its own: this one's is told of its environment before vLLM is there.
+PROGRAM = """
+import base64, json, sys
+import media_rows as m, tiny_vlm
+
+def main():
+    config = m.config_of(str(tiny_vlm.make(__import__("pathlib").Path(sys.argv[1]))))
+    small, wide, other = m.picture(50, 40), m.picture(200, 50, 1), m.picture(64, 64, 2, "JPEG")
+    rows = [
+        {"question": "What is it?", "pictures": [small]},
+        {"question": "What is it?", "pictures": [wide]},
+        {"question": "Which are the same?", "pictures": [small, other, small]},
+        {"question": "Nothing to see.", "pictures": []},
+        {"question": "Broken.", "pictures": [wide[:-100]]},
+        {"question": "Too many.", "pictures": [small] * 4},
+        {"question": "Too long. " * 150, "pictures": [wide, wide, wide]},
+        {"question": "What is it?", "pictures": [small]},
+    ]
+    ours = m.in_vllm(config, rows)
+    for row in ours:
+        del row["pictures"]
+    theirs = m.by_llm_chat(config, rows[:4])
+    print("FOUND", json.dumps([ours, theirs]))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = os.pathsep.join([".", "tests/support"])
+    env = {**os.environ, "PYTHONPATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    file = tmp_path_factory.mktemp("program") / "program.py"
+    file.write_text(PROGRAM)
+    command = [sys.executable, str(file), str(tmp_path_factory.mktemp("vlm"))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.split("FOUND ")[1].splitlines()[0])
+
+
+def test_answers_are_those_of_llm_chat(found: Any) -> None:
+    ours, theirs = found
+    assert [row["generated_text"] for row in ours[:4]] == [text for text, _ in theirs]
+    assert len({row["generated_text"] for row in ours[:4]}) == 4, "the pictures are seen"
+    assert ours[7]["generated_text"] == ours[0]["generated_text"]
+
+
+def test_the_tokens_of_pictures_are_counted_and_known_before(found: Any) -> None:
+    ours, theirs = found
+    assert [row["num_input_tokens"] for row in ours[:4]] == [tokens for _, tokens in theirs]
+    assert [row["tokens_before"] for row in ours[:4]] == [tokens for _, tokens in theirs]
+    assert ours[1]["num_input_tokens"] != ours[0]["num_input_tokens"], "a wide one has fewer tiles"
+
+
+def test_a_rows_media_can_fail_it_and_no_other(found: Any) -> None:
+    ours, _ = found
+    errors = {row["question"].split(".")[0]: row["error"] for row in ours if row["error"]}
+    assert list(errors) == ["Broken", "Too many", "Too long"]
+    assert errors["Broken"].startswith("media: ") and "does not decode" in errors["Broken"]
+    assert "it has 4 images, but limit_mm_per_prompt in engine_kwargs allows 3" in errors["Too many"]
+    assert "with its media's" in errors["Too long"] and "max_model_len is 512" in errors["Too long"]

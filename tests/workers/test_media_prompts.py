@@ -1,0 +1,241 @@
+"""Rows with pictures in the CPU stage: read, counted, their places in the prompt checked; each bad one's error in its row."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tokenizer_builders
+
+from rayllm_batch import init_engine_from_config
+from rayllm_batch.media.rules import MediaRules
+from rayllm_batch.output import run_columns
+from rayllm_batch.workers import prompts
+from rayllm_batch.workers.media_prompts import MediaPrompts
+
+PARTS = (
+    "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}"
+    "{% else %}{{ '<' ~ p.type ~ '>' }}{% endif %}{% endfor %};{% endfor %}"
+)
+EITHER = PARTS.replace("{% for p", "{% if m.content is string %}{{ m.content }}{% else %}{% for p").replace(
+    "{% endif %}{% endfor %};", "{% endif %}{% endfor %}{% endif %};"
+)
+TEXT_ONLY = "{% for m in messages %}{{ m.role + ': ' + m.content + ';' }}{% endfor %}"
+BLIND = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+
+
+class Processor:
+    """As transformers': a token for each ten pixels of width."""
+
+    image_processor, image_token = object(), "<image>"
+    chat_template = None
+
+    def _get_num_multimodal_tokens(self, image_sizes: Any, **kwargs: Any) -> Any:
+        return SimpleNamespace(num_image_tokens=[width // 10 * kwargs.get("times", 1) for _, width in image_sizes])
+
+
+def picture(width: int, height: int = 10, colour: str = "red") -> bytes:
+    from PIL import Image
+
+    Image.new("RGB", (width, height), colour).save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tokenizer_builders.byte_level_bpe(
+        tmp_path_factory.mktemp("model"), bos_in_template=False, bos_by_tokenizer=False
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_cached_tokenizer() -> Iterator[None]:
+    yield
+    for name in ("_rayllm_batch_tokenizer", "_rayllm_batch_processor"):
+        sys.__dict__.pop(name, None)
+
+
+def parse_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": row["content"]}], **row.get("beside", {})}
+
+
+def seen(source: Any) -> dict[str, Any]:
+    return {"type": "image", "image": source}
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def built(
+    folder: Path, *contents: Any, processor: Any = Processor, template: str = EITHER, **media: Any
+) -> list[dict[str, Any]]:
+    media = {"rules": MediaRules(), "model": "the-model", **media}
+    sys.__dict__["_rayllm_batch_processor"] = {repr(("the-model", {})): processor()}
+    job = prompts.PromptJob(
+        parse_row=lambda row: {"messages": [{"role": "user", "content": contents[row["n"]]}]},
+        tokenizer=str(folder),
+        chat_template=template,
+        media=MediaPrompts(**media),
+    )
+    rows = run_columns.stage_rows(prompts.build_prompts(pa.table({"n": list(range(len(contents)))}), job))
+    for row in rows:
+        row["text"] = row[run_columns.TOKEN_IDS] is not None and prompts.loaded(job, True).decode(
+            row[run_columns.TOKEN_IDS].tolist()
+        )
+    return rows
+
+
+def errors(rows: list[dict[str, Any]]) -> list[Any]:
+    return [row[run_columns.STAGE_ERROR] for row in rows]
+
+
+def test_media_travel_once_a_row_beside_their_placeholders(folder: Path) -> None:
+    red, blue = picture(30), picture(50, colour="blue")
+    one, several, none = built(
+        folder, [seen(red), said("what?")], [seen(red), said("or"), seen(blue), seen(red)], [said("a"), said("b")]
+    )
+    assert one["text"] == "user: <image>what?;" and several["text"] == "user: <image>or<image><image>;"
+    assert [(its.kind, bytes(its.data), its.tokens) for its in run_columns.media_of(one)] == [("image", red, 2)]
+    assert [bytes(its.data) for its in run_columns.media_of(several)] == [red, blue, red]
+    assert [its.as_py()["data"] is None for its in several[run_columns.MEDIA]] == [False, False, True]
+    assert none["text"] == "user: a\nb;" and run_columns.media_of(none) == () and none[run_columns.REQUEST] is None
+
+
+def test_what_is_asked_differs_by_the_pictures(folder: Path) -> None:
+    rows = built(folder, *([seen(picture(30, colour=colour)), said("what?")] for colour in ("red", "blue", "red")))
+    requests = [row[run_columns.REQUEST] for row in rows]
+    assert requests[0] == requests[2] != requests[1] and "media" in requests[0]
+
+
+@pytest.mark.parametrize("template", [PARTS, EITHER])
+def test_templates_that_take_parts_get_parts(folder: Path, template: str) -> None:
+    row, text = built(folder, [said("in"), seen(picture(10)), said("between")], "no picture", template=template)
+    assert row["text"] == "user: in<image>between;" and text["text"] == "user: no picture;"
+
+
+def test_templates_of_texts_get_the_placeholders_first(folder: Path) -> None:
+    [row] = built(folder, [said("one"), seen(picture(10)), said("two")], template=TEXT_ONLY)
+    assert row["text"] == "user: <image>\none\ntwo;"
+
+    class Nameless(Processor):
+        image_token = None  # type: ignore[assignment]
+
+    [row] = built(folder, [seen(picture(10))], template=TEXT_ONLY, processor=Nameless)
+    assert "takes texts alone, and its processor names no image_token" in row[run_columns.STAGE_ERROR]
+
+
+def test_a_template_that_leaves_a_picture_out_is_an_error(folder: Path) -> None:
+    [row] = built(folder, [seen(picture(10)), said("what?")], template=BLIND)
+    assert errors([row]) == ["media: the chat template does not write a place for its 1 image"]
+
+
+def test_a_text_cannot_make_a_place_for_a_picture(folder: Path) -> None:
+    rows = built(folder, [said("<image>"), seen(picture(10))], [seen(picture(10)), said("fine")])
+    assert "its text has '<image>', which stands for media" in rows[0][run_columns.STAGE_ERROR]
+    assert rows[1][run_columns.STAGE_ERROR] is None
+
+
+def test_a_model_for_text_says_so(folder: Path) -> None:
+    class OfText:
+        pass
+
+    class Hears(Processor):
+        image_processor, feature_extractor = None, object()
+
+    rows = built(
+        folder,
+        [seen(picture(10))],
+        [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}],
+        "x",
+        processor=OfText,
+    )
+    assert "it has 1 image, but the model the-model is one for text alone" in errors(rows)[0]
+    assert errors(rows)[1].startswith("parse_row: ") and errors(rows)[2] is None
+    [row] = built(folder, [seen(picture(10)), seen(picture(20))], processor=Hears)
+    assert "it has 2 images, but the model the-model takes audio" in row[run_columns.STAGE_ERROR]
+
+
+def test_limits_and_processor_settings_are_the_engines(folder: Path) -> None:
+    config = init_engine_from_config(
+        {
+            "model_id": "the-model",
+            "llm_engine": "vllm",
+            "accelerator_type": "CPU",
+            "engine_kwargs": {"limit_mm_per_prompt": {"image": {"count": 1}}, "mm_processor_kwargs": {"times": 3}},
+        }
+    )
+    made = vars(MediaPrompts.of(config, MediaRules()))
+    one, two = built(folder, [seen(picture(20))], [seen(picture(20))] * 2, **made)
+    assert "2 images, but limit_mm_per_prompt in engine_kwargs allows 1" in two[run_columns.STAGE_ERROR]
+    assert run_columns.media_of(one)[0].tokens == 5
+
+
+def test_a_bad_picture_is_its_rows_error_and_says_which(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(picture(10))
+    good = picture(10)
+    rows = built(
+        folder,
+        [seen(good), seen(b"nothing")],
+        [seen("good.png")],
+        [seen({"bytes": None, "path": "missing.png"})],
+        [{"type": "image_url", "image_url": {"url": "http://example.org/a.png"}}],
+        [seen(np.zeros((4, 4, 3), dtype=np.uint8))],
+        rules=MediaRules(folder=str(tmp_path)),
+    )
+    first, named, missing, remote, array = errors(rows)
+    assert first.startswith("media: 2 of 2: ") and missing.startswith("media: ")
+    assert remote.startswith("media: ") and named is None and array is None
+    assert all(row[run_columns.TOKEN_IDS] is None for row in rows if row[run_columns.STAGE_ERROR])
+
+
+def test_what_a_processor_trips_over_is_the_rows_error(folder: Path) -> None:
+    class Picky(Processor):
+        def _get_num_multimodal_tokens(self, image_sizes: Any, **kwargs: Any) -> Any:
+            raise ValueError("absolute aspect ratio must be smaller than 200")
+
+    [row] = built(folder, [seen(picture(500, 1))], processor=Picky)
+    assert row[run_columns.STAGE_ERROR].startswith("media: the model's processor does not take it: ValueError: abs")
+
+
+def test_tables_with_media_are_of_a_bounded_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "PART_BYTES", 2 * len(picture(10)))
+    sys.__dict__["_rayllm_batch_processor"] = {repr(("the-model", {})): Processor()}
+    job = prompts.PromptJob(
+        parse_row=lambda row: {"messages": [{"role": "user", "content": [seen(picture(10)), said(row["t"])]}]},
+        tokenizer=str(folder),
+        chat_template=EITHER,
+        media=MediaPrompts(MediaRules(), "the-model"),
+        sort=True,
+    )
+    table = pa.table({"t": list("edcba")})
+    tables = list(prompts.prompt_tables(table, job))
+    assert [one.num_rows for one in tables] == [2, 2, 1] and len({str(one.schema) for one in tables}) == 1
+    assert [row["t"] for one in tables for row in one.to_pylist()] == list("abcde"), "in the order of their ids"
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ({"type": "image"}, "must be {\"type\": 'image', 'image': ...}"),
+        ({"type": "image", "image": b"x", "url": "y"}, "and no more"),
+        (
+            {"type": "image_url", "image_url": {"url": "https://a/b", "detail": "high"}},
+            "detail of an image_url would have",
+        ),
+        ({"type": "image_url", "image_url": {}}, 'must be {"url": "https://..."}'),
+        ({"type": "input_audio", "input_audio": {"data": "AA=="}}, '"format": "wav"'),
+        ({"type": "imag_url", "image_url": {}}, "Did you mean 'image_url'?"),
+        ({"type": "video_url", "video_url": 5}, 'must be {"url"'),
+    ],
+)
+def test_a_part_of_another_form_is_an_error_of_parse_row(folder: Path, part: dict[str, Any], why: str) -> None:
+    [row] = built(folder, [part])
+    assert row[run_columns.STAGE_ERROR].startswith("parse_row: ") and why in row[run_columns.STAGE_ERROR]
