@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional, Protocol, Union
 
+from rayllm_batch.media.medium import Medium
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -34,9 +36,14 @@ class Media:
     """
 
     kind: str
-    data: memoryview
+    data: bytes
     digest: str
     tokens: int = 0
+
+    @property
+    def medium(self) -> Medium:
+        """For what decodes it."""
+        return Medium(self.kind, self.data, self.digest)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ FIRST_WAIT_S, MOST_WAIT_S = 0.5, 30.0  # before a request is sent again; doubled
 PROBE_TIMEOUT_S, PROBE_EVERY_S = 30.0, 5.0
 OTHER_MAX_TOKENS = "max_completion_tokens"  # as OpenAI's models call it since o1
 CHARACTERS_A_TOKEN = 4  # of English, about: a guess until the first answer tells
+TOKENS_A_MEDIUM = 1000  # likewise
 SHARED = ("max_concurrency", "requests_per_minute", "tokens_per_minute", "max_cost_usd", "max_total_tokens")
 HOW_FAST = frozenset(
     {
@@ -344,9 +345,14 @@ async def _check(
 
 
 def _guessed_tokens(body: Mapping[str, Any]) -> float:
-    prompt = body.get("messages") or body.get("prompt") or ""
+    prompt, of_media = body.get("messages") or body.get("prompt") or "", 0
+    if "messages" in body:  # what media take does not follow from how many bytes they are
+        parts = [part for one in prompt if isinstance(one["content"], list) for part in one["content"]]
+        of_media = TOKENS_A_MEDIUM * sum(part["type"] != "text" for part in parts)
+        prompt = [one for one in prompt if not isinstance(one["content"], list)]
+        prompt += [part for part in parts if part["type"] == "text"]
     most = body.get("max_tokens") or body.get(OTHER_MAX_TOKENS) or 0
-    return len(str(prompt)) / CHARACTERS_A_TOKEN + most
+    return len(str(prompt)) / CHARACTERS_A_TOKEN + of_media + most
 
 
 def smallest(model: str, extra_body: Mapping[str, Any], settings: Mapping[str, Any] = {}) -> tuple[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ async def data_of(media: Sequence[Media], salt: Optional[str] = None) -> dict[st
     once = {one.digest: one for one in media}
     try:
         decoders = [getattr(decode, f"{one.kind}_of") for one in once.values()]
-        decoded = await asyncio.gather(*map(asyncio.to_thread, decoders, once.values()))
+        decoded = await asyncio.gather(*map(asyncio.to_thread, decoders, (one.medium for one in once.values())))
     except Exception as error:
         raise BadRequest(f"media: {one_line(error)}") from None
     of_digest = dict(zip(once, decoded, strict=True))

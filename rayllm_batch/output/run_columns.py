@@ -86,14 +86,12 @@ def stage_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def media_of(row: dict[str, Any]) -> tuple[Media, ...]:
-    """Of a row of stage_rows, their bytes not copied."""
-    data: dict[str, memoryview] = {}
+    """Of a row of stage_rows."""
+    data: dict[str, bytes] = {}
     found = []
     for one in row.get(MEDIA) or ():
-        its = one["data"].as_buffer()
-        kind, digest, tokens = (one[name].as_py() for name in ("kind", "digest", "tokens"))
-        if its is not None:
-            data[digest] = memoryview(its)
+        kind, digest, tokens, its = one.as_py().values()
+        data.setdefault(digest, its)
         found.append(Media(kind, data[digest], digest, tokens))
     return tuple(found)
 

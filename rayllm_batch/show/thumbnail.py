@@ -24,7 +24,7 @@ class Thumbnail:
     def of(cls, medium: Media) -> Thumbnail:
         if medium.kind != "image":
             return cls(medium.kind)
-        image = decode.image_of(medium)
+        image = decode.image_of(medium.medium)
         label, small = f"image {image.width}x{image.height}", io.BytesIO()
         image.thumbnail((SIDE, SIDE))
         image.save(small, "JPEG", quality=80)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from functools import partial
 from typing import Any, Optional
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 from rude_server import MODEL, RudeServer, answer_to
 from test_replica import FakeMonitor, FakeProcess
 
@@ -19,9 +22,11 @@ from rayllm_batch.output import run_columns
 from rayllm_batch.output.finished_rows import UNKNOWN, digest
 from rayllm_batch.run.warm import Host, _as_sent
 from rayllm_batch.workers import replica as replicas
+from rayllm_batch.workers.media_prompts import MediaPrompts
 from rayllm_batch.workers.prompts import PromptJob, build_prompts, digest_of
 from rayllm_batch.workers.replica import BlockNames, Replica, ReplicaJob
 from rayllm_batch.workers.rollouts import Rollouts
+from rayllm_batch.workload.base import media_rules
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +52,8 @@ class Made:
         task = config.task_kind.of(workload, config.engine_kind.seen_by_tasks(config.engine_kwargs))
         rollouts = partial(Rollouts, workload.rollout, 10.0) if task.has_own_columns else None
         parse: Any = getattr(workload, "parse_row", dict)
-        self.prompt = PromptJob(parse, "none", task=task, as_text=True, rollouts=rollouts)
+        media = MediaPrompts.of(config, media_rules(workload))
+        self.prompt = PromptJob(parse, "none", task=task, as_text=True, rollouts=rollouts, media=media)
         job = ReplicaJob("run", config, self.prompt, None)
         self.replica = Replica(job, FakeProcess(self.monitor))  # type: ignore[arg-type]
 
@@ -73,6 +79,32 @@ def test_rows_that_differ_in_words_alone_are_not_taken_for_equal() -> None:
         texts = [row["generated_text"] for row in made.rows("one", "two", "one", "three")]
     assert texts == [answer_to(text) for text in ("one", "two", "one", "three")]
     assert server.answered == {"one": 1, "two": 1, "three": 1}
+
+
+class Pictures(ChatWorkloadBase):
+    def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        picture = {"type": "image", "image": row["text"]}
+        question = {"role": "user", "content": [picture, {"type": "text", "text": "what?"}, picture]}
+        return {"messages": [question, {"role": "user", "content": "Be brief."}]}
+
+
+def test_pictures_go_in_the_request_and_equal_rows_have_equal_ones() -> None:
+    def picture(colour: str) -> bytes:
+        Image.new("RGB", (2, 3), colour).save(file := io.BytesIO(), "PNG")
+        return file.getvalue()
+
+    red, blue = picture("red"), picture("blue")
+    with RudeServer() as server:
+        made = Made(server, Pictures(sampling_params={"temperature": 0}))
+        rows = made.rows(red, blue, red, b"no picture")
+    assert [row["error"] for row in rows[:3]] == [None] * 3 and rows[3]["error"].startswith("media: 1 of 2: ")
+    assert server.answered == {"Be brief.": 2}, "the red one once"
+    asked = [body["messages"][0]["content"] for _, _, body in server.seen if body]
+    urls = ["data:image/png;base64," + base64.b64encode(one).decode() for one in (red, blue)]
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    text = {"type": "text", "text": "what?"}
+    assert sorted(asked, key=repr) == sorted([[one, text, one] for one in pictures], key=repr)
+    assert [row["text"] for row in rows] == [red, blue, red, b"no picture"], "what came in goes out"
 
 
 class Prompts(ChatWorkloadBase):

@@ -103,8 +103,8 @@ def test_media_travel_once_a_row_beside_their_placeholders(folder: Path) -> None
         folder, [seen(red), said("what?")], [seen(red), said("or"), seen(blue), seen(red)], [said("a"), said("b")]
     )
     assert one["text"] == "user: <image>what?;" and several["text"] == "user: <image>or<image><image>;"
-    assert [(its.kind, bytes(its.data), its.tokens) for its in run_columns.media_of(one)] == [("image", red, 2)]
-    assert [bytes(its.data) for its in run_columns.media_of(several)] == [red, blue, red]
+    assert [(its.kind, its.data, its.tokens) for its in run_columns.media_of(one)] == [("image", red, 2)]
+    assert [its.data for its in run_columns.media_of(several)] == [red, blue, red]
     assert [its.as_py()["data"] is None for its in several[run_columns.MEDIA]] == [False, False, True]
     assert none["text"] == "user: a\nb;" and run_columns.media_of(none) == () and none[run_columns.REQUEST] is None
 
