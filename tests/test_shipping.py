@@ -14,6 +14,8 @@ from rayllm_batch import ChatWorkloadBase, CNNDailySummary, OpenAIBatchFile, ini
 from rayllm_batch.config import EnvVars
 from rayllm_batch.data.data_files import find_files
 from rayllm_batch.data.row_id import RowCounts
+from rayllm_batch.media.reader import MediaReader
+from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.output.finished_rows import Asked
 from rayllm_batch.run import pipeline
 from rayllm_batch.run.monitor import RunMonitor
@@ -53,7 +55,12 @@ def requests() -> Any:
     return prompt, line_reader(find_files(workload.dataset_file or ""))
 
 
-SENT = [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, job, pooled_job, requests]
+def media() -> Any:
+    return MediaReader, MediaRules(max_pixels=12)
+
+
+MADE = [job, pooled_job, requests, media]
+SENT = [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, keep_rows, *MADE]
 # Each is read in a fork that has read no other, after the libraries that all of them import.
 READ = """
 import os, pickle, sys, traceback
@@ -67,6 +74,9 @@ for name in sys.argv[1:]:
                 task, parse_row = found[0].task, found[0].parse_row
                 parsed = task.parse(parse_row, {"request": body.encode()})
                 assert task.request([1], task.own_text(parsed)).settings == {"seed": 1, "max_tokens": 16}
+            if name == "media":
+                image = found[0](found[1]).read("image", numpy.zeros((3, 4, 3), "uint8"))
+                assert (image.width, image.height) == (4, 3)
             assert "rayllm_batch" not in sys.modules
         except BaseException:
             print(name, traceback.format_exc(), flush=True)
@@ -84,9 +94,7 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
 
     pipeline.ship_by_value(Mine())
     for sent in SENT:
-        (tmp_path / sent.__name__).write_bytes(
-            cloudpickle.dumps(sent() if sent in (job, pooled_job, requests) else sent)
-        )
+        (tmp_path / sent.__name__).write_bytes(cloudpickle.dumps(sent() if sent in MADE else sent))
     names = [sent.__name__ for sent in SENT]
     there = subprocess.run(
         [sys.executable, "-c", READ, *names],
