@@ -14,6 +14,8 @@ from rayllm_batch import ChatWorkloadBase, CNNDailySummary, OpenAIBatchFile, ini
 from rayllm_batch.config import EnvVars
 from rayllm_batch.data.data_files import find_files
 from rayllm_batch.data.row_id import RowCounts
+from rayllm_batch.media.reader import MediaReader
+from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.output.finished_rows import Asked
 from rayllm_batch.run import pipeline
 from rayllm_batch.run.monitor import RunMonitor
@@ -61,7 +63,11 @@ def requests() -> Any:
     return prompt, line_reader(find_files(workload.dataset_file or ""))
 
 
-MADE = [job, pooled_job, media_job, requests]
+def media() -> Any:
+    return MediaReader, MediaRules(max_pixels=12)
+
+
+MADE = [job, pooled_job, media_job, requests, media]
 SENT = [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, prompt_tables, keep_rows, *MADE]
 # Each is read in a fork that has read no other, after the libraries that all of them import.
 READ = """
@@ -82,6 +88,9 @@ for name in sys.argv[1:]:
                 as_sent = type(found.prompt.media)(found.prompt.media.rules, as_text=True)
                 [(_, media)] = as_sent.read([(0, [("image", file.getvalue())])], found.prompt)
                 assert media[0]["kind"] == "image", media
+            if name == "media":
+                image = found[0](found[1]).read("image", numpy.zeros((3, 4, 3), "uint8"))
+                assert (image.width, image.height) == (4, 3)
             assert "rayllm_batch" not in sys.modules
         except BaseException:
             print(name, traceback.format_exc(), flush=True)

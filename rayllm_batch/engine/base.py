@@ -28,25 +28,6 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class Media:
-    """One picture, sound or film of a request.
-
-    kind: "image", "audio" or "video". data: encoded, as it was given, and known to be sound. digest: of it. tokens:
-    that it takes in the prompt beside its placeholder, as far as is known before; 0 where it is not.
-    """
-
-    kind: str
-    data: bytes
-    digest: str
-    tokens: int = 0
-
-    @property
-    def medium(self) -> Medium:
-        """For what decodes it."""
-        return Medium(self.kind, self.data, self.digest)
-
-
-@dataclass(frozen=True)
 class Request:
     """What an engine gets for one row.
 
@@ -55,7 +36,8 @@ class Request:
     with those of the same salt. tools, chat_template_kwargs: that the prompt was made with, for the parsers of what
     comes back. raw: the answer's text is wanted as it is, though the engine has parsers. pooling: None where text is
     wanted. messages, prompt: one of them for an engine that tokenizes, in place of token ids. media: in the order of
-    their placeholders in the prompt, or of their parts in the messages.
+    their placeholders in the prompt, or of their parts in the messages. media_tokens: that they take in the prompt
+    beside these, as far as is known before.
     """
 
     prompt_token_ids: list[int]
@@ -68,12 +50,13 @@ class Request:
     raw: bool = False
     messages: Optional[list[dict[str, Any]]] = None
     prompt: Optional[str] = None
-    media: tuple[Media, ...] = ()
+    media: tuple[Medium, ...] = ()
+    media_tokens: int = 0
 
     @property
     def num_input_tokens(self) -> int:
         """As far as is known before it is asked."""
-        return len(self.prompt_token_ids) + sum(one.tokens for one in self.media)
+        return len(self.prompt_token_ids) + self.media_tokens
 
 
 @dataclass(frozen=True)

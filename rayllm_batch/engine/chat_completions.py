@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
-from rayllm_batch.engine.base import Media, ParsedAnswer, Reply, Request
+from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
+from rayllm_batch.media.medium import Medium
 
 CHAT, TEXT = "/chat/completions", "/completions"
 # Of encoded media, by their first bytes; those of RIFF files stand at the ninth.
@@ -99,7 +100,7 @@ def _may_be_strict(schema: Any) -> bool:
     return isinstance(schema, dict) and schema.get("type") == "object" and is_closed(schema)
 
 
-def _message(message: dict[str, Any], media: Iterator[Media]) -> dict[str, Any]:
+def _message(message: dict[str, Any], media: Iterator[Medium]) -> dict[str, Any]:
     """Arguments of calls, which templates read as a dict, are text in this API. media: those of its parts, and more."""
     if isinstance(message["content"], list):
         parts = [part if part["type"] == "text" else _medium(next(media)) for part in message["content"]]
@@ -114,9 +115,9 @@ def _message(message: dict[str, Any], media: Iterator[Media]) -> dict[str, Any]:
     return {**message, "tool_calls": calls}
 
 
-def _medium(medium: Media) -> dict[str, Any]:
+def _medium(medium: Medium) -> dict[str, Any]:
     """Its bytes in the request: that the server fetches it from anywhere is neither safe nor sure."""
-    encoded, data = base64.b64encode(medium.data).decode(), bytes(medium.data[:12])
+    encoded, data = base64.b64encode(medium.data).decode(), medium.data[:12]
     begins = data[8:] if data.startswith(b"RIFF") else data
     of_kind = {start: its for start, its in MIME_TYPES.items() if its.startswith(medium.kind)}
     mime_type = next((its for start, its in of_kind.items() if begins.startswith(start)), f"{medium.kind}/mp4")

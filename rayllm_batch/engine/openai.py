@@ -345,12 +345,13 @@ async def _check(
 
 
 def _guessed_tokens(body: Mapping[str, Any]) -> float:
-    prompt, of_media = body.get("messages") or body.get("prompt") or "", 0
-    if "messages" in body:  # what media take does not follow from how many bytes they are
-        parts = [part for one in prompt if isinstance(one["content"], list) for part in one["content"]]
-        of_media = TOKENS_A_MEDIUM * sum(part["type"] != "text" for part in parts)
-        prompt = [one for one in prompt if not isinstance(one["content"], list)]
-        prompt += [part for part in parts if part["type"] == "text"]
+    messages: list[dict[str, Any]] = body.get("messages") or []
+    parts = [part for one in messages if isinstance(one["content"], list) for part in one["content"]]
+    # What media take does not follow from how many bytes they are.
+    of_media = TOKENS_A_MEDIUM * sum(part["type"] != "text" for part in parts)
+    texts = [one for one in messages if not isinstance(one["content"], list)]
+    texts += [part for part in parts if part["type"] == "text"]
+    prompt = texts or body.get("prompt") or ""
     most = body.get("max_tokens") or body.get(OTHER_MAX_TOKENS) or 0
     return len(str(prompt)) / CHARACTERS_A_TOKEN + of_media + most
 

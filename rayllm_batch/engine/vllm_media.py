@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from rayllm_batch.engine.base import BadRequest, Media
+from rayllm_batch.engine.base import BadRequest
 from rayllm_batch.errors import one_line
 from rayllm_batch.media import decode
+from rayllm_batch.media.medium import Medium
 
 
-async def data_of(media: Sequence[Media], salt: Optional[str] = None) -> dict[str, Any]:
+async def data_of(media: Sequence[Medium], salt: Optional[str] = None) -> dict[str, Any]:
     """The prompt's `multi_modal_data`, and `multi_modal_uuids`: the digests, so that vLLM makes none of the pixels.
 
     salt: the request's cache_salt; what vLLM has prepared of them is shared with requests of the same alone.
@@ -24,7 +25,7 @@ async def data_of(media: Sequence[Media], salt: Optional[str] = None) -> dict[st
     once = {one.digest: one for one in media}
     try:
         decoders = [getattr(decode, f"{one.kind}_of") for one in once.values()]
-        decoded = await asyncio.gather(*map(asyncio.to_thread, decoders, (one.medium for one in once.values())))
+        decoded = await asyncio.gather(*map(asyncio.to_thread, decoders, once.values()))
     except Exception as error:
         raise BadRequest(f"media: {one_line(error)}") from None
     of_digest = dict(zip(once, decoded, strict=True))

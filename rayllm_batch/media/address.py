@@ -35,4 +35,6 @@ def is_forbidden(address: Address) -> bool:
 
 def is_public(address: Address) -> bool:
     there = reached(address)
+    if there.version == 6 and there not in ip_network("2000::/3"):  # of the rest Python's versions think variously
+        return False
     return there.is_global and not is_forbidden(there)

@@ -33,9 +33,9 @@ class HostRule:
         number = int(port) if port else None
         try:
             network = ip_network(name)
-        except ValueError as error:
+        except ValueError:
             if "/" in name or ":" in name:
-                raise ValueError(str(error)) from None
+                raise ValueError("it is neither a name nor a network, such as 10.0.0.0/8") from None
         else:
             if network.prefixlen == 0:
                 raise ValueError("it is every address, private ones too; '*' is any host with a public address")

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from rayllm_batch.media.media_error import MediaError
-from rayllm_batch.media.rules import MediaRules
+from rayllm_batch.media.rules import MOST_PIXELS, MediaRules
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,7 +64,7 @@ def opened(data: bytes) -> Image:
     except UnidentifiedImageError:
         raise MediaError(f"the bytes are no image: expected {NAMES}, but {_guess(data)} were given.") from None
     except Image.DecompressionBombError:
-        raise MediaError("the image has more pixels than Pillow takes (max_pixels).") from None
+        raise MediaError(f"the image has more than {MOST_PIXELS:,} pixels: make it smaller.") from None
     except Exception as error:  # Pillow's readers raise what a file makes them trip over
         raise MediaError(f"the image cannot be read ({type(error).__name__}): expected {NAMES}.") from None
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Optional
 from rayllm_batch.media.image import FORMATS, check_size, plain
 from rayllm_batch.media.media_error import MediaError
 from rayllm_batch.media.rules import MediaRules
+from rayllm_batch.media.sound import MOST_RATE
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-
-MOST_RATE = 192_000
 
 
 def image_as_png(source: Any, rules: MediaRules) -> Optional[tuple[bytes, str]]:
@@ -33,6 +32,7 @@ def image_as_png(source: Any, rules: MediaRules) -> Optional[tuple[bytes, str]]:
     else:
         return None
     try:
+        image.load()  # a TIFF is turned while it is read
         pixels = plain(image)
         with io.BytesIO() as file:
             pixels.save(file, "PNG", compress_level=1)

@@ -8,15 +8,18 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 from rayllm_batch.media.data_url import read_data_url
+from rayllm_batch.media.fetch import Fetcher, Resolve
 from rayllm_batch.media.image import check_image
 from rayllm_batch.media.local_file import read_file
 from rayllm_batch.media.media_error import MediaError
 from rayllm_batch.media.medium import Medium
 from rayllm_batch.media.raw import image_as_png, sound_as_wav
 from rayllm_batch.media.rules import MediaRules
+from rayllm_batch.media.sound import check_sound
+from rayllm_batch.media.video import check_video
 
 KINDS = ("image", "audio", "video")
 AT_ONCE = 8
@@ -26,8 +29,9 @@ EXPECTED = "bytes, a data: or http(s) URL, a path below media_folder, or {'bytes
 class MediaReader:
     """Made where it is used, since it holds a lock: 8 media are fetched at once, and one is decoded, since a task has one CPU."""
 
-    def __init__(self, rules: MediaRules) -> None:
+    def __init__(self, rules: MediaRules, resolve: Optional[Resolve] = None) -> None:
         self.rules = rules
+        self._fetcher = Fetcher(rules, resolve)
         self._decoding = threading.Lock()
 
     def read(self, kind: str, source: Any) -> Medium:
@@ -42,7 +46,7 @@ class MediaReader:
         """One a source, in their order; what repeats is fetched and decoded once, and is the same Medium."""
         wanted = list(sources)
         seen: dict[tuple[str, str], Medium] = {}
-        keys = [(kind, one if isinstance(one, (str, bytes)) else id(one)) for kind, one in wanted]
+        keys = [(kind, one if type(one) in (str, bytes) else id(one)) for kind, one in wanted]
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
 
         def read(number: int) -> Union[Medium, MediaError]:
@@ -101,7 +105,7 @@ class MediaReader:
         scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*):", source)
         name = scheme[1].lower() if scheme else ""
         if name in ("http", "https"):
-            raise MediaError("no URL is fetched yet.")
+            return self._fetcher.fetch(source)
         if name == "data":
             return read_data_url(source, self.rules.max_bytes)
         if name in ("", "file"):
@@ -112,4 +116,7 @@ class MediaReader:
         if kind == "image":
             width, height = check_image(data, self.rules)
             return Medium(kind, data, digest, width, height)
-        raise MediaError(f"no {kind} is read yet.")
+        if kind == "audio":
+            return Medium(kind, data, digest, seconds=check_sound(data, self.rules))
+        width, height, frames, seconds = check_video(data, self.rules)
+        return Medium(kind, data, digest, width, height, frames, seconds)

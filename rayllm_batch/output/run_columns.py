@@ -13,9 +13,9 @@ import pyarrow as pa
 from rayllm_batch.data import columns
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED
 from rayllm_batch.data.row_id import ID_TYPE
-from rayllm_batch.engine.base import Media
 from rayllm_batch.engine.sampling import HALF_OF_A_PAIR
 from rayllm_batch.errors import DatasetError, is_deep, shown
+from rayllm_batch.media.medium import Medium
 from rayllm_batch.tasks.base import Answer, Task
 
 if TYPE_CHECKING:
@@ -38,7 +38,16 @@ RUN_COLUMNS = {ROW_ID, ASKED, FINISHED_IDS, ORDER}
 # Of each medium, once a row its bytes: null where they have come before in the row. Large: a block may have 2 GiB.
 MEDIA = "_rayllm_media"
 MEDIUM = pa.struct(
-    [("kind", pa.string()), ("digest", pa.string()), ("tokens", pa.int32()), ("data", pa.large_binary())]
+    [
+        ("kind", pa.string()),
+        ("data", pa.large_binary()),
+        ("digest", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frames", pa.int32()),
+        ("seconds", pa.float64()),
+        ("tokens", pa.int32()),
+    ]
 )
 STAGE_SCHEMA = pa.schema(
     [
@@ -85,15 +94,15 @@ def stage_rows(table: pa.Table) -> list[dict[str, Any]]:
     return rows
 
 
-def media_of(row: dict[str, Any]) -> tuple[Media, ...]:
-    """Of a row of stage_rows."""
-    data: dict[str, bytes] = {}
-    found = []
+def media_of(row: dict[str, Any]) -> tuple[tuple[Medium, ...], int]:
+    """Of a row of stage_rows, and the tokens that they take beside their placeholders."""
+    first: dict[str, Medium] = {}
+    found, tokens = [], 0
     for one in row.get(MEDIA) or ():
-        kind, digest, tokens, its = one.as_py().values()
-        data.setdefault(digest, its)
-        found.append(Media(kind, data[digest], digest, tokens))
-    return tuple(found)
+        its = one.as_py()
+        tokens += its.pop("tokens")
+        found.append(first.setdefault(its["digest"], Medium(**its)))
+    return tuple(found), tokens
 
 
 def with_row_ids(table: pa.Table, ids: list[bytes], with_order: bool = False) -> pa.Table:

@@ -71,7 +71,7 @@ class Host:
         rows = columns.rows(answered.select(own))
         for row, prompt in zip(rows, run_columns.stage_rows(prompts), strict=True):
             ids = prompt[run_columns.TOKEN_IDS]
-            if media := run_columns.media_of(prompt):
+            if media := run_columns.media_of(prompt)[0]:
                 row["media"] = list(map(Thumbnail.of, media))
             row["prompt"] = None if job.rollouts else ""
             if job.as_text and not job.rollouts:

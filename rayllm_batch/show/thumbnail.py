@@ -7,25 +7,27 @@ import html
 import io
 from dataclasses import dataclass
 
-from rayllm_batch.engine.base import Media
 from rayllm_batch.media import decode
+from rayllm_batch.media.medium import Medium
 
 SIDE = 160  # pixels, at most
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """label: "image 640x480", "audio". jpeg: empty where there is nothing to see."""
+    """label: "image 640x480", "audio 3.2 s". jpeg: empty where there is nothing to see."""
 
     label: str
     jpeg: bytes = b""
 
     @classmethod
-    def of(cls, medium: Media) -> Thumbnail:
+    def of(cls, medium: Medium) -> Thumbnail:
+        size = f" {medium.width}x{medium.height}" if medium.width else ""
+        seconds = f" {medium.seconds:.1f} s" if medium.seconds else ""
+        label = f"{medium.kind}{size}{seconds}"
         if medium.kind != "image":
-            return cls(medium.kind)
-        image = decode.image_of(medium.medium)
-        label, small = f"image {image.width}x{image.height}", io.BytesIO()
+            return cls(label)
+        image, small = decode.image_of(medium), io.BytesIO()
         image.thumbnail((SIDE, SIDE))
         image.save(small, "JPEG", quality=80)
         return cls(label, small.getvalue())

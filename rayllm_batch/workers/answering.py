@@ -84,15 +84,14 @@ class Answering:
         ids, most = row[TOKEN_IDS], self._engine.max_model_len
         if row[STAGE_ERROR] is not None:
             return row[STAGE_ERROR]
-        task, media = task or self._task, media_of(row)
-        more: dict[str, Any] = {"media": media} if media else {}
+        task, (media, of_media) = task or self._task, media_of(row)
+        more: dict[str, Any] = {"media": media, "media_tokens": of_media} if media else {}
         if self._prompt.as_text:
             prompt = json.loads(row[MESSAGES] or "null")
             more["messages" if isinstance(prompt, list) else "prompt"] = prompt
             return self._with_kwargs(task.request([] if ids is None else ids.tolist(), row[REQUEST]), **more)
         if task.pools and (longest := max(task.lengths_of_prompts(row[REQUEST], len(ids)))) > most:
             return f"tokenize: {pooled_too_long(longest, most)}"
-        of_media = sum(one.tokens for one in media)
         if not task.pools and len(ids) + of_media >= most:
             longer = "raise max_model_len"
             if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
@@ -124,7 +123,7 @@ class Answering:
         if isinstance(request, str):
             answer.error = request
             return answer
-        answer.num_input_tokens += sum(one.tokens for one in request.media)
+        answer.num_input_tokens += request.media_tokens
         try:
             await self._converse(answer, request, row, task)
         except EngineUnavailable as error:

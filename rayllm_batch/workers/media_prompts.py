@@ -76,7 +76,7 @@ class MediaPrompts:
         media = []
         for one, its in zip(found, tokens, strict=True):
             data = None if one.digest in seen else one.data
-            media.append({"kind": one.kind, "digest": one.digest, "tokens": its, "data": data})
+            media.append({**vars(one), "data": data, "tokens": its})
             seen.add(one.digest)
         return media
 

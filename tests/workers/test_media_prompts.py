@@ -103,10 +103,11 @@ def test_media_travel_once_a_row_beside_their_placeholders(folder: Path) -> None
         folder, [seen(red), said("what?")], [seen(red), said("or"), seen(blue), seen(red)], [said("a"), said("b")]
     )
     assert one["text"] == "user: <image>what?;" and several["text"] == "user: <image>or<image><image>;"
-    assert [(its.kind, its.data, its.tokens) for its in run_columns.media_of(one)] == [("image", red, 2)]
-    assert [its.data for its in run_columns.media_of(several)] == [red, blue, red]
+    assert [(its.kind, its.data, its.width) for its in run_columns.media_of(one)[0]] == [("image", red, 30)]
+    assert run_columns.media_of(one)[1] == 2
+    assert [its.data for its in run_columns.media_of(several)[0]] == [red, blue, red]
     assert [its.as_py()["data"] is None for its in several[run_columns.MEDIA]] == [False, False, True]
-    assert none["text"] == "user: a\nb;" and run_columns.media_of(none) == () and none[run_columns.REQUEST] is None
+    assert none["text"] == "user: a\nb;" and run_columns.media_of(none) == ((), 0) and none[run_columns.REQUEST] is None
 
 
 def test_what_is_asked_differs_by_the_pictures(folder: Path) -> None:
@@ -175,7 +176,7 @@ def test_limits_and_processor_settings_are_the_engines(folder: Path) -> None:
     made = vars(MediaPrompts.of(config, MediaRules()))
     one, two = built(folder, [seen(picture(20))], [seen(picture(20))] * 2, **made)
     assert "2 images, but limit_mm_per_prompt in engine_kwargs allows 1" in two[run_columns.STAGE_ERROR]
-    assert run_columns.media_of(one)[0].tokens == 5
+    assert run_columns.media_of(one)[1] == 5
 
 
 def test_a_bad_picture_is_its_rows_error_and_says_which(folder: Path, tmp_path: Path) -> None:
