@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 from rayllm_batch.config import EngineConfig
@@ -20,6 +21,7 @@ from rayllm_batch.tasks.chat import texts_in
 from rayllm_batch.workers.prompts import MediaNotTaken, PromptJob, as_parts, render, takes_parts
 from rayllm_batch.workers.tokenizer import model_folder
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 READ_AT_ONCE = 32  # media, more or less: those of whole rows
 KINDS = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}  # what reads each
 
@@ -124,15 +126,19 @@ class MediaPrompts:
         return text
 
     def _processor(self, job: PromptJob) -> Any:
-        """transformers' of the model: a tokenizer, with nothing of KINDS, where it is one for text alone."""
+        """transformers' of the model; with nothing of KINDS where it is one for text alone."""
         cache = sys.__dict__.setdefault("_rayllm_batch_processor", {})  # as with tokenizer_of
         key = repr((self.model, job.tokenizer_kwargs))
         if key not in cache:
+            cache.clear()
+            folder = model_folder(self.model, job)
+            if not any((Path(folder) / name).exists() for name in PROCESSOR_FILES):
+                cache[key] = None  # and the import, which takes ten seconds, is spared
+                return None
             from transformers import AutoProcessor
 
-            cache.clear()
             try:
-                cache[key] = AutoProcessor.from_pretrained(model_folder(self.model, job), **job.tokenizer_kwargs)
+                cache[key] = AutoProcessor.from_pretrained(folder, **job.tokenizer_kwargs)
             except Exception as error:
                 raise EngineError(f"The processor of {self.model!r} cannot be loaded: {one_line(error)}") from None
         return cache[key]

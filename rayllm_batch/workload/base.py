@@ -85,12 +85,13 @@ class ChatWorkloadBase:
     rollout_timeout_s: float = field(default=600.0, kw_only=True)
     pooling_params: dict[str, Any] = field(default_factory=dict, kw_only=True)
     embedding_dtype: str = field(default="float32", kw_only=True)
-    media_hosts: Sequence[str] = field(default=(), kw_only=True)
-    media_folder: Optional[str] = field(default=None, kw_only=True)
-    max_media_bytes: int = field(default=MediaRules.max_bytes, kw_only=True)
-    max_media_pixels: int = field(default=MediaRules.max_pixels, kw_only=True)
-    max_media_seconds: float = field(default=MediaRules.max_seconds, kw_only=True)
-    media_timeout_s: float = field(default=MediaRules.timeout_s, kw_only=True)
+    # Not in the repr, whose code is among the hints of earlier folders.
+    media_hosts: Sequence[str] = field(default=(), repr=False, kw_only=True)
+    media_folder: Optional[str] = field(default=None, repr=False, kw_only=True)
+    max_media_bytes: int = field(default=MediaRules.max_bytes, repr=False, kw_only=True)
+    max_media_pixels: int = field(default=MediaRules.max_pixels, repr=False, kw_only=True)
+    max_media_seconds: float = field(default=MediaRules.max_seconds, repr=False, kw_only=True)
+    media_timeout_s: float = field(default=MediaRules.timeout_s, repr=False, kw_only=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

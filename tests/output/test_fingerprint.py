@@ -684,3 +684,14 @@ def test_adapters_are_known_by_their_files(tmp_path: Path) -> None:
     (tmp_path / "loras" / "of/two" / "adapter_model.safetensors").write_bytes(b"w" * 99 + b"v")
     assert [name for name, its in adapters(tmp_path / "loras").items() if its != first[name]] == ["of/two"]
     assert adapters("s3://bucket/loras") == adapters(tmp_path / "none") == {}
+
+
+def test_what_rows_media_may_be_decides_no_answer_and_their_folder_hints_at_other_files() -> None:
+    config = init_engine_from_config("configs/demo-cpu.yaml")
+    before = describe_job(config, ChatWorkloadBase(), None)
+    assert not any("media" in key for key in {**before.settings, **before.hints})
+    rules = {"media_hosts": ["a.example"], "max_media_pixels": 5, "media_timeout_s": 1.0}
+    assert describe_job(config, ChatWorkloadBase(**rules), None) == before
+    elsewhere = describe_job(config, ChatWorkloadBase(media_folder="pictures"), None)
+    assert elsewhere.settings == before.settings and "workload.media_folder" in elsewhere.hints
+    assert "media" not in repr(ChatWorkloadBase()), "its code is a hint"

@@ -52,6 +52,27 @@ def test_a_template_that_refuses_some_or_all() -> None:
         check(chat("tool"), chat("developer"), chat_template=NO_TOOLS)
 
 
+def test_pictures_for_a_model_of_text_are_known_before(tmp_path: Path) -> None:
+    part = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}
+    seen = {"messages": [part], "media": [("image", b"")]}
+    [error] = check(chat(), seen)
+    assert error.startswith("media: it has 1 image, but the model ") and "is one for text alone" in error
+    with pytest.raises(
+        ConfigError, match=r"None of the first 1 row\(s\) can be answered. The first: media: it has 1 im"
+    ):
+        check(seen)
+
+
+def test_media_are_read_before_where_an_endpoint_renders() -> None:
+    given = init_engine_from_config(
+        {"model_id": "m", "llm_engine": "openai", "engine_kwargs": {"base_url": "http://localhost:1/v1"}}
+    )
+    part = {"role": "user", "content": [{"type": "image"}]}
+    rows = Rows(None, [{}], 1, chats=({"messages": [part], "media": [("image", "http://a.example/b.png")]}, chat()))
+    [error] = check_first_prompts(given, ModelFacts(), rows)
+    assert error.startswith("media: ") and "media_hosts" in error
+
+
 def test_rows_that_parse_row_fails_on_count_too() -> None:
     assert check(chat(), failed=("parse_row: KeyError: 'x'",)) == ["parse_row: KeyError: 'x'"]
     with pytest.raises(ConfigError, match="None of the first 3 .*parse_row: KeyError"):

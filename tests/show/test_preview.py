@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
+from PIL import Image
+
+from rayllm_batch.media.medium import Medium
 from rayllm_batch.show.preview import PROMPT_CHARACTERS, as_html, as_text
+from rayllm_batch.show.thumbnail import SIDE, Thumbnail
 
 PROMPT = "<|begin|><|user|>Summarise:\n\n<b>x</b> & y<|end|><|assistant|>"
 
@@ -96,3 +102,16 @@ def test_a_rollout_shows_its_columns_and_how_often_it_asked() -> None:
     text = as_text([made])
     assert "    | (a rollout: 3 requests)" in text and "    best: <i>two</i>" in text and "    scores: [1,2]" in text
     assert "&lt;i&gt;two" in as_html([made]) and "(a rollout: 1 request)" in as_text([{**made, "num_requests": 1}])
+
+
+def test_pictures_are_shown_small_in_a_table_and_named_in_a_terminal() -> None:
+    Image.new("RGB", (640, 480), "red").save(file := io.BytesIO(), "PNG")
+    media = [
+        Thumbnail.of(Medium("image", file.getvalue(), "d", 640, 480)),
+        Thumbnail.of(Medium("audio", b"", "e", seconds=3.25)),
+    ]
+    text, page = as_text([row(media=media)]), as_html([row(media=media), row()])
+    assert "    | <image 640x480>\n    | <audio 3.2 s>\n    generated_text" in text
+    assert page.count("<img ") == 1 and "&lt;audio 3.2 s&gt;" in page
+    small = Image.open(io.BytesIO(base64.b64decode(page.split("base64,")[1].split("'")[0])))
+    assert small.size == (SIDE, SIDE * 3 // 4) and "media" not in page.replace("alt=", "")

@@ -424,3 +424,23 @@ def test_synthetic_parts_may_be_empty() -> None:
     assert words_of(synthetic(num_unique_synthetic_prompt_tokens=0), 0) == words_of(
         synthetic(num_unique_synthetic_prompt_tokens=0), 2
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("media_hosts", "images.example.org"),
+        ("media_hosts", ["https://images.example.org"]),
+        ("media_hosts", [5]),
+        ("media_folder", ""),
+        ("media_folder", "/"),
+        ("max_media_bytes", 0),
+        ("max_media_pixels", "many"),
+        ("max_media_seconds", -1),
+        ("media_timeout_s", float("inf")),
+    ],
+)
+def test_what_media_may_be_is_checked(field: str, value: Any) -> None:
+    check_workload(Parsing())
+    with pytest.raises(WorkloadError, match="media"):
+        check_workload(Parsing(**{field: value}))
