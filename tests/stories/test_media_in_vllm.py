@@ -14,10 +14,11 @@ pytestmark = pytest.mark.vllm
 # In a process of its own: this one's is told of its environment before vLLM is there.
 PROGRAM = """
 import base64, json, sys
-import media_rows as m, tiny_vlm
+import media_rows as m
+from scripts import demo_vlm
 
 def main():
-    config = m.config_of(str(tiny_vlm.make(__import__("pathlib").Path(sys.argv[1]))))
+    config = m.config_of(str(demo_vlm.make(__import__("pathlib").Path(sys.argv[1]))))
     small, wide, other = m.picture(50, 40), m.picture(200, 50, 1), m.picture(64, 64, 2, "JPEG")
     rows = [
         {"question": "What is it?", "pictures": [small]},

@@ -1,14 +1,16 @@
-"""A vision-language model in small: the architecture of Idefics3 (SmolVLM's too), a processor as on the Hub, random weights.
+"""A vision-language model in small: the architecture of Idefics3 and SmolVLM, a processor as on the Hub, random weights.
 
-Its processor cuts large pictures into tiles, so that pictures of other sizes take other numbers of tokens. It is one of
-those that vLLM runs without torchvision.
+    python scripts/demo_vlm.py FOLDER
+
+It shows how things work, and says nothing of what it sees. Its processor cuts large pictures into tiles, so that other
+sizes take other numbers of tokens. It is one of those that vLLM runs without torchvision, which CPU builds of torch lack.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-TOKENIZER = Path(__file__).parents[2] / "assets" / "demo-model"
+TOKENIZER = Path(__file__).parents[1] / "assets" / "demo-model"
 SIDE, PATCH, SCALE = 56, 14, 2  # of a tile, of what the tower sees as one, and how many of these become one token
 # Idefics3's own: it takes lists of parts and no text.
 TEMPLATE = (
@@ -20,7 +22,9 @@ TEMPLATE = (
 
 
 def make(folder: Path) -> Path:
-    """Its files, 3 MB, in some seconds, most of them for the imports."""
+    """Its files, 3 MB, in some seconds, most of them for the imports; as they are where they are there."""
+    if (folder / "model.safetensors").is_file():
+        return folder
     import torch
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
     from transformers import PreTrainedTokenizerFast as Tokenizer
