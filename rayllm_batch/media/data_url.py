@@ -14,7 +14,7 @@ def read_data_url(source: str, max_bytes: int) -> bytes:
     if not comma or not head.lower().endswith(";base64"):
         raise MediaError("the data: URL has no base64: expected data:image/png;base64,....")
     if len(text) * 3 // 4 - 2 > max_bytes:
-        raise MediaError(f"the data: URL has more than {max_bytes:,} bytes (max_bytes).")
+        raise MediaError(f"the data: URL has more than {max_bytes:,} bytes (max_media_bytes).")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

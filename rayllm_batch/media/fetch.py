@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, Optional, Union
@@ -26,6 +27,7 @@ from rayllm_batch.media.url import Url
 MOST_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 PASSING = (429, 500, 502, 503, 504)
+SILENT_TIMES = 8  # in a row; a host that is away would else cost each of its rows the whole time
 WAITS_S = (0.5, 1.5)  # before what may pass by itself is asked for again, within the same time
 Resolve = Callable[[str, int], list[str]]
 
@@ -41,6 +43,7 @@ class Fetcher:
         self._rules = rules
         self._hosts = [HostRule.of(one) for one in rules.hosts]
         self._resolve = resolve or addresses_of
+        self._silent: Counter[str] = Counter()  # by host, how often in a row no answer came in time
         self._tls: Optional[ssl.SSLContext] = None  # made once: it reads all certificates of the system
 
     def fetch(self, source: str) -> bytes:
@@ -71,23 +74,30 @@ class Fetcher:
     def _get(self, url: Url, ends: float) -> Union[bytes, str]:
         """What the URL holds, or where it redirects to."""
         addresses = self._addresses(url, ends)
+        if self._silent[url.authority] >= SILENT_TIMES:
+            raise MediaError(
+                f"{url} is not asked for: its host did not answer the last {SILENT_TIMES} times in these rows."
+            )
         line = Line(url, ends)
         try:
-            try:
-                line.open(addresses, self._context() if url.scheme == "https" else None)
-                return self._answer(url, line)
-            except MediaError:
-                raise
-            except Exception as error:
-                if line.is_late:
-                    raise TimeoutError from None
+            line.open(addresses, self._context() if url.scheme == "https" else None)
+            found = self._answer(url, line)
+        except MediaError:
+            self._silent.pop(url.authority, None)
+            raise
+        except Exception as error:
+            if not line.is_late:
                 raise _failure(url, error) from None
-            finally:
-                line.close()
-        except TimeoutError:
-            raise MediaError(f"{url} was not there after {self._rules.timeout_s:g} s (timeout_s).") from None
+            self._silent[url.authority] += 1
+            raise MediaError(f"{url} was not there after {self._rules.timeout_s:g} s (media_timeout_s).") from None
+        finally:
+            line.close()
+        self._silent.pop(url.authority, None)
+        return found
 
     def _addresses(self, url: Url, ends: float) -> list[str]:
+        if url.address is not None and is_forbidden(url.address):
+            raise MediaError(f"{url} is not fetched: no row may reach such an address.")
         if not any(rule.allows(url.scheme, url.host, url.address, url.port) for rule in self._hosts):
             raise MediaError(
                 f"{url} is not fetched: add {url.authority!r} to the workload's media_hosts, if it may be."
@@ -117,7 +127,7 @@ class Fetcher:
         thread.start()
         thread.join(max(0.0, ends - time.monotonic()))
         if not found:
-            raise MediaError(f"{url}: its host was not found after {self._rules.timeout_s:g} s (timeout_s).")
+            raise MediaError(f"{url}: its host was not found after {self._rules.timeout_s:g} s (media_timeout_s).")
         if isinstance(found[0], socket.gaierror) and found[0].errno == socket.EAI_AGAIN:
             raise Passing(f"{url}: no name server said where its host is.")
         if isinstance(found[0], Exception) or not found[0]:
@@ -145,12 +155,12 @@ class Fetcher:
             )
         length = answer.length  # as Content-Length says, unless the body comes in chunks
         if length is not None and length > most:
-            raise MediaError(f"{url} has {length:,} bytes, of at most {most:,} (max_bytes).")
+            raise MediaError(f"{url} has {length:,} bytes, of at most {most:,} (max_media_bytes).")
         data = bytearray()
         while chunk := answer.read(min(1 << 16, most + 1 - len(data))):
             data += chunk
             if len(data) > most:
-                raise MediaError(f"{url} has more than {most:,} bytes (max_bytes).")
+                raise MediaError(f"{url} has more than {most:,} bytes (max_media_bytes).")
         if line.is_late:
             raise TimeoutError
         if length is not None and len(data) < length:

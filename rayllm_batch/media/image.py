@@ -52,7 +52,9 @@ def check_size(size: tuple[int, int], rules: MediaRules) -> None:
     if width < 1 or height < 1:
         raise MediaError(f"the image has {width} x {height} pixels: expected some.")
     if width * height > rules.max_pixels:
-        raise MediaError(f"the image has {width:,} x {height:,} pixels, of at most {rules.max_pixels:,} (max_pixels).")
+        raise MediaError(
+            f"the image has {width:,} x {height:,} pixels, of at most {rules.max_pixels:,} (max_media_pixels)."
+        )
 
 
 def opened(data: bytes) -> Image:

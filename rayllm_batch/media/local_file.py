@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 from rayllm_batch.media.media_error import MediaError
 from rayllm_batch.media.rules import MediaRules
 
+MOST_CHARACTERS = 4_096
+
 
 def read_file(source: str, rules: MediaRules) -> bytes:
     """source: a path, absolute or below the folder, or a file: URL. Raises MediaError.
@@ -45,7 +47,7 @@ def read_file(source: str, rules: MediaRules) -> bytes:
             raise MediaError(f"the file {said!r} is no plain file: expected one.")
         if there.st_size > rules.max_bytes:
             raise MediaError(
-                f"the file {said!r} has {there.st_size:,} bytes, of at most {rules.max_bytes:,} (max_bytes)."
+                f"the file {said!r} has {there.st_size:,} bytes, of at most {rules.max_bytes:,} (max_media_bytes)."
             )
         with os.fdopen(at, "rb") as file:
             at = None
@@ -56,11 +58,15 @@ def read_file(source: str, rules: MediaRules) -> bytes:
         if at is not None:
             os.close(at)
     if len(data) > rules.max_bytes:
-        raise MediaError(f"the file {said!r} has more than {rules.max_bytes:,} bytes (max_bytes).")
+        raise MediaError(f"the file {said!r} has more than {rules.max_bytes:,} bytes (max_media_bytes).")
     return data
 
 
 def _path(source: str) -> str:
+    if len(source) > MOST_CHARACTERS:
+        raise MediaError(
+            f"a text of {len(source):,} characters is no path: base64 needs data:image/png;base64, before it."
+        )
     path = source
     if re.match("file:", source, re.IGNORECASE):
         try:

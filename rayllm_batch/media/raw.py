@@ -71,7 +71,7 @@ def sound_as_wav(source: Any, rules: MediaRules) -> Optional[tuple[bytes, str]]:
         )
     if found.size / rate > rules.max_seconds:
         raise MediaError(
-            f"the audio has {found.size / rate:,.1f} seconds, of at most {rules.max_seconds:,} (max_seconds)."
+            f"the audio has {found.size / rate:,.1f} seconds, of at most {rules.max_seconds:,} (max_media_seconds)."
         )
     if found.dtype.kind != "f":  # whole numbers span their type
         found = found / -float(np.iinfo(found.dtype).min)

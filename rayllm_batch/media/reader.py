@@ -23,6 +23,7 @@ from rayllm_batch.media.video import check_video
 
 KINDS = ("image", "audio", "video")
 AT_ONCE = 8
+MOST_TOGETHER = 2 << 30  # bytes of what one read_all gives
 EXPECTED = "bytes, a data: or http(s) URL, a path below media_folder, or {'bytes': ..., 'path': ...}"
 
 
@@ -43,7 +44,10 @@ class MediaReader:
         return self._read(kind, source, {})
 
     def read_all(self, sources: Iterable[tuple[str, Any]]) -> list[Union[Medium, MediaError]]:
-        """One a source, in their order; what repeats is fetched and decoded once, and is the same Medium."""
+        """One a source, in their order; what repeats is fetched and decoded once, and is the same Medium.
+
+        What comes after 2 GiB in all is a MediaError: a row of any number of media must not use up a node's memory.
+        """
         wanted = list(sources)
         seen: dict[tuple[str, str], Medium] = {}
         keys = [(kind, one if type(one) in (str, bytes) else id(one)) for kind, one in wanted]
@@ -71,6 +75,10 @@ class MediaReader:
             data, digest = self._bytes(kind, source)
             with self._decoding:
                 if (kind, digest) not in seen:
+                    if sum(len(one.data) for one in seen.values()) + len(data) > MOST_TOGETHER:
+                        raise MediaError(
+                            f"the media read at once have more than {MOST_TOGETHER >> 30} GiB: give fewer, or smaller ones."
+                        )
                     seen[kind, digest] = self._checked(kind, data, digest)
                 return seen[kind, digest]
         except MediaError:
@@ -91,7 +99,7 @@ class MediaReader:
         elif isinstance(source, (bytes, bytearray, memoryview)):
             if memoryview(source).nbytes > self.rules.max_bytes:
                 raise MediaError(
-                    f"{memoryview(source).nbytes:,} bytes were given, of at most {self.rules.max_bytes:,} (max_bytes)."
+                    f"{memoryview(source).nbytes:,} bytes were given, of at most {self.rules.max_bytes:,} (max_media_bytes)."
                 )
             data = bytes(source)
         else:

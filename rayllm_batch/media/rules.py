@@ -15,7 +15,8 @@ MOST_PIXELS = 178_956_970  # Pillow refuses more by itself
 
 @dataclass(frozen=True)
 class MediaRules:
-    """Plain values: they travel to Ray's tasks. Raises WorkloadError where one is not usable.
+    """Plain values: they travel to Ray's tasks. Raises WorkloadError where one is not usable, by the name of the workload's field:
+    media_hosts, media_folder, max_media_bytes, max_media_pixels, max_media_seconds, media_timeout_s.
 
     hosts: of http and https URLs: "images.example.org" (ports 80 and 443), "images.example.org:8443", "*.example.org" (not the
     domain itself), "*" (any); none: no URL is fetched. What they lead to must have a public address, unless the address is named too:
@@ -70,10 +71,11 @@ def _folder(given: Any) -> str:
 
 def _check_number(name: str, value: Any, most: int) -> None:
     whole = name in ("max_bytes", "max_pixels")
+    field = name.replace("max_", "max_media_") if "max_" in name else f"media_{name}"
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not 0 < value <= most:
         kind = "a whole number" if whole else "a number"
-        raise WorkloadError(f"media: {name} must be {kind} above 0 and at most {most:,}, but is {shown(value)}.")
+        raise WorkloadError(f"{field} must be {kind} above 0 and at most {most:,}, but is {shown(value)}.")
 
 
 def _entry(entry: str) -> str:

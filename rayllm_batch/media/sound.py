@@ -36,22 +36,29 @@ def check_sound(data: bytes, rules: MediaRules) -> float:
 
 def samples(data: bytes) -> tuple[np.ndarray, int]:
     """A checked audio's samples, (samples,) of float32, the mean of its channels, and how many a second."""
-    import av
     import numpy as np
 
-    found = []
+    found: list[np.ndarray] = []
     with opened(data, "audio") as container:
-        planar, rate = None, 0
+        import av  # after opened() has said where there is none
+
+        planar: Any = None
         for frame in _frames(container):
             if planar is None:
-                rate = frame.sample_rate
-                planar = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
-            found += [one.to_ndarray().mean(axis=0, dtype=np.float32) for one in planar.resample(frame)]
+                rate, layout = frame.sample_rate, frame.layout
+                planar = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            is_plain = (frame.format.name, frame.sample_rate, frame.layout) == ("fltp", rate, layout)
+            found += [_mono(one) for one in ([frame] if is_plain else planar.resample(frame))]
         if planar is not None:
-            found += [one.to_ndarray().mean(axis=0, dtype=np.float32) for one in planar.resample(None)]
+            found += [_mono(one) for one in planar.resample(None)]
     if not found:
         raise MediaError("the audio has no samples: expected some.")
     return np.concatenate(found), rate
+
+
+def _mono(frame: Any) -> np.ndarray:
+    channels = frame.to_ndarray()
+    return channels[0] if len(channels) == 1 else channels.mean(axis=0, dtype=channels.dtype)
 
 
 def _frames(container: Any) -> Iterator[Any]:
@@ -70,4 +77,4 @@ def _frames(container: Any) -> Iterator[Any]:
 
 def _check_seconds(seconds: float, rules: MediaRules) -> None:
     if seconds > rules.max_seconds:
-        raise MediaError(f"the audio has more than {rules.max_seconds:,g} seconds (max_seconds).")
+        raise MediaError(f"the audio has more than {rules.max_seconds:,g} seconds (max_media_seconds).")

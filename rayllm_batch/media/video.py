@@ -105,9 +105,13 @@ def _stream(container: Any, most: int) -> Any:
 
 def _check_size(width: int, height: int, most: int) -> None:
     if width * height > most:
-        raise MediaError(f"the video's frames have {width:,} x {height:,} pixels, of at most {most:,} (max_pixels).")
+        raise MediaError(
+            f"the video's frames have {width:,} x {height:,} pixels, of at most {most:,} (max_media_pixels)."
+        )
 
 
 def _check_seconds(seconds: float, rules: MediaRules) -> None:
     if seconds > rules.max_seconds:
-        raise MediaError(f"the video has {seconds:,.1f} seconds, of at most {rules.max_seconds:,g} (max_seconds).")
+        raise MediaError(
+            f"the video has {seconds:,.1f} seconds, of at most {rules.max_seconds:,g} (max_media_seconds)."
+        )

@@ -119,6 +119,16 @@ def test_no_error_shows_a_query_or_a_password(web: MediaServer, url: str) -> Non
     assert "hush" not in "".join(traceback.format_exception(raised.value))
 
 
+def test_a_host_that_is_silent_is_soon_left_alone_and_others_are_not(web: MediaServer) -> None:
+    hosts = (f"127.0.0.1:{web.port}", f"*.example:{web.port}")
+    fetcher = Fetcher(MediaRules(hosts=hosts, timeout_s=0.05), Names({"good.example": ["127.0.0.1"]}))
+    for number in range(9):
+        with pytest.raises(MediaError, match="media_timeout_s" if number < 8 else "did not answer the last 8 times"):
+            fetcher.fetch(f"http://127.0.0.1:{web.port}/hang/{number}")
+    assert web.asked["/hang/8"] == 0
+    assert fetcher.fetch(f"http://good.example:{web.port}/file/good.png") == PNG
+
+
 def certificate(folder: Path) -> tuple[Path, Path]:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

@@ -83,6 +83,19 @@ def test_what_repeats_is_one_medium_and_a_bad_one_is_alone(folder: Path) -> None
     assert reader.read_all([]) == []
 
 
+def test_a_rows_media_do_not_use_up_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayllm_batch.media.reader.MOST_TOGETHER", 2 * len(PNG))
+    colours = [encoded(colour=(200, 10, number)) for number in range(5)]
+    found = MediaReader(MediaRules()).read_all([("image", one) for one in colours])
+    assert sum(isinstance(one, Medium) for one in found) == 2
+    assert all("give fewer" in str(one) for one in found if isinstance(one, MediaError))
+
+
+def test_base64_without_its_head_is_no_path(folder: Path) -> None:
+    with pytest.raises(MediaError, match="is no path: base64 needs data:image/png;base64,"):
+        MediaReader(MediaRules(folder=str(folder))).read("image", base64.b64encode(bytes(9_000)).decode())
+
+
 def test_bytes_are_not_shown() -> None:
     assert "PNG" not in repr(MediaReader(MediaRules()).read("image", PNG))
 

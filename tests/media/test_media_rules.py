@@ -84,8 +84,10 @@ def test_a_folder_is_absolute_and_not_the_whole_disk(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("bound", ["max_bytes", "max_pixels", "max_seconds", "timeout_s"])
 def test_bounds(bound: str) -> None:
+    """An error has the name of the workload's field."""
+    field = {"timeout_s": "media_timeout_s"}.get(bound, bound.replace("max_", "max_media_"))
     for value in (0, -1, "5", None, True, float("nan"), float("inf"), 1e18, 10**12):
-        with pytest.raises(WorkloadError, match=bound):
+        with pytest.raises(WorkloadError, match=f"^{field} must be"):
             MediaRules(**{bound: value})
     MediaRules(**{bound: 100})
 
