@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
+
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import EngineError, one_line
 from rayllm_batch.media.media_error import MediaError
+from rayllm_batch.media.medium import Medium
 from rayllm_batch.media.reader import MediaReader
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.tasks.chat import texts_in
@@ -173,16 +176,30 @@ def _flat(content: Any, written: Mapping[str, list[str]], model: str) -> str:
     return "\n".join([*(written[kind][0] for kind in kinds), *texts_in(content)])
 
 
-def _tokens(processor: Any, media: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int]:
-    """That each takes beside its placeholder; 0 where the processor does not tell.
+def _tokens(processor: Any, media: Sequence[Medium], kwargs: Mapping[str, Any]) -> list[int]:
+    """That each takes beside its placeholder; 0 where the processor does not tell, as of films.
 
-    transformers makes `_get_num_multimodal_tokens` for vLLM. What it does not count, such as the tokens around it in
-    some models, the engine's reply corrects.
+    transformers makes `_get_num_multimodal_tokens` for vLLM. What it does not count, such as the tokens around a
+    picture in some models, the engine's reply corrects.
     """
     asked = getattr(processor, "_get_num_multimodal_tokens", None)
     sizes = {one.digest: (one.height, one.width) for one in media if one.kind == "image"}
-    if asked is None or not sizes:
-        return [0] * len(media)
-    counts = asked(image_sizes=list(sizes.values()), **kwargs).num_image_tokens or [1] * len(sizes)
-    of_digest = dict(zip(sizes, counts, strict=True))
-    return [of_digest.get(one.digest, 1) - 1 for one in media]
+    tokens: dict[str, int] = {}
+    if asked is not None and sizes:
+        counts = asked(image_sizes=list(sizes.values()), **kwargs).num_image_tokens or [1] * len(sizes)
+        tokens = {digest: count - 1 for digest, count in zip(sizes, counts, strict=True)}
+    for one in media:
+        if one.kind == "audio" and one.digest not in tokens:
+            tokens[one.digest] = _of_sound(processor, one.seconds)
+    return [tokens.get(one.digest, 0) for one in media]
+
+
+def _of_sound(processor: Any, seconds: float) -> int:
+    """Of silence as long as it: there is no other way to ask."""
+    try:
+        token, rate = processor.audio_token, processor.feature_extractor.sampling_rate
+        silence = np.zeros(max(1, round(seconds * rate)), dtype=np.float32)
+        found = processor(text=token, audio=[silence], sampling_rate=rate)["input_ids"]
+        return len(found[0]) - len(processor.tokenizer(token)["input_ids"])
+    except Exception:  # one that is asked otherwise: the engine's reply will tell
+        return 0

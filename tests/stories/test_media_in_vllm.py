@@ -41,16 +41,41 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+# The same for sound; its rows have one instead of pictures.
+HEARING = """
+import base64, json, sys
+import media_rows as m, tiny_ears
+from pathlib import Path
+
+def main():
+    config = m.config_of(str(tiny_ears.make(Path(sys.argv[1]))), limit_mm_per_prompt={"audio": 1})
+    high, low = tiny_ears.sound(1.5, 880), tiny_ears.sound(0.7, 220, 16000)
+    rows = [{"question": "What?", "sounds": its} for its in ([high], [low], [], [high[:100]], [high, low])]
+    ours = m.in_vllm(config, rows)
+    for row in ours:
+        del row["sounds"]
+    theirs = m.by_llm_chat(config, rows[:3])
+    print("FOUND", json.dumps([ours, theirs]))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def run(program: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = os.pathsep.join([".", "tests/support"])
     env = {**os.environ, "PYTHONPATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     file = tmp_path_factory.mktemp("program") / "program.py"
-    file.write_text(PROGRAM)
+    file.write_text(program)
     command = [sys.executable, str(file), str(tmp_path_factory.mktemp("vlm"))]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.split("FOUND ")[1].splitlines()[0])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run(PROGRAM, tmp_path_factory)
 
 
 def test_answers_are_those_of_llm_chat(found: Any) -> None:
@@ -74,3 +99,13 @@ def test_a_rows_media_can_fail_it_and_no_other(found: Any) -> None:
     assert errors["Broken"].startswith("media: ") and "does not decode" in errors["Broken"]
     assert "it has 4 images, but limit_mm_per_prompt in engine_kwargs allows 3" in errors["Too many"]
     assert "with its media's" in errors["Too long"] and "max_model_len is 512" in errors["Too long"]
+
+
+@pytest.mark.slow
+def test_sounds_are_heard_as_by_llm_chat(tmp_path_factory: pytest.TempPathFactory) -> None:
+    ours, theirs = run(HEARING, tmp_path_factory)
+    assert [row["generated_text"] for row in ours[:3]] == [text for text, _ in theirs]
+    assert len({row["generated_text"] for row in ours[:3]}) == 3
+    assert [row["num_input_tokens"] for row in ours[:3]] == [tokens for _, tokens in theirs]
+    assert [row["tokens_before"] for row in ours[:3]] == [tokens for _, tokens in theirs]
+    assert ours[3]["error"].startswith("media: ") and "it has 2 audio, but limit_mm_per_prompt" in ours[4]["error"]

@@ -24,13 +24,14 @@ KWARGS = {"enforce_eager": True, "max_num_seqs": 8, "max_model_len": 512, "limit
 
 
 class Looking(ChatWorkloadBase):
-    """Rows with a question and pictures."""
+    """Rows with a question and pictures, or sounds."""
 
     sampling_params = {"temperature": 0.0, "max_tokens": 8}
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        pictures = [{"type": "image", "image": one} for one in row["pictures"]]
-        return {"messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": row["question"]}]}]}
+        media = [{"type": "image", "image": one} for one in row.get("pictures") or ()]
+        media += [{"type": "audio", "audio": one} for one in row.get("sounds") or ()]
+        return {"messages": [{"role": "user", "content": [*media, {"type": "text", "text": row["question"]}]}]}
 
 
 def picture(width: int, height: int, seed: int = 0, kind: str = "PNG") -> bytes:
@@ -85,8 +86,13 @@ def by_llm_chat(config: Any, rows: list[dict[str, Any]]) -> list[tuple[str, int]
     llm = LLM(model=config.model_id, **config.engine_kwargs)
     chats = []
     for row in rows:
-        urls = [f"data:image/png;base64,{base64.b64encode(one).decode()}" for one in row["pictures"]]
-        parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        parts = [_part("image", "png", one) for one in row.get("pictures") or ()]
+        parts += [_part("audio", "wav", one) for one in row.get("sounds") or ()]
         chats.append([{"role": "user", "content": [*parts, {"type": "text", "text": row["question"]}]}])
     answers = llm.chat(chats, SamplingParams(**Looking().sampling_params), use_tqdm=False)
     return [(one.outputs[0].text, len(one.prompt_token_ids)) for one in answers]
+
+
+def _part(kind: str, form: str, data: bytes) -> dict[str, Any]:
+    url = f"data:{kind}/{form};base64,{base64.b64encode(data).decode()}"
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import tiny_ears
 import tokenizer_builders
 
 from rayllm_batch import init_engine_from_config
@@ -240,3 +242,33 @@ def test_tables_with_media_are_of_a_bounded_size(folder: Path, monkeypatch: pyte
 def test_a_part_of_another_form_is_an_error_of_parse_row(folder: Path, part: dict[str, Any], why: str) -> None:
     [row] = built(folder, [part])
     assert row[run_columns.STAGE_ERROR].startswith("parse_row: ") and why in row[run_columns.STAGE_ERROR]
+
+
+def test_sounds_are_counted_by_silence_of_their_length(folder: Path) -> None:
+    class Hears(Processor):
+        audio_token, feature_extractor, image_processor = "<audio>", SimpleNamespace(sampling_rate=100), None
+
+        def tokenizer(self, text: str) -> dict[str, Any]:
+            return {"input_ids": [7]}
+
+        def __call__(self, text: str, audio: Any, sampling_rate: int) -> dict[str, Any]:
+            assert not audio[0].any() and text == "<audio>"
+            return {"input_ids": [[7] * (len(audio[0]) // 10)]}
+
+    part = {"type": "audio", "audio": tiny_ears.sound(1.5, 440)}
+    in_text = {
+        "type": "input_audio",
+        "input_audio": {"data": base64.b64encode(part["audio"]).decode(), "format": "wav"},
+    }
+    rows = built(
+        folder,
+        [part, said("what?")],
+        [in_text],
+        [part, part],
+        [{"type": "audio", "audio": part["audio"][:60]}],
+        processor=Hears,
+    )
+    assert [run_columns.media_of(row)[1] for row in rows] == [14, 14, 28, 0]
+    assert rows[0]["text"] == "user: <audio>what?;" and rows[3][run_columns.STAGE_ERROR].startswith(
+        "media: the audio ends"
+    )
