@@ -403,6 +403,23 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # %% [markdown]
 # ## More than text
 #
+# **Pictures, sound and film** are parts of a message, as the OpenAI API or transformers write them; one VLM's config is `configs/qwen2.5-vl-3b-l4.yaml`:
+#
+# ```python
+# class Captions(ChatWorkloadBase):
+#     media_folder = "pictures"                    # paths in rows are below it; without it no row can open a file
+#     media_hosts = ["images.example.org"]         # hosts that URLs in rows may lead to; without it no URL is fetched
+#
+#     def parse_row(self, row):                    # "image": bytes, a path, a URL, a PIL image, or {"bytes": ..., "path": ...}
+#         picture = {"type": "image", "image": row["image"]}
+#         return {"messages": [{"role": "user", "content": [picture, {"type": "text", "text": "Describe it."}]}]}
+# ```
+#
+# They are fetched, checked and counted on CPUs ahead of the engine, so a broken, forbidden or too large one, or one that the model does not take, is its row's `error`.
+# Rows may come from strangers: redirects are checked again, private addresses are refused unless they are named, and sizes, pixels and seconds are bounded (`max_media_bytes`,
+# `max_media_pixels`, `max_media_seconds`, `media_timeout_s`). An endpoint gets the bytes, never the URL. vLLM prepares pictures in one thread an engine: where GPUs wait for
+# it, run more engines. The model needs a processor of transformers. `examples/images.ipynb` goes through it, on a CPU.
+#
 # With `task: embed`, `classify` or `score` in the config, the same run asks a pooling model of vLLM's: an embedder, a classifier, a reranker.
 #
 # ```python
@@ -444,7 +461,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 #   CPU, sixty requests, most at temperature 0, gave the same texts, counts, log-probabilities, keys and statuses. Two things differ: a key that would have no effect is an error,
 #   and a `max_tokens` beyond the context ends there instead of being refused. Defaults are vLLM's own; `generation_config: auto` in
 #   `engine_kwargs` takes the model's, as a server does.
-# - **No line ends a run.** One that is no JSON, no request or not done here (streams, images, a forced call of a tool) becomes an error line: the status,
+# - **No line ends a run.** One that is no JSON, no request or not done here (streams, a forced call of a tool) becomes an error line: the status,
 #   a null body, and in `error` the API's object with message, type, param and code. Without `--errors` these lines are in the results.
 # - **`custom_id`s** tell results apart, whose order is not promised. Of lines with one `custom_id` the first is answered, the others are errors.
 # - **Stop and resume**: answers are kept in `results.jsonl.parts`, an output folder like any other, and the results are written at the end, all at once.
@@ -565,7 +582,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # | file | what it is |
 # |---|---|
 # | `README.ipynb` | this walkthrough; `main.py` and `README.md` are exported from it (`make export`) |
-# | `examples/` | notebooks: a table of typed answers, best of n with a judge, a search with embeddings, labels for a table |
+# | `examples/` | notebooks: a table of typed answers, best of n with a judge, a search with embeddings, labels for a table, captions of pictures |
 # | `configs/` | models and accelerators, each setting with what it trades |
 # | `rayllm_batch/` | the library; `CONTRIBUTING.md` has the way of a row through it |
 # | `util/` | the token prompt, the choice of a config, the results table |

@@ -95,6 +95,7 @@ class VLLMEngine:
             )
         except Exception as error:
             raise EngineDidNotStart(str(error), self.limits()) from error
+        self._media = vllm_media.WithMedia(self._engine)
         model_config = self._config.model_config
         self.max_model_len, self.vocab_size = int(model_config.max_model_len), model_config.get_vocab_size()
         hidden_size = getattr(model_config.hf_text_config, "hidden_size", None)
@@ -115,10 +116,9 @@ class VLLMEngine:
         prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
         if request.cache_salt:
             prompt["cache_salt"] = request.cache_salt
-        if request.media:
-            prompt |= await vllm_media.data_of(request.media, request.cache_salt)
         async with self._turn_of_logprobs(params):
-            final = await self._last(request.model, partial(self._engine.generate, prompt, params, request_id, **more))
+            ask = partial(self._media.generate, request.media) if request.media else self._engine.generate
+            final = await self._last(request.model, partial(ask, prompt, params, request_id, **more))
         outputs = sorted(final.outputs, key=lambda output: output.index)
         for output in outputs:
             if output.finish_reason not in ANSWERED:

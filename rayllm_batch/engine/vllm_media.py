@@ -7,7 +7,7 @@ say. So what can be done before is done here, in threads of our own: decoding, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Optional
 
 from rayllm_batch.engine.base import BadRequest
@@ -15,23 +15,44 @@ from rayllm_batch.errors import one_line
 from rayllm_batch.media import decode
 from rayllm_batch.media.medium import Medium
 
+AT_ONCE = 8  # requests whose media are decoded or prepared; the pixels of a photograph are some 30 MB
+
+
+class WithMedia:
+    """Requests with media, of vLLM's AsyncLLM. Made and used inside one event loop."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine, self._preparing = engine, asyncio.Semaphore(AT_ONCE)
+
+    async def generate(self, media: Sequence[Medium], prompt: Any, *request: Any, **more: Any) -> AsyncIterator[Any]:
+        """As the engine's `generate`, and as its server does: what is given to it is prepared, so that no more than
+        AT_ONCE requests hold pixels, however many wait. Raises BadRequest, or what vLLM raises.
+        """
+        async with self._preparing:
+            prompt = {**prompt, **await data_of(media, prompt.get("cache_salt"))}
+            if not self._engine.model_config.is_encoder_decoder:
+                # From here to the engine without a pause: its cache of prepared media counts on their order.
+                [prompt] = await self._engine.renderer.render_cmpl_async([prompt])
+        async for out in self._engine.generate(prompt, *request, **more):
+            yield out
+
 
 async def data_of(media: Sequence[Medium], salt: Optional[str] = None) -> dict[str, Any]:
-    """The prompt's `multi_modal_data`, and `multi_modal_uuids`: the digests, so that vLLM makes none of the pixels.
+    """The prompt's `multi_modal_data`, and `multi_modal_uuids`: kinds and digests, so that vLLM makes none of the pixels.
 
     salt: the request's cache_salt; what vLLM has prepared of them is shared with requests of the same alone.
     Raises BadRequest for what cannot be decoded, though the CPU stage has seen that it can.
     """
-    once = {one.digest: one for one in media}
+    once = {(one.kind, one.digest): one for one in media}
     try:
         decoders = [getattr(decode, f"{one.kind}_of") for one in once.values()]
         decoded = await asyncio.gather(*map(asyncio.to_thread, decoders, once.values()))
     except Exception as error:
         raise BadRequest(f"media: {one_line(error)}") from None
-    of_digest = dict(zip(once, decoded, strict=True))
+    of_each = dict(zip(once, decoded, strict=True))
     data: dict[str, list[Any]] = {}
     uuids: dict[str, list[str]] = {}
     for one in media:
-        data.setdefault(one.kind, []).append(of_digest[one.digest])
-        uuids.setdefault(one.kind, []).append(one.digest if salt is None else f"{salt}-{one.digest}")
+        data.setdefault(one.kind, []).append(of_each[one.kind, one.digest])
+        uuids.setdefault(one.kind, []).append("-".join(filter(None, (salt, one.kind, one.digest))))
     return {"multi_modal_data": data, "multi_modal_uuids": uuids}

@@ -96,12 +96,12 @@ def stage_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def media_of(row: dict[str, Any]) -> tuple[tuple[Medium, ...], int]:
     """Of a row of stage_rows, and the tokens that they take beside their placeholders."""
-    first: dict[str, Medium] = {}
+    first: dict[tuple[str, str], Medium] = {}  # the bytes of a film may also be asked for as a sound
     found, tokens = [], 0
     for one in row.get(MEDIA) or ():
         its = one.as_py()
         tokens += its.pop("tokens")
-        found.append(first.setdefault(its["digest"], Medium(**its)))
+        found.append(first.setdefault((its["kind"], its["digest"]), Medium(**its)))
     return tuple(found), tokens
 
 

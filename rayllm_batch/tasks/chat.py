@@ -33,7 +33,10 @@ def checked_messages(messages: Any, media: Optional[Media] = None) -> list[dict[
     """
     if not isinstance(messages, (list, tuple, np.ndarray)) or not len(messages):
         raise TypeError(f'parse_row\'s "messages" must be a list of at least one message, but is {shown(messages)}')
-    return [_checked_message(message, media) for message in messages]
+    checked = [_checked_message(message, media) for message in messages]
+    if checked[-1]["role"] == "assistant" and isinstance(checked[-1]["content"], list):
+        raise TypeError("the last message is the assistant's, which the answer continues, but is more than text")
+    return checked
 
 
 def _checked_message(message: Any, media: Optional[Media]) -> dict[str, Any]:

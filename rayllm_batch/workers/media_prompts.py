@@ -77,12 +77,12 @@ class MediaPrompts:
             tokens = [0] * len(found) if self.as_text else _tokens(self._processor(job), found, self.processor_kwargs)
         except Exception as problem:  # a picture that is too narrow for the model, say
             return f"media: the model's processor does not take it: {one_line(problem)}"
-        seen = set[str]()  # a picture that comes again travels once
+        seen = set[tuple[str, str]]()  # a picture that comes again travels once
         media = []
         for one, its in zip(found, tokens, strict=True):
-            data = None if one.digest in seen else one.data
+            data = None if (one.kind, one.digest) in seen else one.data
             media.append({**vars(one), "data": data, "tokens": its})
-            seen.add(one.digest)
+            seen.add((one.kind, one.digest))
         return media
 
     def check(self, kinds: Counter[str], job: PromptJob) -> None:

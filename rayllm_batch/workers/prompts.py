@@ -341,7 +341,7 @@ def render(
     """
     last = messages[-1]
     is_begun = last["role"] == "assistant" and "continue_final_message" not in own
-    begun = "".join(texts_in(last["content"])) if is_begun else None
+    begun = texts_in(last["content"])[0] if is_begun else None
     if begun is not None and last.keys() - {"role", "content", "name"}:
         raise ValueError("the last message is the assistant's, and more than text: only its content can be continued")
     if begun is not None and not begun.strip() and len(messages) > 1:

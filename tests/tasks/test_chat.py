@@ -122,6 +122,11 @@ def test_media_are_parts_without_what_they_are(part: dict[str, Any], kind: str, 
     assert found["messages"][0]["content"] == [{"type": kind}, {"type": "text", "text": "what?"}]
 
 
+def test_an_answer_continues_no_picture() -> None:
+    begun = {"role": "assistant", "content": [{"type": "image", "image": b"x"}]}
+    assert "more than text" in refusal({"messages": [{"role": "user", "content": "Paint."}, begun]})
+
+
 @pytest.mark.parametrize("value", [None, 5, 1.5, True, b"bytes", {"text": "a"}, {"a"}, np.int64(3)])
 def test_content_that_is_no_text(value: Any) -> None:
     assert "content must be text" in refusal({"messages": [{"role": "user", "content": value}]})
