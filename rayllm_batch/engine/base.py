@@ -175,6 +175,7 @@ class EngineKind:
     needs_model = True  # it has a model's vocabulary and context; its files are downloaded and checked before
     needs_gpus = True  # it takes those that the config speaks of, and none on accelerator_type CPU
     pools = False  # it answers requests with a pooling, when it was started for them
+    takes_media = False  # requests may have pictures, sound and film beside their text
     tokenizes = False  # it takes messages and texts as they are; nothing of a model is on our side
     at_once_setting = "max_num_seqs"  # which of engine_kwargs `at_once` is
     rehearses_memory = False  # it acts as if it had a GPU's memory, also where it has none

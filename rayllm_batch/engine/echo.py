@@ -127,6 +127,7 @@ class Echo(EngineKind):
     needs_model = False
     needs_gpus = False
     pools = True
+    takes_media = True  # and answers as if they were not there
     rehearses_memory = True
     own_settings = tuple(
         "max_model_len max_num_seqs max_num_batched_tokens start_seconds seconds_per_request start_error oom_above "

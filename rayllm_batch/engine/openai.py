@@ -255,6 +255,7 @@ class OpenAI(EngineKind):
     needs_model = False
     needs_gpus = False
     tokenizes = True
+    takes_media = True
     at_once_setting = "max_concurrency"
     how_fast = HOW_FAST
 

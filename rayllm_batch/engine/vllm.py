@@ -270,6 +270,7 @@ class VLLMStarter(Starter):
 class VLLM(EngineKind):
     needs_vllm = True
     pools = True
+    takes_media = True
 
     def starter(
         self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]

@@ -21,7 +21,7 @@ from rayllm_batch.media.medium import Medium
 from rayllm_batch.media.reader import MediaReader
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.tasks.chat import texts_in
-from rayllm_batch.workers.prompts import MediaNotTaken, PromptJob, as_parts, render, takes_parts
+from rayllm_batch.workers.prompts import MediaNotTaken, PromptJob, as_parts, render, takes_parts, told
 from rayllm_batch.workers.tokenizer import model_folder
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -32,7 +32,8 @@ KINDS = {"image": "image_processor", "video": "video_processor", "audio": "featu
 @dataclass(frozen=True)
 class MediaPrompts:
     """rules: what may be read. limits: of a row's media of a kind, where the config has some. model: whose processor it
-    is. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders the prompts itself.
+    is. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders the prompts itself. blind: the
+    name of an engine that takes none, "" of others.
     """
 
     rules: MediaRules
@@ -40,6 +41,7 @@ class MediaPrompts:
     limits: Mapping[str, int] = field(default_factory=dict)
     processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
     as_text: bool = False
+    blind: str = ""
 
     @classmethod
     def of(cls, config: EngineConfig, rules: MediaRules, model: Optional[str] = None) -> MediaPrompts:
@@ -52,7 +54,9 @@ class MediaPrompts:
         if kwargs.get("language_model_only"):
             limits = dict.fromkeys(KINDS, 0)
         processor_kwargs = kwargs.get("mm_processor_kwargs") or {}
-        return cls(rules, model or config.model_id, limits, processor_kwargs, config.engine_kind.tokenizes)
+        kind = config.engine_kind
+        blind = "" if kind.takes_media else config.llm_engine
+        return cls(rules, model or config.model_id, limits, processor_kwargs, kind.tokenizes, blind)
 
     def read(self, rows: Sequence[tuple[int, list[tuple[str, Any]]]], job: PromptJob) -> Iterator[tuple[int, Any]]:
         """Of each row its media, as the column has them, or its error: what is read at once is some rows', in parallel.
@@ -85,8 +89,13 @@ class MediaPrompts:
             seen.add((one.kind, one.digest))
         return media
 
-    def check(self, kinds: Counter[str], job: PromptJob) -> None:
-        """Raise MediaNotTaken where the model takes no such media, or not so many."""
+    def check(self, messages: Sequence[Mapping[str, Any]], job: PromptJob) -> Counter[str]:
+        """The kinds of their media. Raises MediaNotTaken where the model takes none such, or not so many."""
+        kinds = Counter(kind for message in messages for kind in media_in(message))
+        if self.blind:
+            raise MediaNotTaken(
+                f"it has {_number(*next((n, k) for k, n in kinds.items()))}, but llm_engine {self.blind} takes text alone"
+            )
         processor = None if self.as_text else self._processor(job)
         for kind, count in kinds.items():
             if not self.as_text and getattr(processor, KINDS[kind], None) is None:
@@ -98,6 +107,7 @@ class MediaPrompts:
             if count > self.limits.get(kind, count):
                 most = f"limit_mm_per_prompt in engine_kwargs allows {self.limits[kind]}"
                 raise MediaNotTaken(f"it has {_number(count, kind)}, but {most}")
+        return kinds
 
     def render(
         self,
@@ -108,8 +118,7 @@ class MediaPrompts:
         own: Mapping[str, Any],
     ) -> str:
         """The text that the model sees, a placeholder for each of its media. Raises MediaNotTaken, and as `render` does."""
-        kinds = Counter(kind for message in messages for kind in media_in(message))
-        self.check(kinds, job)
+        kinds = self.check(messages, job)
         processor = self._processor(job)
         written = {kind: _placeholders(processor, kind) for kind in KINDS}
         for text in (text for message in messages for text in texts_in(message["content"])):
@@ -143,7 +152,9 @@ class MediaPrompts:
             try:
                 cache[key] = AutoProcessor.from_pretrained(folder, **job.tokenizer_kwargs)
             except Exception as error:
-                raise EngineError(f"The processor of {self.model!r} cannot be loaded: {one_line(error)}") from None
+                raise told(
+                    EngineError(f"The processor of {self.model!r} cannot be loaded: {one_line(error)}"), job
+                ) from None
         return cache[key]
 
 

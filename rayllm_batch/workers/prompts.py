@@ -18,7 +18,7 @@ import pyarrow as pa
 from rayllm_batch.data import columns
 from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.data.row_id import as_pairs, row_ids
-from rayllm_batch.errors import RayLLMBatchError, one_line
+from rayllm_batch.errors import EngineError, RayLLMBatchError, one_line
 from rayllm_batch.output import finished_rows, run_columns
 from rayllm_batch.tasks.base import ParseRow, Task
 from rayllm_batch.tasks.chat import THOUGHTS, describe_error, texts_in
@@ -234,8 +234,7 @@ def fill(  # noqa: PLR0917 (a column each)
     tools, how: of each row, where any has some: its tools, and its chat_template_kwargs, which go over the job's.
     """
     if job.as_text:
-        for i, its in enumerate(prompts):
-            errors[i] = errors[i] or half_of_a_pair(json.dumps(its, ensure_ascii=False)) or None
+        errors[:] = [error or _not_sent(its, job) for error, its in zip(errors, prompts, strict=True)]
         return
     tokenizer = loaded(job, any(isinstance(its, list) for its in prompts))
     texts: dict[int, str] = {}
@@ -252,6 +251,8 @@ def fill(  # noqa: PLR0917 (a column each)
         except MediaNotTaken as problem:
             errors[i] = f"media: {problem}"
             continue
+        except EngineError:  # of the model's processor: no row is to blame
+            raise
         except Exception as problem:  # also RecursionError, and the sandbox's refusal of a loop without end
             errors[i] = f"chat_template: {one_line(problem)}"
             continue
@@ -263,6 +264,16 @@ def fill(  # noqa: PLR0917 (a column each)
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             some = {i: texts[i] for i in rows[first : first + ENCODED_AT_ONCE]}
             _tokenize(tokenizer, some, token_ids, errors, plain)
+
+
+def _not_sent(prompt: Optional[Prompt], job: PromptJob) -> Optional[str]:
+    """The error of one that an engine which tokenizes does not take."""
+    try:
+        if isinstance(prompt, list) and has_media(prompt):
+            job.media.check(prompt, job)
+    except MediaNotTaken as problem:
+        return f"media: {problem}"
+    return half_of_a_pair(json.dumps(prompt, ensure_ascii=False)) or None
 
 
 def has_media(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -277,11 +288,16 @@ def loaded(job: PromptJob, has_chats: bool) -> Any:
             raise no_chat_template(job.tokenizer)
         return tokenizer
     except RayLLMBatchError as error:
-        if job.monitor is not None:
-            import ray
+        raise told(error, job) from None
 
-            ray.get(job.monitor.failed.remote(type(error).__name__, str(error)))
-        raise
+
+def told(error: RayLLMBatchError, job: PromptJob) -> RayLLMBatchError:
+    """The same, which ends the run; the driver is told."""
+    if job.monitor is not None:
+        import ray
+
+        ray.get(job.monitor.failed.remote(type(error).__name__, str(error)))
+    return error
 
 
 def half_of_a_pair(text: str) -> str:

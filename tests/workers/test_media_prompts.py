@@ -17,8 +17,10 @@ import tiny_ears
 import tokenizer_builders
 
 from rayllm_batch import init_engine_from_config
+from rayllm_batch.errors import EngineError
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.output import run_columns
+from rayllm_batch.output.finished_rows import UNKNOWN
 from rayllm_batch.workers import prompts
 from rayllm_batch.workers.media_prompts import MediaPrompts
 
@@ -272,3 +274,48 @@ def test_sounds_are_counted_by_silence_of_their_length(folder: Path) -> None:
     assert rows[0]["text"] == "user: <audio>what?;" and rows[3][run_columns.STAGE_ERROR].startswith(
         "media: the audio ends"
     )
+
+
+def test_an_engine_that_takes_no_media_gets_none(folder: Path) -> None:
+    rows = built(folder, [seen(picture(10))], "text", blind="parrot")
+    assert errors(rows) == ["media: it has 1 image, but llm_engine parrot takes text alone", None]
+    job = prompts.PromptJob(
+        parse_row=lambda row: {"messages": [{"role": "user", "content": [seen(picture(10))]}]},
+        tokenizer="",
+        as_text=True,
+        media=MediaPrompts(MediaRules(), as_text=True, blind="parrot"),
+    )
+    [row] = run_columns.stage_rows(prompts.build_prompts(pa.table({"n": [0]}), job))
+    assert "takes text alone" in row[run_columns.STAGE_ERROR] and run_columns.media_of(row) == ((), 0)
+
+
+def test_a_processor_that_does_not_load_ends_the_run(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
+    media = MediaPrompts(MediaRules(), str(tmp_path))
+    job = prompts.PromptJob(
+        parse_row=lambda row: {"messages": [{"role": "user", "content": [seen(picture(10))]}]},
+        tokenizer=str(folder),
+        chat_template=EITHER,
+        media=media,
+    )
+    with pytest.raises(EngineError, match="processor of .* cannot be loaded"):
+        prompts.build_prompts(pa.table({"n": [0]}), job)
+
+
+def test_a_folder_of_answers_tells_pictures_apart(folder: Path) -> None:
+    """What is asked of a row is kept as a digest, beside its answer."""
+    sys.__dict__["_rayllm_batch_processor"] = {repr(("the-model", {})): Processor()}
+    job = prompts.PromptJob(
+        parse_row=lambda row: {"messages": [{"role": "user", "content": [seen(row["picture"]), said("what?")]}]},
+        tokenizer=str(folder),
+        chat_template=EITHER,
+        media=MediaPrompts(MediaRules(), "the-model"),
+        with_row_ids=True,
+        id_column="id",
+    )
+    pictures = [picture(10), picture(10, colour="blue"), picture(10), b"none"]
+    table = prompts.build_prompts(pa.table({"id": [1, 2, 3, 4], "picture": pictures}), job)
+    asked = table.column(run_columns.ASKED).to_pylist()
+    assert asked[0] == asked[2] != asked[1] and asked[3] == UNKNOWN
+    assert [prompts.digest_of(row, job) for row in run_columns.stage_rows(table)] == asked
+    assert table.column("picture").to_pylist() == pictures, "what came in goes out"
