@@ -246,9 +246,13 @@ def addresses_of(host: str, port: int) -> list[str]:
 def _failure(url: Url, error: Exception) -> MediaError:
     """Without the error's own text, which may quote what a server sent."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return MediaError(f"{url}: its certificate is not valid ({error.verify_message}).")
+        return MediaError(
+            f"{url}: its certificate is not valid here ({error.verify_message}): SSL_CERT_FILE names others."
+        )
     if isinstance(error, ssl.SSLError):
         return MediaError(f"{url}: TLS failed ({error.reason or type(error).__name__}).")
+    if isinstance(error, http.client.IncompleteRead):
+        return Passing(f"{url} ends before its end.")
     if isinstance(error, OSError):
         return Passing(f"{url}: the connection failed ({error.strerror or type(error).__name__}).")
     return MediaError(f"{url} does not answer in HTTP ({type(error).__name__}).")

@@ -30,9 +30,13 @@ def read_file(source: str, rules: MediaRules) -> bytes:
     try:
         real = os.path.realpath(os.path.join(folder, path))
     except (OSError, ValueError):
-        real = ""
-    if os.path.commonpath([folder, real or "/"]) != folder or real == folder:
-        raise MediaError(f"the file {said!r} is not read: it is not below media_folder {rules.folder!r}.")
+        raise MediaError(f"the file {said!r} cannot be read: expected the path of a file below media_folder.") from None
+    if os.path.commonpath([folder, real]) != folder or real == folder:
+        is_named_below = os.path.normpath(os.path.join(folder, path)).startswith(folder + os.sep)
+        why = (
+            "a link leads out of" if is_named_below else "it is not below"
+        )  # as in the Hub's cache, whose files are links
+        raise MediaError(f"the file {said!r} is not read: {why} media_folder {rules.folder!r}.")
     steps = os.path.relpath(real, folder).split(os.sep)
     at: Optional[int] = None
     try:

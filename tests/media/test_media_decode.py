@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import media_samples as made
@@ -172,3 +173,23 @@ def test_readers_are_chosen_by_the_first_bytes() -> None:
         b"\xff": None,
     }
     assert [container.demuxer_of(data) for data in known] == list(known.values())
+
+
+def test_files_with_bytes_changed_decode_or_are_refused() -> None:
+    """bench/media_attacks.py --mutate has tried a hundred thousand."""
+    chance, good = random.Random(0), made.whole()
+    decoders = {"image": image_of, "audio": audio_of, "video": video_of}
+    reader = MediaReader(MediaRules(max_pixels=1_000_000, max_seconds=10))
+    outcomes = set()
+    for _ in range(1_000):
+        kind, data = chance.choice(good)
+        try:
+            medium = reader.read(kind, made.mutated(data, chance))
+            found = decoders[kind](medium)
+        except MediaError:
+            outcomes.add((kind, "refused"))
+            continue
+        outcomes.add((kind, "decoded"))
+        if kind == "image":
+            assert found.size == (medium.width, medium.height)
+    assert len(outcomes) == 6

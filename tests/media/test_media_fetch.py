@@ -190,4 +190,7 @@ def test_tls_is_checked_for_the_name_and_a_drip_in_it_is_cut(tmp_path: Path, mon
             fetcher.fetch(f"https://other.example:{port}/")
         with pytest.raises(MediaError, match="timeout_s"):
             fetcher.fetch(f"https://good.example:{port}/drip")
+        with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(MediaError, match="timeout_s"):
+            port = silent.getsockname()[1]
+            Fetcher(MediaRules(hosts=(f"127.0.0.1:{port}",), timeout_s=0.2)).fetch(f"https://127.0.0.1:{port}/")
         listener.shutdown(socket.SHUT_RDWR)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,28 @@ def test_a_rows_media_do_not_use_up_the_memory(monkeypatch: pytest.MonkeyPatch) 
     found = MediaReader(MediaRules()).read_all([("image", one) for one in colours])
     assert sum(isinstance(one, Medium) for one in found) == 2
     assert all("give fewer" in str(one) for one in found if isinstance(one, MediaError))
+
+
+def test_a_link_that_is_put_there_after_the_check_is_not_followed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "out").mkdir()
+    (folder.parent / "out" / "x.png").write_bytes(PNG)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "x.png").write_bytes(PNG)
+    resolve = os.path.realpath
+
+    def swapped(path: str) -> str:
+        found = resolve(path)
+        if found.endswith("sub/x.png"):
+            shutil.rmtree(folder / "sub")
+            (folder / "sub").symlink_to("../out")
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", swapped)
+    with pytest.raises(MediaError, match="cannot be read"):
+        MediaReader(MediaRules(folder=str(folder))).read("image", "sub/x.png")
+    assert (folder / "sub" / "x.png").exists()
 
 
 def test_base64_without_its_head_is_no_path(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
 from typing import Any
@@ -190,3 +191,48 @@ def video(
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
             container.mux(stream.encode(None))
         return file.getvalue()
+
+
+def whole() -> list[tuple[str, bytes]]:
+    """Good media of each kind and format, small."""
+    tiff = [noise("TIFF", compression=one) for one in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
+    images = [
+        *map(noise, FORMATS),
+        *map(animation, ("GIF", "WEBP", "PNG")),
+        *tiff,
+        noise("JPEG", progressive=True),
+        turned(6),
+        image(mode="P"),
+    ]
+    sounds = [
+        wav(0.1),
+        sound(seconds=0.2),
+        sound("mp3", 0.2, "libmp3lame"),
+        sound("ogg", 0.2, "libopus", 48_000),
+        sound("adts", 0.2, "aac"),
+    ]
+    films = [("mp4", "libx264"), ("webm", "libvpx-vp9"), ("matroska", "libx264"), ("avi", "mpeg4"), ("mov", "mjpeg")]
+    videos = [video(*film, 8) for film in films]
+    return [(kind, one) for kind, its in (("image", images), ("audio", sounds), ("video", videos)) for one in its]
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """Some bytes changed, left out or doubled, most of them near the start, or the end cut off."""
+    found = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4, 16, 64))):
+        if not found:
+            break
+        at = chance.randrange(min(len(found), chance.choice((64, 256, 1 << 30))))
+        some = chance.randrange(1, 64)
+        how = chance.choice(("byte", "byte", "number", "less", "more", "end"))
+        if how == "byte":
+            found[at] = chance.randrange(256)
+        elif how == "number":
+            found[at : at + 4] = chance.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\0\1"))
+        elif how == "less":
+            del found[at : at + some]
+        elif how == "more":
+            found[at:at] = found[at : at + some]
+        else:
+            del found[chance.randrange(len(found)) :]
+    return bytes(found)
