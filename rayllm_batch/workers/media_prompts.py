@@ -25,7 +25,7 @@ from rayllm_batch.workers.prompts import MediaNotTaken, PromptJob, as_parts, ren
 from rayllm_batch.workers.tokenizer import model_folder
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-READ_AT_ONCE = 32  # media, more or less: those of whole rows
+READ_AT_ONCE, READ_BYTES = 32, 2 << 30  # media, and what they may have at most: those of whole rows
 KINDS = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}  # what reads each
 
 
@@ -64,14 +64,24 @@ class MediaPrompts:
         rows: of each its number, and its media's kinds and sources.
         """
         reader = MediaReader(self.rules)
-        some: list[tuple[int, list[tuple[str, Any]]]] = []
-        for n, (i, sources) in enumerate(rows, start=1):
-            some.append((i, sources))
-            if n == len(rows) or sum(len(its) for _, its in some) >= READ_AT_ONCE:
-                found = iter(reader.read_all([one for _, its in some for one in its]))
-                for number, its in some:
-                    yield number, self._of_row([next(found) for _ in its], job)
-                some = []
+        for some in self._together(rows):
+            found = iter(reader.read_all([one for _, its in some for one in its]))
+            for number, its in some:
+                yield number, self._of_row([next(found) for _ in its], job)
+
+    def _together(self, rows: Sequence[tuple[int, list[Any]]]) -> Iterator[list[tuple[int, list[Any]]]]:
+        """Rows of so few media that none of them meets the reader's bound on all that it gives at once; those of one
+        row may.
+        """
+        most, some, count = max(1, min(READ_AT_ONCE, READ_BYTES // self.rules.max_bytes)), list[Any](), 0
+        for row in rows:
+            if some and count + len(row[1]) > most:
+                yield some
+                some, count = [], 0
+            some.append(row)
+            count += len(row[1])
+        if some:
+            yield some
 
     def _of_row(self, found: list[Any], job: PromptJob) -> Any:
         if error := next((one for one in found if isinstance(one, MediaError)), None):

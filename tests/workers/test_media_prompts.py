@@ -319,3 +319,13 @@ def test_a_folder_of_answers_tells_pictures_apart(folder: Path) -> None:
     assert asked[0] == asked[2] != asked[1] and asked[3] == UNKNOWN
     assert [prompts.digest_of(row, job) for row in run_columns.stage_rows(table)] == asked
     assert table.column("picture").to_pylist() == pictures, "what came in goes out"
+
+
+def test_no_row_is_read_beside_one_of_endless_media() -> None:
+    def together(*counts: int, **rules: Any) -> list[list[int]]:
+        rows = [(n, [("image", b"")] * count) for n, count in enumerate(counts)]
+        return [[n for n, _ in some] for some in MediaPrompts(MediaRules(**rules))._together(rows)]
+
+    assert together(1, 1, 1000, 1) == [[0, 1], [2], [3]]
+    assert together(20, 12, 1) == [[0, 1], [2]] and together() == []
+    assert together(1, 1, 1, max_bytes=1 << 30) == [[0, 1], [2]], "as many as may be in memory"
