@@ -144,7 +144,7 @@ def _source(part: dict[str, Any], kind: str) -> Any:
     keys = (kind,) if "_" in kind else (kind, "url", "path")
     if len(given) != 1 or next(iter(given)) not in keys:
         wanted = " or ".join(f'{{"type": {kind!r}, {key!r}: ...}}' for key in keys)
-        raise TypeError(f"a part of type {kind!r} must be {wanted} and no more, but is {shown(part)}")
+        raise TypeError(f"a part of type {kind!r} must be {wanted} and no more, but {_form(given)}")
     source = next(iter(given.values()))
     if "_" not in kind:
         return source
@@ -152,7 +152,7 @@ def _source(part: dict[str, Any], kind: str) -> Any:
     if kind == "input_audio":
         if not isinstance(inner, dict) or inner.keys() != {"data", "format"} or not all(map(_is_text, inner.values())):
             raise TypeError(
-                f'an input_audio must be {{"data": base64, "format": "wav"}}, but is {shown(source)}; an audio_url may '
+                f'an input_audio must be {{"data": base64, "format": "wav"}}, but {_form(source)}; an audio_url may '
                 "be an address"
             )
         return f"data:audio/{inner['format']};base64,{inner['data']}"
@@ -163,8 +163,15 @@ def _source(part: dict[str, Any], kind: str) -> Any:
             )
         inner = inner["url"] if inner.keys() == {"url"} else None
     if not _is_text(inner):
-        raise TypeError(f'an {kind} must be {{"url": "https://..."}} or {{"url": "data:..."}}, but is {shown(source)}')
+        raise TypeError(f'an {kind} must be {{"url": "https://..."}} or {{"url": "data:..."}}, but {_form(source)}')
     return inner
+
+
+def _form(given: Any) -> str:
+    """Without its values: a URL may be signed."""
+    return (
+        f"has {', '.join(map(repr, given)) or 'nothing'}" if isinstance(given, dict) else f"is a {type(given).__name__}"
+    )
 
 
 def _is_text(value: Any) -> bool:
