@@ -7,7 +7,8 @@ say. So what can be done before is done here, in threads of our own: decoding, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Optional
 
 from rayllm_batch.engine.base import BadRequest
@@ -29,7 +30,9 @@ class WithMedia:
         AT_ONCE requests hold pixels, however many wait. Raises BadRequest, or what vLLM raises.
         """
         async with self._preparing:
-            prompt = {**prompt, **await data_of(media, prompt.get("cache_salt"))}
+            config = self._engine.model_config.multimodal_config
+            of_video = (config.media_io_kwargs if config else {}).get("video") or {}
+            prompt = {**prompt, **await data_of(media, prompt.get("cache_salt"), of_video)}
             if not self._engine.model_config.is_encoder_decoder:
                 # From here to the engine without a pause: its cache of prepared media counts on their order.
                 [prompt] = await self._engine.renderer.render_cmpl_async([prompt])
@@ -37,15 +40,20 @@ class WithMedia:
             yield out
 
 
-async def data_of(media: Sequence[Medium], salt: Optional[str] = None) -> dict[str, Any]:
-    """The prompt's `multi_modal_data`, and `multi_modal_uuids`: kinds and digests, so that vLLM makes none of the pixels.
+async def data_of(
+    media: Sequence[Medium], salt: Optional[str] = None, of_video: Mapping[str, Any] = {}
+) -> dict[str, Any]:
+    """The prompt's `multi_modal_data`, and `multi_modal_uuids`: kinds and digests, in place of hashes of the pixels.
 
-    salt: the request's cache_salt; what vLLM has prepared of them is shared with requests of the same alone.
-    Raises BadRequest for what cannot be decoded, though the CPU stage has seen that it can.
+    of_video: media_io_kwargs of it (num_frames). salt: the request's cache_salt; what vLLM has prepared of them is
+    shared with requests of the same alone. Raises BadRequest for what cannot be decoded, though the CPU stage has seen
+    that it can.
     """
     once = {(one.kind, one.digest): one for one in media}
     try:
-        decoders = [getattr(decode, f"{one.kind}_of") for one in once.values()]
+        video_of = partial(decode.video_of, **of_video)
+        kinds: dict[str, Any] = {"image": decode.image_of, "audio": decode.audio_of, "video": video_of}
+        decoders = [kinds[one.kind] for one in once.values()]
         decoded = await asyncio.gather(*map(asyncio.to_thread, decoders, once.values()))
     except Exception as error:
         raise BadRequest(f"media: {one_line(error)}") from None

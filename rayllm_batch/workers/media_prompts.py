@@ -25,6 +25,7 @@ from rayllm_batch.workers.prompts import MediaNotTaken, PromptJob, as_parts, ren
 from rayllm_batch.workers.tokenizer import model_folder
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+READ_IO = {"video.num_frames"}  # of media_io_kwargs
 READ_AT_ONCE, READ_BYTES = 32, 2 << 30  # media, and what they may have at most: those of whole rows
 KINDS = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}  # what reads each
 
@@ -33,7 +34,8 @@ KINDS = {"image": "image_processor", "video": "video_processor", "audio": "featu
 class MediaPrompts:
     """rules: what may be read. limits: of a row's media of a kind, where the config has some. model: whose processor it
     is. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders the prompts itself. blind: the
-    name of an engine that takes none, "" of others.
+    name of an engine that takes none, "" of others. unread: settings of the config that would decide how media are
+    read, if they were not read here.
     """
 
     rules: MediaRules
@@ -42,6 +44,7 @@ class MediaPrompts:
     processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
     as_text: bool = False
     blind: str = ""
+    unread: str = ""
 
     @classmethod
     def of(cls, config: EngineConfig, rules: MediaRules, model: Optional[str] = None) -> MediaPrompts:
@@ -56,7 +59,10 @@ class MediaPrompts:
         processor_kwargs = kwargs.get("mm_processor_kwargs") or {}
         kind = config.engine_kind
         blind = "" if kind.takes_media else config.llm_engine
-        return cls(rules, model or config.model_id, limits, processor_kwargs, kind.tokenizes, blind)
+        io = kwargs.get("media_io_kwargs") or {}
+        names = {f"{of}.{name}" for of, its in io.items() for name in its or {}} if isinstance(io, dict) else set[str]()
+        unread = ", ".join(sorted(names - READ_IO))
+        return cls(rules, model or config.model_id, limits, processor_kwargs, kind.tokenizes, blind, unread)
 
     def read(self, rows: Sequence[tuple[int, list[tuple[str, Any]]]], job: PromptJob) -> Iterator[tuple[int, Any]]:
         """Of each row its media, as the column has them, or its error: what is read at once is some rows', in parallel.
@@ -103,9 +109,11 @@ class MediaPrompts:
         """The kinds of their media. Raises MediaNotTaken where the model takes none such, or not so many."""
         kinds = Counter(kind for message in messages for kind in media_in(message))
         if self.blind:
-            raise MediaNotTaken(
-                f"it has {_number(*next((n, k) for k, n in kinds.items()))}, but llm_engine {self.blind} takes text alone"
-            )
+            kind, count = next(iter(kinds.items()))
+            raise MediaNotTaken(f"it has {_number(count, kind)}, but llm_engine {self.blind} takes text alone")
+        if self.unread:
+            only = f"of its settings only {', '.join(READ_IO)} is read"
+            raise MediaNotTaken(f"media_io_kwargs in engine_kwargs has {self.unread}, without effect here: {only}")
         processor = None if self.as_text else self._processor(job)
         for kind, count in kinds.items():
             if not self.as_text and getattr(processor, KINDS[kind], None) is None:

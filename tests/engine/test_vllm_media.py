@@ -23,7 +23,7 @@ def image(colour: str, digest: str) -> Medium:
 
 class FakeEngine:
     def __init__(self, is_encoder_decoder: bool = False) -> None:
-        self.model_config = SimpleNamespace(is_encoder_decoder=is_encoder_decoder)
+        self.model_config = SimpleNamespace(is_encoder_decoder=is_encoder_decoder, multimodal_config=None)
         self.renderer, self.preparing, self.most, self.waiting = self, 0, 0, 0
 
     async def render_cmpl_async(self, prompts: list[Any]) -> list[Any]:

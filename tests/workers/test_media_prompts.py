@@ -343,3 +343,15 @@ def test_a_signed_url_is_in_no_error(folder: Path) -> None:
     ]
     for error in errors(built(folder, *([part] for part in parts))):
         assert error and "hunter2" not in error and "sig=" not in error
+
+
+def test_settings_of_vllms_own_reading_are_not_ignored(folder: Path) -> None:
+    def of(**kwargs: Any) -> dict[str, Any]:
+        given = {"model_id": "the-model", "llm_engine": "vllm", "accelerator_type": "CPU"}
+        config = init_engine_from_config({**given, "engine_kwargs": {"media_io_kwargs": kwargs}})
+        return vars(MediaPrompts.of(config, MediaRules()))
+
+    [row] = built(folder, [seen(picture(10))], **of(video={"num_frames": 8}))
+    assert row[run_columns.STAGE_ERROR] is None
+    [row] = built(folder, [seen(picture(10))], **of(image={"image_mode": None}, video={"num_frames": 8}))
+    assert "media_io_kwargs in engine_kwargs has image.image_mode, without effect" in row[run_columns.STAGE_ERROR]
