@@ -2,10 +2,10 @@
 
     python -m bench.images --rows 64 --accelerator CPU            tries it, with a tiny model of random weights
     python -m bench.images --model Qwen/Qwen2.5-VL-3B-Instruct --rows 2000 --side 1024 --pairs 3 --accelerator L4
-    python -m bench.images --steps                                what it takes to prepare one picture, without an engine
+    python -m bench.images --steps                                what one picture takes, without an engine
 
-The same JPEG files, question, settings and host, in turn (A B A B ...), each in a process of its own, and the ratios are those
-of neighbours. `LLM.chat` gets PIL images that are opened when its clock runs, since ours reads the files too.
+The same JPEG files, question, settings and host, in turn (A B A B ...), each in a process of its own, and the ratios are
+those of neighbours. `LLM.chat` gets PIL images that are opened when its clock runs, since ours reads the files too.
 
   rows/s   rows over the seconds from a ready engine to the last answer in the caller's hands, reading files included.
   engine   rows over the time in which an engine had work, which only RayLLMBatch tells.
@@ -107,7 +107,7 @@ def measured(name: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def steps(model: str) -> None:
-    """Milliseconds a picture of each step, on one core: what our threads and tasks do, and what vLLM's one thread does."""
+    """Milliseconds a picture, on one core: what our threads and tasks do, and what vLLM's one thread does."""
     from PIL import Image
     from transformers import AutoProcessor
 

@@ -1,9 +1,9 @@
-"""A vision-language model in small: the architecture of Idefics3 and SmolVLM, a processor as on the Hub, random weights.
+"""A vision-language model in small: Idefics3's architecture (SmolVLM's too), a processor as on the Hub, random weights.
 
     python scripts/demo_vlm.py FOLDER
 
 It shows how things work, and says nothing of what it sees. Its processor cuts large pictures into tiles, so that other
-sizes take other numbers of tokens. It is one of those that vLLM runs without torchvision, which CPU builds of torch lack.
+sizes take other numbers of tokens. It is one of those that vLLM runs without torchvision, which is not in the CPU set.
 """
 
 from __future__ import annotations

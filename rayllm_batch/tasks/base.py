@@ -114,8 +114,8 @@ class Task:
         """What `parse_row` returns for the row, checked and read to mean one thing.
 
         "messages" (as `chat.checked_messages` gives them; with "media", if there are any), "prompt" (a text) or
-        "prompt_token_ids" (an array of shape (n,) of int32); the task's settings_key (plain values), "model" and "tools", if they are given. Raises TypeError
-        or WorkloadError, which becomes the row's error.
+        "prompt_token_ids" (an array of shape (n,) of int32); the task's settings_key (plain values), "model" and
+        "tools", if they are given. Raises TypeError or WorkloadError, which becomes the row's error.
         """
         raise NotImplementedError
 

@@ -135,7 +135,7 @@ class MediaPrompts:
         tools: Optional[list[dict[str, Any]]],
         own: Mapping[str, Any],
     ) -> str:
-        """The text that the model sees, a placeholder for each of its media. Raises MediaNotTaken, and as `render` does."""
+        """The text that the model sees, with their placeholders. Raises MediaNotTaken, and what `render` does."""
         kinds = self.check(messages, job)
         processor = self._processor(job)
         written = {kind: _placeholders(processor, kind) for kind in KINDS}

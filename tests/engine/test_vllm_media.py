@@ -1,4 +1,4 @@
-"""What vLLM gets of a request's media, with a fake of its engine: tests/stories/test_media_in_vllm.py has the real one."""
+"""What vLLM gets of a request's media, with a fake of its engine; stories/test_media_in_vllm.py has the real one."""
 
 from __future__ import annotations
 

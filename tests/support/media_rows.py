@@ -1,4 +1,4 @@
-"""Rows with media through the CPU stage, a real vLLM engine and the output's columns, without Ray; and LLM.chat's answers."""
+"""Rows with media through the CPU stage and a real vLLM engine, without Ray; and LLM.chat's answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows with pictures in the CPU stage: read, counted, their places in the prompt checked; each bad one's error in its row."""
+"""Rows with pictures in the CPU stage: read, counted, their places in the prompt checked; a bad one fails its row."""
 
 from __future__ import annotations
 
