@@ -33,9 +33,10 @@ class WithMedia:
             config = self._engine.model_config.multimodal_config
             of_video = (config.media_io_kwargs if config else {}).get("video") or {}
             prompt = {**prompt, **await data_of(media, prompt.get("cache_salt"), of_video)}
-            if not self._engine.model_config.is_encoder_decoder:
+            renderer = getattr(self._engine, "renderer", None)  # 0.26 has none, and prepares what it is given
+            if renderer is not None and not self._engine.model_config.is_encoder_decoder:
                 # From here to the engine without a pause: its cache of prepared media counts on their order.
-                [prompt] = await self._engine.renderer.render_cmpl_async([prompt])
+                [prompt] = await renderer.render_cmpl_async([prompt])
         async for out in self._engine.generate(prompt, *request, **more):
             yield out
 
