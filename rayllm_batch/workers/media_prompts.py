@@ -152,7 +152,8 @@ class MediaPrompts:
         text = render(tokenizer, chat, job, tools, own)
         for kind, count in kinds.items():
             if written[kind] and all(text.count(token) != count for token in written[kind]):
-                raise MediaNotTaken(f"the chat template does not write a place for its {_number(count, kind)}")
+                places = " or ".join(str(text.count(token)) for token in written[kind])
+                raise MediaNotTaken(f"the prompt has {places} places for its {_number(count, kind)}: see chat_template")
         return text
 
     def _processor(self, job: PromptJob) -> Any:

@@ -139,11 +139,13 @@ def test_templates_of_texts_get_the_placeholders_first(folder: Path) -> None:
 
 def test_a_template_that_leaves_a_picture_out_is_an_error(folder: Path) -> None:
     [row] = built(folder, [seen(picture(10)), said("what?")], template=BLIND)
-    assert errors([row]) == ["media: the chat template does not write a place for its 1 image"]
+    assert errors([row]) == ["media: the prompt has 0 places for its 1 image: see chat_template"]
 
 
 def test_a_text_cannot_make_a_place_for_a_picture(folder: Path) -> None:
-    rows = built(folder, [said("<image>"), seen(picture(10))], [seen(picture(10)), said("fine")])
+    seam = [said("<ima"), said("ge>"), seen(picture(10))]
+    *rows, sewn = built(folder, [said("<image>"), seen(picture(10))], [seen(picture(10)), said("fine")], seam)
+    assert sewn[run_columns.STAGE_ERROR].startswith("media: the prompt has 2 places for its 1 image")
     assert "its text has '<image>', which stands for media" in rows[0][run_columns.STAGE_ERROR]
     assert rows[1][run_columns.STAGE_ERROR] is None
 
