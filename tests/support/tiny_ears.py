@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import wave
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +56,13 @@ def make(folder: Path) -> Path:
 
 
 def sound(seconds: float, hertz: int, rate: int = 8000) -> bytes:
-    """A tone, as a WAV file."""
-    tone = 12000 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)
-    with wave.open(file := io.BytesIO(), "wb") as writer:
-        writer.setparams((1, 2, rate, 0, "NONE", ""))
-        writer.writeframes(tone.astype("<i2").tobytes())
-    return file.getvalue()
+    """A tone, as a WAV file of 32-bit floats: of whole numbers, vLLM without soundfile takes them as they are, up to 32,767
+    in place of 1.
+    """
+    data = (0.4 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)).astype("<f4").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32)
+    chunks = b"WAVE" + form + struct.pack("<4sI", b"data", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
 
 
 if __name__ == "__main__":
