@@ -33,7 +33,7 @@ KINDS = {"image": "image_processor", "video": "video_processor", "audio": "featu
 @dataclass(frozen=True)
 class MediaPrompts:
     """rules: what may be read. limits: of a row's media of a kind, where the config has some. model: whose processor it
-    is. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders the prompts itself. blind: the
+    is; name: as the config calls it. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders the prompts itself. blind: the
     name of an engine that takes none, "" of others. unread: settings of the config that would decide how media are
     read, if they were not read here.
     """
@@ -45,6 +45,7 @@ class MediaPrompts:
     as_text: bool = False
     blind: str = ""
     unread: str = ""
+    name: str = "the model"
 
     @classmethod
     def of(cls, config: EngineConfig, rules: MediaRules, model: Optional[str] = None) -> MediaPrompts:
@@ -62,7 +63,8 @@ class MediaPrompts:
         io = kwargs.get("media_io_kwargs") or {}
         names = {f"{of}.{name}" for of, its in io.items() for name in its or {}} if isinstance(io, dict) else set[str]()
         unread = ", ".join(sorted(names - READ_IO))
-        return cls(rules, model or config.model_id, limits, processor_kwargs, kind.tokenizes, blind, unread)
+        where, name = model or config.model_id, config.model_id
+        return cls(rules, where, limits, processor_kwargs, kind.tokenizes, blind, unread, name)
 
     def read(self, rows: Sequence[tuple[int, list[tuple[str, Any]]]], job: PromptJob) -> Iterator[tuple[int, Any]]:
         """Of each row its media, as the column has them, or its error: what is read at once is some rows', in parallel.
@@ -119,9 +121,7 @@ class MediaPrompts:
             if not self.as_text and getattr(processor, KINDS[kind], None) is None:
                 takes = [one for one in KINDS if getattr(processor, KINDS[one], None) is not None]
                 only = f"takes {' and '.join(takes)}" if takes else "is one for text alone"
-                raise MediaNotTaken(
-                    f"it has {_number(count, kind)}, but the model {self.model} {only}: use one that takes it"
-                )
+                raise MediaNotTaken(f"it has {_number(count, kind)}, but {self.name} {only}: use one that takes it")
             if count > self.limits.get(kind, count):
                 most = f"limit_mm_per_prompt in engine_kwargs allows {self.limits[kind]}"
                 raise MediaNotTaken(f"it has {_number(count, kind)}, but {most}")
@@ -148,7 +148,7 @@ class MediaPrompts:
         if takes_parts(tokenizer, own.get("chat_template")):
             chat = [{**message, "content": as_parts(message["content"])} for message in messages]
         else:
-            chat = [{**message, "content": _flat(message["content"], written, self.model)} for message in messages]
+            chat = [{**message, "content": _flat(message["content"], written, self.name)} for message in messages]
         text = render(tokenizer, chat, job, tools, own)
         for kind, count in kinds.items():
             if written[kind] and all(text.count(token) != count for token in written[kind]):
@@ -172,7 +172,7 @@ class MediaPrompts:
                 cache[key] = AutoProcessor.from_pretrained(folder, **job.tokenizer_kwargs)
             except Exception as error:
                 raise told(
-                    EngineError(f"The processor of {self.model!r} cannot be loaded: {one_line(error)}"), job
+                    EngineError(f"The processor of {self.name} cannot be loaded: {one_line(error)}"), job
                 ) from None
         return cache[key]
 

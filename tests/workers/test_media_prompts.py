@@ -164,10 +164,10 @@ def test_a_model_for_text_says_so(folder: Path) -> None:
         "x",
         processor=OfText,
     )
-    assert "it has 1 image, but the model the-model is one for text alone" in errors(rows)[0]
+    assert "it has 1 image, but the model is one for text alone" in errors(rows)[0]
     assert errors(rows)[1].startswith("parse_row: ") and errors(rows)[2] is None
     [row] = built(folder, [seen(picture(10)), seen(picture(20))], processor=Hears)
-    assert "it has 2 images, but the model the-model takes audio" in row[run_columns.STAGE_ERROR]
+    assert "it has 2 images, but the model takes audio" in row[run_columns.STAGE_ERROR]
 
 
 def test_limits_and_processor_settings_are_the_engines(folder: Path) -> None:
