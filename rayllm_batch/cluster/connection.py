@@ -71,6 +71,8 @@ def connect(verbose: bool = False) -> None:
         else:
             address = ""
         _join(address, how) if address else _start_here(how)
+    if not verbose:
+        _have_it_said_unseen()
     import ray.data
 
     set_output(ray.data.DataContext.get_current())  # a Ray that somebody else started keeps their settings
@@ -101,6 +103,25 @@ def _join(address: str, how: dict[str, Any]) -> None:
             "to run on this machine."
         ) from None
     sys.stderr.write("".join(said))
+
+
+def _have_it_said_unseen() -> None:
+    """Ray's C++ says once a process that an actor's arguments may be lost; Ray Data keeps those of all its actors.
+
+    It is said of this one, which no node has a place for, and which is given up at once.
+    """
+    import ray
+
+    class Nobody:
+        def __init__(self, argument: Any) -> None:
+            """Never runs."""
+
+    said: list[str] = []
+    with _native_stderr(said):
+        actor = ray.remote(num_cpus=0, max_restarts=1, resources={"rayllm_batch": 1})(Nobody).remote(ray.put(None))
+        del actor
+    lines = "".join(said).splitlines(keepends=True)
+    sys.stderr.write("".join(line for line in lines if "has constructor arguments in the object store" not in line))
 
 
 @contextmanager
