@@ -102,7 +102,7 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workload", [Mine(), CNNDailySummary(), OpenAIBatchFile("x")])
 def test_a_job_is_small(workload: Any) -> None:
-    """Each worker reads it. With the code of its engine and task, 240 KB; the readers of files would double it."""
+    """Each worker reads it. With the code of its engine and task, 350 KB; the readers of files would add half of it."""
     from ray import cloudpickle
 
     pipeline.ship_by_value(workload)
@@ -110,4 +110,4 @@ def test_a_job_is_small(workload: Any) -> None:
         job(),
         prompt=PromptJob(parse_row=workload.parse_row, tokenizer="assets/demo-model", task=Generate().of(workload, {})),
     )
-    assert len(cloudpickle.dumps(sent)) < 350_000
+    assert len(cloudpickle.dumps(sent)) < 400_000

@@ -10,6 +10,7 @@ from typing import Any, Optional
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.model.hub import is_local
+from rayllm_batch.run.adapters import NO_ADAPTERS, Found
 from rayllm_batch.run.model_check import ModelFacts, longest, text_config
 from rayllm_batch.run.rows import Rows
 from rayllm_batch.tasks.base import Task
@@ -20,13 +21,15 @@ TOO_LONG = " tokens, but "  # in such a row's error
 log = logging.getLogger("rayllm_batch")
 
 
-def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> list[str]:
+def check_first_prompts(
+    config: EngineConfig, facts: ModelFacts, rows: Rows, adapters: Found = NO_ADAPTERS
+) -> list[str]:
     """The errors of the first rows, those that parse_row fails on too. Raises ConfigError where none can be answered.
 
     Not where some are too long: others may be shorter. Rows that come with token ids need no tokenizer. Where this
     machine has no tokenizer of the model, nothing is known.
     """
-    failed = [*rows.failed, *_errors(config, facts, rows.chats, rows.task)]
+    failed = [*rows.failed, *_errors(config, facts, rows.chats, rows.task, adapters)]
     tried = len(rows.chats) + len(rows.failed)
     if tried and len(failed) == tried and not rows.task.rows_may_all_fail:
         if not (long := sum(TOO_LONG in error for error in failed)):
@@ -44,7 +47,9 @@ def check_first_prompts(config: EngineConfig, facts: ModelFacts, rows: Rows) -> 
     return failed
 
 
-def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]], task: Task) -> list[str]:
+def _errors(
+    config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]], task: Task, adapters: Found = NO_ADAPTERS
+) -> list[str]:
     """Of the chats that cannot be answered."""
     rows = [dict(chat) for chat in chats]
     ids: list[Any] = [row.get("prompt_token_ids") for row in rows]
@@ -63,6 +68,10 @@ def _errors(config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, A
     for i, one in enumerate(ids):
         if errors[i] is None and one is not None:
             errors[i] = _does_not_fit(one, rows[i], config, facts, task)
+    for i, row in enumerate(rows):
+        its = adapters.get(row.get("model") or "")
+        if errors[i] is None and isinstance(its, str):
+            errors[i] = f"engine: {its}"
     return [error for error in errors if error is not None]
 
 

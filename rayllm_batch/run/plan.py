@@ -15,6 +15,7 @@ from typing import Any, Optional
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.engine_args import UTILIZATION
 from rayllm_batch.errors import ConfigError
+from rayllm_batch.run.adapters import NO_ADAPTERS, Found, with_places
 from rayllm_batch.run.model_check import (
     BESIDE_GIB,
     GIB,
@@ -62,7 +63,8 @@ class Lengths:
 class Plan:
     """config: with what was chosen. engines: how many at least and at most. why: what was chosen, in words.
 
-    batch_size: the user's, or None. input_tokens: of a row, where known.
+    batch_size: the user's, or None. input_tokens: of a row, where known. turns: in how many an engine computes a mix of
+    rows, since it has places for so many LoRA adapters at once.
     """
 
     config: EngineConfig
@@ -70,6 +72,7 @@ class Plan:
     batch_size: Optional[int] = None
     why: tuple[str, ...] = ()
     input_tokens: Optional[float] = None
+    turns: float = 1.0
 
     def rows_a_block(self, total: Optional[int]) -> int:
         """Small jobs get small blocks, so that every engine has several. total: the number of rows, where known."""
@@ -87,7 +90,7 @@ class Plan:
         Where the number of rows is not known, the engine that is ready first takes all of a small job.
         """
         block = self.rows_a_block(total)
-        needed = math.ceil(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs / block)
+        needed = math.ceil(self._fewest_in_flight / block)
         enough = max(2, needed, min(MOST_BLOCKS, math.ceil(self._rows_in_flight(total) / block)))
         return enough if total is None else min(enough, max(2, math.ceil(total / block / self.engines[1])))
 
@@ -99,7 +102,11 @@ class Plan:
         if self.engines[1] > 1:
             unknown = UNKNOWN_IN_FLIGHT_RATIO * self._max_num_seqs
             most = min(most, unknown if total is None else total // self.engines[1] // 4)
-        return max(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs, most)
+        return max(self._fewest_in_flight, most)
+
+    @property
+    def _fewest_in_flight(self) -> int:
+        return int(min(FEWEST_IN_FLIGHT_RATIO * self.turns, IN_FLIGHT_RATIO) * self._max_num_seqs)
 
     @property
     def _max_num_seqs(self) -> int:
@@ -124,6 +131,7 @@ def make_plan(
     batch_size: Optional[int],
     total: Optional[int],
     lengths: Optional[Lengths],
+    adapters: Found = NO_ADAPTERS,
 ) -> Plan:
     """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
     why = []
@@ -138,9 +146,11 @@ def make_plan(
             own = own_max_num_seqs(config.accelerator_type)
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
+    config, places, turns = with_places(config, facts, adapters)
+    why += [places] if places else []
     least, most = (number * config.engines_per_replica for number in num_replicas)
     config = dataclasses.replace(config, engine_kwargs=config.engine_kind.each_engines(config.engine_kwargs, most))
-    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None)
+    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None, turns)
 
 
 def own_max_num_seqs(accelerator_type: str) -> int:

@@ -124,7 +124,9 @@ def _build_prompts(table: pa.Table, job: PromptJob) -> pa.Table:
         keys = [b"" if ids is None else ids.astype(">i4").tobytes() for ids in token_ids]
         if job.as_text:
             keys = [key or (chat or "").encode() for key, chat in zip(keys, chats, strict=True)]
-        table = table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), type=pa.int64()))
+        # Those of one LoRA adapter too: an engine has places for few of them at once, and each has a cache of its own.
+        adapters = [row.get("model") or "" for row in rows]
+        table = table.take(pa.array(sorted(range(len(keys)), key=lambda i: (adapters[i], keys[i])), type=pa.int64()))
     if marker is None:
         return table
     return pa.concat_tables([table, run_columns.with_stage_columns(marker)])
