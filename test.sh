@@ -22,10 +22,10 @@ if [ "${1:-}" != --newest ]; then
 fi
 shift
 make_environment newest
-of_vllm=(  # the stories start engines, or Ray
-  tests/engine tests/config tests/support tests/tasks/test_structured.py tests/output/test_fingerprint.py
-  tests/run/test_{plan,preflight}.py tests/cluster/test_versions.py tests/workers/test_replica.py tests/test_imports.py
-  tests/stories/test_{requests_in,run}_vllm.py
+of_vllm=(  # the stories start engines, most of them in Ray
+  tests/engine tests/config tests/support tests/tasks tests/output/test_fingerprint.py
+  tests/run/test_{adapters,forms,plan,preflight}.py tests/cluster/test_versions.py tests/workers/test_replica.py
+  tests/test_imports.py tests/stories/test_{requests_in,run,parsers_in,pooling_in}_vllm.py
 )
 for argument in "$@"; do [ ! -e "${argument%%::*}" ] || of_vllm=(); done
 exec "$PYTHON" -m pytest "${of_vllm[@]}" "$@"
