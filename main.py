@@ -528,6 +528,17 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # If the machine itself runs out of memory, the rows are the reason: some of many megabytes, or a `load_dataset` that holds all of them at once.
 
 # %% [markdown]
+# ## Several LoRA adapters
+#
+# `lora_config: {dynamic_lora_loading_path: adapters/}` in the config, and a `"model"` beside `parse_row`'s messages: the name of a folder
+# below that path, which may be a URI (`s3://bucket/adapters`) or the Hub's (`hf://owner`, whose repositories are the adapters, or
+# `hf://owner/repository`, whose folders are). One job may ask for any number of them, and rows without a `"model"` ask the model itself.
+# Where the config leaves them open, `max_lora_rank` comes from the adapters' own files, and `max_loras` from their number and the GPU's
+# memory: with vLLM's own, 1, an engine computes one adapter's rows at a time. Rows of one adapter go to the engine together. A rank that the
+# config has no place for is an error before the start; an adapter that is missing, damaged, or of another base model is the error of its
+# rows.
+
+# %% [markdown]
 # ## Many replicas, many nodes
 #
 # `num_replicas=8` runs eight copies of the model side by side, each on `tensor_parallel_size * pipeline_parallel_size` GPUs of its own, and

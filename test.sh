@@ -5,20 +5,27 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 . scripts/environment.sh
-if [ "${1:-}" = --fast ]; then
-  shift
-  set -- -m "not ray and not vllm and not browser" --numprocesses auto --dist worksteal "$@"
-fi
 if [ "${1:-}" != --newest ]; then
   make_environment cpu requirements/test.txt
-  exec "$PYTHON" -m pytest "$@"
+  # What starts no Ray, of which one at a time runs: a process a core.
+  at_once=(--numprocesses auto --dist worksteal)
+  if [ "${1:-}" = --fast ]; then
+    exec "$PYTHON" -m pytest -m "not ray and not vllm and not browser" "${at_once[@]}" "${@:2}"
+  fi
+  for argument in "$@"; do
+    case "$argument" in --*) ;; *) exec "$PYTHON" -m pytest "$@" ;; esac  # some tests of the user's choice
+  done
+  failed=0
+  "$PYTHON" -m pytest -m "not ray and not browser" "${at_once[@]}" "$@" || failed=$?
+  "$PYTHON" -m pytest -m "ray or browser" "$@" || failed=$?
+  exit "$failed"
 fi
 shift
 make_environment newest
-of_vllm=(  # the stories start engines, or Ray
-  tests/engine tests/config tests/support tests/tasks/test_structured.py tests/output/test_fingerprint.py
-  tests/run/test_{plan,preflight}.py tests/cluster/test_versions.py tests/workers/test_replica.py tests/test_imports.py
-  tests/stories/test_{requests_in,run}_vllm.py
+of_vllm=(  # the stories start engines, most of them in Ray
+  tests/engine tests/config tests/support tests/tasks tests/output/test_fingerprint.py
+  tests/run/test_{adapters,forms,plan,preflight}.py tests/cluster/test_versions.py tests/workers/test_replica.py
+  tests/test_imports.py tests/stories/test_{requests_in,run,parsers_in,pooling_in}_vllm.py
 )
 for argument in "$@"; do [ ! -e "${argument%%::*}" ] || of_vllm=(); done
 exec "$PYTHON" -m pytest "${of_vllm[@]}" "$@"

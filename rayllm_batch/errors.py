@@ -52,6 +52,10 @@ class EngineError(RayLLMBatchError):
     """The inference engine did not start, or died while rows were in flight."""
 
 
+class Interrupted(BaseException):
+    """Raised into a thread of user code that does not come back; its own `except Exception` does not stop it."""
+
+
 class RolloutError(RayLLMBatchError):
     """A row's `rollout` did not end in its bounds, or called `generate` with what it does not take."""
 

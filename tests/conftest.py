@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes: --slow"))
+    items.sort(key=lambda item: (_starts_much(item), not _shares_ray(item)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One Ray at a time on a small machine: who starts engines or a Ray of its own gets the one that was shared ended."""
+    if _starts_much(item) and not _shares_ray(item) and "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+def _starts_much(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("ray", "vllm", "browser"))
+
+
+def _shares_ray(item: pytest.Item) -> bool:
+    return "ray_cluster" in getattr(item, "fixturenames", ())
 
 
 def pytest_configure() -> None:
@@ -74,8 +90,13 @@ def _own_log_level(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    """A Ray with two CPUs and no GPU. One at a time: starting it takes ten seconds and more of both cores."""
+    """A Ray with two CPUs and no GPU, which goes on to the next module: to start it, and its workers, takes half a minute.
+
+    Those who share it run one after the other, see `pytest_collection_modifyitems`.
+    """
     import ray
+
+    from rayllm_batch.run import warm
 
     for left in (2, 1, 0):
         try:
@@ -87,7 +108,7 @@ def ray_cluster():
             if not left:
                 raise
     yield ray
-    ray.shutdown()
+    warm.release()
 
 
 @pytest.fixture

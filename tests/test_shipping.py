@@ -124,8 +124,8 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workload", [Mine(), CNNDailySummary(), OpenAIBatchFile("x")])
 def test_a_job_is_small(workload: Any) -> None:
-    """Each worker reads it, in 10 ms. Of it 300 KB are the code of its engine and task, and 120 KB what reads media;
-    the readers of files would double that.
+    """Each worker reads it, in 10 ms. Of it 350 KB are the code of its engine and task, and 120 KB what reads media;
+    the readers of files would add half of that.
     """
     from ray import cloudpickle
 
@@ -139,4 +139,4 @@ def test_a_job_is_small(workload: Any) -> None:
             media=media_job().prompt.media,
         ),
     )
-    assert len(cloudpickle.dumps(sent)) < 550_000
+    assert len(cloudpickle.dumps(sent)) < 600_000

@@ -27,6 +27,15 @@ _A_SOCKET = b"/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_sto
 
 _verbose = False
 _short = ""  # the folder in place of TMPDIR, where that is too long
+_is_forked = False  # from a process that was connected to Ray: what it asks by that connection is never answered
+
+
+def _note_fork() -> None:
+    global _is_forked  # noqa: PLW0603 (a process has one connection to Ray)
+    _is_forked = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def connect(verbose: bool = False) -> None:
@@ -40,6 +49,11 @@ def connect(verbose: bool = False) -> None:
     global _verbose  # noqa: PLW0603 (a process has one screen, and one connection to Ray)
     _verbose = verbose
     let_all_print()
+    if _is_forked:
+        raise ClusterError(
+            "This process was forked from one that is connected to Ray, and cannot use that connection. Run it in that "
+            'process, or in one that multiprocessing.get_context("spawn") starts.'
+        )
     if ray.is_initialized():
         return
     # The default of Ray 2.60; older releases print a warning about it until it is set.
@@ -57,6 +71,8 @@ def connect(verbose: bool = False) -> None:
         else:
             address = ""
         _join(address, how) if address else _start_here(how)
+    if not verbose:
+        _have_it_said_unseen()
     import ray.data
 
     set_output(ray.data.DataContext.get_current())  # a Ray that somebody else started keeps their settings
@@ -87,6 +103,25 @@ def _join(address: str, how: dict[str, Any]) -> None:
             "to run on this machine."
         ) from None
     sys.stderr.write("".join(said))
+
+
+def _have_it_said_unseen() -> None:
+    """Ray's C++ says once a process that an actor's arguments may be lost; Ray Data keeps those of all its actors.
+
+    It is said of this one, which no node has a place for, and which is given up at once.
+    """
+    import ray
+
+    class Nobody:
+        def __init__(self, argument: Any) -> None:
+            """Never runs."""
+
+    said: list[str] = []
+    with _native_stderr(said):
+        actor = ray.remote(num_cpus=0, max_restarts=1, resources={"rayllm_batch": 1})(Nobody).remote(ray.put(None))
+        del actor
+    lines = "".join(said).splitlines(keepends=True)
+    sys.stderr.write("".join(line for line in lines if "has constructor arguments in the object store" not in line))
 
 
 @contextmanager

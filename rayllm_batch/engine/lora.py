@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import tempfile
@@ -12,10 +13,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Optional
 
+from rayllm_batch.errors import HubUnavailableError, RayLLMBatchError
+from rayllm_batch.model.files import download_model
 from rayllm_batch.model.folder import safetensors_header, small_problem, weights_problem
+from rayllm_batch.model.hub_client import HubClient
+from rayllm_batch.secret import Secret
 from rayllm_batch.uri import filesystem_of, without_credentials
 
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+HUB = "hf://"
 _Add = Callable[[Any], Awaitable[None]]
 
 
@@ -58,8 +64,8 @@ class Adapters:
 
 def _problem(folder: Path, hidden_size: Optional[int]) -> str:
     """Of an adapter's files: what an engine would not say as clearly, or not notice: another base model's."""
-    if problem := small_problem(folder / "adapter_config.json"):
-        return f"adapter_config.json {problem}"
+    if problem := small_problem(folder / CONFIG):
+        return f"{CONFIG} {problem}"
     weights = folder / WEIGHTS
     if not weights.is_file():
         return ""  # vLLM reads other files too
@@ -106,24 +112,97 @@ class Turns:
 
 
 def find(name: str, root: Optional[str]) -> str:
-    """The local folder of adapter `name`."""
+    """The local folder of adapter `name`; downloaded, when the root is a URI or the Hub's (`hf://owner[/repository]`)."""
+    uri = address(name, root)
+    if uri.startswith(HUB):
+        repository, folder = _on_hub(uri)
+        try:
+            path = os.path.join(download_model(repository, os.environ.get("HF_TOKEN")), folder)
+        except RayLLMBatchError as error:
+            raise ValueError(f"no LoRA adapter {name!r}: {error}") from None
+        if not os.path.isfile(os.path.join(path, CONFIG)):
+            raise ValueError(_missing(name, uri))
+        return path
+    if "://" not in uri:
+        if not os.path.isfile(os.path.join(uri, CONFIG)):
+            raise ValueError(_missing(name, uri))
+        return uri
+    import pyarrow.fs
+
+    source, prefix = filesystem_of(uri)
+    found = source.get_file_info(pyarrow.fs.FileSelector(prefix, allow_not_found=True, recursive=True))
+    if not any(info.base_name == CONFIG for info in found):
+        raise ValueError(_missing(name, uri))
+    path = tempfile.mkdtemp(prefix="lora-")
+    pyarrow.fs.copy_files(prefix, path, source_filesystem=source, destination_filesystem=pyarrow.fs.LocalFileSystem())
+    return path
+
+
+def address(name: str, root: Optional[str]) -> str:
+    """Where an adapter is: a path or a URI. ValueError for what cannot be one's name."""
     if root is None:
         unset = "lora_config.dynamic_lora_loading_path is not set"
         raise ValueError(f"the row asks for the LoRA adapter {name!r}, but {unset}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name:
         raise ValueError(f"{name!r} is not the name of a LoRA adapter")
+    if "://" in root:
+        return root + name if root.endswith("/") else f"{root}/{name}"
+    return os.path.join(os.path.expanduser(root), name)
+
+
+def names_in(root: str) -> list[str]:
+    """Of the adapters below a folder or a URI. Of the Hub's, none: an owner may have thousands of repositories."""
+    if root.startswith(HUB):
+        return []
     if "://" not in root:
-        path = os.path.join(os.path.expanduser(root), name)
-        if not os.path.isfile(os.path.join(path, "adapter_config.json")):
-            raise ValueError(f"no LoRA adapter {name!r}: {path} has no adapter_config.json")
-        return path
+        folder = Path(root).expanduser()
+        return sorted(file.parent.relative_to(folder).as_posix() for file in folder.rglob(CONFIG))
     import pyarrow.fs
 
-    uri = f"{root.rstrip('/')}/{name}"
-    source, prefix = filesystem_of(uri)
+    source, prefix = filesystem_of(root)
     found = source.get_file_info(pyarrow.fs.FileSelector(prefix, allow_not_found=True, recursive=True))
-    if not any(info.base_name == "adapter_config.json" for info in found):
-        raise ValueError(f"no LoRA adapter {name!r}: {without_credentials(uri)} has no adapter_config.json")
-    path = tempfile.mkdtemp(prefix="lora-")
-    pyarrow.fs.copy_files(prefix, path, source_filesystem=source, destination_filesystem=pyarrow.fs.LocalFileSystem())
-    return path
+    files = [info.path for info in found if info.base_name == CONFIG]
+    return sorted(os.path.relpath(os.path.dirname(path), prefix) for path in files)
+
+
+def rank_of(name: str, root: Optional[str], token: str = "") -> int:
+    """Of its adapter_config.json, the largest where layers differ. ValueError where there is none.
+
+    Raises HubUnavailableError where nothing can be known.
+    """
+    uri = address(name, root)
+    try:
+        about = json.loads(_config_of(uri, token))
+        return max(int(rank) for rank in [about["r"], *(about.get("rank_pattern") or {}).values()])
+    except HubUnavailableError:
+        raise
+    except RayLLMBatchError as error:
+        raise ValueError(f"no LoRA adapter {name!r}: {error}") from None
+    except OSError:
+        raise ValueError(_missing(name, uri)) from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError(f"the LoRA adapter {name!r} cannot be used: its {CONFIG} names no rank `r`") from None
+
+
+def _config_of(uri: str, token: str) -> bytes:
+    if uri.startswith(HUB):
+        repository, folder = _on_hub(uri)
+        file = "/".join(filter(None, [folder, CONFIG]))
+        client = HubClient(repository, Secret(token) if token else None)
+        return Path(client.ask(lambda api: api.hf_hub_download(repository, file))).read_bytes()
+    if "://" not in uri:
+        return Path(uri, CONFIG).read_bytes()
+    source, prefix = filesystem_of(uri)
+    with source.open_input_stream(f"{prefix}/{CONFIG}") as stream:
+        return stream.read()
+
+
+def _on_hub(uri: str) -> tuple[str, str]:
+    """The repository, and the folder in it."""
+    owner, _, rest = uri.removeprefix(HUB).partition("/")
+    repository, _, folder = rest.partition("/")
+    return f"{owner}/{repository}", folder
+
+
+def _missing(name: str, uri: str) -> str:
+    return f"no LoRA adapter {name!r}: {without_credentials(uri)} has no {CONFIG}"

@@ -78,6 +78,7 @@ class Execution:
         lengths = lengths_of(rows.chats, task, facts.folder)
         total = self.planned_rows or rows.total
         given: dict[str, Any] = {"batch_size": options.batch_size, "total": total, "lengths": lengths}
+        given["adapters"] = ready.adapters
         given["with_media"] = any("media" in chat for chat in rows.chats)
         plan = make_plan(ready.config, facts, replicas, **given)
         if plan.engines[0] != engines:

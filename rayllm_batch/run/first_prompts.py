@@ -11,6 +11,7 @@ from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.model.hub import is_local
+from rayllm_batch.run.adapters import NO_ADAPTERS, Found
 from rayllm_batch.run.model_check import ModelFacts, longest, text_config
 from rayllm_batch.run.rows import Rows
 from rayllm_batch.tasks.base import Task
@@ -24,20 +25,20 @@ log = logging.getLogger("rayllm_batch")
 
 
 def check_first_prompts(
-    config: EngineConfig, facts: ModelFacts, rows: Rows, rules: MediaRules = OWN_RULES
+    config: EngineConfig, facts: ModelFacts, rows: Rows, adapters: Found = NO_ADAPTERS, rules: MediaRules = OWN_RULES
 ) -> list[str]:
     """The errors of the first rows, those that parse_row fails on too. Raises ConfigError where none can be answered.
 
     Not where some are too long: others may be shorter. Rows that come with token ids need no tokenizer. Where this
     machine has no tokenizer of the model, nothing is known.
     """
-    failed = [*rows.failed, *_errors(config, facts, rows.chats, rows.task, rules)]
+    failed = [*rows.failed, *_errors(config, facts, rows.chats, rows.task, adapters=adapters, rules=rules)]
     tried = len(rows.chats) + len(rows.failed)
     if tried and len(failed) == tried and not rows.task.rows_may_all_fail:
         if not (long := sum(TOO_LONG in error for error in failed)):
             raise ConfigError(f"None of the first {tried} row(s) can be answered. The first: {failed[0]}")
         chats, _ = rows.others()
-        long_too = sum(TOO_LONG in error for error in _errors(config, facts, chats, rows.task, rules))
+        long_too = sum(TOO_LONG in error for error in _errors(config, facts, chats, rows.task, rules=rules))
         log.warning(
             "%d of the first %d row(s) are too long to be answered%s. The first: %s. Shorten them in parse_row, or use "
             "a longer max_model_len or another model.",
@@ -50,7 +51,13 @@ def check_first_prompts(
 
 
 def _errors(
-    config: EngineConfig, facts: ModelFacts, chats: Sequence[dict[str, Any]], task: Task, rules: MediaRules
+    config: EngineConfig,
+    facts: ModelFacts,
+    chats: Sequence[dict[str, Any]],
+    task: Task,
+    *,
+    adapters: Found = NO_ADAPTERS,
+    rules: MediaRules = OWN_RULES,
 ) -> list[str]:
     """Of the chats that cannot be answered. rules: what of their media may be read, and is, to know what it takes."""
     rows = [dict(chat) for chat in chats]
@@ -76,6 +83,10 @@ def _errors(
     for i, one in enumerate(ids):
         if errors[i] is None and one is not None:
             errors[i] = _does_not_fit(one, rows[i], config, facts, task)
+    for i, row in enumerate(rows):
+        its = adapters.get(row.get("model") or "")
+        if errors[i] is None and isinstance(its, str):
+            errors[i] = f"engine: {its}"
     return [error for error in errors if error is not None]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Optional
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.engine_args import UTILIZATION
 from rayllm_batch.errors import ConfigError
+from rayllm_batch.run.adapters import NO_ADAPTERS, Found, with_places
 from rayllm_batch.run.model_check import (
     BESIDE_GIB,
     GIB,
@@ -63,7 +64,8 @@ class Lengths:
 class Plan:
     """config: with what was chosen. engines: how many at least and at most. why: what was chosen, in words.
 
-    batch_size: the user's, or None. input_tokens: of a row, where known. with_media: rows have pictures, or more.
+    batch_size: the user's, or None. input_tokens: of a row, where known. turns: in how many an engine computes a mix of
+    rows, since it has places for so many LoRA adapters at once. with_media: rows have pictures, or more.
     """
 
     config: EngineConfig
@@ -71,6 +73,7 @@ class Plan:
     batch_size: Optional[int] = None
     why: tuple[str, ...] = ()
     input_tokens: Optional[float] = None
+    turns: float = 1.0
     with_media: bool = False
 
     def rows_a_block(self, total: Optional[int]) -> int:
@@ -92,7 +95,7 @@ class Plan:
         Where the number of rows is not known, the engine that is ready first takes all of a small job.
         """
         block = self.rows_a_block(total)
-        needed = math.ceil(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs / block)
+        needed = math.ceil(self._fewest_in_flight / block)
         enough = max(2, needed, min(MOST_BLOCKS, math.ceil(self._rows_in_flight(total) / block)))
         return enough if total is None else min(enough, max(2, math.ceil(total / block / self.engines[1])))
 
@@ -104,7 +107,11 @@ class Plan:
         if self.engines[1] > 1:
             unknown = UNKNOWN_IN_FLIGHT_RATIO * self._max_num_seqs
             most = min(most, unknown if total is None else total // self.engines[1] // 4)
-        return max(FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs, most)
+        return max(self._fewest_in_flight, most)
+
+    @property
+    def _fewest_in_flight(self) -> int:
+        return int(min(FEWEST_IN_FLIGHT_RATIO * self.turns, IN_FLIGHT_RATIO) * self._max_num_seqs)
 
     @property
     def _max_num_seqs(self) -> int:
@@ -129,6 +136,7 @@ def make_plan(
     batch_size: Optional[int],
     total: Optional[int],
     lengths: Optional[Lengths],
+    adapters: Found = NO_ADAPTERS,
     with_media: bool = False,
 ) -> Plan:
     """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
@@ -144,9 +152,12 @@ def make_plan(
             own = own_max_num_seqs(config.accelerator_type)
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
+    config, places, turns = with_places(config, facts, adapters)
+    why += [places] if places else []
     least, most = (number * config.engines_per_replica for number in num_replicas)
     config = dataclasses.replace(config, engine_kwargs=config.engine_kind.each_engines(config.engine_kwargs, most))
-    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None, with_media)
+    tokens = lengths.input if lengths else None
+    return Plan(config, (least, most), batch_size, tuple(why), tokens, turns, with_media)
 
 
 def own_max_num_seqs(accelerator_type: str) -> int:

@@ -14,6 +14,7 @@ from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import HubUnavailableError, PreflightError
 from rayllm_batch.model.hub import check_model_access, find_token
 from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.run.adapters import Found, look_at_adapters
 from rayllm_batch.run.first_prompts import check_first_prompts
 from rayllm_batch.run.forms import with_backend
 from rayllm_batch.run.model_check import ModelFacts, check_chat_template, check_disk, check_files, check_memory, look_at
@@ -32,6 +33,7 @@ class Ready:
     """What the checks found out and the run needs. token: "" where the model needs none.
 
     unanswered: the errors of those of the first rows that cannot be answered. config: with what the rows ask of it.
+    adapters: see adapters.py.
     """
 
     token: str
@@ -39,6 +41,7 @@ class Ready:
     facts: ModelFacts
     unanswered: tuple[str, ...]
     config: EngineConfig
+    adapters: Found
 
 
 def preflight(
@@ -88,8 +91,11 @@ def preflight(
     if facts is not None and not task.pools:
         hint_at_parsers(config, facts, rows.failed if rows else [str(error) for error in found])
     unanswered = told = None
+    adapters: Found = {}
+    if rows is not None and config.engine_kind.needs_model:
+        adapters = attempt(lambda: look_at_adapters(config, rows.chats, token or "")) or {}
     if sound and facts is not None and rows is not None:
-        unanswered = attempt(lambda: check_first_prompts(config, facts, rows, media_rules(workload)))
+        unanswered = attempt(lambda: check_first_prompts(config, facts, rows, adapters, media_rules(workload)))
     if rows is not None and not found:  # it takes some seconds, and a node with vLLM
         told = attempt(lambda: with_backend(config, rows.task, rows.chats))
     if folder is not None and rows is not None:
@@ -99,7 +105,7 @@ def preflight(
     if found:
         raise PreflightError(found)
     assert token is not None and rows and facts and told  # what failed is in `found`
-    return Ready(token, rows, facts, tuple(unanswered or ()), told)
+    return Ready(token, rows, facts, tuple(unanswered or ()), told, adapters)
 
 
 def _model_of(

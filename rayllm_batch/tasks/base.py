@@ -145,6 +145,8 @@ class Task:
         """Whether the CPU stage has cut the row's text, as was asked."""
         return False
 
+    reads_by_user_code = False  # which may block, and is kept out of the engine's way
+
     def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
         """What else the columns need of it. Raises InvalidAnswer for a reply that has not the form asked for."""
         return {}

@@ -71,6 +71,7 @@ class Generate(Task):
         super().__init__(settings)
         self._excluded, self._output, self.reask, self._parsers = excluded or {}, output, reask, parsers
         self.compact_json = output is not None
+        self.reads_by_user_code = output is not None and output.is_type
         self.seats = self.settings.get("n", 1)
         self.schema = pa.schema(list(self._columns().items()))
 

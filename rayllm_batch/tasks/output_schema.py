@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 from rayllm_batch.engine.sampling import HALF_OF_A_PAIR
-from rayllm_batch.errors import WorkloadError, is_deep, one_line, shown
+from rayllm_batch.errors import Interrupted, WorkloadError, is_deep, one_line, shown
 from rayllm_batch.tasks.base import InvalidAnswer
 from rayllm_batch.tasks.json_arrow import TEXT, below, form_of, referred
 
@@ -47,6 +47,11 @@ class OutputSchema:
     def __getstate__(self) -> dict[str, Any]:
         """What pydantic and jsonschema compiled of it is made anew in each process."""
         return {**self.__dict__, "_adapter": None, "_validator": None}
+
+    @property
+    def is_type(self) -> bool:
+        """Whether user code reads the answers: a type's validators."""
+        return not isinstance(self.given, (list, dict))
 
     @property
     def constraint(self) -> dict[str, Any]:
@@ -104,7 +109,7 @@ class OutputSchema:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             given = f", given {shown(errors[0]['input'], 100)}"
             raise InvalidAnswer(f"{_at(errors[0]['loc'])}{errors[0]['msg']}{given}{more}") from None
-        except RecursionError:
+        except (RecursionError, Interrupted):
             raise
         except BaseException as problem:  # of a validator or a serializer of the user's, which may end the process
             raise InvalidAnswer(f"{getattr(self.given, '__name__', 'its type')} raised {one_line(problem)}") from None

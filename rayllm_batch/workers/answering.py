@@ -29,6 +29,7 @@ from rayllm_batch.output.run_columns import (
 from rayllm_batch.tasks.base import Answer, InvalidAnswer, Task
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import Prompt, prompt_of
+from rayllm_batch.workers.rollouts import Rollouts
 from rayllm_batch.workers.suspects import Gate, guilty_error, prompt_key
 from rayllm_batch.workers.tokenizer import beyond_vocabulary, pooled_too_long
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 
 PROMPT_KEYS = ("messages", "prompt", "prompt_token_ids", "model", "sampling_params")  # of what `parse_row` returns
+READ_S = 60.0  # seconds for an answer to be read by the validators of output_schema's type
 KEPT_CALLS = 256  # of a rollout's output_schemas
 KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
 KEPT_NUMBERS = 8_000_000  # of vectors in them: some 32 MB
@@ -50,6 +52,7 @@ class Answering:
         self._prompt, self._task = job.prompt, job.prompt.task
         self._guilty = told.guilty
         self._rollouts: Any = job.prompt.rollouts() if job.prompt.rollouts else None
+        self._readers = Rollouts(_values_of, READ_S)
         self.ended: Optional[str] = None  # why nothing is answered any more, where no row is to blame
         self._prompts = ThreadPoolExecutor(1, "prompts")
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
@@ -62,6 +65,7 @@ class Answering:
     def end(self) -> None:
         """After its run's last row; inside the loop."""
         self._prompts.shutdown(wait=False)
+        self._readers.end()
         if self._rollouts is not None:
             self._rollouts.end()
 
@@ -228,7 +232,7 @@ class Answering:
             reply = await self.reply(request, f"{task.tells_apart}{row[REQUEST] or ''}{asked}")
             answer.replied(reply)
             try:
-                answer.values = task.read_reply(request, reply)
+                answer.values = await self._read(_Reading(task, request, reply))
                 return
             except InvalidAnswer as invalid:
                 answer.complaints.append(one_line(invalid, named=False))
@@ -237,6 +241,15 @@ class Answering:
                 row, request = await self._again(row, task, request, answer)
                 answer.num_reasks += 1
                 answer.num_input_tokens += request.num_input_tokens
+
+    async def _read(self, reading: _Reading) -> dict[str, Any]:
+        """Raises InvalidAnswer, and RowError where the user's own code does not come to an end."""
+        if not reading.task.reads_by_user_code:
+            return reading.values()
+        try:
+            return await self._readers.run(cast(Any, reading), cast(Any, None))
+        except RolloutError as error:
+            raise RowError(f"answer: the code of output_schema's type: {str(error).partition(' without')[0]}") from None
 
     async def _again(
         self, row: dict[str, Any], task: Task, request: Request, answer: Answer
@@ -285,6 +298,25 @@ class Answering:
             del self._in_engine[mine]
             if not self._in_engine:
                 self._busy_s += time.time() - self._busy_since
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """Of a reply, what the columns need; as Rollouts run it."""
+
+    task: Task
+    request: Request
+    reply: Reply
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Reading:
+        return self
+
+    def values(self) -> dict[str, Any]:
+        return self.task.read_reply(self.request, self.reply)
+
+
+async def _values_of(reading: Any, generate: Any) -> dict[str, Any]:
+    return reading.values()
 
 
 class RowError(Exception):

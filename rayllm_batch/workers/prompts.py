@@ -138,7 +138,9 @@ def _prompt_tables(table: pa.Table, job: PromptJob) -> Iterator[pa.Table]:
         keys = [b"" if ids is None else ids.astype(">i4").tobytes() for ids in token_ids]
         if job.as_text:
             keys = [key or (chat or "").encode() for key, chat in zip(keys, chats, strict=True)]
-        order.sort(key=keys.__getitem__)
+        # Those of one LoRA adapter too: an engine has places for few of them at once, and each has a cache of its own.
+        adapters = [row.get("model") or "" for row in rows]
+        order.sort(key=lambda i: (adapters[i], keys[i]))
     for part, media in _with_media(order, rows, token_ids, requests, errors, job):
         values: list[list[Any]] = [[its[i] for i in part] for its in (token_ids, requests, errors, chats)]
         some = table if part == list(range(len(rows))) else table.take(pa.array(part, type=pa.int64()))

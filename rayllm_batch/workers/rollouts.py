@@ -1,4 +1,4 @@
-"""Rows that talk with the model more than once: the user's `rollout`, many at once, never in the engine's way."""
+"""User code beside the engine, many rows at once and never in its way: the `rollout` of each, which asks the engine."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Optional, cast
 
-from rayllm_batch.errors import RolloutError, one_line
+from rayllm_batch.errors import Interrupted, RolloutError, one_line
 
 LOOPS = 4  # threads: user code that blocks one of them leaves the rows of the others alone
 BEAT_S = 0.5
 GRACE_S = 5.0  # for a rollout that is asked to end
-
-
-class _Blocked(BaseException):
-    """Raised into a thread that does not come back; a rollout's own `except Exception` does not stop it."""
 
 
 class _Moved(Exception):
@@ -67,7 +63,7 @@ class _Thread:
         elif kept_s > limit_s and self.culprit is None:
             self.culprit = asyncio.current_task(self.loop)
             where = ctypes.c_ulong(self._thread.ident or 0)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(where, ctypes.py_object(_Blocked))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(where, ctypes.py_object(Interrupted))
 
 
 class _Calls:
@@ -162,7 +158,7 @@ class Rollouts:
                 raise RolloutError("it was cancelled, by itself or by what it awaited")
             if not done.done() or done.cancelled():
                 raise RolloutError(f"it did not end within {limit:g} s")
-            if isinstance(done.exception(), _Blocked):
+            if isinstance(done.exception(), Interrupted):
                 raise RolloutError(blocked)
             if isinstance(done.exception(), GeneratorExit):  # it would end the engine's loop
                 raise RolloutError(one_line(cast(GeneratorExit, done.exception())))

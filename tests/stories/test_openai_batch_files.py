@@ -26,9 +26,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_nothing_is_lost_when_the_driver_is(tmp_path: Path) -> None:
-    import ray
-
-    ray.shutdown()  # one Ray at a time on a small machine
     job = Job(tmp_path, lines=10_000, bad=50)
     job.kill(parts=1)
     found = job.finish()

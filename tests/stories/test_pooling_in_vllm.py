@@ -32,7 +32,7 @@ else:
 """
 
 
-def computed(program: str, config: dict[str, Any], rows: list[dict[str, Any]], **fields: Any) -> Any:
+def begun(program: str, config: dict[str, Any], rows: list[dict[str, Any]], **fields: Any) -> subprocess.Popen[str]:
     job = {"config": config, "rows": rows, "fields": fields}
     body = f"import sys, json, pooled_rows as p\njob = json.loads(sys.argv[1])\n{program}\nprint('FOUND', json.dumps(found))"
     code = (
@@ -42,19 +42,32 @@ def computed(program: str, config: dict[str, Any], rows: list[dict[str, Any]], *
     )
     path = os.pathsep.join([".", "tests/support"])
     env = {**os.environ, "PYTHONPATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(job)], check=False, capture_output=True, text=True, env=env, timeout=300
+    return subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(job)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.split("FOUND ")[1].splitlines()[0])
+
+
+def found_by(engine: subprocess.Popen[str]) -> Any:
+    with engine:
+        try:
+            said, why = engine.communicate(timeout=300)
+        finally:
+            engine.kill()
+    assert engine.returncode == 0, why[-3000:]
+    return json.loads(said.split("FOUND ")[1].splitlines()[0])
 
 
 def test_embeddings_are_those_of_llm_embed() -> None:
     config = {"model": "assets/demo-model", "task": "embed", "engine_kwargs": {"max_model_len": 64}}
     rows = [{"prompt": text} for text in TEXTS]
     own = {"prompt": TEXTS[0], "pooling_params": {"use_activation": False}}
-    *ours, raw, long = computed(OURS, config, [*rows, own, {"prompt": "too long " * 99}])
-    theirs = np.array(computed(THEIRS, config, rows))
+    one, other = begun(OURS, config, [*rows, own, {"prompt": "too long " * 99}]), begun(THEIRS, config, rows)
+    *ours, raw, long = found_by(one)
+    theirs = np.array(found_by(other))
     vectors = np.array([row["embedding"] for row in ours])
     assert np.abs(vectors - theirs).max() < 1e-3 and vectors.shape == (3, 256)
     length = np.linalg.norm(raw["embedding"])
@@ -66,8 +79,9 @@ def test_a_cross_encoders_scores_are_those_of_llm_score(tmp_path: Path) -> None:
     model = tiny_models.bert(tmp_path / "cross", "BertForSequenceClassification", seed=1, num_labels=1)
     rows = [{"query": QUERY, "documents": DOCUMENTS}, {"query": "why", "documents": DOCUMENTS[:1]}]
     config = {"model": model, "task": "score"}
-    ours = [row["scores"] for row in computed(OURS, config, rows)]
-    theirs = computed(THEIRS, config, rows)
+    engines = begun(OURS, config, rows), begun(THEIRS, config, rows)
+    ours = [row["scores"] for row in found_by(engines[0])]
+    theirs = found_by(engines[1])
     for one, other in zip(ours, theirs, strict=True):
         assert one == pytest.approx(other, abs=1e-3)
     assert max(ours[0]) - min(ours[0]) > 0.1, "or else nothing is compared"
@@ -83,7 +97,7 @@ def test_the_demo_classifier_knows_what_articles_are_about() -> None:
             rows += [{"prompt": articles[number]} for number in numbers]
             labels += [label] * len(numbers)
     config = {"model": "assets/demo-classifier", "task": "classify"}
-    found = computed(OURS, config, rows, pooling_params={"truncate_prompt_tokens": 512})
+    found = found_by(begun(OURS, config, rows, pooling_params={"truncate_prompt_tokens": 512}))
     right = sum(row["label"] == label for row, label in zip(found, labels, strict=True))
     assert len(rows) > 30 and right >= 0.9 * len(rows), f"{right} of {len(rows)}"
     assert all(sum(row["probabilities"]) == pytest.approx(1, abs=1e-4) for row in found)

@@ -24,9 +24,6 @@ def echoed() -> list[str]:
 
 
 def test_nothing_is_lost_when_a_node_and_then_the_driver_is(tmp_path):
-    import ray
-
-    ray.shutdown()  # one Ray at a time on a small machine
     report = tmp_path / "reliability.md"
     # The answers of an undisturbed run, without the minute that it takes.
     (tmp_path / f"reliability-{ROWS}.json").write_text(json.dumps({"accounts": {}, "undisturbed": {"old": echoed()}}))

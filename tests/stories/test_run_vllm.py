@@ -90,9 +90,6 @@ def said_by_transformers(rows):
 
 def job(folder):
     """The driver's code, and the ids of its rows."""
-    import ray
-
-    ray.shutdown()  # one Ray at a time on a small machine
     with open(ARTICLES, encoding="utf-8") as lines:
         given = [json.loads(line) for line in lines]
     rows = [{**row, "id": f"{row['id']} {copy}"} for copy in range(COPIES) for row in given]

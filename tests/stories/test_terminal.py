@@ -55,9 +55,6 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    import ray
-
-    ray.shutdown()  # one Ray at a time on a small machine
     made = Terminal(tmp_path)
     yield made
     made.close()

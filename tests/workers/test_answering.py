@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Literal, Optional
@@ -105,6 +106,39 @@ def test_an_invalid_one_is_an_error_and_its_text_is_kept(text: str, said: str) -
     assert row["num_generated_tokens"] == 10
     with pytest.raises(ValueError, match=f"^answer: .*{said}"):
         raise ValueError(row["error"])
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_a_validator_without_an_end_costs_its_row_alone(asleep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asleep: in C, where nothing interrupts it."""
+    monkeypatch.setattr("rayllm_batch.workers.answering.READ_S", 1.0)
+    monkeypatch.setattr("rayllm_batch.workers.rollouts.GRACE_S", 0.5)
+
+    class Slow(BaseModel):
+        label: str
+
+        @field_validator("label")
+        @classmethod
+        def _wait(cls, value: str) -> str:
+            while value == "a":
+                time.sleep(20 if asleep else 0.01)
+            return value
+
+    _, row = answered(Scripted(GOOD), output_schema=Slow, reask=2)
+    assert row["parsed"] is None and row["generated_text"] == GOOD and row["num_requests"] == 1
+    assert row["error"] == ("answer: the code of output_schema's type: it kept its thread for 1 s")
+    assert answered(Scripted('{"label": "b"}'), output_schema=Slow)[1]["parsed"] == {"label": "b"}
+
+
+def test_a_validator_that_ends_its_process_is_an_invalid_answer() -> None:
+    class Leaving(Label):
+        @field_validator("label")
+        @classmethod
+        def _leave(cls, value: str) -> str:
+            raise SystemExit(3)
+
+    _, row = answered(Scripted(GOOD), output_schema=Leaving)
+    assert row["error"].startswith("answer: Leaving raised SystemExit") and row["generated_text"] == GOOD
 
 
 def test_it_is_asked_for_again_with_the_complaint() -> None:

@@ -308,6 +308,16 @@ def test_token_ids_go_to_the_engine_as_they_are(folders: dict[str, Path]) -> Non
     assert [row["n"] for row in built(pa.table({"n": [0, 1, 2]}), dataclasses.replace(both, sort=True))] == [1, 2, 0]
 
 
+def test_rows_of_one_adapter_stand_together(folders: dict[str, Path]) -> None:
+    names = ["b", None, "a", "b", None]
+
+    def parse_row(row: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt_token_ids": [9 - row["n"]], "model": names[row["n"]]}
+
+    ordered = dataclasses.replace(job(folders["both"], parse_row), sort=True)
+    assert [row["n"] for row in built(pa.table({"n": [0, 1, 2, 3, 4]}), ordered)] == [4, 1, 2, 3, 0]
+
+
 def test_token_ids_need_no_tokenizer(tmp_path: Path) -> None:
     ids = job(tmp_path / "absent", lambda row: {"prompt_token_ids": row["ids"]})
     out = built(pa.table({"ids": [[1, 2], None, []]}), ids)
