@@ -78,12 +78,23 @@ QWEN3_600M = {
 }
 BERT = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 768, "torch_dtype": "float32"}
 E5 = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaModel"], "hidden_size": 1024, "torch_dtype": "float32"}
+QWEN_VL_3B = {
+    "model_type": "qwen2_5_vl",
+    "hidden_size": 2048,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128000,
+    "vocab_size": 151936,
+    "torch_dtype": "bfloat16",
+}
 FACTS = {
     "meta-llama/Llama-3.1-8B-Instruct": ModelFacts(LLAMA_8B, 16_060_556_376, True),
     "meta-llama/Llama-3.3-70B-Instruct": ModelFacts(LLAMA_70B, 141_107_497_872, True),
     "meta-llama/Llama-3.2-1B-Instruct": ModelFacts(LLAMA_1B, 2_471_645_608, True),
     "Qwen/Qwen2.5-7B-Instruct": ModelFacts(QWEN_7B, 15_231_271_864, True),
     # Of the following the size is of their parameters, in the type that they are kept in.
+    "Qwen/Qwen2.5-VL-3B-Instruct": ModelFacts(QWEN_VL_3B, 2 * 3_755_000_000, True),
     "Qwen/Qwen3-Embedding-0.6B": ModelFacts(QWEN3_600M, 2 * 596_000_000, True),
     "Qwen/Qwen3-Reranker-0.6B": ModelFacts(QWEN3_600M, 2 * 596_000_000, True),
     "BAAI/bge-base-en-v1.5": ModelFacts(BERT, 4 * 109_000_000, False),
