@@ -165,7 +165,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         )
         _of_engines(parser, what)
         if name in ("run", "check"):
-            add("--output", required=name == "run", help="folder or URI (s3://, gs://) for the answers")
+            add("--output", required=name == "run", help="folder or URI (s3://, gs://, hf://) for the answers")
+            what = "of an --output on the Hub: the folder that has the rows meanwhile (default: one in HF_HOME)"
+            add("--work-folder", metavar="FOLDER", help=what)
             add("--output-format", default="parquet", choices=["parquet", "jsonl"])
             add("--id-column", help="a column with unique values, to tell rows apart (default: all their content)")
         if name == "run":

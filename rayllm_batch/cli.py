@@ -127,7 +127,7 @@ def _requests(args: argparse.Namespace, config: EngineConfig) -> OpenAIBatchFile
 
 def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     if args.command == "check":
-        batch.check(args.output, output_format=args.output_format, id_column=args.id_column)
+        batch.check(args.output, output_format=args.output_format, id_column=args.id_column, **_work_folder(args))
         return DONE
     if args.command == "preview":
         batch.preview(n=args.n)
@@ -147,6 +147,10 @@ def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     return ROWS_FAILED if failed_of(_run(batch, args, args.output)) else DONE
 
 
+def _work_folder(args: argparse.Namespace) -> dict[str, str]:
+    return {"work_folder": args.work_folder} if args.work_folder else {}
+
+
 def _run(batch: RayLLMBatch, args: argparse.Namespace, folder: str) -> Any:
     try:
         return batch.run(
@@ -155,6 +159,7 @@ def _run(batch: RayLLMBatch, args: argparse.Namespace, folder: str) -> Any:
             id_column=args.id_column,
             retry_failed=args.retry_failed,
             changed=args.changed,
+            **({} if args.command == "openai-batch" else _work_folder(args)),
         )
     finally:  # of a run that failed or was interrupted too, unless it never began
         if args.report and batch.metrics is not None:
