@@ -332,10 +332,10 @@ class _Handler(BaseHTTPRequestHandler):
         names = [name for name in repo.files if name.startswith(folder)]
         if folder and not names:
             return self._refuse(404, f"{rest[1]} does not exist", X_Error_Code="EntryNotFound")
-        if "recursive=true" in self.path.lower():
-            return self._json([repo.entry(name) for name in names])
-        entries = [repo.entry(name) for name in names if "/" not in name.removeprefix(folder)]
-        folders = {folder + n.removeprefix(folder).split("/")[0] for n in names if "/" in n.removeprefix(folder)}
+        folders = {name[:i] for name in names for i in range(len(folder), len(name)) if name[i] == "/"}
+        if "recursive=true" not in self.path.lower():
+            names, folders = ([p for p in paths if "/" not in p.removeprefix(folder)] for paths in (names, folders))
+        entries = [repo.entry(name) for name in names]
         entries += [{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in sorted(folders)]
         self._json(entries)
 
