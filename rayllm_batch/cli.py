@@ -117,9 +117,10 @@ def _workload(args: argparse.Namespace, task: Task) -> Any:
 
 def _requests(args: argparse.Namespace, config: EngineConfig) -> OpenAIBatchFile:
     names = args.served_model_name or config.engine_kwargs.get("served_model_name") or config.model_id
+    settings: dict[str, Any] = {config.task_kind.settings_key: pairs(args.s, "-s")}
     return OpenAIBatchFile(
         args.input,
-        sampling_params=pairs(args.s, "-s"),
+        **settings,
         served_model_name=None if args.any_model else names,
         adapters=config.dynamic_lora_loading_path is not None,
     )

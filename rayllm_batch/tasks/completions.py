@@ -14,6 +14,7 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
+from rayllm_batch.tasks.api_urls import check_url
 from rayllm_batch.tasks.base import Answer, ParseRow
 from rayllm_batch.tasks.chat import checked_tools
 from rayllm_batch.tasks.generate import Generate
@@ -59,6 +60,7 @@ class Completions(Generate):
     def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         chat = dict(parse_row(row))
         own = {key: chat.pop(key) for key in OWN if key in chat}
+        check_url(own["response"]["url"], "generate")
         if own["response"].get("calls") == 0 and "tools" in chat:  # the template may show them, and none is called
             tools = checked_tools(chat.pop("tools"))
             own["chat_template_kwargs"] = {**own.get("chat_template_kwargs", {}), "tools": tools}
