@@ -101,7 +101,8 @@ def response_body(request: APIRequest, reply: Reply, *, has_thoughts: bool) -> d
     for index, (text, one, why, stop, its) in enumerate(zip(texts, parsed, reasons, stops, logprobs, strict=True)):
         form = _chat_choice(one, why, its, asked) if is_chat else _text_choice(text, why, its, asked)
         choices.append({"index": index, **form, "stop_reason": stop, "token_ids": None, "routed_experts": None})
-    prompt_tokens, generated = len(request.prompt_token_ids), reply.num_generated_tokens
+    # Of an engine that tokenizes, its own count.
+    prompt_tokens, generated = reply.num_input_tokens or len(request.prompt_token_ids), reply.num_generated_tokens
     thoughts = sum(one.num_reasoning_tokens or 0 for one in parsed)
     prompt_logprobs = None if reply.prompt_logprobs is None else [_by_token_id(its) for its in reply.prompt_logprobs]
     if not is_chat:  # there each choice has those of its prompt
