@@ -16,6 +16,7 @@ from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import let_all_print
 from rayllm_batch.errors import EngineError, HubUnavailableError, RayLLMBatchError, WorkloadError, causes, one_line
 from rayllm_batch.load_workload import load_workload, made, pairs, raised_at
+from rayllm_batch.output.hub_folder import HubPlace, is_hub
 from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.tasks.base import Task
 from rayllm_batch.termination import SAID, TERMINATED, Terminated, heeded
@@ -140,7 +141,9 @@ def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
         raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
     if isinstance(batch.workload, OpenAIBatchFile) and args.command == "openai-batch":
         check_outputs(args.input, args.output, args.errors)
-        answers = _run(batch, args, args.work_folder or f"{args.output}.parts")
+        folder = f"{args.output}.parts"
+        folder = str(HubPlace.of(folder).work_folder()) if is_hub(folder) else folder
+        answers = _run(batch, args, args.work_folder or folder)
         written = batch.workload.write_results(answers, args.output, args.errors)
         places = [without_credentials(path) for path in (args.output, args.errors) if path]
         print(f"{written} are in {' and '.join(places)}.")

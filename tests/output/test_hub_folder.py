@@ -314,3 +314,18 @@ def test_a_public_dataset_is_told(
     hub.add("datasets", "alice/answers", {})
     HubFolder(HERE, folder=tmp_path / "work").begin(JOB)
     assert "is public: everyone can read" in caplog.text
+
+
+def test_a_file_of_results_goes_to_the_hub(alice: None, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfFileSystem
+
+    from rayllm_batch.workload.openai_results import _File
+
+    HfFileSystem.clear_instance_cache()
+    repo = hub.add("datasets", "alice/results", {"kept.txt": b"kept"})
+    with _File("hf://datasets/alice/results/results.jsonl") as file:
+        file.write("{}\n")
+        file.commit()
+    assert repo.files == {"kept.txt": b"kept", "results.jsonl": b"{}\n"}
+    with pytest.raises(OSError), _File("hf://datasets/bob/results/results.jsonl") as file:  # noqa: PT011, PT012
+        file.commit()
