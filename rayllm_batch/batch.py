@@ -21,7 +21,7 @@ from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.output import dataset_card
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
-from rayllm_batch.output.hub_folder import HubFolder, files_of, is_hub, write_shards
+from rayllm_batch.output.hub_folder import HubFolder, files_of, is_hub, replaced_in, write_shards
 from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.report.comparison import Compared, Comparison
 from rayllm_batch.report.estimate import Estimate, estimate
@@ -30,6 +30,7 @@ from rayllm_batch.run import pipeline, warm
 from rayllm_batch.run.execution import Execution
 from rayllm_batch.run.folder_run import FolderRun, in_short, run_in_memory, say
 from rayllm_batch.run.options import RunOptions, check_whole
+from rayllm_batch.secret import Secret
 from rayllm_batch.show import preview
 from rayllm_batch.termination import heeding
 from rayllm_batch.workload import ChatWorkloadBase, check_workload
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rayllm_batch")
 
 CHANGED = ("refuse", "keep", "redo")
+GIVEN, OF_CONFIG = "the token given", "the HF_TOKEN of the config"
 SAMPLE_ROWS = 64  # that an estimate tries
 
 
@@ -201,8 +203,9 @@ class RayLLMBatch:
         """
         if self._answers is None:
             raise RayLLMBatchError("There are no answers yet to be pushed: call run() first.")
-        hub = HubFolder(repo_id, token or self.engine_config.hf_token)
-        how = {"private": private, "overwrite": overwrite}
+        token = Secret(token or "")  # no traceback shows it
+        hub = HubFolder(repo_id, token or self.engine_config.hf_token, source=GIVEN if token else OF_CONFIG)
+        how: dict[str, Any] = {"private": private, "overwrite": overwrite}
         if isinstance(self._answers, tuple):
             with self._folder(*self._answers) as folder:
                 return self._push_folder(hub, folder, **how)
@@ -212,11 +215,12 @@ class RayLLMBatch:
             about = dataset_card.told(self.engine_config, job, rows, failed, as_text)
             return _said(hub.push(files, job, about, where="memory, with this object", **how))
 
-    def _push_folder(self, hub: HubFolder, folder: OutputFolder, **how: bool) -> str:
+    def _push_folder(self, hub: HubFolder, folder: OutputFolder, **how: Any) -> str:
         job = folder.job
         about = dataset_card.told(self.engine_config, job, folder.rows, folder.failed_rows, folder.as_text)
         schema = None if folder.alike else folder.schema
-        return _said(hub.push(files_of(folder), job, about, schema, where=folder.given, **how))
+        files, replaced = files_of(folder), replaced_in(folder)
+        return _said(hub.push(files, job, about, schema, replaced=replaced, where=folder.given, **how))
 
     def get_avg_engine_time_per_replica(self) -> float:
         """Seconds during which an engine had work, averaged over the last run's replicas. Start-up is not in it."""
@@ -429,7 +433,7 @@ class RayLLMBatch:
             if work_folder is not None:
                 raise ConfigError(f"work_folder= is for an output_path on the Hugging Face Hub, given {path!r}.")
             return None
-        hub = HubFolder(path, self.engine_config.hf_token, work_folder)
+        hub = HubFolder(path, self.engine_config.hf_token, work_folder, OF_CONFIG)
         hub.begin(describe_job(self.engine_config, self.workload, id_column), make)
         return hub
 

@@ -89,11 +89,11 @@ class HubPlace:
         if re.fullmatch(r"[0-9a-f]{40}", branch):
             raise OutputError(f"{branch!r} is a commit, which cannot be added to. Name a branch, or none: {form}")
         parts = path.split("/") if path else []
-        if any(
-            part in ("", ".", "..", ".git", ".cache", ".huggingface", INSIDE) or re.search(r"[*?\[\]#\\]", part)
-            for part in parts
-        ):
-            raise OutputError(f"{path!r} cannot be a folder of a dataset. It must be {form}")
+        if any(not re.fullmatch(r"[\w+= -][\w.+= -]*", part) or part == INSIDE for part in parts):
+            raise OutputError(
+                f"{path!r} cannot be a folder of a dataset here: letters, digits and _ - + = can be in its name, and "
+                f"dots, not first. It must be {form}"
+            )
         return cls(repo, branch, path)
 
     def __str__(self) -> str:
@@ -150,7 +150,11 @@ class HubFolder:
     """
 
     def __init__(
-        self, given: str, token: Optional[str] = None, folder: Union[str, os.PathLike[str], None] = None
+        self,
+        given: str,
+        token: Optional[str] = None,
+        folder: Union[str, os.PathLike[str], None] = None,
+        source: str = "the token given",
     ) -> None:
         self.place = HubPlace.of(given)
         self.folder = self.place.work_folder() if folder is None else Path(folder).expanduser().absolute()
@@ -159,7 +163,7 @@ class HubFolder:
         if is_offline():
             raise OutputError(f"HF_HUB_OFFLINE=1 is set, so nothing can be written to {self.place}. Unset it.")
         found = next(saved_tokens(), None)
-        source, secret = ("the token given", Secret(token)) if token else found or ("no token", Secret(""))
+        source, secret = (source, Secret(token)) if token else found or ("no token", Secret(""))
         if not secret:
             raise TokenRequiredError(
                 f"Answers are to go to {self.place}, which needs a Hugging Face token, and none was found.",
@@ -185,13 +189,15 @@ class HubFolder:
         make: the repository, private, and the branch are made where they are missing, and the folder is fetched where
         there are no rows in it yet. Raises ModelAccessError, OutputError.
         """
-        remote = self.look()
-        self._check_is_free(remote, job.fingerprint)
+        remote, folder = self.look(), self.folder
+        known = [] if not folder.is_dir() else [name for name in os.listdir(folder) if NAME.fullmatch(name)]
+        has_rows = bool(known)
+        if has_rows and (aside := folder / INSIDE / "set_aside").is_dir():
+            known += os.listdir(aside)
+        self._check_is_free(remote, job.fingerprint, known if has_rows else None, str(folder))
         if not make:
             return
         self._create(remote, private=True)
-        folder = self.folder
-        has_rows = folder.is_dir() and any(NAME.fullmatch(name) for name in os.listdir(folder))
         if remote.manifest and not has_rows:
             self._fetch(remote, folder)
         print(f"The rows are in {folder} meanwhile, and go to {self.place} when they are complete.", flush=True)
@@ -205,16 +211,19 @@ class HubFolder:
         *,
         private: bool = True,
         overwrite: bool = False,
+        replaced: Sequence[str] = (),
         where: str,
     ) -> str:
         """Make these the files that are there. Returns the address of a page of it.
 
         Files that are there already are not sent again, and the last commit has the card: whatever is interrupted, the
-        same again goes on. files: by their names, parts and what is in INSIDE. where: they are, for messages.
+        same again goes on. files: by their names, parts and what is in INSIDE. replaced: parts that these came in place
+        of. where: they are, for messages.
         """
         try:
             remote = self.look()
-            self._check_is_free(remote, job.fingerprint, overwrite)
+            if not overwrite:
+                self._check_is_free(remote, job.fingerprint, [*files, *replaced], where)
             self._create(remote, private)
             if not remote.sha:
                 remote = self.look()
@@ -324,16 +333,22 @@ class HubFolder:
                 lambda api: api.create_branch(place.repo, branch=place.branch, repo_type="dataset", exist_ok=True)
             )
 
-    def _check_is_free(self, remote: Remote, fingerprint: str, overwrite: bool = False) -> None:
+    def _check_is_free(self, remote: Remote, fingerprint: str, known: Optional[Sequence[str]], where: str) -> None:
+        """Raises OutputError where a push would replace what is somebody else's. known: parts, now or before, of the
+        folder `where`; None where it is to be fetched.
+        """
         others = sorted(name for name in remote.files if not self._is_of_the_hub(name))
-        if not others or overwrite or remote.manifest.get("fingerprint") == fingerprint:
+        replace = "Give another name, branch or folder, or replace them: batch.push_to_hub(..., overwrite=True)."
+        if others and remote.manifest.get("fingerprint") != fingerprint:
+            what = "answers of another job" if remote.manifest else "other files"
+            raise OutputError(f"{self.place} holds {what} ({_first(others)}). {replace}")
+        if known is None:
             return
-        what = "answers of another job" if remote.manifest else "other files"
-        some = ", ".join([name for name in others if not name.startswith(INSIDE)][:3])
-        raise OutputError(
-            f"{self.place} holds {what} ({some}{', ...' if len(others) > 3 else ''}). Give another name, branch or folder, "
-            "or replace them: batch.push_to_hub(..., overwrite=True)."
-        )
+        if unknown := [name for name in others if NAME.fullmatch(name) and name not in set(known)]:
+            raise OutputError(
+                f"{self.place} holds answers of this job that are not in {where} ({_first(unknown)}), as if it had been run "
+                f"elsewhere too. With another work_folder=, they are fetched and continued. {replace}"
+            )
 
     def _is_of_the_hub(self, name: str) -> bool:
         return not self.place.path and name in OF_THE_HUB
@@ -364,6 +379,11 @@ class HubFolder:
             at.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, at)
         shutil.rmtree(fetched)
+
+
+def replaced_in(folder: OutputFolder) -> list[str]:
+    """The parts that were put aside."""
+    return [info.base_name for info in folder.place.listed(folder.place.inside("set_aside"))]
 
 
 def files_of(folder: OutputFolder) -> dict[str, File]:
@@ -467,6 +487,11 @@ def _groups(names: Sequence[str], files: Mapping[str, File]) -> Iterator[list[st
         group.append(name)
         size += files[name].size
     yield group
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = [name for name in names if not name.startswith(INSIDE)][:3]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
 
 
 def _loads(text: str) -> dict[str, Any]:

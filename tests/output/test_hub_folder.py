@@ -24,7 +24,7 @@ from rayllm_batch.errors import (
 from rayllm_batch.model import hub_client
 from rayllm_batch.output import dataset_card, hub_folder
 from rayllm_batch.output.fingerprint import Job
-from rayllm_batch.output.hub_folder import HubFolder, HubPlace, files_of
+from rayllm_batch.output.hub_folder import HubFolder, HubPlace, files_of, replaced_in
 
 HERE = "hf://datasets/alice/answers"
 OTHER = Job({"model_id": "org/another"})
@@ -51,6 +51,7 @@ def push(path: Path, given: str = HERE, job: Job = JOB, **how: Any) -> str:
     with opened(path, job=job) as folder:
         told = dataset_card.told(config, job, folder.rows, folder.failed_rows)
         schema = None if folder.alike else folder.schema
+        how = {"replaced": replaced_in(folder), **how}
         return HubFolder(given).push(files_of(folder), job, told, schema, where=folder.given, **how)
 
 
@@ -66,6 +67,8 @@ def test_what_names_no_place_is_refused_before_anybody_is_asked(isolated: Path, 
         "hf://datasets/alice/answers/a//b": "cannot be a folder",
         "hf://datasets/alice/answers/part-*": "cannot be a folder",
         "hf://datasets/alice/answers/_rayllm_batch": "cannot be a folder",
+        "hf://datasets/alice/answers/.git": "cannot be a folder",
+        "hf://datasets/alice/answers/a-->b": "cannot be a folder",
     }.items():
         with pytest.raises(OutputError, match=said):
             HubFolder(given, "hf_alice")
@@ -224,6 +227,23 @@ def test_rows_that_were_run_again_take_the_place_of_others(alice: None, hub: Hub
     names = {name for name in hub.repos["datasets", "alice/answers"].files if name.endswith(".parquet")}
     assert names == {NAMES[0], NAMES[2], "part-000004-bbbbbbbb.parquet"}
     assert b"failed-" not in hub.repos["datasets", "alice/answers"].files["README.md"]
+
+
+def test_answers_that_only_the_hub_has_stay(alice: None, hub: HubServer, tmp_path: Path) -> None:
+    """As of a job that was run on two machines: neither takes the other's rows away."""
+    push(begun(tmp_path / "answers", "complete"))
+    files = dict(hub.repos["datasets", "alice/answers"].files)
+    with opened(tmp_path / "other") as folder:
+        store(folder, "part-000001-cccccccc.parquet", [1])
+    for attempt in (lambda: push(tmp_path / "other"), lambda: HubFolder(HERE, folder=tmp_path / "other").begin(JOB)):
+        with pytest.raises(
+            OutputError, match=r"answers of this job that are not in .*other \(failed-000002.*work_folder="
+        ):
+            attempt()
+    assert hub.repos["datasets", "alice/answers"].files == files
+    HubFolder(HERE, folder=tmp_path / "third").begin(JOB)
+    push(tmp_path / "other", overwrite=True)
+    assert NAMES[0] not in hub.repos["datasets", "alice/answers"].files
 
 
 def test_what_is_somebody_elses_stays(alice: None, hub: HubServer, tmp_path: Path) -> None:
