@@ -74,7 +74,7 @@ def _embeddings(body: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": body["messages"], **form}
     if body.get("add_special_tokens", True) is not True:
         raise InvalidRequest("add_special_tokens must be true: texts have those of the tokenizer", "add_special_tokens")
-    several = given if isinstance(given, list) else [given]
+    several = [given] if isinstance(given, str) else given if isinstance(given, list) else []
     if several and all(isinstance(one, str) for one in several):
         return {"texts": several, **form}
     if several and all(_is_id(one) for one in several):

@@ -73,6 +73,7 @@ def test_what_is_scored() -> None:
         (EMBEDDINGS, {"input": [[]]}, "input"),
         (EMBEDDINGS, {"input": [1, "a"]}, "input"),
         (EMBEDDINGS, {"input": [True]}, "input"),
+        (EMBEDDINGS, {"input": 5}, "input"),
         (EMBEDDINGS, {"input": {"a": 1}}, "input"),
         (EMBEDDINGS, {"input": "a", "messages": []}, "input"),
         (EMBEDDINGS, {"input": "a", "encoding_format": "bytes"}, "encoding_format"),
