@@ -12,6 +12,7 @@ import yaml
 from rayllm_batch._version import __version__
 from rayllm_batch.engine.vllm_versions import vllm_version
 from rayllm_batch.errors import OutputError
+from rayllm_batch.model.hub import is_local
 from rayllm_batch.output.fingerprint import Job
 from rayllm_batch.output.part_file import readable
 
@@ -30,15 +31,16 @@ def told(config: EngineConfig, job: Job, rows: int, failed: int, as_text: Sequen
         name: value for name, value in job.settings.items() if value not in ("None", "null", "{}", "the model's own")
     }
     model, task = settings.pop("model_id"), settings.pop("task", config.task)
+    revision = config.engine_kwargs.get("revision") or _commit_of(config.model_id) or "not known"
     found = {
         "model": model,
-        "revision": config.engine_kwargs.get("revision") or _commit_of(config.model_id) or "not known",
+        **({} if is_local(config.model_id) else {"revision": revision}),
         "task": task,
         "rows": f"{rows:,}",
         "rows with an error": f"{failed:,}",
         **settings,
         "rayllm_batch": __version__,
-        "vLLM": vllm_version() if config.llm_engine == "vllm" else "not used",
+        "vLLM": (vllm_version() or "not on the driver's node") if config.llm_engine == "vllm" else "not used",
         "Ray": metadata.version("ray"),
     }
     return {**found, "columns that are JSON text": ", ".join(as_text)} if as_text else found
