@@ -256,6 +256,10 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 #   was in the engines is lost, and the seconds of answers not yet written.
 # - **To resume**: run the same again. Finished rows are left out, none is answered twice, and a complete folder starts no engine.
 #   Rows are known by their content, so it does not matter in which order they are read; `id_column="id"` uses a unique column instead.
+# - **The Hub**: with `hf://datasets/me/answers` as output the run works in a folder below `HF_HOME` (or `work_folder=`), and pushes it when all
+#   rows are there: parts, ids and a card, to a private dataset that `datasets.load_dataset` reads. The same call goes on after a broken push,
+#   and on another machine from what was pushed; rows that were not are with the folder. A dataset that holds something else is left alone.
+#   `batch.push_to_hub("me/answers")` pushes what the last run made, in a folder or in memory.
 # - **Rows that failed**: `batch.run("summaries/", retry_failed=True)` tries these again, with `parse_row` as it is now.
 # - **Further rows** (another file, a larger fraction, today's table) are the same call: new rows are answered, known ones are not asked again, rows
 #   that are gone keep their answers, and the last lines say how many of each.
@@ -288,7 +292,8 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 #
 # Swap in your data and your prompt: `dataset_file` reads jsonl, json, csv and parquet, single files, folders and globs,
 # also from `s3://`, `gs://` and `hf://datasets/...`; or write `load_dataset` and return any Ray Dataset, or a table of pandas,
-# PyArrow or Hugging Face's datasets. What is read is what is there, whatever the size and wherever it is: a date stays the text
+# polars, PyArrow, DuckDB or Hugging Face's datasets, streamed ones too. Of a dataset on the Hub name the files of one split,
+# `hf://datasets/abisee/cnn_dailymail/3.0.0/test-*.parquet`, behind `@branch` those of a revision. What is read is what is there, whatever the size and wherever it is: a date stays the text
 # it was, cells of a CSV are all text (02134, NA), an id of 20 digits keeps them, folders named `lang=de` become a column. A file
 # that is not UTF-8 is an error until `dataset_encoding="cp1252"` says what it is. A line that cannot be read is named, with its file
 # and number; with `bad_lines="keep"` it becomes a failed row. Columns of every Arrow type come out as they came in. A class written in a
@@ -456,7 +461,8 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # {"id": "batch_req_...", "custom_id": "1", "response": {"status_code": 200, "request_id": "req_...", "body": {"object": "chat.completion", ...}}, "error": null}
 # ```
 #
-# - **What is answered**: `/v1/chat/completions` and `/v1/completions`, each with settings of its own: `n`, `logprobs`, `response_format`, `tools`,
+# - **What is answered**: `/v1/chat/completions` and `/v1/completions`; with `task: embed` in the config `/v1/embeddings`, with `task: score`
+#   `/v1/score` and `/v1/rerank`; each with settings of its own: `n`, `logprobs`, `response_format`, `tools`,
 #   vLLM's further parameters, `chat_template_kwargs`. Bodies are read and written as vLLM's server does: held against the server of the pinned version on a
 #   CPU, sixty requests, most at temperature 0, gave the same texts, counts, log-probabilities, keys and statuses. Two things differ: a key that would have no effect is an error,
 #   and a `max_tokens` beyond the context ends there instead of being refused. Defaults are vLLM's own; `generation_config: auto` in
@@ -469,7 +475,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # - **`model`** must be the config's `model_id`, its `served_model_name` or `--served-model-name`, or the name of an adapter; others are errors (404), as on
 #   a server. `--any-model` takes all. `-s max_tokens=500` is for requests that do not say.
 #
-# Paths may be `s3://` and `gs://`, the input's also `hf://`. In Python it is `workload = OpenAIBatchFile("requests.jsonl")`,
+# Paths may be `s3://`, `gs://` and `hf://`. In Python it is `workload = OpenAIBatchFile("requests.jsonl")`,
 # `answers = RayLLMBatch(engine, workload).run("parts/")` and `workload.write_results(answers, "results.jsonl", "errors.jsonl")`.
 
 # %% [markdown]

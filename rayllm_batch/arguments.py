@@ -165,7 +165,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         )
         _of_engines(parser, what)
         if name in ("run", "check"):
-            add("--output", required=name == "run", help="folder or URI (s3://, gs://) for the answers")
+            add("--output", required=name == "run", help="folder or URI (s3://, gs://, hf://) for the answers")
+            what = "of an --output on the Hub: the folder that has the rows meanwhile (default: one in HF_HOME)"
+            add("--work-folder", metavar="FOLDER", help=what)
             add("--output-format", default="parquet", choices=["parquet", "jsonl"])
             add("--id-column", help="a column with unique values, to tell rows apart (default: all their content)")
         if name == "run":
@@ -206,10 +208,10 @@ def _of_requests(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="FILE",
-        help="the results: a path, or s3://, gs://; replaced if it is there",
+        help="the results: a path, or s3://, gs://, hf://; replaced if it is there",
     )
     add("--errors", metavar="FILE", help="the error lines, apart (default: in the output too)")
-    what = "where answers are kept until all are there (default: the output's name with .parts behind it)"
+    what = "where answers are kept until all are there (default: the output's name with .parts behind it; of one on the Hub, in HF_HOME)"
     add("--work-folder", metavar="FOLDER", help=what)
     what = "what requests call the model; repeat it (default: the config's served_model_name, or its model_id)"
     add("--served-model-name", action="append", metavar="NAME", help=what)

@@ -6,9 +6,11 @@ import copy
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union, cast
 
 from rayllm_batch.cluster import connect, resources
@@ -16,8 +18,11 @@ from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import show
 from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError, WorkloadError
 from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.output import dataset_card
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.hub_folder import HubFolder, files_of, is_hub, replaced_in, write_shards
+from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.report.comparison import Compared, Comparison
 from rayllm_batch.report.estimate import Estimate, estimate
 from rayllm_batch.report.page import show_and_save
@@ -25,6 +30,7 @@ from rayllm_batch.run import pipeline, warm
 from rayllm_batch.run.execution import Execution
 from rayllm_batch.run.folder_run import FolderRun, in_short, run_in_memory, say
 from rayllm_batch.run.options import RunOptions, check_whole
+from rayllm_batch.secret import Secret
 from rayllm_batch.show import preview
 from rayllm_batch.termination import heeding
 from rayllm_batch.workload import ChatWorkloadBase, check_workload
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rayllm_batch")
 
 CHANGED = ("refuse", "keep", "redo")
+GIVEN, OF_CONFIG = "the token given", "the HF_TOKEN of the config"
 SAMPLE_ROWS = 64  # that an estimate tries
 
 
@@ -95,6 +102,7 @@ class RayLLMBatch:
         self.workload = workload
         self._execution = Execution(self.engine_config, workload, self.options)
         self._estimate: Optional[Estimate] = None  # the latest
+        self._answers: Any = None  # of the last run: its Dataset, or _folder's arguments
 
     @property
     def metrics(self) -> Optional[RunMetrics]:
@@ -110,6 +118,7 @@ class RayLLMBatch:
         id_column: Optional[str] = None,
         retry_failed: bool = False,
         changed: str = "refuse",
+        work_folder: Union[str, os.PathLike, None] = None,
     ) -> ray.data.Dataset:
         """Answer every row, once, and return them: a Dataset that can be read many times without computing again.
 
@@ -131,6 +140,9 @@ class RayLLMBatch:
                        Rows that are new, of further files or a larger dataset_fraction, are answered; those that are
                        not in the data any more keep their answers. The settings that decide answers must be those of
                        before.
+                       Or hf://datasets/owner/name[@branch][/folder]: the run works in work_folder, and its files are
+                       pushed when it is complete; the dataset is made, private, where there is none. The same call
+                       continues, also a push, and on another machine from what was pushed.
         output_format: "parquet" or "jsonl".
         id_column:     a column whose values are unique, to tell one row from another; else all its content does.
         retry_failed:  with an output_path, run those rows again that have an error, as the workload asks now.
@@ -138,6 +150,8 @@ class RayLLMBatch:
                        something else, or rows are known by their ids and the data is not that of before, the finished
                        rows are parsed again, without an engine, and compared. What happens where something else would
                        be asked: "refuse" raises OutputError, "keep" keeps these answers, "redo" computes them again.
+        work_folder:   of an output_path on the Hub, the folder that has the rows meanwhile, and keeps them; else one in
+                       huggingface_hub's home, HF_HOME.
 
         Raises ClusterError, DatasetError, WorkloadError, ModelAccessError or OutputError before an engine starts, and
         EngineError when the engine does not start or keeps dying; it carries the engine's last words.
@@ -148,20 +162,65 @@ class RayLLMBatch:
             )
         if changed not in CHANGED:
             raise ConfigError(f"changed= must be one of {', '.join(map(repr, CHANGED))}, given {changed!r}.")
+        self._answers = None
         if output_path is None:
+            if work_folder is not None:
+                raise ConfigError("work_folder= is for an output_path on the Hugging Face Hub: give output_path= too.")
             connect(self.options.verbose)
-            result = run_in_memory(self._execution)
+            result = self._answers = run_in_memory(self._execution)
         else:
+            hub = self._on_hub(output_path, id_column, work_folder)
+            output_path = output_path if hub is None else hub.folder
             with self._folder(output_path, output_format, id_column) as folder:
                 for name in folder.set_aside:
                     aside = folder.place.inside("set_aside")
                     log.warning("%s was not complete; it is set aside in %s, and its rows are run again.", name, aside)
                 connect(self.options.verbose)
                 result = FolderRun(self._execution, folder, id_column, retry_failed, changed).run()
+                if hub is not None:
+                    self._push_folder(hub, folder)
+            self._answers = output_path, output_format, id_column
         metrics, said = self.metrics, self._estimate
         if said is not None and metrics is not None and said.rows == metrics.rows:  # all of the job, in one run
             print(said.beside(metrics.elapsed_s, metrics.start_s))
         return result
+
+    @heeding
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, overwrite: bool = False, token: Optional[str] = None
+    ) -> str:
+        """Push the last run's answers to a dataset on the Hugging Face Hub. Returns the address of its page.
+
+        repo_id:   "owner/name", made if it is not there, or hf://datasets/owner/name[@branch][/folder].
+        private:   of a dataset that is made now.
+        overwrite: replace what is in it, where that is not this job's. Else it is refused.
+        token:     one that may write; else HF_TOKEN, or that of huggingface_hub's store.
+
+        What goes there is the run's parts, and a card: README.md with what `datasets.load_dataset` needs, model,
+        settings, counts and versions; a card that is there keeps what people wrote into it. The last commit has the
+        card: the same call again goes on where one was interrupted, and sends no file twice. Raises OutputError,
+        ModelAccessError, and RayLLMBatchError before any run.
+        """
+        if self._answers is None:
+            raise RayLLMBatchError("There are no answers yet to be pushed: call run() first.")
+        token = Secret(token or "")  # no traceback shows it
+        hub = HubFolder(repo_id, token or self.engine_config.hf_token, source=GIVEN if token else OF_CONFIG)
+        how: dict[str, Any] = {"private": private, "overwrite": overwrite}
+        if isinstance(self._answers, tuple):
+            with self._folder(*self._answers) as folder:
+                return self._push_folder(hub, folder, **how)
+        job, failed = describe_job(self.engine_config, self.workload, None), failed_of(self._answers) or 0
+        with tempfile.TemporaryDirectory() as root:
+            files, as_text, rows = write_shards(self._answers, Path(root), job, failed)
+            about = dataset_card.told(self.engine_config, job, rows, failed, as_text)
+            return _said(hub.push(files, job, about, where="memory, with this object", **how))
+
+    def _push_folder(self, hub: HubFolder, folder: OutputFolder, **how: Any) -> str:
+        job = folder.job
+        about = dataset_card.told(self.engine_config, job, folder.rows, folder.failed_rows, folder.as_text)
+        schema = None if folder.alike else folder.schema
+        files, replaced = files_of(folder), replaced_in(folder)
+        return _said(hub.push(files, job, about, schema, replaced=replaced, where=folder.given, **how))
 
     def get_avg_engine_time_per_replica(self) -> float:
         """Seconds during which an engine had work, averaged over the last run's replicas. Start-up is not in it."""
@@ -187,6 +246,7 @@ class RayLLMBatch:
         *,
         output_format: str = "parquet",
         id_column: Optional[str] = None,
+        work_folder: Union[str, os.PathLike, None] = None,
     ) -> None:
         """Look for everything that can be known to be wrong before an engine starts, as `run` does first.
 
@@ -197,7 +257,8 @@ class RayLLMBatch:
         """
         place: AbstractContextManager[Optional[OutputFolder]] = nullcontext()
         if output_path is not None:
-            place = self._folder(output_path, output_format, id_column)
+            hub = self._on_hub(output_path, id_column, work_folder, make=False)
+            place = self._folder(output_path if hub is None else hub.folder, output_format, id_column)
         with place as folder:
             connect(self.options.verbose)
             ready, plan = self._execution.preflight(id_column, folder)
@@ -364,8 +425,25 @@ class RayLLMBatch:
             replicas=of.replicas,
         )
 
+    def _on_hub(
+        self, path: Any, id_column: Optional[str], work_folder: Union[str, os.PathLike, None], make: bool = True
+    ) -> Optional[HubFolder]:
+        """Looked at, and ready for a run; None for a path that is elsewhere."""
+        if not is_hub(path):
+            if work_folder is not None:
+                raise ConfigError(f"work_folder= is for an output_path on the Hugging Face Hub, given {path!r}.")
+            return None
+        hub = HubFolder(path, self.engine_config.hf_token, work_folder, OF_CONFIG)
+        hub.begin(describe_job(self.engine_config, self.workload, id_column), make)
+        return hub
+
     def _folder(self, path: Union[str, os.PathLike], output_format: str, id_column: Optional[str]) -> OutputFolder:
         return OutputFolder(path, describe_job(self.engine_config, self.workload, id_column), output_format)
+
+
+def _said(page: str) -> str:
+    print(f"The answers are on {page}.", flush=True)
+    return page
 
 
 def _check_price(method: str, gpu_hour_usd: Optional[float]) -> None:

@@ -16,6 +16,7 @@ from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import let_all_print
 from rayllm_batch.errors import EngineError, HubUnavailableError, RayLLMBatchError, WorkloadError, causes, one_line
 from rayllm_batch.load_workload import load_workload, made, pairs, raised_at
+from rayllm_batch.output.hub_folder import HubPlace, is_hub
 from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.tasks.base import Task
 from rayllm_batch.termination import SAID, TERMINATED, Terminated, heeded
@@ -117,9 +118,10 @@ def _workload(args: argparse.Namespace, task: Task) -> Any:
 
 def _requests(args: argparse.Namespace, config: EngineConfig) -> OpenAIBatchFile:
     names = args.served_model_name or config.engine_kwargs.get("served_model_name") or config.model_id
+    settings: dict[str, Any] = {config.task_kind.settings_key: pairs(args.s, "-s")}
     return OpenAIBatchFile(
         args.input,
-        sampling_params=pairs(args.s, "-s"),
+        **settings,
         served_model_name=None if args.any_model else names,
         adapters=config.dynamic_lora_loading_path is not None,
     )
@@ -127,7 +129,7 @@ def _requests(args: argparse.Namespace, config: EngineConfig) -> OpenAIBatchFile
 
 def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
     if args.command == "check":
-        batch.check(args.output, output_format=args.output_format, id_column=args.id_column)
+        batch.check(args.output, output_format=args.output_format, id_column=args.id_column, **_work_folder(args))
         return DONE
     if args.command == "preview":
         batch.preview(n=args.n)
@@ -139,12 +141,18 @@ def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
         raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
     if isinstance(batch.workload, OpenAIBatchFile) and args.command == "openai-batch":
         check_outputs(args.input, args.output, args.errors)
-        answers = _run(batch, args, args.work_folder or f"{args.output}.parts")
+        folder = f"{args.output}.parts"
+        folder = str(HubPlace.of(folder).work_folder()) if is_hub(folder) else folder
+        answers = _run(batch, args, args.work_folder or folder)
         written = batch.workload.write_results(answers, args.output, args.errors)
         places = [without_credentials(path) for path in (args.output, args.errors) if path]
         print(f"{written} are in {' and '.join(places)}.")
         return ROWS_FAILED if written.errors else DONE
     return ROWS_FAILED if failed_of(_run(batch, args, args.output)) else DONE
+
+
+def _work_folder(args: argparse.Namespace) -> dict[str, str]:
+    return {"work_folder": args.work_folder} if args.work_folder else {}
 
 
 def _run(batch: RayLLMBatch, args: argparse.Namespace, folder: str) -> Any:
@@ -155,6 +163,7 @@ def _run(batch: RayLLMBatch, args: argparse.Namespace, folder: str) -> Any:
             id_column=args.id_column,
             retry_failed=args.retry_failed,
             changed=args.changed,
+            **({} if args.command == "openai-batch" else _work_folder(args)),
         )
     finally:  # of a run that failed or was interrupted too, unless it never began
         if args.report and batch.metrics is not None:

@@ -378,3 +378,15 @@ def test_wrong_options_of_requests(capsys: pytest.CaptureFixture[str], given: li
     with pytest.raises(SystemExit) as end:
         cli.main(["openai-batch", "--config", CONFIG, *given])
     assert end.value.code == cli.WRONG_INPUT and said in capsys.readouterr().err
+
+
+def test_settings_of_a_batch_file_are_those_of_the_configs_task() -> None:
+    from rayllm_batch import init_engine_from_config
+    from rayllm_batch.arguments import parse
+
+    for name, key in (("demo-cpu", "sampling_params"), ("demo-embed-cpu", "pooling_params")):
+        command = ["openai-batch", "--config", f"configs/{name}.yaml", "-i", "in.jsonl", "-o", "out.jsonl", "-s", "a=1"]
+        args = parse(command)
+        workload = cli._requests(args, init_engine_from_config(args.config))
+        others = {"sampling_params", "pooling_params"} - {key}
+        assert getattr(workload, key) == {"a": 1} and not any(getattr(workload, other) for other in others)

@@ -63,11 +63,19 @@ def requests() -> Any:
     return prompt, line_reader(find_files(workload.dataset_file or ""))
 
 
+def pooled_requests() -> Any:
+    """A batch file's for embeddings."""
+    workload, kwargs = OpenAIBatchFile("tests/data/heldout_articles.jsonl"), {"max_model_len": 8}
+    config = init_engine_from_config("configs/demo-embed-cpu.yaml")
+    task = config.task_kind.of(workload, kwargs).of_model({"hidden_size": 256}, None, kwargs)
+    return PromptJob(workload.parse_row, "assets/demo-model", task=task, pooled=pooled_prompts.fill)
+
+
 def media() -> Any:
     return MediaReader, MediaRules(max_pixels=12)
 
 
-MADE = [job, pooled_job, media_job, requests, media]
+MADE = [job, pooled_job, media_job, requests, pooled_requests, media]
 SENT = [Replica, Host, Relay, RunMonitor, RowCounts, Asked, look, build_prompts, prompt_tables, keep_rows, *MADE]
 # Each is read in a fork that has read no other, after the libraries that all of them import.
 READ = """
@@ -91,6 +99,10 @@ for name in sys.argv[1:]:
             if name == "media":
                 image = found[0](found[1]).read("image", numpy.zeros((3, 4, 3), "uint8"))
                 assert (image.width, image.height) == (4, 3)
+            if name == "pooled_requests":
+                body = '{"custom_id": "1", "url": "/v1/embeddings", "body": {"model": "m", "input": [[1], [2, 3]]}}'
+                parsed = found.task.parse(found.parse_row, {"request": body.encode()})
+                assert found.task.request([1, 2, 3], found.task.own_text(parsed)).pooling.lengths == (1, 2)
             assert "rayllm_batch" not in sys.modules
         except BaseException:
             print(name, traceback.format_exc(), flush=True)
@@ -109,6 +121,9 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
     pipeline.ship_by_value(Mine())
     for sent in SENT:
         (tmp_path / sent.__name__).write_bytes(cloudpickle.dumps(sent() if sent in MADE else sent))
+        (tmp_path / sent.__name__).write_bytes(
+            cloudpickle.dumps(sent() if sent in (job, pooled_job, requests, pooled_requests) else sent)
+        )
     names = [sent.__name__ for sent in SENT]
     there = subprocess.run(
         [sys.executable, "-c", READ, *names],

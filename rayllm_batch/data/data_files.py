@@ -27,6 +27,8 @@ DESCRIPTIONS = {
     "datapackage.json",
     "croissant.json",
 }
+# In names of files and folders, as the Hub's datasets have them.
+SPLITS = re.compile(r"(?:^|[/._ -])(train|training|validation|valid|val|dev|test|testing|eval)(?=[/._ -]|$)")
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -86,11 +88,12 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
                 found, folder = _listing(fs, path), os.path.normpath(path)
                 check_folder(given, [os.path.relpath(p, path) for p in found])
                 found = _visible(found, path)
-    except OSError as error:
+    except (OSError, ValueError, NotImplementedError) as error:  # the latter two of the Hub's client, for its paths
         raise DatasetError(f"dataset_file {given!r} cannot be read: {error}") from None
     data = sorted(p for p in found if _format_of(p)) if wildcard or len(found) != 1 else found
     if folder is not None:
         data = [p for p in data if os.path.basename(p) not in DESCRIPTIONS]
+        _check_splits(given, [os.path.relpath(p, folder) for p in data])
     kinds = sorted({_format_of(p) or os.path.basename(p) for p in data})
     if not data:
         raise DatasetError(f"dataset_file {given!r} matches no {', '.join(FORMATS)} file. Check the path.")
@@ -108,6 +111,26 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
             f"also with {', '.join('.' + c for c in COMPRESSED)} behind it."
         )
     return DatasetFiles(given, kinds[0], data, fs, is_local, folder)
+
+
+def _check_splits(given: str, files: Sequence[str]) -> None:
+    """Raise DatasetError for a dataset of the Hub of which all splits would be read as one table. A glob says which."""
+    if not given.startswith("hf://") or "*" in given:
+        return
+    found = {match[1]: file for file in files if (match := SPLITS.search(file))}
+    if len(found) > 1:
+        split, file = max(found.items())
+        end = next(match.end() for match in SPLITS.finditer(file) if match[1] == split)
+        *folders, name = file.split("/")
+        glob = (
+            "/".join([*folders, re.sub(r"-\d{5}-of-\d{5}.*?(?=\.)", "-*", name)])
+            if end > file.rfind("/")
+            else file[:end]
+        )
+        raise DatasetError(
+            f"dataset_file {given!r} has several splits ({', '.join(sorted(found))}). Give the files of one: "
+            f"{given.rstrip('/')}/{glob}."
+        )
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from rayllm_batch.data import columns
 from rayllm_batch.data.column_values import objects
 from rayllm_batch.data.dataset_file import in_blocks
+from rayllm_batch.data.streamed_dataset import streamed
 from rayllm_batch.errors import WorkloadError
 
 if TYPE_CHECKING:
@@ -20,26 +21,37 @@ MADE_BY = {
     **{name: f"ray.data.from_{name}(...) makes one." for name in ("dask", "modin", "daft", "numpy", "torch")},
     "pyspark": "ray.data.from_spark(...) makes one.",
     "tensorflow": "ray.data.from_tf(...) makes one.",
-    "duckdb": "Its df() is a table that is taken.",
-    "polars": "Its collect() is a table that is taken.",
-    "pyarrow": "A table of it is taken: its to_table() or read_all().",
+    "duckdb": "A relation of it is taken, such as what sql(...) returns.",
+    "polars": "A DataFrame or a LazyFrame of it is taken.",
+    "pyarrow": "A table of it is taken, a RecordBatchReader, or a Dataset.",
 }
 
 
 def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
-    """A table in memory becomes a Dataset. whose: method, for the error. Raises WorkloadError for anything else,
-    DatasetError for columns that cannot be told apart."""
+    """A table in memory becomes a Dataset, and a stream of the datasets library one that reads it later.
+
+    Columns keep their types; of images and audio come the files' bytes. whose: method, for the error. Raises
+    WorkloadError for anything else, DatasetError for columns that cannot be told apart.
+    """
     import ray.data
 
-    kind, library = type(given).__name__, type(given).__module__.partition(".")[0]
+    kind, library = type(given).__name__, type(given).__module__.partition(".")[0].lstrip("_")
     if isinstance(given, ray.data.Dataset):
         return given
     if library == "pandas" and kind == "DataFrame":
         given = _of_pandas(given)
-    elif library == "polars" and kind == "DataFrame":
-        given = given.to_arrow()
+    elif library == "polars" and kind in ("DataFrame", "LazyFrame"):
+        given = (given.collect() if kind == "LazyFrame" else given).to_arrow()
+    elif library == "duckdb" and kind == "DuckDBPyRelation":
+        given = given.to_arrow_table()
     elif library == "datasets" and kind == "Dataset":
         given = given.with_format("arrow")[:]
+    elif library == "datasets" and kind == "IterableDataset":
+        return streamed(given)
+    elif isinstance(given, pa.RecordBatchReader):
+        given = given.read_all()
+    elif library == "pyarrow" and hasattr(given, "to_table"):  # its Datasets, which are imported apart
+        given = given.to_table()
     elif isinstance(given, pa.RecordBatch):
         given = pa.Table.from_batches([given])
     if isinstance(given, pa.Table):
@@ -80,9 +92,6 @@ def _described(given: Any, kind: str, library: str) -> str:  # noqa: PLR0911 (a 
     if library == "datasets" and kind.endswith("Dict"):
         first, splits = next(iter(given), "train"), ", ".join(map(str, given))
         return f"a {kind} of datasets, of several splits ({splits}): return one of them, such as given[{first!r}]."
-    if library == "datasets":
-        how = "ray.data.from_huggingface(...) takes it, or load it without streaming=True."
-        return f"a {kind} of datasets, which is streamed: {how}"
     if isinstance(given, (str, os.PathLike)):
         return f"a {kind}. Where it is the path of a file, set dataset_file to it, and leave load_dataset out."
     if isinstance(given, dict):

@@ -48,7 +48,9 @@ class RunCommand:
 
     def local_paths(self) -> Iterator[tuple[str, str]]:
         """Each option that names a place for answers, and the place, where it is one on a disk."""
-        for option, path in (("--output", self.given.output), ("--report", self.given.report)):
+        given = self.given
+        places = ("--output", given.output), ("--work-folder", given.work_folder), ("--report", given.report)
+        for option, path in places:
             if path and not is_uri(path):
                 yield option, path
 

@@ -59,16 +59,16 @@ class HubClient:
     source: str = "the token given"
     kind: str = "model"
 
-    def ask(self, question: Callable[[HfApi], T], *, patiently: bool = False) -> T:
+    def ask(self, question: Callable[[HfApi], T], *, patiently: bool = False, seconds: float | None = None) -> T:
         """The answer to `question`, or a `ModelAccessError` that says why there is none.
 
         That error has no cause and no context: the client's exceptions hold the request, and with it the token.
-        patiently: without CHECK_SECONDS, which are for the answer and its retries, a rate limit aside.
+        seconds: for the answer and its retries, a rate limit aside; None for CHECK_SECONDS. patiently: any number.
         """
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=endpoint(), token=self.token or False, library_name="rayllm_batch")
-        deadline = math.inf if patiently else time.monotonic() + CHECK_SECONDS
+        deadline = math.inf if patiently else time.monotonic() + (seconds or CHECK_SECONDS)
         waited, retries = 0.0, 0
         while True:
             answer, error = call(lambda: question(api), deadline - time.monotonic())

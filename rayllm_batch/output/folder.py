@@ -93,6 +93,10 @@ class OutputFolder:
         self._lock.release()
 
     @property
+    def job(self) -> Job:
+        return self._job
+
+    @property
     def rows(self) -> int:
         return sum(part.rows for part in self.parts.values())
 

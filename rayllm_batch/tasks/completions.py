@@ -14,6 +14,7 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
+from rayllm_batch.tasks.api_urls import check_url
 from rayllm_batch.tasks.base import Answer, ParseRow
 from rayllm_batch.tasks.chat import checked_tools
 from rayllm_batch.tasks.generate import Generate
@@ -59,6 +60,7 @@ class Completions(Generate):
     def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         chat = dict(parse_row(row))
         own = {key: chat.pop(key) for key in OWN if key in chat}
+        check_url(own["response"]["url"], "generate")
         if own["response"].get("calls") == 0 and "tools" in chat:  # the template may show them, and none is called
             tools = checked_tools(chat.pop("tools"))
             own["chat_template_kwargs"] = {**own.get("chat_template_kwargs", {}), "tools": tools}
@@ -99,7 +101,8 @@ def response_body(request: APIRequest, reply: Reply, *, has_thoughts: bool) -> d
     for index, (text, one, why, stop, its) in enumerate(zip(texts, parsed, reasons, stops, logprobs, strict=True)):
         form = _chat_choice(one, why, its, asked) if is_chat else _text_choice(text, why, its, asked)
         choices.append({"index": index, **form, "stop_reason": stop, "token_ids": None, "routed_experts": None})
-    prompt_tokens, generated = len(request.prompt_token_ids), reply.num_generated_tokens
+    # Of an engine that tokenizes, its own count.
+    prompt_tokens, generated = reply.num_input_tokens or len(request.prompt_token_ids), reply.num_generated_tokens
     thoughts = sum(one.num_reasoning_tokens or 0 for one in parsed)
     prompt_logprobs = None if reply.prompt_logprobs is None else [_by_token_id(its) for its in reply.prompt_logprobs]
     if not is_chat:  # there each choice has those of its prompt

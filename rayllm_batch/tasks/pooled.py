@@ -90,6 +90,10 @@ class Pooled(Task):
                     "set. Set it there, or a number of tokens here."
                 )
             task.settings[TRUNCATE] = length
+        if getattr(workload, "answers_as_a_server", False):
+            from rayllm_batch.tasks.pooled_responses import responses_of  # which travels only with such a workload
+
+            return responses_of(task, cls.__name__)
         return task
 
     def decides(self, workload: Any) -> dict[str, Any]:

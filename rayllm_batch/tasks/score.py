@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ class Score(Pooled):
 
     name = "score"
     answer_column = "score"
-    keys = ("query", "document", "documents")
+    keys: ClassVar[tuple[str, ...]] = ("query", "document", "documents")
     wanted = '{"query": "...", "document": "..."} or {"query": "...", "documents": [...]}'
     converts = ("embed", "classify")
     is_cross = False
@@ -70,7 +70,7 @@ class Score(Pooled):
 
     def values(self, answer: Answer) -> dict[str, Any]:
         vectors = answer.reply.vectors  # type: ignore[union-attr]
-        scores = [float(vector[0]) for vector in vectors] if self.is_cross else _cosines(vectors[0], vectors[1:])
+        scores = [float(vector[0]) for vector in vectors] if self.is_cross else cosines(vectors[0], vectors[1:])
         is_list = "is_list" in json.loads(answer.own_text or "{}")
         return {"scores": scores} if is_list else {"score": scores[0]}
 
@@ -81,6 +81,6 @@ class Score(Pooled):
         return {**row, "score": ", ".join(f"{score:.4f}" for score in told), "scores": None}
 
 
-def _cosines(query: np.ndarray, documents: Sequence[np.ndarray]) -> list[float]:
+def cosines(query: np.ndarray, documents: Sequence[np.ndarray]) -> list[float]:
     lengths = np.linalg.norm(query) * np.linalg.norm(documents, axis=1)
     return (np.asarray(documents) @ query / np.maximum(lengths, 1e-8)).tolist()  # as torch's cosine_similarity

@@ -70,7 +70,7 @@ def fill(
     for i, of_row in encoded.items():
         if errors[i] is None:
             token_ids[i] = np.concatenate([one.ids for one in of_row])
-            rows[i] |= _found(of_row, task, "documents" in rows[i])
+            rows[i] |= _found(of_row, task, not {"documents", "texts"}.isdisjoint(rows[i]))
 
 
 def _found(encoded: list[Encoded], task: Any, are_several: bool) -> dict[str, Any]:
@@ -96,11 +96,15 @@ def _prompts(i: int, row: dict[str, Any], tokenizer: Any, job: PromptJob) -> Ite
         yield Prompt(i, render(tokenizer, row["messages"], replace(job, chat_template_kwargs=kwargs)), True, most)
     elif "prompt" in row:
         yield Prompt(i, row["prompt"], False, most)
-    elif not task.pairs():
-        yield from (Prompt(i, text, False, most) for text in (row["query"], *row["documents"]))
+    elif "texts" in row:
+        yield from (Prompt(i, text, False, most) for text in row["texts"])
     else:
-        for document in row["documents"]:
-            yield Prompt(i, _pair(row["query"], document, tokenizer, job), False, most)
+        queries, documents = row.get("queries") or [row["query"]], row["documents"]
+        if not task.pairs():
+            yield from (Prompt(i, text, False, most) for text in (*queries, *documents))
+            return
+        for query, document in zip(queries * (len(documents) // len(queries)), documents, strict=True):
+            yield Prompt(i, _pair(query, document, tokenizer, job), False, most)
 
 
 def _pair(query: str, document: str, tokenizer: Any, job: PromptJob) -> Text:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class OpenAIBatchFile(ChatWorkloadBase):
     """The requests of `dataset_file`, each line `{"custom_id": ..., "method": "POST", "url": ..., "body": {...}}`.
 
-    URLs are /v1/chat/completions and /v1/completions. What a body says goes over `sampling_params`, and is read as
-    vLLM's server reads it. A request that cannot be answered, whatever its line is, gets an error; no line ends a run.
+    URLs are /v1/chat/completions and /v1/completions; with task: embed /v1/embeddings, and with task: score those of
+    score and rerank. What a body says goes over `sampling_params` (`pooling_params`), and is read as vLLM's server
+    reads it. A request that cannot be answered, whatever its line is, gets an error; no line ends a run.
     The output has the columns `custom_id`, `request` (the line) and `response`, the response's body as JSON;
     `write_results` makes the files of it.
 

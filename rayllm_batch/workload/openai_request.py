@@ -8,10 +8,10 @@ from typing import Any, Optional
 
 from rayllm_batch.engine.sampling_fields import known_fields
 from rayllm_batch.errors import did_you_mean, is_deep, shown
+from rayllm_batch.tasks.api_urls import CHAT, COMPLETION, URLS
+from rayllm_batch.workload.invalid_request import InvalidRequest
+from rayllm_batch.workload.openai_pooling import read_body
 
-CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
-URLS = (CHAT, COMPLETION)
-OF_OTHER_TASKS = ("embeddings", "score", "rerank", "pooling", "classify")  # the last part of their URLs
 LONGEST = 16 << 20  # bytes of a line: the text of more tokens than any model's context
 COMPLETION_TOKENS = 16  # the API's own max_tokens of /v1/completions
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -49,14 +49,6 @@ NOT_DONE: dict[str, tuple[Any, str]] = {
 }
 
 
-class InvalidRequest(ValueError):
-    """What a server refuses. Its text is the error's message; param: the key of the request; status: of HTTP."""
-
-    def __init__(self, message: str, param: Optional[str] = None, status: int = 400) -> None:
-        super().__init__(message)
-        self.param, self.status = param, status
-
-
 def read_line(line: Optional[bytes]) -> dict[str, Any]:
     """The object on a line; None stands for one that is too long to be read. Raises InvalidRequest."""
     if line is None:
@@ -89,7 +81,9 @@ def custom_id_of(request: Mapping[str, Any]) -> str:
 
 
 def read_request(line: Optional[bytes], served: Sequence[str], adapters: bool) -> dict[str, Any]:
-    """What `parse_row` returns for `Completions` (tasks/completions.py). Raises InvalidRequest.
+    """What `parse_row` returns for the tasks that answer as a server (tasks/completions.py, pooled_responses.py).
+
+    Raises InvalidRequest.
 
     served: the names of the model; none of them: any name is. adapters: other names are those of LoRA adapters.
     """
@@ -106,8 +100,11 @@ def read_request(line: Optional[bytes], served: Sequence[str], adapters: bool) -
         raise InvalidRequest("body has lists or objects in more than 100 levels", "body")
     body = {key: value for key, value in body.items() if value is not None}
     name, adapter = _model(body.get("model"), served, adapters)
-    settings = _settings(body, url)
-    parsed = _completion(body, settings) if url == COMPLETION else _chat(body, settings)
+    settings = _settings(body, url) if url in READ else {}
+    if url not in READ:
+        parsed = read_body(body, url)
+    else:
+        parsed = _completion(body, settings) if url == COMPLETION else _chat(body, settings)
     parsed["response"] = {"url": url, "model": name, **parsed["response"]}
     more = {"sampling_params": settings, "model": adapter, "cache_salt": _text(body, "cache_salt")}
     return {**parsed, **{key: value for key, value in more.items() if value}}
@@ -122,10 +119,8 @@ def _beginning(line: bytes) -> str:
 
 
 def _wrong_url(url: Any) -> str:
-    if isinstance(url, str) and url.rpartition("/")[2] in OF_OTHER_TASKS:
-        return f"url {url!r} is not supported by task generate, which answers {' and '.join(URLS)}"
     near = did_you_mean(url, URLS) if isinstance(url, str) else ""
-    return f"url must be {' or '.join(URLS)}, but is {shown(url, 80)}.{near}"
+    return f"url must be one of {', '.join(URLS)}, but is {shown(url, 80)}.{near}"
 
 
 def _model(name: Any, served: Sequence[str], adapters: bool) -> tuple[str, Optional[str]]:

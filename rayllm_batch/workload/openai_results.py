@@ -23,16 +23,21 @@ from rayllm_batch.data.file_part import whole
 from rayllm_batch.data.row_id import RowCounts, UniqueIds, as_pairs
 from rayllm_batch.errors import OutputError, one_line
 from rayllm_batch.uri import filesystem_of, without_credentials
+from rayllm_batch.workload.invalid_request import InvalidRequest
 from rayllm_batch.workload.openai_batch import OpenAIBatchFile, line_reader
-from rayllm_batch.workload.openai_request import InvalidRequest, read_line, read_request
+from rayllm_batch.workload.openai_request import read_line, read_request
 
 if TYPE_CHECKING:
     import ray.data
 
 Path = Union[str, os.PathLike]
 UNFINISHED = ".unfinished"
-_STAGE = re.compile(r"^(parse_row: \w+|sampling_params): ")
-IN_OTHER_WORDS = {"parse_row's ": "", "this row's sampling_params": "the request"}
+_STAGE = re.compile(r"^(parse_row: \w+|sampling_params|pooling_params): ")
+IN_OTHER_WORDS = {
+    "parse_row's ": "",
+    "this row's sampling_params": "the request",
+    "this row's pooling_params": "the request",
+}
 KINDS = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
 # Of the engine, what is not the request's fault.
 _OWN_FAULT = re.compile(
@@ -257,7 +262,8 @@ def _problem(row: dict[str, Any], served: Sequence[str], adapters: bool) -> dict
         return api_error(refusal)
     error = api_error(row["error"])
     first = error["message"].partition(" ")[0]
-    return {**error, "param": first} if first in read_line(row["request"])["body"] else error
+    line = read_line(row["request"])
+    return {**error, "param": first} if first in line["body"] or first == "url" else error
 
 
 def api_error(error: Union[InvalidRequest, str]) -> dict[str, Any]:

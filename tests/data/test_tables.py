@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import io
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import ray.data
 
@@ -42,6 +45,7 @@ def test_tables_of_other_libraries_become_one(ray_cluster: Any) -> None:
         datasets.Dataset.from_dict(table.to_pydict()),
         table.to_pylist(),
         table.to_batches()[0],
+        datasets.Dataset.from_dict(table.to_pydict()).to_iterable_dataset(num_shards=3),
     ):
         made = as_dataset(given, "Work.load_dataset")
         assert (
@@ -129,10 +133,10 @@ def of(library: str, kind: str) -> Any:
         (pd.Series([1]), "from_pandas"),
         (of("pyspark", "DataFrame"), "from_spark"),
         (of("dask", "DataFrame"), "from_dask"),
-        (of("polars", "LazyFrame"), "collect"),
+        (of("polars", "Series"), "LazyFrame"),
         (of("torch", "TensorDataset"), "from_torch"),
-        (of("duckdb", "DuckDBPyRelation"), "df\\(\\)"),
-        (pa.RecordBatchReader.from_batches(pa.schema([]), []), "read_all"),
+        (of("_duckdb", "DuckDBPyConnection"), "sql\\(...\\) returns"),
+        (pa.array([1]), "RecordBatchReader"),
     ],
 )
 def test_what_is_no_table_is_told_the_way(given: Any, words: str) -> None:
@@ -142,16 +146,82 @@ def test_what_is_no_table_is_told_the_way(given: Any, words: str) -> None:
         as_dataset(given, "Work.load_dataset")
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"), [("dict", "splits.*train, test.*given\\['train'\\]"), ("stream", "streamed.*from_huggingface")]
-)
-def test_what_of_hugging_face_is_no_table(kind: str, words: str) -> None:
+def test_several_splits_are_no_table() -> None:
     import datasets
 
     table = datasets.Dataset.from_dict({"text": ["a"]})
-    given = datasets.DatasetDict(train=table, test=table) if kind == "dict" else table.to_iterable_dataset()
-    with pytest.raises(WorkloadError, match=f"returned a {type(given).__name__} of datasets.*{words}"):
-        as_dataset(given, "Work.load_dataset")
+    for given in (
+        datasets.DatasetDict(train=table, test=table),
+        datasets.IterableDatasetDict(train=table.to_iterable_dataset(), test=table.to_iterable_dataset()),
+    ):
+        words = f"returned a {type(given).__name__} of datasets, of several splits.*train, test.*given\\['train'\\]"
+        with pytest.raises(WorkloadError, match=words):
+            as_dataset(given, "Work.load_dataset")
+
+
+TYPED = pa.table(
+    {
+        "text": pa.array(["a", None, "c"], pa.large_string()),
+        "kind": pa.array(["x", "y", "x"]).dictionary_encode(),
+        "price": pa.array([Decimal("1.50"), None, Decimal("2.25")], pa.decimal128(10, 2)),
+        "nested": [{"a": [1]}, {"a": []}, None],
+        "at": pa.array([datetime.datetime(2024, 1, 2)] * 3, pa.timestamp("us")),
+    }
+)
+
+
+def test_tables_keep_their_types(table_of: Any, tmp_path: Path) -> None:
+    """decimals, categories, nested values; what is lazy is read."""
+    polars, duckdb = pytest.importorskip("polars"), pytest.importorskip("duckdb")
+
+    expected = TYPED.to_pylist()
+    pa.parquet.write_table(TYPED, tmp_path / "typed.parquet")
+    frame = polars.from_arrow(TYPED)
+    connection = duckdb.connect()
+    connection.register("typed", TYPED)
+    for given in (
+        frame,
+        frame.lazy().filter(polars.col("price").is_null() | (polars.col("price") > 0)),
+        connection.sql("select * from typed where text is null or text != 'z'"),
+        pa.RecordBatchReader.from_batches(TYPED.schema, TYPED.to_batches()),
+        pa.dataset.dataset(tmp_path / "typed.parquet"),
+        TYPED,
+    ):
+        made = table_of(given)
+        assert rows(made) == expected, type(given)
+        assert made.schema.field("price").type == pa.decimal128(10, 2) and "struct" in str(
+            made.schema.field("nested").type
+        )
+        assert pa.types.is_dictionary(made.schema.field("kind").type) or "duckdb" in type(given).__module__
+
+
+def png(grey: int) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("L", (2, 2), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_images_are_their_bytes(table_of: Any) -> None:
+    """Of a Dataset and of its stream, also mapped and taken from; a streamed column has one type."""
+    import datasets
+
+    from rayllm_batch.data.streamed_dataset import _tables
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    columns = {"image": [{"bytes": png(i), "path": None} for i in range(5)], "label": [0, 1, 0, 1, 0]}
+    given = datasets.Dataset.from_dict(columns, features=features)
+    expected = [{"image": image, "label": label} for image, label in zip(*columns.values(), strict=True)]
+    assert rows(table_of(given)) == expected
+    stream = given.to_iterable_dataset(num_shards=2)
+    assert rows(pa.concat_tables(_tables(stream))) == expected
+    assert [row["label"] for t in _tables(stream.filter(lambda row: row["label"]).take(1)) for row in rows(t)] == [1]
+    [mapped] = _tables(stream.take(2).map(lambda row: {"twice": row["label"] * 2}))
+    assert mapped.column("twice").to_pylist() == [0, 2] and mapped.column("image")[1].as_py()["bytes"][:4] == b"\x89PNG"
+    mixed = datasets.IterableDataset.from_generator(lambda: iter([{"a": 1}, {"a": "x"}]))
+    with pytest.raises(DatasetError, match=r"values of several types.*given.cast"):
+        list(_tables(mixed))
 
 
 def test_rows_of_a_dataset_that_was_filtered(table_of: Any) -> None:

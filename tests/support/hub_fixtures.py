@@ -35,6 +35,7 @@ def child_env(hub: HubServer, home: Path) -> dict[str, str]:
         "HF_HOME": str(home / "huggingface"),
         "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         "PYTHONPATH": str(ROOT),
     }
@@ -67,6 +68,9 @@ def isolated(hub_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(hf_api.api, "endpoint", hub_env["HF_ENDPOINT"])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        constants, "HF_HUB_DISABLE_XET", True
+    )  # uploads by its older protocol, which the loopback Hub has
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
     monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))

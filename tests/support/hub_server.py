@@ -12,9 +12,11 @@ fails on request:
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,9 +24,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+CUT = -1  # of a Fault: the connection ends without an answer
 LARGE = (".safetensors", ".bin", ".parquet", ".pth")  # stored in LFS on the real Hub: another kind of ETag
 ROUTES = [
     ("auth_check", r"/api/(models|datasets)/(.+)/auth-check"),
+    ("may_write", r"/api/(models|datasets)/(.+)/auth-check/write"),
+    ("preupload", r"/api/(models|datasets)/(.+)/preupload/(.+)"),
+    ("commit", r"/api/(models|datasets)/(.+)/commit/(.+)"),
+    ("branch", r"/api/(models|datasets)/(.+)/branch/(.+)"),
+    ("lfs_batch", r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch"),
     ("tree", r"/api/(models|datasets)/(.+)/tree/([^/]+)(?:/(.*))?"),
     ("paths_info", r"/api/(models|datasets)/(.+)/paths-info/([^/]+)"),
     ("info", r"/api/(models|datasets)/(.+)/revision/([^/]+)"),
@@ -41,10 +49,22 @@ class Repo:
     gated: bool = False
     private: bool = False
     readers: set[str] = field(default_factory=set)  # the users who may read it, where not everyone may
+    branches: dict[str, Repo] = field(default_factory=dict)  # beside main, by name
+    commits: list[str] = field(default_factory=list)  # their titles
 
     @property
     def sha(self) -> str:
         return hashlib.sha1(repr(sorted((n, self.etag(n)) for n in self.files)).encode()).hexdigest()
+
+    def at(self, revision: str) -> Repo | None:
+        """The repository as it is on a branch, or at the last commit of one."""
+        found = {"main": self, self.sha: self}
+        for name, branch in self.branches.items():
+            found |= {name: branch, branch.sha: branch}
+        return found.get(revision)
+
+    def is_writable(self, user: str | None) -> bool:
+        return user is not None and self.name.startswith(f"{user}/")
 
     def etag(self, name: str) -> str:
         data = self.files[name]
@@ -75,7 +95,7 @@ class Repo:
 @dataclass
 class Fault:
     part: str  # of the method and path, "GET /org/model/resolve/main/config.json"
-    status: int  # 0: never answer, or fall silent after `sent` bytes of the file
+    status: int  # CUT, or 0: never answer, or fall silent after `sent` bytes of the file
     times: int | None
     sent: int
     headers: dict[str, str]
@@ -89,6 +109,8 @@ class HubServer:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.tokens: dict[str, str] = {}  # token -> user
         self.narrow_tokens: set[str] = set()  # fine-grained, without the permission to read gated repositories
+        self.reading_tokens: set[str] = set()  # that may not write
+        self.lfs: dict[str, bytes] = {}  # what was uploaded, by sha256
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, token
         self.closing = threading.Event()
@@ -121,7 +143,7 @@ class HubServer:
     ) -> None:
         """Answer requests with `part` in their method and path with `status`, the first `times` of them.
 
-        Status 0 keeps them waiting for ever, once the first `sent` bytes of the file are out.
+        Status 0 keeps them waiting for ever, once the first `sent` bytes of the file are out; CUT ends the connection.
         """
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.faults.append(Fault(part, status, times, sent, headers, message))
@@ -144,11 +166,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def log_message(self, *args: object) -> None:
         pass
 
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         path = unquote(urlsplit(self.path).path)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         with self.hub.lock:
@@ -156,7 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
             fault = next((f for f in self.hub.faults if f.part in f"{self.command} {path}" and f.times != 0), None)
             if fault and fault.times:
                 fault.times -= 1
-        self.silent_after = fault.sent if fault else 0
+        self.silent_after = fault.sent if fault and fault.status == 0 else 0
+        if fault and fault.status == CUT:
+            self.close_connection = True
+            return self.connection.shutdown(socket.SHUT_RDWR)
         if fault and fault.status == 0 and not fault.sent:
             self.hub.closing.wait()
             self.close_connection = True
@@ -166,16 +194,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "Invalid credentials in Authorization header")
         elif path == "/api/whoami-v2":
             self._whoami(token)
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif path == "/api/repos/create":
+            self._create(json.loads(body), token)
+        elif match := re.fullmatch("/upload/([0-9a-f]{64})", path):
+            self._upload(match[1], body)
         else:
             self._route(path, token, body)
 
     def _whoami(self, token: str | None) -> None:
         if not token:
             return self._refuse(401, "Invalid username or password.")
-        auth = {"type": "access_token", "accessToken": {"displayName": "laptop", "role": "read"}}
+        role = "read" if token in self.hub.reading_tokens else "write"
+        auth = {"type": "access_token", "accessToken": {"displayName": "laptop", "role": role}}
         self._json({"type": "user", "name": self.hub.tokens[token], "auth": auth, "orgs": []})
 
-    def _route(self, path: str, token: str | None, body: bytes) -> None:
+    def _route(self, path: str, token: str | None, body: bytes) -> None:  # noqa: PLR0911 (a refusal each)
         matches = [(action, match) for action, pattern in ROUTES if (match := re.fullmatch(pattern, path))]
         if not matches:
             return self._refuse(404, "Not Found")
@@ -198,28 +233,109 @@ class _Handler(BaseHTTPRequestHandler):
             if user not in repo.readers:
                 text = f"Access to model {name} is restricted and you are not in the authorized list."
                 return self._refuse(403, f"{text} Visit {page} to ask for access.", X_Error_Code="GatedRepo")
+        if action in ("may_write", "preupload", "commit", "branch", "lfs_batch"):
+            if token in self.hub.reading_tokens or not repo.is_writable(user):
+                return self._refuse(403, "You don't have the rights to write to this repository.")
+        elif rest and action != "auth_check":
+            revision = repo.at(rest[0])
+            if revision is None:
+                return self._refuse(404, "Invalid rev id", X_Error_Code="RevisionNotFound")
+            repo = revision
         getattr(self, f"_{action}")(repo, rest, body)
 
     def _auth_check(self, repo: Repo, rest: list[str], body: bytes) -> None:
         self._send(200, b"OK", "text/plain")
 
     def _info(self, repo: Repo, rest: list[str], body: bytes) -> None:
-        if rest and rest[0] not in ("main", repo.sha):
-            return self._refuse(404, "Invalid rev id", X_Error_Code="RevisionNotFound")
         info = repo.info()
         if "blobs=true" in self.path.lower():
             info["siblings"] = [{**file, "size": len(repo.files[file["rfilename"]])} for file in info["siblings"]]
         self._json(info)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _create(self, asked: dict, token: str | None) -> None:
+        user = self.hub.tokens.get(token or "")
+        kind, owner = asked.get("type", "model") + "s", asked["organization"] or user
+        name = f"{owner}/{asked['name']}"
+        if token in self.hub.reading_tokens or owner != user:
+            return self._refuse(403, "You don't have the rights to create a repository under this namespace.")
+        if (kind, name) in self.hub.repos:
+            return self._refuse(409, "You already created this repo")
+        private = asked.get("visibility") == "private" or asked.get("private") is True
+        self.hub.add(kind, name, {".gitattributes": b"*.parquet filter=lfs"}, private=private, readers={user})
+        self._json({"url": f"{self.hub.url}/{kind}/{name}", "name": name, "id": "1"})
+
+    def _may_write(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        self._send(200, b"OK", "text/plain")
+
+    def _branch(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        if rest[0] in repo.branches:
+            return self._refuse(409, "Reference already exists")
+        repo.branches[rest[0]] = Repo(repo.kind, repo.name, dict(repo.files))
+        self._json({})
+
+    def _preupload(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        if (at := repo.at(rest[0])) is None:
+            return self._refuse(404, "Invalid rev id", X_Error_Code="RevisionNotFound")
+        files = []
+        for file in json.loads(body)["files"]:
+            mode = "lfs" if file["path"].endswith(LARGE) else "regular"
+            oid = at.etag(file["path"]) if file["path"] in at.files else None
+            files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self._json({"files": files})
+
+    def _lfs_batch(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        objects = []
+        for one in json.loads(body)["objects"]:
+            upload = {"actions": {"upload": {"href": f"{self.hub.url}/upload/{one['oid']}"}}}
+            objects.append({**one, **({} if one["oid"] in self.hub.lfs else upload)})
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _upload(self, oid: str, body: bytes) -> None:
+        if hashlib.sha256(body).hexdigest() != oid:
+            return self._refuse(400, "Content does not match its digest")
+        self.hub.lfs[oid] = body
+        self._send(200, b"", "text/plain")
+
+    def _commit(self, repo: Repo, rest: list[str], body: bytes) -> None:
+        if (at := repo.at(rest[0])) is None:
+            return self._refuse(404, "Invalid rev id", X_Error_Code="RevisionNotFound")
+        files, title = dict(at.files), ""
+        for line in map(json.loads, body.splitlines()):
+            key, value = line["key"], line["value"]
+            if key == "header":
+                title = value["summary"]
+                if value.get("parentCommit", at.sha) != at.sha:
+                    return self._refuse(412, "A commit has happened since. Please refresh and try again.")
+            elif key == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile":
+                files[value["path"]] = self.hub.lfs[value["oid"]]
+            else:
+                del files[value["path"]]
+        at.files = files
+        repo.commits.append(title)
+        page = f"{self.hub.url}/{repo.kind}/{repo.name}/commit/{at.sha}"
+        self._json({"commitUrl": page, "commitOid": at.sha, "pullRequestUrl": None})
 
     def _tree(self, repo: Repo, rest: list[str], body: bytes) -> None:
         folder = f"{rest[1]}/" if rest[1] else ""
         names = [name for name in repo.files if name.startswith(folder)]
         if folder and not names:
             return self._refuse(404, f"{rest[1]} does not exist", X_Error_Code="EntryNotFound")
-        if "recursive=true" in self.path.lower():
-            return self._json([repo.entry(name) for name in names])
-        entries = [repo.entry(name) for name in names if "/" not in name.removeprefix(folder)]
-        folders = {folder + n.removeprefix(folder).split("/")[0] for n in names if "/" in n.removeprefix(folder)}
+        folders = {name[:i] for name in names for i in range(len(folder), len(name)) if name[i] == "/"}
+        if "recursive=true" not in self.path.lower():
+            names, folders = ([p for p in paths if "/" not in p.removeprefix(folder)] for paths in (names, folders))
+        entries = [repo.entry(name) for name in names]
         entries += [{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in sorted(folders)]
         self._json(entries)
 

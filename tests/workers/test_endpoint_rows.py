@@ -14,7 +14,7 @@ from PIL import Image
 from rude_server import MODEL, RudeServer, answer_to
 from test_replica import FakeMonitor, FakeProcess
 
-from rayllm_batch import ChatWorkloadBase, init_engine_from_config
+from rayllm_batch import ChatWorkloadBase, OpenAIBatchFile, init_engine_from_config
 from rayllm_batch.data import columns
 from rayllm_batch.errors import EngineError
 from rayllm_batch.measures.row_stats import Counts
@@ -210,3 +210,40 @@ def test_a_sample_is_tried_once_and_its_prompts_are_counted_by_the_server() -> N
         sample, at_once, _ = host.sample("run", pa.table({"text": ["a b", "a b c", "bad"]}), 1000.0)
     assert at_once == 7 and sample.input_tokens == [2, 3] and sample.whole.output_tokens == [3, 4, None]
     assert sum(server.asked.values()) == 3 and sample.failed == ["engine: BadRequest: HTTP 400: No: 400"]
+
+
+def test_a_batch_file_is_answered_by_an_endpoint() -> None:
+    """Tools and log-probabilities as the endpoint has them, its counts; what it refuses is an error line."""
+    ask = {"messages": [{"role": "user", "content": "a b"}], "model": "m"}
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        "chat": ("chat/completions", {**ask, "max_tokens": 3, "temperature": 0.5, "user": "u"}),
+        "tools": ("chat/completions", {**ask, "tools": [{"type": "function", "function": {"name": "look"}}]}),
+        "text": ("completions", {"prompt": "c d e", "model": "m"}),
+        "several": ("chat/completions", {**ask, "n": 2}),
+        "bad": ("chat/completions", {**ask, "messages": [{"role": "user", "content": "bad"}]}),
+        "other model": ("chat/completions", {**ask, "model": "x"}),
+        "prompt_logprobs": ("chat/completions", {**ask, "prompt_logprobs": 1}),
+        "embedding": ("embeddings", {"input": "a", "model": "m"}),
+    }
+    lines = [json.dumps({"custom_id": name, "url": f"/v1/{url}", "body": body}) for name, (url, body) in bodies.items()]
+    with RudeServer(lambda text, times: "400" if text == "bad" else None) as server:
+        made = Made(server, OpenAIBatchFile("x", served_model_name="m"))
+        table = pa.table({"custom_id": list(bodies), "request": [line.encode() for line in lines]})
+        rows = {row["custom_id"]: row for row in columns.rows(made.replica(build_prompts(table, made.prompt), "block"))}
+    found = {name: json.loads(row["response"]) for name, row in rows.items() if row["error"] is None}
+    assert {name: row["error"] for name, row in rows.items() if name not in found} == {
+        "bad": "engine: HTTP 400: No: 400",
+        "other model": "parse_row: InvalidRequest: The model `x` does not exist; it is `m` here.",
+        "prompt_logprobs": rows["prompt_logprobs"]["error"],
+        "embedding": rows["embedding"]["error"],
+    }
+    assert "none that endpoints answer" in rows["prompt_logprobs"]["error"]
+    assert "not supported by task generate" in rows["embedding"]["error"]
+    choice = found["chat"]["choices"][0]
+    assert choice["message"]["content"] == answer_to("a b") and choice["finish_reason"] == "stop"
+    assert found["chat"]["usage"]["prompt_tokens"] == 2 and found["chat"]["model"] == "m"
+    assert found["text"]["choices"][0]["text"] == answer_to("c d e") and found["text"]["object"] == "text_completion"
+    assert found["text"]["usage"]["total_tokens"] == 3 + found["text"]["usage"]["completion_tokens"]
+    assert [one["index"] for one in found["several"]["choices"]] == [0, 1]
+    sent = {json.dumps(body.get("tools")) for _, _, body in server.seen if body}
+    assert len(sent) == 2, "the tools went to the endpoint"

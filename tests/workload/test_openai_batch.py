@@ -13,9 +13,10 @@ import pytest
 
 from rayllm_batch.data.request_lines import SCHEMA, custom_id
 from rayllm_batch.errors import OutputError, WorkloadError
+from rayllm_batch.tasks.api_urls import CHAT
 from rayllm_batch.workload import openai_results
+from rayllm_batch.workload.invalid_request import InvalidRequest
 from rayllm_batch.workload.openai_batch import OpenAIBatchFile
-from rayllm_batch.workload.openai_request import CHAT, InvalidRequest
 from rayllm_batch.workload.openai_results import api_error, check_outputs
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from rayllm_batch.errors import WorkloadError
+from rayllm_batch.tasks.api_urls import CHAT, COMPLETION
 from rayllm_batch.tasks.completions import Completions
+from rayllm_batch.workload.invalid_request import InvalidRequest
 from rayllm_batch.workload.openai_batch import OpenAIBatchFile
-from rayllm_batch.workload.openai_request import CHAT, COMPLETION, InvalidRequest, read_request
+from rayllm_batch.workload.openai_request import read_request
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
@@ -217,8 +219,9 @@ def test_what_is_refused_of_a_completion(body: dict[str, Any], param: str) -> No
         (line({}, method="GET"), "method must be POST"),
         (line({}, url=None), "url must be"),
         (line({}, url="/v1/chat/completion"), "Did you mean '/v1/chat/completions'"),
-        (line({}, url="/v1/embeddings"), "not supported by task generate"),
-        (line({}, url="/v1/rerank"), "not supported by task generate"),
+        (line({}, url="/v1/embeddings"), "input must be a text"),
+        (line({}, url="/v1/rerank"), "must have query and documents, but has nothing"),
+        (line({}, url="/pooling"), "url must be one of"),
         (line([]), "body must be"),
         (line({"messages": json.loads("[" * 200 + "]" * 200)}), "100 levels"),
     ],

@@ -1,0 +1,52 @@
+"""An IterableDataset of the datasets library, which is read as the run goes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Optional
+
+from rayllm_batch.errors import DatasetError, one_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray.data
+
+ROWS_AT_ONCE = 1000
+
+
+def streamed(given: Any) -> ray.data.Dataset:
+    """Its rows, in their order. The task that reads them raises DatasetError for what is no column."""
+    import ray.data
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    class StreamedDataset(Datasource):
+        def estimate_inmemory_data_size(self) -> Optional[int]:
+            return None
+
+        def get_read_tasks(
+            self, parallelism: int, per_task_row_limit: Optional[int] = None, data_context: Any = None
+        ) -> list[ReadTask]:
+            facts = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+            # One, whatever shards it has: take(n) of uneven ones would give each a share of the n, and lose rows.
+            return [ReadTask(functools.partial(_tables, given), facts, per_task_row_limit=per_task_row_limit)]
+
+    # Not ray.data.from_huggingface: where the Hub has a dataset of this one's name, it reads that from there, without
+    # what map, filter and take have made of it.
+    return ray.data.read_datasource(StreamedDataset(), override_num_blocks=1)
+
+
+def _tables(given: Any) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    schema = None if given.features is None else given.features.arrow_schema.remove_metadata()
+    try:
+        for table in given.with_format("arrow").iter(ROWS_AT_ONCE):
+            its = table.replace_schema_metadata()
+            yield its.select(schema.names).cast(schema) if schema is not None else its
+    except (pa.ArrowException, KeyError) as error:
+        raise DatasetError(
+            f"A column of the streamed dataset has values of several types: {one_line(error)}. Say which it has, "
+            "given.cast(features), or load it without streaming=True."
+        ) from None
