@@ -116,6 +116,12 @@ def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, 
     return columns.rows(table) if table.num_rows == most or len(files.paths) <= OPENED_FILES else None
 
 
+def local_files(dataset: ray.data.Dataset) -> dict[str, int]:
+    """Of the same Datasets, the files that tasks will read on the disks of their nodes, with their sizes in bytes."""
+    files, _ = getattr(dataset, _FILES, (None, None))
+    return {path: os.stat(path).st_size for path in files.paths} if files and files.is_local else {}
+
+
 def _first_of(tables: Iterable[pa.Table], most: int) -> pa.Table:
     """Their first rows."""
     kept, taken = [], 0

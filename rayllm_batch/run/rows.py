@@ -7,8 +7,8 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rayllm_batch.cluster import connection, resources
 from rayllm_batch.data import columns
-from rayllm_batch.data.dataset_file import count_rows, first_rows, known_rows
+from rayllm_batch.data.dataset_file import count_rows, first_rows, known_rows, local_files
 from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.data.row_id import row_id
 from rayllm_batch.data.tables import as_dataset
@@ -48,6 +48,7 @@ class Rows:
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
     known: the types that the first rows' columns have. others: chats and errors of as many rows, all over the sample.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
+    files: on the driver's disk, which tasks on any node read; by their paths, their sizes in bytes.
     """
 
     dataset: ray.data.Dataset
@@ -59,6 +60,7 @@ class Rows:
     known: pa.Schema = pa.schema([])
     others: Callable[[], tuple[list[dict[str, Any]], list[str]]] = lambda: ([], [])
     task: Task = Generate()
+    files: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exact_total(self) -> Optional[int]:
@@ -129,7 +131,8 @@ def read_rows(
         total, is_a_limit = counted, False
     spread = sample[PARSED_ROWS :: max(1, (len(sample) - PARSED_ROWS) // PARSED_ROWS)][:PARSED_ROWS]
     others = partial(_parsed, workload, task, spread)
-    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others, task)
+    files = local_files(whole)
+    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others, task, files)
 
 
 def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:
