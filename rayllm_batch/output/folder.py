@@ -37,11 +37,21 @@ from rayllm_batch.output.part_file import PartFile, some_rows, texts_of
 from rayllm_batch.output.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.output.place import INSIDE, UNFINISHED, OutputPlace
 from rayllm_batch.output.records import NAME, Manifest, PartRecord, number_of, other_format
+from rayllm_batch.uri import advice, passes
 
 if TYPE_CHECKING:
     import ray.data
 
 FORMATS = ("parquet", "jsonl")
+RETRY_S = (
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    20.0,
+    30.0,
+    60.0,
+)  # on a storage that is busy or out of reach: a run outlives two minutes
 
 log = logging.getLogger("rayllm_batch")
 
@@ -85,7 +95,8 @@ class OutputFolder:
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):
-                raise OutputError(f"The output folder {self.given!r} cannot be {cannot_be}: {error}. {mend}") from None
+                why = f"{str(error).rstrip('.')}. {advice(error, mend)}"
+                raise OutputError(f"The output folder {self.given!r} cannot be {cannot_be}: {why}") from None
             raise
         return self
 
@@ -161,9 +172,17 @@ class OutputFolder:
         self._store(file.content, PartRecord(name, ids, size, job, self._schema, file.as_text, asked))
 
     def _store(self, content: bytes | memoryview, part: PartRecord) -> None:
-        self._lock.check()
-        self.place.write(self._ids_path(part.name), part.content())
-        self.place.write(self._path(part.name), content)
+        for wait_s in (*RETRY_S, None):
+            try:
+                self._lock.check()  # each time: meanwhile the lease may have run out
+                self.place.write(self._ids_path(part.name), part.content())
+                self.place.write(self._path(part.name), content)
+                break
+            except OSError as error:
+                if self.place.is_local or wait_s is None or not passes(error):
+                    raise
+                log.warning("%s cannot be written just now, again in %g s: %s", self.given, wait_s, one_line(error))
+                time.sleep(wait_s)
         self.parts[part.name] = part
 
     def write_manifest(self, state: str, every_s: float = 0.0) -> None:

@@ -485,6 +485,39 @@ def test_a_folder_on_storage_without_locks(remote: Path) -> None:
         pass
 
 
+def test_a_storage_that_is_busy_for_a_while(remote: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr("rayllm_batch.output.folder.RETRY_S", (0.01, 0.01, 0.01))
+    with opened("s3://bucket/out") as folder:
+        write, errors = folder.place.write, ["AWS Error SLOW_DOWN", "AWS Error NETWORK_CONNECTION", "HTTP status 503"]
+
+        def fails(path: str, content: bytes) -> None:
+            if errors and NAMES[0] in path:
+                raise OSError(errors.pop(0))
+            write(path, content)
+
+        monkeypatch.setattr(folder.place, "write", fails)
+        store(folder, NAMES[0], [1, 2])
+        assert folder.rows == 2 and not errors and "again in" in caplog.text
+        errors += ["AWS Error SLOW_DOWN"] * 4
+        with pytest.raises(OSError, match="SLOW_DOWN"):  # in the end it is one
+            store(folder, NAMES[0], [1, 2])
+        errors[:] = ["AWS Error ACCESS_DENIED"]
+        with pytest.raises(OSError, match="ACCESS_DENIED"):  # which does not pass
+            store(folder, NAMES[0], [1, 2])
+        assert not errors
+
+
+@pytest.mark.parametrize("name", ["a?", "a*/b", "a[1]", "a#b", "s3://bucket/a*", "s3://bucket/a#b?region=x"])
+def test_names_that_cannot_be_read_back(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot read it back"):
+        opened(name if "://" in name else tmp_path / name)
+
+
+def test_a_storages_options_are_no_part_of_the_name() -> None:
+    folder = opened("s3://me:secret@bucket/a?scheme=http&endpoint_override=127.0.0.1:1&region=eu-north-1")
+    assert folder.place.root == "bucket/a" and not folder.place.is_local and "secret" not in folder.given
+
+
 # Killed for real.
 
 
