@@ -211,7 +211,7 @@ class OutputFolder:
             log.warning("The small files in %s stay as they are: %s", self.given, one_line(error))
 
     def _merge(self, parts: list[PartRecord]) -> None:
-        content = joined((self.place.read(self._path(part.name)) for part in parts), self.format)
+        content = joined(map(self._whole, parts), self.format)
         last = parts[-1].name  # its number stays: the newest part says the schema
         name = f"{last[: last.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
         self._store(content, PartRecord.of_all(parts, name, len(content)))
@@ -220,6 +220,12 @@ class OutputFolder:
         for part in parts:  # killed in between, the new one says which count no more
             self.place.fs.delete_file(self._path(part.name))
             self.place.fs.delete_file(self._ids_path(part.name))
+
+    def _whole(self, part: PartRecord) -> bytes:
+        content = self.place.read(self._path(part.name))
+        if len(content) != part.size:  # of lines that are missing nothing else would tell
+            raise OSError(f"of {part.name} {len(content):,} bytes of {part.size:,} could be read")
+        return content
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Of the last run that computed rows, in place of earlier ones. The answers are good without: it only warns."""

@@ -579,6 +579,16 @@ def test_a_part_that_cannot_be_read_is_left(tmp_path: Path, caplog: Any) -> None
         assert folder.rows == 42 and "stay as they are" in caplog.text
 
 
+def test_half_a_part_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    values = many(tmp_path, "jsonl")
+    with opened(tmp_path, output_format="jsonl") as folder:
+        read_whole = folder.place.read
+        monkeypatch.setattr(folder.place, "read", lambda path: read_whole(path).split(b"\n")[0] + b"\n")
+        folder.merge_small()
+        monkeypatch.undo()
+        assert "could be read" in caplog.text and len(folder.parts) == 22 and of_all(folder) == values[:40]
+
+
 def test_a_storage_that_is_busy_for_a_while(remote: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     monkeypatch.setattr("rayllm_batch.output.folder.RETRY_S", (0.01, 0.01, 0.01))
     with opened("s3://bucket/out") as folder:

@@ -82,7 +82,7 @@ def _handler(storage: RudeStorage) -> type[BaseHTTPRequestHandler]:
                 upstream.close()
             kept = {name: value for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP}
             if fault == "cut answer":
-                kept["Content-Length"] = str(len(content) + 100)
+                kept["Content-Length"] = str(len(content))
                 content = content[: len(content) // 2]
                 self.close_connection = True
             self._answer(answer.status, kept, content)
