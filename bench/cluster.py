@@ -230,7 +230,7 @@ def download(cluster: Raylets, place: Path, rows: int) -> Outcome:
         env = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
         nodes = [cluster.add(f"cache-{i}", cpus=4, env={**env, "HF_HOME": str(place / f"cache-{i}")}) for i in (1, 2)]
         given = {"model": "org/tiny", "engine": "vllm", "accelerator": "CPU", "replicas": 2}
-        os.environ.update(env, HF_HOME=str(place / "cache-driver"))
+        cluster.env.update(env, HF_HOME=str(place / "cache-driver"))
         kwargs = {"max_model_len": 512, "max_num_seqs": 8, "enforce_eager": True, "dtype": "float32"}
         job = Job(cluster, place, rows, **{**given, "engine_kwargs": kwargs})
         job.finish()

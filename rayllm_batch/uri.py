@@ -24,8 +24,9 @@ ADVICE = {
 }
 
 # Errors that pass by themselves. pyarrow has tried some thirty times, within six seconds.
-PASSING = r"NETWORK_CONNECTION|SLOW_DOWN|SlowDown|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|SERVICE_UNAVAILABLE"
-PASSING += r"|HTTP status (429|5\d\d)|[Tt]imeout"
+PASSING = r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|SERVICE_UNAVAILABLE)"
+PASSING += r"|HTTP status (429|5\d\d)|ExceptionName: SlowDown"
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # waits, on a storage that is busy or out of reach: two minutes
 
 
 def without_credentials(uri: str) -> str:

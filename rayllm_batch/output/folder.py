@@ -37,22 +37,13 @@ from rayllm_batch.output.part_file import PartFile, joined, some_rows, texts_of
 from rayllm_batch.output.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.output.place import INSIDE, UNFINISHED, OutputPlace
 from rayllm_batch.output.records import NAME, Manifest, PartRecord, number_of, other_format
-from rayllm_batch.uri import advice, passes
+from rayllm_batch.uri import RETRY_S, advice, passes
 
 if TYPE_CHECKING:
     import ray.data
 
 FORMATS = ("parquet", "jsonl")
 MERGED_BYTES, FEW_PARTS = 64 << 20, 16  # of files; so many small ones are no trouble
-RETRY_S = (
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    20.0,
-    30.0,
-    60.0,
-)  # on a storage that is busy or out of reach: a run outlives two minutes
 
 log = logging.getLogger("rayllm_batch")
 
