@@ -52,7 +52,8 @@ class OutputPlace:
 
 def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
     shown = without_credentials(given)
-    path = given.partition("?")[0] if "://" in given else given  # of a URI what follows are options of the storage
+    # Of a URI what follows the ? are options of the storage, of which a disk has none.
+    path = given.partition("?")[0] if "://" in given and not given.startswith("file:") else given
     if marks := [mark for mark in "*?[#" if mark in path]:  # else found out when all rows are there
         raise OutputError(
             f"output_path {shown!r} has a {marks[0]!r}, with which Ray Data cannot read it back. Leave it out."

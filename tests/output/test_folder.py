@@ -611,7 +611,9 @@ def test_a_storage_that_is_busy_for_a_while(remote: Path, monkeypatch: pytest.Mo
         assert not errors
 
 
-@pytest.mark.parametrize("name", ["a?", "a*/b", "a[1]", "a#b", "s3://bucket/a*", "s3://bucket/a#b?region=x"])
+@pytest.mark.parametrize(
+    "name", ["a?", "a*/b", "a[1]", "a#b", "s3://bucket/a*", "s3://bucket/a#b?region=x", "file:///tmp/a?b=c"]
+)
 def test_names_that_cannot_be_read_back(name: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot read it back"):
         opened(name if "://" in name else tmp_path / name)
