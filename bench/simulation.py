@@ -3,8 +3,8 @@
     python -m bench.simulation              # the measured small runs again, then 100 million rows on 64 GPUs of 8 nodes
 
 Second by second: the driver hands blocks on as fast as its one core allows, the CPUs tokenise, each engine that is ready
-takes rows and answers them, nodes go and come back. What it starts from was measured (bench/RESULTS.md, with the lines'
-words beside each figure); no figure was fitted. A row that was in an engine when its node went is answered again.
+takes rows and answers them, nodes go and come back. What it starts from was measured (bench/RESULTS.md, with that file's
+words beside each figure); none was fitted. A row that was in an engine when its node went is answered again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from statistics import mean
 # Of one engine, measured by itself.
 DRIVER_S_A_BLOCK = 0.050  # "the driver takes some 50 ms of CPU for each" (blocks), whatever their size
 DRIVER_S_A_ROW = 0.00016  # "the driver 0.16" CPU-ms a row
-PROMPT_S_A_ROW = 0.00130  # of a core: 333 rows/s on two busy cores would be 6; "1.0 core-ms a row" and the read of 4 KB
+PROMPT_S_A_ROW = 0.0010  # "the 1.0 core-ms a row that the prompts' stage takes", of articles of 4 KB
 DRIVER_BYTES_A_BLOCK = 5_000  # "5 KB a block" that Ray keeps
-ID_BYTES_A_ROW = 24  # a row's id and digest, in memory until the end
+ID_BYTES_A_ROW = 24  # a row's id and digest, in the driver's memory until the end
 PART_S, PART_BYTES = 30.0, 64 << 20
 
 
@@ -102,7 +102,8 @@ def _rate(run: Run, up_s: float) -> float:
     return run.rates[ready - 1] if ready else 0.0
 
 
-# Measured: the words of bench/RESULTS.md, what was taken, in seconds, and from which moment.
+# Measured (bench/RESULTS.md), and the seconds that it took. Of the first two, the rates are those that the run showed while
+# one, two or three of its engines were ready.
 B1_ONE, B1_TWO, B1_THREE = mean((25_600, 33_400)), mean((53_000, 64_000)), mean((57_000, 66_000))
 MEASURED = {
     "1B, 20,000 rows, two engines, ready 81 s apart": (
@@ -113,11 +114,9 @@ MEASURED = {
         Run(62_000, 256, (B1_ONE, B1_TWO, B1_THREE), (28.0, 60.0, 94.0), before_s=12, longest_s=5),
         316.0,
     ),
-    "8B bf16, 1,200 rows of 129 out, at 5,440 tokens/s of a step that is full": (
-        # The rate is that of the 2,000 rows of 2026-11-24 (4,777 over 54.5 s), without its ramp and end.
-        Run(1_200, 129, (4_777.0,), (0.0,), before_s=16, longest_s=4),
-        52.3,
-    ),
+    # The rate is that of another run, of 2,000 rows; "15 to 18 s pass before the first row is there".
+    "8B bf16, 1,200 rows of 129 out": (Run(1_200, 129, (4_777.0,), (0.0,), before_s=16, longest_s=4), 52.3),
+    # Likewise, of 1,200 rows; 2 s are Ray Data's start.
     "8B fp8, 1,600 rows of 130 out, kept engines": (Run(1_600, 130, (6_017.0,), (0.0,), before_s=2, longest_s=1), 36.7),
 }
 

@@ -76,7 +76,8 @@ class Execution:
         self._task = rows.task
         lengths = lengths_of(rows.chats, task, facts.folder)
         total = self.planned_rows or rows.total
-        plan = make_plan(ready.config, facts, replicas, batch_size=options.batch_size, total=total, lengths=lengths)
+        known: dict[str, Any] = {"total": total, "lengths": lengths, "at_least": rows.at_least}
+        plan = make_plan(ready.config, facts, replicas, batch_size=options.batch_size, **known)
         if plan.engines[0] != engines:
             resources.check(plan.config, plan.engines[0])
         return ready, plan

@@ -62,7 +62,7 @@ class Lengths:
 class Plan:
     """config: with what was chosen. engines: how many at least and at most. why: what was chosen, in words.
 
-    batch_size: the user's, or None. input_tokens: of a row, where known.
+    batch_size: the user's, or None. input_tokens: of a row, where known. at_least: rows, where their number is not.
     """
 
     config: EngineConfig
@@ -70,6 +70,7 @@ class Plan:
     batch_size: Optional[int] = None
     why: tuple[str, ...] = ()
     input_tokens: Optional[float] = None
+    at_least: int = 0
 
     def rows_a_block(self, total: Optional[int]) -> int:
         """Small jobs get small blocks, so that every engine has several. total: the number of rows, where known."""
@@ -77,7 +78,8 @@ class Plan:
             return self.batch_size
         large = min(MOST_BLOCK_ROWS, FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs // FEWEST_IN_FLIGHT)
         if total is None:  # it may be small, and then several engines should share it
-            return max(BLOCK_ROWS, large // 2) if self.engines[1] == 1 else BLOCK_ROWS
+            small = max(BLOCK_ROWS, large // 2) if self.engines[1] == 1 else BLOCK_ROWS
+            return max(small, min(large, self.at_least // self.engines[1] // FEWEST_LARGE_BLOCKS))
         share = total // self.engines[1]
         return max(1, min(BLOCK_ROWS, share // FEWEST_BLOCKS), min(large, share // FEWEST_LARGE_BLOCKS))
 
@@ -124,8 +126,12 @@ def make_plan(
     batch_size: Optional[int],
     total: Optional[int],
     lengths: Optional[Lengths],
+    at_least: int = 0,
 ) -> Plan:
-    """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
+    """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known.
+
+    at_least: of rows whose number is not known, so many there are.
+    """
     why = []
     if batch_size is None and config.gpus_per_replica and not config.task_kind.pools:  # of which that was measured
         if sharing := _engines_that_gain(config, facts, total, num_replicas[1]):
@@ -140,7 +146,7 @@ def make_plan(
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
     least, most = (number * config.engines_per_replica for number in num_replicas)
     config = dataclasses.replace(config, engine_kwargs=config.engine_kind.each_engines(config.engine_kwargs, most))
-    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None)
+    return Plan(config, (least, most), batch_size, tuple(why), lengths.input if lengths else None, at_least)
 
 
 def own_max_num_seqs(accelerator_type: str) -> int:
