@@ -335,6 +335,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     if args.command == "drive":
         drive(json.loads(args.job))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the nodes are ended then too
     wanted = args.only or [*SCENES, "check", "versions", "download", "token"]
     bad = 0
     with tempfile.TemporaryDirectory(prefix="cl-") as place_name:

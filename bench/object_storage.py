@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from typing import Any, Optional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+from raylets import Raylets  # noqa: E402
 from rude_storage import RudeStorage  # noqa: E402
 
 from bench.cluster import MODEL, account  # noqa: E402
@@ -45,20 +47,15 @@ RUDE = some(0.05, "cut", "cut answer", "500", "slow down")
 
 
 class Bench:
-    def __init__(self, args: argparse.Namespace, proxy: RudeStorage, place: Path) -> None:
+    def __init__(self, args: argparse.Namespace, proxy: RudeStorage, place: Path, cluster: Raylets) -> None:
         import pyarrow.fs
 
-        self.args, self.proxy, self.place, self.count = args, proxy, place, 0
+        self.args, self.proxy, self.place, self.cluster = args, proxy, place, cluster
         options = {"access_key": args.key, "secret_key": args.secret, "scheme": "http", "allow_bucket_creation": True}
         self.fs = pyarrow.fs.S3FileSystem(endpoint_override=args.endpoint, **options)
         self.fs.create_dir(BUCKET)
         self.prefix = f"{BUCKET}/{time.time_ns()}"
-        self.env = {
-            **os.environ,
-            "AWS_ACCESS_KEY_ID": args.key,
-            "AWS_SECRET_ACCESS_KEY": args.secret,
-            "RAY_ADDRESS": "local",
-        }
+        self.env = {**os.environ, "AWS_ACCESS_KEY_ID": args.key, "AWS_SECRET_ACCESS_KEY": args.secret}
 
     def uri(self, name: str, bucket: str = "") -> str:
         place = f"{bucket}/{name}" if bucket else f"{self.prefix}/{name}"
@@ -75,11 +72,16 @@ class Bench:
 
     def start(self, name: str, rows: int, **env: str) -> subprocess.Popen:
         kwargs = {"max_model_len": 2048, "max_num_seqs": 512}
-        job = {"folder": self.uri(name), "data": self.uri("data"), "rows": rows, "model": str(MODEL), "engine": "echo"}
+        job = {
+            "folder": self.uri(name),
+            "data": self.uri("data"),
+            "rows": rows,
+            "model": str(self.place / "model"),
+            "engine": "echo",
+        }
         job |= {"accelerator": "CPU", "engine_kwargs": kwargs, "replicas": 1}
         command = [sys.executable, "-m", "bench.cluster", "drive", json.dumps(job)]
-        with (self.place / f"{name}.log").open("a") as log:
-            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**self.env, **env})
+        return self.cluster.driver(command, self.place / f"{name}.log", **self.env, **env)
 
     def said(self, name: str) -> str:
         return (self.place / f"{name}.log").read_text(encoding="utf-8", errors="replace")
@@ -246,10 +248,19 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("--only", nargs="*", choices=[*SCENES, "refusals", "written"])
     parser.add_argument("--written", type=int, default=1_000_000, help="rows for the writer alone")
     args = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the nodes are ended then too
     wanted, bad = args.only or [*SCENES, "refusals", "written"], 0
     os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")  # Ceph 16 knows no others
-    with tempfile.TemporaryDirectory(prefix="os-") as place, RudeStorage(args.endpoint) as proxy:
-        bench = Bench(args, proxy, Path(place))
+    with (
+        tempfile.TemporaryDirectory(prefix="os-") as place,
+        RudeStorage(args.endpoint) as proxy,
+        Raylets(Path(place) / "n") as cluster,
+    ):
+        shutil.copytree(MODEL, Path(place) / "model")
+        bench = Bench(args, proxy, Path(place), cluster)
+        cluster.env |= bench.env  # tasks on nodes read the storage too
+        if wanted not in (["written"], ["refusals"]):
+            cluster.add("head", cpus=3)
         put = 0
         print(
             "| what the storage does | rows | lost | doubled | wrong | s | files | |\n|---|---|---|---|---|---|---|---|"

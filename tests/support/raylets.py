@@ -6,8 +6,10 @@ was never told of it. To make one takes root, or the right to make user namespac
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ OURS = [
     ROOT / name for name in ("rayllm_batch", "bench", "tests", "examples", "util", "assets", "configs")
 ]  # not a .venv
 STORE_BYTES = 100 << 20
+PR_SET_PDEATHSIG = 1
 START_S, TRIES = 150.0, 3  # Ray itself gives a node 30 s, which a busy machine exceeds
 UNSHARE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--user", "--map-root-user"]
 
@@ -147,6 +150,7 @@ class Raylets:
                 cwd=place / "cwd",
                 env={**self.env, "TMPDIR": str(place), "RAY_TMPDIR": str(place), **env},
                 start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 (no threads here)
             )
         node = self.nodes[name] = Node(name, f"127.0.0.{host}", process, log)
         return node
@@ -162,6 +166,11 @@ class Raylets:
                 cwd=ROOT,
                 env={**self.env, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": self.address, **env},
             )
+
+
+def _end_with_parent() -> None:
+    """SIGTERM, on which `ray start --block` ends its node, when whoever starts it dies without a word."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def wait_for(what: str, happened: Callable[[], Any], seconds: float, process: subprocess.Popen) -> Any:
