@@ -531,8 +531,8 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # not need this repository. `run()` and `check()` say before anything starts what the cluster has, if not the accelerators asked for, and
 # which node lacks vLLM, the model's files, those of the data, or the output folder.
 #
-# Nodes may go: what was in their engines is answered on others, nothing twice. Where the driver's node goes, the same command on another
-# continues the folder (`bench/RELIABILITY.md`).
+# Nodes may go, with a word or without: what was in their engines is answered on others, nothing is lost or answered twice. Where the
+# driver's node goes, the same command on another continues the folder (`bench/RELIABILITY.md`). Of an object storage, each node needs the credentials.
 #
 # As a job: `rayllm-batch job kuberay|ray|slurm -o FILE -- run --config ...` writes one file that runs that command on a cluster: a RayJob of
 # KubeRay, a script with `ray job submit`, or one for `sbatch`, whose nodes and GPUs are those that `--num-replicas` fill. What is mistyped in the

@@ -11,7 +11,12 @@ from raylets import ROOT, Raylets, can_hide
 sys.path.insert(0, str(ROOT))
 from bench.cluster import MODEL, Job  # noqa: E402
 
-pytestmark = [pytest.mark.ray, pytest.mark.skipif(not can_hide(), reason="mount namespaces are not allowed here")]
+# Slow: three nodes that start on a small machine are a minute of both cores.
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(not can_hide(), reason="mount namespaces are not allowed here"),
+]
 ROWS = 1500
 
 
