@@ -81,7 +81,7 @@ def _handler(storage: RudeStorage) -> type[BaseHTTPRequestHandler]:
             finally:
                 upstream.close()
             kept = {name: value for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP}
-            if fault == "cut answer":
+            if fault == "cut answer" and self.command != "HEAD":  # whose length is not that of its content
                 kept["Content-Length"] = str(len(content))
                 content = content[: len(content) // 2]
                 self.close_connection = True
