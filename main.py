@@ -252,6 +252,9 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 #
 # - **What is there.** `part-*.parquet` (or `.jsonl`, with `output_format="jsonl"`), written a few seconds after the answers come; rows with
 #   an error apart, in `failed-*.parquet`; and `_rayllm_batch/manifest.json`: which job it is, and how far.
+#   At the end, many small files become some of 64 MB.
+# - **Object storage**: `s3://bucket/answers?region=eu-north-1`; a server of your own has `?endpoint_override=10.0.0.5:9000&scheme=http`.
+#   One that is busy or out of reach for two minutes does not end the run.
 # - **To stop**: interrupt the cell or the script (Ctrl-C). What is finished is written. If the machine dies instead, or a node, only what
 #   was in the engines is lost, and the seconds of answers not yet written.
 # - **To resume**: run the same again. Finished rows are left out, none is answered twice, and a complete folder starts no engine.
@@ -558,8 +561,12 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 #
 # On a Ray cluster nothing changes but the address: set `RAY_ADDRESS`, or call `ray.init(address=...)` first; a Ray that `ray start` made on
 # this machine is found without. A cluster that asks for a token has it in `RAY_AUTH_TOKEN`, with `RAY_AUTH_MODE=token`. Worker nodes need Ray and
-# vLLM in the same versions, and reach the model (the Hub, or the same path); they do not need this repository. `run()` checks before
-# anything starts that the cluster has the accelerators asked for, and names what it has if not.
+# vLLM in the same versions, and reach the model (the Hub, or the same path), the data and the output folder: a shared disk (NFS), or a URI. They do
+# not need this repository. `run()` and `check()` say before anything starts what the cluster has, if not the accelerators asked for, and
+# which node lacks vLLM, the model's files, those of the data, or the output folder.
+#
+# Nodes may go, with a word or without: what was in their engines is answered on others, nothing is lost or answered twice. Where the
+# driver's node goes, the same command on another continues the folder (`bench/RELIABILITY.md`). Of an object storage, each node needs the credentials.
 #
 # As a job: `rayllm-batch job kuberay|ray|slurm -o FILE -- run --config ...` writes one file that runs that command on a cluster: a RayJob of
 # KubeRay, a script with `ray job submit`, or one for `sbatch`, whose nodes and GPUs are those that `--num-replicas` fill. What is mistyped in the

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Optional
 
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.file_kind import COMPRESSED, check_folder, codec_of
-from rayllm_batch.uri import filesystem_of, without_credentials
+from rayllm_batch.uri import advice, filesystem_of, without_credentials
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -89,7 +89,9 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
                 check_folder(given, [os.path.relpath(p, path) for p in found])
                 found = _visible(found, path)
     except (OSError, ValueError, NotImplementedError) as error:  # the latter two of the Hub's client, for its paths
-        raise DatasetError(f"dataset_file {given!r} cannot be read: {error}") from None
+        how = advice(error) if isinstance(error, OSError) else ""
+        why = f"{str(error).rstrip('.')}. {how}".rstrip()
+        raise DatasetError(f"dataset_file {given!r} cannot be read: {why}") from None
     data = sorted(p for p in found if _format_of(p)) if wildcard or len(found) != 1 else found
     if folder is not None:
         data = [p for p in data if os.path.basename(p) not in DESCRIPTIONS]
@@ -151,7 +153,8 @@ def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
     try:
         return *filesystem_of(given), False
     except OSError as error:
-        raise DatasetError(f"dataset_file {without_credentials(given)!r} cannot be opened: {error}") from None
+        why = f"{str(error).rstrip('.')}. {advice(error, 'Check the URI.')}"
+        raise DatasetError(f"dataset_file {without_credentials(given)!r} cannot be opened: {why}") from None
 
 
 def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:

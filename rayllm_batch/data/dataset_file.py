@@ -32,6 +32,7 @@ ROWS_A_BLOCK = 128
 OPENED_FILES = 8  # for the first rows, one after the other; where they have not enough, Ray reads side by side
 COUNTED_FILES = 200  # parquet files whose footers are read for the number of rows: seconds on object storage
 _FILES = "_rayllm_batch_files"  # an attribute of a Dataset: its DatasetFiles and Reader
+_BYTES = "_rayllm_batch_bytes"  # another: of these files together
 
 
 def read_dataset_file(
@@ -88,6 +89,7 @@ def read_files(files: DatasetFiles, reader: Reader) -> ray.data.Dataset:
         raise DatasetError(f"dataset_file {files.given!r} has no rows.")
     reader = dataclasses.replace(reader, names=tuple(head.column_names) if head.num_rows else ())
     dataset = dataset_of(reader, tasks_of(files, sizes, options), sum(sizes))
+    setattr(dataset, _BYTES, sum(sizes))
     setattr(dataset, _FILES, (files, reader))  # whatever is made of it is another Dataset, and does not have this
     return dataset
 
@@ -114,6 +116,17 @@ def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, 
     tables = (table for path in files.paths[:OPENED_FILES] for table in reader.tables(whole(files, path), HEAD_BYTES))
     table = _first_of(tables, most)
     return columns.rows(table) if table.num_rows == most or len(files.paths) <= OPENED_FILES else None
+
+
+def bytes_of(dataset: ray.data.Dataset) -> int:
+    """Of the files of the same Datasets, as they are stored; 0 where it is not known."""
+    return getattr(dataset, _BYTES, 0)
+
+
+def local_files(dataset: ray.data.Dataset) -> dict[str, int]:
+    """Of the same Datasets, the files that tasks will read on the disks of their nodes, with their sizes in bytes."""
+    files, _ = getattr(dataset, _FILES, (None, None))
+    return {path: os.stat(path).st_size for path in files.paths} if files and files.is_local else {}
 
 
 def _first_of(tables: Iterable[pa.Table], most: int) -> pa.Table:

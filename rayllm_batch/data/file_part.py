@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
@@ -18,6 +20,7 @@ from rayllm_batch.data.json_rows import json_tables
 from rayllm_batch.data.read_options import ReadOptions
 from rayllm_batch.errors import DatasetError
 from rayllm_batch.file_kind import HEAD_BYTES, check_kind, codec_of
+from rayllm_batch.uri import RETRY_S, passes
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -64,9 +67,23 @@ class Reader:
                     table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
             yield table
 
+    def _patiently(self, part: FilePart) -> Iterator[pa.Table]:
+        """Its tables; where a storage is busy or out of reach for a while, from the one that it failed at."""
+        given = 0
+        for wait_s in (*RETRY_S, None):
+            try:
+                for table in itertools.islice(self.tables(part), given, None):
+                    given += 1
+                    yield table
+                return
+            except DatasetError as error:
+                if wait_s is None or not passes(error):
+                    raise
+                time.sleep(wait_s)
+
     def __call__(self, parts: Sequence[FilePart]) -> Iterator[pa.Table]:
         """Of all parts, one after the other; of each column the types go together."""
-        tables = steady((table for part in parts for table in self.tables(part)), self.names)
+        tables = steady((table for part in parts for table in self._patiently(part)), self.names)
         # Where there is nothing to read, Ray Data would make a block without columns.
         yield next(tables, pa.table({name: pa.nulls(0) for name in self.names}))
         yield from tables

@@ -33,15 +33,17 @@ from rayllm_batch.errors import OutputError, one_line
 from rayllm_batch.output.fingerprint import Job, differences
 from rayllm_batch.output.finished_rows import DIGEST, Asked
 from rayllm_batch.output.lock import FolderLock
-from rayllm_batch.output.part_file import PartFile, some_rows, texts_of
+from rayllm_batch.output.part_file import PartFile, joined, some_rows, texts_of
 from rayllm_batch.output.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.output.place import INSIDE, UNFINISHED, OutputPlace
 from rayllm_batch.output.records import NAME, Manifest, PartRecord, number_of, other_format
+from rayllm_batch.uri import RETRY_S, advice, passes
 
 if TYPE_CHECKING:
     import ray.data
 
 FORMATS = ("parquet", "jsonl")
+MERGED_BYTES, FEW_PARTS = 64 << 20, 16  # of files; so many small ones are no trouble
 
 log = logging.getLogger("rayllm_batch")
 
@@ -85,7 +87,8 @@ class OutputFolder:
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):
-                raise OutputError(f"The output folder {self.given!r} cannot be {cannot_be}: {error}. {mend}") from None
+                why = f"{str(error).rstrip('.')}. {advice(error, mend)}"
+                raise OutputError(f"The output folder {self.given!r} cannot be {cannot_be}: {why}") from None
             raise
         return self
 
@@ -165,9 +168,17 @@ class OutputFolder:
         self._store(file.content, PartRecord(name, ids, size, job, self._schema, file.as_text, asked))
 
     def _store(self, content: bytes | memoryview, part: PartRecord) -> None:
-        self._lock.check()
-        self.place.write(self._ids_path(part.name), part.content())
-        self.place.write(self._path(part.name), content)
+        for wait_s in (*RETRY_S, None):
+            try:
+                self._lock.check()  # each time: meanwhile the lease may have run out
+                self.place.write(self._ids_path(part.name), part.content())
+                self.place.write(self._path(part.name), content)
+                break
+            except OSError as error:
+                if self.place.is_local or wait_s is None or not passes(error):
+                    raise
+                log.warning("%s cannot be written just now, again in %g s: %s", self.given, wait_s, one_line(error))
+                time.sleep(wait_s)
         self.parts[part.name] = part
 
     def write_manifest(self, state: str, every_s: float = 0.0) -> None:
@@ -176,6 +187,40 @@ class OutputFolder:
             return
         Manifest(self._answered, self.format, state, self.rows, self.kept, self.failed_rows).write(self.place)
         self._manifest_at = time.time()
+
+    def merge_small(self) -> None:
+        """Small parts become parts of MERGED_BYTES, of a run that took hours. The answers are good without: it only warns."""
+        small = [part for part in self.parts.values() if part.size < MERGED_BYTES // 2]
+        if len(small) <= FEW_PARTS:
+            return
+        groups: dict[Any, list[list[PartRecord]]] = {}
+        for part in sorted(small, key=lambda part: number_of(part.name)):
+            alike = groups.setdefault((part.failed, part.schema, part.as_text, part.job, bool(part.asked)), [[]])
+            if sum(one.size for one in alike[-1]) >= MERGED_BYTES:
+                alike.append([])
+            alike[-1].append(part)
+        try:
+            for parts in [parts for alike in groups.values() for parts in alike if parts[1:]]:
+                self._merge(parts)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            log.warning("The small files in %s stay as they are: %s", self.given, one_line(error))
+
+    def _merge(self, parts: list[PartRecord]) -> None:
+        content = joined(map(self._whole, parts), self.format)
+        last = parts[-1].name  # its number stays: the newest part says the schema
+        name = f"{last[: last.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
+        self._store(content, PartRecord.of_all(parts, name, len(content)))
+        for part in parts:
+            del self.parts[part.name]
+        for part in parts:  # killed in between, the new one says which count no more
+            self.place.fs.delete_file(self._path(part.name))
+            self.place.fs.delete_file(self._ids_path(part.name))
+
+    def _whole(self, part: PartRecord) -> bytes:
+        content = self.place.read(self._path(part.name))
+        if len(content) != part.size:  # of lines that are missing nothing else would tell
+            raise OSError(f"of {part.name} {len(content):,} bytes of {part.size:,} could be read")
+        return content
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Of the last run that computed rows, in place of earlier ones. The answers are good without: it only warns."""
@@ -262,12 +307,7 @@ class OutputFolder:
             self._compare_parts(sizes, known, [info.base_name for info in listing])
         self.changed = differences(self._answered.hints, self._job.hints)
         self._remove_unfinished()
-        for newer, part in list(known.items()):
-            older = part.replaces
-            if older and older in sizes and sizes.get(newer) == part.size:  # a driver was killed between the two steps
-                self._put_aside(older)
-                del sizes[older]
-                known.pop(older, None)
+        self._drop_replaced(sizes, known)
         for name in sorted({*sizes, *known}, key=number_of):
             if name in known and sizes.get(name) == known[name].size:
                 self.parts[name] = known[name]
@@ -286,6 +326,14 @@ class OutputFolder:
             self._schema = known[max(self.parts, key=number_of)].schema
         if not self.complete:
             self.write_manifest("unfinished")
+
+    def _drop_replaced(self, sizes: dict[str, int], known: dict[str, PartRecord]) -> None:
+        """Parts whose rows are in a newer one: a driver was killed between the two steps."""
+        for newer, part in list(known.items()):
+            for older in part.replaces if sizes.get(newer) == part.size else ():
+                if sizes.pop(older, None) is not None:
+                    self._put_aside(older)
+                    known.pop(older, None)
 
     def _refuse_other_jobs(self) -> None:
         # Of format 1, whose fingerprints were others, no part has digests.

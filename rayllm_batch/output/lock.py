@@ -17,7 +17,7 @@ HEARTBEAT_S = 10.0  # on storage that has no locks, a driver signs this often; o
 LEASE_S = 30.0
 READ_TRIES = 3
 LOOK_EVERY_S = 1.0  # at the lease of another, until it is signed again or has run out
-SETTLE_S = 2.0  # of two that came at once, the second to write holds it
+SETTLE_S = 2.0  # of two that came at once, and wrote within half of it, the second to write holds it
 
 # The system's lock lasts until every process that has the file open is gone: a child that outlives a killed driver
 # must not have it.
@@ -95,15 +95,20 @@ class FolderLock:
         file.flush()
 
     def _acquire_lease(self) -> None:
-        before, deadline = self._read(), time.time() + LEASE_S
-        now = before
+        deadline = time.time() + LEASE_S
+        looked = time.monotonic()
+        now = before = self._read()
         while now.get("beat") and time.time() < deadline:
             time.sleep(LOOK_EVERY_S)
+            looked = time.monotonic()
             now = self._read()
             if now.get("beat") and now["beat"] != before["beat"]:
                 raise self._held(now)
         self._write({**self._me, "beat": time.time()})
-        time.sleep(SETTLE_S)
+        # On a busy storage a write may come long after the look, when another has settled. That one finds it when it
+        # signs next, and stops: what it has written until then is seen after this wait.
+        is_late = time.monotonic() - looked > SETTLE_S / 2
+        time.sleep(LEASE_S if is_late else SETTLE_S)
         if {**(now := self._read()), "beat": 0} != {**self._me, "beat": 0}:
             raise self._held(now)
         self._signed = time.time()

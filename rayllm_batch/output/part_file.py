@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -71,6 +71,22 @@ def some_rows(content: bytes, output_format: str, stay: np.ndarray) -> bytes | m
         lines = content.split(b"\n")[: len(stay)]
         return b"".join(line + b"\n" for line, stays in zip(lines, stay, strict=True) if stays)
     return _parquet(_from_parquet(content).filter(pa.array(stay, type=pa.bool_())))
+
+
+def joined(contents: Iterable[bytes], output_format: str) -> bytes | memoryview:
+    """One file with the rows of several, whose schemas are the same; one at a time is in memory, uncompressed."""
+    import pyarrow.parquet
+
+    if output_format == "jsonl":
+        return b"".join(contents)
+    sink, writer = pa.BufferOutputStream(), None
+    for content in contents:
+        table = _from_parquet(content)
+        writer = writer or pyarrow.parquet.ParquetWriter(sink, table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+    return memoryview(sink.getvalue())
 
 
 def texts_of(content: bytes, output_format: str, name: str) -> list[str]:

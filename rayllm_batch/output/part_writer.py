@@ -18,6 +18,7 @@ from rayllm_batch.output import run_columns
 from rayllm_batch.output.finished_rows import DIGEST, UNKNOWN
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.output.part_file import encoded
+from rayllm_batch.uri import advice
 
 PART_BYTES = 64 << 20
 # Seconds that an answer may wait in memory: what a killed driver computes again at most, besides the rows in the
@@ -94,8 +95,9 @@ class PartWriter:
                 folder.write_manifest("unfinished", 0.0 if last else MANIFEST_EVERY_S)
         except OSError as error:
             self._error = OutputError(
-                f"The output folder {folder.given!r} cannot be written: {error}. The {folder.rows:,} rows written so "
-                "far are safe. Make room, or mend the folder, and run the same again: it continues."
+                f"The output folder {folder.given!r} cannot be written: {str(error).rstrip('.')}. The "
+                f"{folder.rows:,} rows written so far are safe. {advice(error, 'Make room, or mend the folder.')} Then "
+                "run the same again: it continues."
             )
         except Exception as error:
             self._error = error

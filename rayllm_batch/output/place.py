@@ -7,7 +7,7 @@ import os
 import pyarrow.fs
 
 from rayllm_batch.errors import OutputError
-from rayllm_batch.uri import filesystem_of, without_credentials
+from rayllm_batch.uri import advice, filesystem_of, without_credentials
 
 INSIDE = "_rayllm_batch"
 UNFINISHED = ".unfinished"
@@ -52,7 +52,9 @@ class OutputPlace:
 
 def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
     shown = without_credentials(given)
-    if marks := [mark for mark in "*?[#" if mark in given]:  # else found out when all rows are there
+    # Of a URI what follows the ? are options of the storage, of which a disk has none.
+    path = given.partition("?")[0] if "://" in given and not given.startswith("file:") else given
+    if marks := [mark for mark in "*?[#" if mark in path]:  # else found out when all rows are there
         raise OutputError(
             f"output_path {shown!r} has a {marks[0]!r}, with which Ray Data cannot read it back. Leave it out."
         )
@@ -61,7 +63,8 @@ def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
     try:
         fs, path = filesystem_of(given)
     except OSError as error:
-        raise OutputError(f"output_path {shown!r} cannot be opened: {error}") from None
+        why = f"{str(error).rstrip('.')}. {advice(error, 'Check the URI.')}"
+        raise OutputError(f"output_path {shown!r} cannot be opened: {why}") from None
     if not path.strip("/"):
         raise OutputError(f"output_path {shown!r} names no folder. Add one: {shown.rstrip('/')}/answers.")
     return fs, path.rstrip("/"), isinstance(fs, pyarrow.fs.LocalFileSystem)

@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
@@ -107,8 +108,8 @@ def other_format(given: str, begun_with: Any, output_format: str) -> OutputError
 class PartRecord:
     """One file of rows: `size` in bytes, `job` the job's fingerprint. schema (serialised), as_text: see PartFile.
 
-    ids: of each row. asked: DIGEST a row, or nothing, where none was kept. replaces: the part that these rows are of,
-    some of which were to be run again.
+    ids: of each row. asked: DIGEST a row, or nothing, where none was kept. replaces: the parts that these rows are of,
+    some of which were to be run again, or the small ones that these rows were in.
     """
 
     name: str
@@ -118,7 +119,7 @@ class PartRecord:
     schema: bytes
     as_text: tuple[str, ...] = ()
     asked: bytes = b""
-    replaces: Optional[str] = None
+    replaces: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -138,7 +139,13 @@ class PartRecord:
         """Of a part that takes this one's place, with some of its rows. stay: shape (rows,) of bool."""
         ids = np.frombuffer(self.ids, f"V{ID_BYTES}")[stay].tobytes()
         asked = np.frombuffer(self.asked, DIGEST)[stay].tobytes() if self.asked else b""
-        return replace(self, name=name, ids=ids, asked=asked, size=size, job=job, replaces=self.name)
+        return replace(self, name=name, ids=ids, asked=asked, size=size, job=job, replaces=(self.name,))
+
+    @classmethod
+    def of_all(cls, parts: Sequence[PartRecord], name: str, size: int) -> PartRecord:
+        """Of a part with the rows of these, one after the other; they are alike."""
+        ids, asked = b"".join(part.ids for part in parts), b"".join(part.asked for part in parts)
+        return replace(parts[-1], name=name, ids=ids, asked=asked, size=size, replaces=tuple(p.name for p in parts))
 
     def content(self) -> bytes:
         header = {
@@ -149,7 +156,8 @@ class PartRecord:
             "schema": base64.b64encode(self.schema).decode(),
             "as_text": self.as_text,
             "asked": bool(self.asked),
-            **({"replaces": self.replaces} if self.replaces else {}),
+            # Of one the name itself, as earlier versions read it; to them, a part with several does not count.
+            **({"replaces": self.replaces if self.replaces[1:] else self.replaces[0]} if self.replaces else {}),
         }
         return json.dumps(header).encode() + b"\n" + self.ids + self.asked
 
@@ -161,9 +169,15 @@ class PartRecord:
             header = json.loads(head)
             rows, schema, as_text = header["rows"], base64.b64decode(header["schema"]), tuple(header.get("as_text", ()))
             ids, asked = content[: rows * ID_BYTES], content[rows * ID_BYTES :]
-            found = cls(name, ids, header["bytes"], header["job"], schema, as_text, asked, header.get("replaces"))
-            texts = (found.job, found.replaces or "", *as_text)
-            is_its = header.get("part", name) == name and all(isinstance(text, str) for text in texts)
+            replaces = header.get("replaces", [])
+            replaces = [replaces] if isinstance(replaces, str) else replaces
+            found = cls(name, ids, header["bytes"], header["job"], schema, as_text, asked, tuple(replaces))
+            texts = (found.job, *replaces, *as_text)
+            is_its = (
+                header.get("part", name) == name
+                and isinstance(replaces, list)
+                and all(isinstance(text, str) for text in texts)
+            )
             whole = rows * (ID_BYTES + (DIGEST.itemsize if header.get("asked") else 0))
             return found if is_its and len(content) == whole else None
         except (ValueError, LookupError, TypeError, RecursionError):

@@ -77,10 +77,10 @@ class Execution:
         self._task = rows.task
         lengths = lengths_of(rows.chats, task, facts.folder)
         total = self.planned_rows or rows.total
-        given: dict[str, Any] = {"batch_size": options.batch_size, "total": total, "lengths": lengths}
-        given["adapters"] = ready.adapters
-        given["with_media"] = any("media" in chat for chat in rows.chats)
-        plan = make_plan(ready.config, facts, replicas, **given)
+        known: dict[str, Any] = {"total": total, "lengths": lengths, "at_least": rows.at_least}
+        known["adapters"] = ready.adapters
+        known["with_media"] = any("media" in chat for chat in rows.chats)
+        plan = make_plan(ready.config, facts, replicas, batch_size=options.batch_size, **known)
         if plan.engines[0] != engines:
             resources.check(plan.config, plan.engines[0])
         return ready, plan

@@ -149,6 +149,7 @@ class FolderRun:
         try:
             if order:
                 folder.write_order(memoryview(order + before.missing_ids()))
+            folder.merge_small()
             folder.write_manifest("complete")
         except OSError as error:
             raise OutputError(

@@ -65,7 +65,8 @@ class Plan:
     """config: with what was chosen. engines: how many at least and at most. why: what was chosen, in words.
 
     batch_size: the user's, or None. input_tokens: of a row, where known. turns: in how many an engine computes a mix of
-    rows, since it has places for so many LoRA adapters at once. with_media: rows have pictures, or more.
+    rows, since it has places for so many LoRA adapters at once. with_media: rows have pictures, or more. at_least:
+    rows, where their number is not known.
     """
 
     config: EngineConfig
@@ -75,6 +76,7 @@ class Plan:
     input_tokens: Optional[float] = None
     turns: float = 1.0
     with_media: bool = False
+    at_least: int = 0
 
     def rows_a_block(self, total: Optional[int]) -> int:
         """Small jobs get small blocks, so that every engine has several. total: the number of rows, where known."""
@@ -85,7 +87,8 @@ class Plan:
             return max(1, min(MEDIA_BLOCK_ROWS, fewer))
         large = min(MOST_BLOCK_ROWS, FEWEST_IN_FLIGHT_RATIO * self._max_num_seqs // FEWEST_IN_FLIGHT)
         if total is None:  # it may be small, and then several engines should share it
-            return max(BLOCK_ROWS, large // 2) if self.engines[1] == 1 else BLOCK_ROWS
+            small = max(BLOCK_ROWS, large // 2) if self.engines[1] == 1 else BLOCK_ROWS
+            return max(small, min(large, self.at_least // self.engines[1] // FEWEST_LARGE_BLOCKS))
         share = total // self.engines[1]
         return max(1, min(BLOCK_ROWS, share // FEWEST_BLOCKS), min(large, share // FEWEST_LARGE_BLOCKS))
 
@@ -138,8 +141,12 @@ def make_plan(
     lengths: Optional[Lengths],
     adapters: Found = NO_ADAPTERS,
     with_media: bool = False,
+    at_least: int = 0,
 ) -> Plan:
-    """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known."""
+    """num_replicas: at least and at most. total: the number of rows, lengths: their tokens, where these are known.
+
+    at_least: of rows whose number is not known, so many there are.
+    """
     why = []
     if batch_size is None and config.gpus_per_replica and not config.task_kind.pools:  # of which that was measured
         if sharing := _engines_that_gain(config, facts, total, num_replicas[1]):
@@ -157,7 +164,7 @@ def make_plan(
     least, most = (number * config.engines_per_replica for number in num_replicas)
     config = dataclasses.replace(config, engine_kwargs=config.engine_kind.each_engines(config.engine_kwargs, most))
     tokens = lengths.input if lengths else None
-    return Plan(config, (least, most), batch_size, tuple(why), tokens, turns, with_media)
+    return Plan(config, (least, most), batch_size, tuple(why), tokens, turns, with_media, at_least)
 
 
 def own_max_num_seqs(accelerator_type: str) -> int:

@@ -18,6 +18,7 @@ from rayllm_batch.run.adapters import Found, look_at_adapters
 from rayllm_batch.run.first_prompts import check_first_prompts
 from rayllm_batch.run.forms import with_backend
 from rayllm_batch.run.model_check import ModelFacts, check_chat_template, check_disk, check_files, check_memory, look_at
+from rayllm_batch.run.node_files import missing_on_nodes
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.parser_hints import hint_at_parsers
 from rayllm_batch.run.rows import Rows, read_rows
@@ -98,6 +99,7 @@ def preflight(
         unanswered = attempt(lambda: check_first_prompts(config, facts, rows, adapters, media_rules(workload)))
     if rows is not None and not found:  # it takes some seconds, and a node with vLLM
         told = attempt(lambda: with_backend(config, rows.task, rows.chats))
+    found += attempt(lambda: missing_on_nodes(config, rows.files if rows else {}, folder)) or []
     if folder is not None and rows is not None:
         attempt(lambda: check_output_room(folder, rows, workload))
     if len(found) == 1:

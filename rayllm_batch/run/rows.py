@@ -7,8 +7,8 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rayllm_batch.cluster import connection, resources
 from rayllm_batch.data import columns
-from rayllm_batch.data.dataset_file import count_rows, first_rows, known_rows
+from rayllm_batch.data.dataset_file import bytes_of, count_rows, first_rows, known_rows, local_files
 from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.data.row_id import row_id
 from rayllm_batch.data.tables import as_dataset
@@ -35,6 +35,7 @@ SAMPLE_ROWS = 256
 PARSED_ROWS = 8
 COUNTED_ROWS = 10_000  # of a lazy dataset, where dataset_fraction may be far above what there is: a second or two
 NOTICE_S = 60.0
+SURE = 0.5  # of the rows that a size speaks for: later ones may be longer than the first
 BLOCK_BYTES = 16 << 20  # some 4,000 articles of 4 KB, or half as many with their token ids
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class Rows:
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
     known: the types that the first rows' columns have. others: chats and errors of as many rows, all over the sample.
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
+    at_least: where total is None, so many there are almost surely, by the size of the files.
+    files: on the driver's disk, which tasks on any node read; by their paths, their sizes in bytes.
     """
 
     dataset: ray.data.Dataset
@@ -59,6 +62,8 @@ class Rows:
     known: pa.Schema = pa.schema([])
     others: Callable[[], tuple[list[dict[str, Any]], list[str]]] = lambda: ([], [])
     task: Task = Generate()
+    files: Mapping[str, int] = field(default_factory=dict)
+    at_least: int = 0
 
     @property
     def exact_total(self) -> Optional[int]:
@@ -129,7 +134,13 @@ def read_rows(
         total, is_a_limit = counted, False
     spread = sample[PARSED_ROWS :: max(1, (len(sample) - PARSED_ROWS) // PARSED_ROWS)][:PARSED_ROWS]
     others = partial(_parsed, workload, task, spread)
-    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others, task)
+    files, at_least = local_files(whole), 0 if total else int(bytes_of(whole) / _row_bytes(sample) * SURE)
+    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others, task, files, at_least)
+
+
+def _row_bytes(sample: list[dict[str, Any]]) -> float:
+    """Of a row as text, on average: files that are compressed hold more rows than their size over this."""
+    return sum(len(str(row)) for row in sample) / len(sample)
 
 
 def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:

@@ -83,6 +83,8 @@ def _read(path: str, output_format: str, alike: bool, nested_integers: bool) -> 
 
     Nor is it for what guesses types: the text 2024-01-02 would be a time, and no join would find it.
     """
+    if "://" in path and "?" in path:  # options that pandas does not know
+        return ""
     if output_format == "parquet" and alike:
         exact = ", dtype_backend='pyarrow'" if nested_integers else ""  # else those beside nulls are floats
         return f"pd.read_parquet({path!r}{exact})"

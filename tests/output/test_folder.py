@@ -485,6 +485,145 @@ def test_a_folder_on_storage_without_locks(remote: Path) -> None:
         pass
 
 
+def many(path: Path, output_format: str = "parquet", parts: int = 20) -> list[int]:
+    """As many parts of two rows each, of a job that is over, and two with failed rows."""
+    with opened(path, output_format=output_format) as folder:
+        for i in range(parts):
+            store(folder, f"part-{i + 1:06}-aaaaaaaa.{output_format}", [2 * i, 2 * i + 1], np.array([i + 1, i + 1]))
+        for i in range(2):
+            store(folder, f"failed-{parts + i + 1:06}-aaaaaaaa.{output_format}", [100 + i])
+    return [*range(2 * parts), 100, 101]
+
+
+def of_all(folder: OutputFolder) -> list[int]:
+    return [value for name in sorted(folder.parts) if name.startswith("part") for value in read(folder, name)]
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_small_parts_are_merged(output_format: str, tmp_path: Path) -> None:
+    values = many(tmp_path, output_format)
+    with opened(tmp_path, output_format=output_format) as folder:
+        asked = folder.asked()
+        folder.merge_small()
+        assert [name.rpartition("-")[0] for name in folder.parts] == ["part-000020", "failed-000022"]
+        assert of_all(folder) == values[:40]
+        files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+        ids = {path.stem for path in (tmp_path / "_rayllm_batch" / "rows").iterdir()}
+        assert files == ids == set(folder.parts)
+    with opened(tmp_path, output_format=output_format) as folder:
+        assert folder.rows == 42 and folder.failed_rows == 2 and not folder.set_aside and of_all(folder) == values[:40]
+        again = folder.asked()
+        assert np.array_equal(again.rows.pairs(), asked.rows.pairs()) and np.array_equal(again.digests, asked.digests)
+        folder.merge_small()
+        assert len(folder.parts) == 2, "few are left alone"
+
+
+def test_parts_are_merged_until_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = many(tmp_path)
+    with opened(tmp_path) as folder:
+        size = folder.parts["part-000001-aaaaaaaa.parquet"].size
+        monkeypatch.setattr("rayllm_batch.output.folder.MERGED_BYTES", 5 * size - 100)
+        folder.merge_small()
+        assert [part.rows for part in folder.parts.values() if not part.failed] == [10, 10, 10, 10]
+        assert of_all(folder) == values[:40]
+
+
+def test_parts_of_another_schema_stay_apart(tmp_path: Path) -> None:
+    many(tmp_path)
+    with opened(tmp_path) as folder:
+        table = pa.table({"a": [50], "b": ["x"]})
+        folder.store("part-000030-aaaaaaaa.parquet", encoded(table, "parquet"), row_id({"a": 50, "b": "x"}))
+        folder.merge_small()
+        assert sorted(part.rows for part in folder.parts.values()) == [1, 2, 40]
+    with opened(tmp_path) as folder:
+        assert folder.schema is not None and folder.schema.names == ["a", "b"], "the newest part's"
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_merge_that_is_cut_short_loses_and_doubles_nothing(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    values = many(tmp_path)
+    with opened(tmp_path) as folder:
+        write, done = folder.place.write, []
+
+        class Limited:
+            """Of the steps that change the folder, so many."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(pa.fs.LocalFileSystem(), name)
+
+            def delete_file(self, path: str) -> None:
+                limited(pa.fs.LocalFileSystem().delete_file, path)
+
+        def limited(step: Any, *given: Any) -> None:
+            if len(done) == steps:
+                raise OSError("no more")
+            done.append(given[0])
+            step(*given)
+
+        monkeypatch.setattr(folder.place, "write", lambda *given: limited(write, *given))
+        folder.place.fs = Limited()
+        folder.merge_small()
+        assert len(done) == steps and "stay as they are: OSError: no more" in caplog.text
+    with opened(tmp_path) as folder:
+        assert sorted(in_files(folder).elements()) == values and folder.rows == 42 and folder.failed_rows == 2
+
+
+def test_a_part_that_cannot_be_read_is_left(tmp_path: Path, caplog: Any) -> None:
+    many(tmp_path)
+    path = tmp_path / "part-000003-aaaaaaaa.parquet"
+    path.write_bytes(bytes(path.stat().st_size))
+    with opened(tmp_path) as folder:
+        folder.merge_small()
+        assert folder.rows == 42 and "stay as they are" in caplog.text
+
+
+def test_half_a_part_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    values = many(tmp_path, "jsonl")
+    with opened(tmp_path, output_format="jsonl") as folder:
+        read_whole = folder.place.read
+        monkeypatch.setattr(folder.place, "read", lambda path: read_whole(path).split(b"\n")[0] + b"\n")
+        folder.merge_small()
+        monkeypatch.undo()
+        assert "could be read" in caplog.text and len(folder.parts) == 22 and of_all(folder) == values[:40]
+
+
+def test_a_storage_that_is_busy_for_a_while(remote: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr("rayllm_batch.output.folder.RETRY_S", (0.01, 0.01, 0.01))
+    with opened("s3://bucket/out") as folder:
+        write, errors = folder.place.write, ["AWS Error SLOW_DOWN", "AWS Error NETWORK_CONNECTION", "HTTP status 503"]
+
+        def fails(path: str, content: bytes) -> None:
+            if errors and NAMES[0] in path:
+                raise OSError(errors.pop(0))
+            write(path, content)
+
+        monkeypatch.setattr(folder.place, "write", fails)
+        store(folder, NAMES[0], [1, 2])
+        assert folder.rows == 2 and not errors and "again in" in caplog.text
+        errors += ["AWS Error SLOW_DOWN"] * 4
+        with pytest.raises(OSError, match="SLOW_DOWN"):  # in the end it is one
+            store(folder, NAMES[0], [1, 2])
+        errors[:] = ["AWS Error ACCESS_DENIED"]
+        with pytest.raises(OSError, match="ACCESS_DENIED"):  # which does not pass
+            store(folder, NAMES[0], [1, 2])
+        assert not errors
+
+
+@pytest.mark.parametrize(
+    "name", ["a?", "a*/b", "a[1]", "a#b", "s3://bucket/a*", "s3://bucket/a#b?region=x", "file:///tmp/a?b=c"]
+)
+def test_names_that_cannot_be_read_back(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot read it back"):
+        opened(name if "://" in name else tmp_path / name)
+
+
+def test_a_storages_options_are_no_part_of_the_name() -> None:
+    folder = opened("s3://me:secret@bucket/a?scheme=http&endpoint_override=127.0.0.1:1&region=eu-north-1")
+    assert folder.place.root == "bucket/a" and not folder.place.is_local and "secret" not in folder.given
+
+
 # Killed for real.
 
 
@@ -684,7 +823,7 @@ def test_a_part_that_was_copied_under_another_name_does_not_count_twice(tmp_path
 ODD = [
     ("job", ["x"]),
     ("job", {}),
-    ("replaces", ["x"]),
+    ("replaces", [1]),
     ("replaces", {"a": 1}),
     ("as_text", [["a"]]),
     ("as_text", [1]),

@@ -185,6 +185,37 @@ def test_a_lease_that_is_read_while_it_is_written_is_read_again(
 
 
 @pytest.mark.usefixtures("short")
+def test_a_lease_that_is_written_late_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy storage: between the look of one and its write, another takes the folder and settles."""
+    monkeypatch.setattr(folder_lock, "HEARTBEAT_S", 1.0)  # longer than SETTLE_S, as it is
+    monkeypatch.setattr(folder_lock, "LEASE_S", 3.0)
+    one, two = remote(tmp_path), remote(tmp_path)
+    write = two._write
+
+    def late(content: dict[str, Any]) -> None:
+        monkeypatch.setattr(two, "_write", write)
+        one.acquire()
+        one.check()
+        write(content)
+
+    monkeypatch.setattr(two, "_write", late)
+    holders = []
+    try:
+        two.acquire()
+        holders.append(two)
+    except OutputError:  # the first has signed over it
+        pass
+    try:
+        one.check()
+        holders.append(one)
+    except OutputError:
+        pass
+    assert len(holders) == 1
+    one.release()
+    two.release()
+
+
+@pytest.mark.usefixtures("short")
 def test_a_lease_in_memory_storage() -> None:
     one = in_memory("alone")
     one.acquire()

@@ -200,6 +200,15 @@ def test_a_long_job_has_larger_blocks() -> None:
 
 
 @pytest.mark.parametrize(
+    ("at_least", "replicas", "block"),
+    [(0, 8, 64), (8 * 32 * 64, 8, 64), (8 * 32 * 200, 8, 200), (10**8, 64, 512), (10**8, 1, 512), (0, 1, 256)],
+)
+def test_files_that_are_large_enough_speak_for_large_blocks(at_least: int, replicas: int, block: int) -> None:
+    of = dataclasses.replace(plan("H100", LLAMA_8B, replicas=replicas), at_least=at_least)
+    assert of.rows_a_block(None) == block
+
+
+@pytest.mark.parametrize(
     ("total", "more", "rows"),
     [
         (1_000_000, {}, 16_384),  # 16 x 1,024: answers of very different lengths

@@ -39,6 +39,7 @@ ORDER = [
     "rows",
     "template",
     "prompts",
+    "nodes",
     "room",
 ]
 
@@ -65,6 +66,7 @@ class Checks:
             ("here", preflight, "runs_here"),
             ("disk", preflight, "check_disk"),
             ("rows", preflight, "read_rows"),
+            ("nodes", preflight, "missing_on_nodes"),
             ("room", preflight, "check_output_room"),
         ]:
             monkeypatch.setattr(place, attribute, self._check(name))
@@ -132,7 +134,18 @@ def test_token_ids_need_no_chat_template(chats: list, checked: bool, checks: Che
 
 def test_the_echo_engine_has_no_weights(checks: Checks) -> None:
     checks.run("echo")
-    assert checks.done == ["cluster", "versions", "token", "look_at", "files", "rows", "template", "prompts", "room"]
+    assert checks.done == [
+        "cluster",
+        "versions",
+        "token",
+        "look_at",
+        "files",
+        "rows",
+        "template",
+        "prompts",
+        "nodes",
+        "room",
+    ]
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -157,7 +170,7 @@ def test_all_problems_are_listed_in_order(checks: Checks) -> None:
         "6 things are to be mended before the run can start:\n"
         "  1. no GPU\n  2. no vLLM\n  3. too large\n  4. no room\n  5. no such file\n  6. no chat template"
     )
-    assert checks.done == ORDER[:-2], (
+    assert checks.done == [name for name in ORDER if name not in ("prompts", "room")], (
         "none hides another; only the prompts and the room cannot be looked at without the rows"
     )
 

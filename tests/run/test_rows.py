@@ -103,6 +103,15 @@ def test_a_short_datasets_size_is_known() -> None:
     assert read(Lazy(some(1))).total == 1
 
 
+def test_files_say_how_many_rows_there_are_at_least() -> None:
+    lazy = Lazy(some(5000))
+    assert read(lazy).at_least == 0
+    lazy._rayllm_batch_bytes = 10**9
+    row_bytes = len(str(some(SAMPLE_ROWS)[0]))
+    assert 0.5 * 10**9 / (row_bytes + 5) < read(lazy).at_least <= 0.5 * 10**9 / row_bytes
+    assert read(lazy, 1000).at_least == 0, "the number is known"
+
+
 def test_the_size_of_a_dataset_in_memory_is_known() -> None:
     assert read(Materialized(some(5000))).total == 5000
     assert read(Materialized(some(5000)), 1000).total == 1000

@@ -72,6 +72,9 @@ def test_of_a_folder() -> None:
     assert (
         "retry" not in text and "merge" not in text and "glob" not in text and "the Dataset that run() returns" in text
     )
+    uri = "s3://b/out?endpoint_override=10.0.0.5:9000"
+    text = last_words.of_folder(20, 0, "5 s", {}, path=uri, output_format="parquet", alike=True, id_column="id")
+    assert "pd." not in text and "the Dataset that run() returns" in text, "pandas does not know the options"
 
 
 PARTS = {

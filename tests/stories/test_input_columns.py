@@ -149,6 +149,7 @@ def test_the_order_of_reading_outlives_failures_a_kill_and_retries(
     ray_cluster, tmp_path, monkeypatch, output_format, twice
 ):
     monkeypatch.setattr("rayllm_batch.output.part_writer.PART_BYTES", 3000)  # some parts
+    monkeypatch.setattr("rayllm_batch.output.folder.FEW_PARTS", 1000)  # which stay
     folder, broken = tmp_path / "out", tmp_path / "broken"
     broken.touch()
     workload = Some(broken=str(broken), twice=twice)
