@@ -121,9 +121,6 @@ def test_it_is_understood_without_the_package(tmp_path: Path) -> None:
     pipeline.ship_by_value(Mine())
     for sent in SENT:
         (tmp_path / sent.__name__).write_bytes(cloudpickle.dumps(sent() if sent in MADE else sent))
-        (tmp_path / sent.__name__).write_bytes(
-            cloudpickle.dumps(sent() if sent in (job, pooled_job, requests, pooled_requests) else sent)
-        )
     names = [sent.__name__ for sent in SENT]
     there = subprocess.run(
         [sys.executable, "-c", READ, *names],
