@@ -54,7 +54,9 @@ def folder(tmp_path: Path) -> Path:
         "file://{folder}/a%20b.png",
         "FILE://localhost{folder}/a%20b.png",
     ],
-    ids=lambda source: str(source)[:20],
+    ids=lambda source: f"{type(source).__name__} {bytes(source)[:4] if isinstance(source, memoryview) else source}"[
+        :30
+    ],
 )
 def test_one_image_in_each_of_its_forms(folder: Path, source: Any) -> None:
     if isinstance(source, str):
