@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, Optional
 
+from rayllm_batch._version import __version__
 from rayllm_batch.batch import CHANGED, SAMPLE_ROWS
 from rayllm_batch.errors import did_you_mean
 from rayllm_batch.jobs import job_options
@@ -147,6 +148,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     """The whole command's, and each command's."""
     form = {**_form(), "epilog": HOW_TO}
     top = argparse.ArgumentParser(PROGRAM, description="Offline LLM inference over a table of prompts.", **form)
+    top.add_argument("--version", action="version", version=f"rayllm-batch {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="|".join([*COMMANDS, JOB]))
     for name, about in COMMANDS.items():
         parser = commands.add_parser(name, help=about, **form)
