@@ -20,7 +20,8 @@ from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.report.comparison import Compared, Comparison
 from rayllm_batch.report.estimate import Estimate, estimate
-from rayllm_batch.report.page import show_and_save
+from rayllm_batch.report.html_file import save
+from rayllm_batch.report.page import page
 from rayllm_batch.run import pipeline, warm
 from rayllm_batch.run.execution import Execution
 from rayllm_batch.run.folder_run import FolderRun, in_short, run_in_memory, say
@@ -351,18 +352,7 @@ class RayLLMBatch:
 
         Raises RayLLMBatchError before any run, and when the file cannot be written.
         """
-        options = {name: value for name, value in vars(self.options).items() if name != "verbose"}
-        options["batch_size"] = self.options.batch_size or "chosen"
-        of = self._execution
-        return show_and_save(
-            path,
-            self.engine_config,
-            self.workload,
-            run=options,
-            metrics=of.metrics,
-            history=of.history,
-            replicas=of.replicas,
-        )
+        return save(page(**vars(self._execution.report())), path, "report")
 
     def _folder(self, path: Union[str, os.PathLike], output_format: str, id_column: Optional[str]) -> OutputFolder:
         return OutputFolder(path, describe_job(self.engine_config, self.workload, id_column), output_format)
