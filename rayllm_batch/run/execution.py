@@ -53,7 +53,7 @@ class Execution:
     def task(self) -> Task:
         """As the workload asks for it now, without what follows from the model; raises WorkloadError."""
         kind, kwargs = self.config.engine_kind, self.config.engine_kwargs
-        return self.config.task_kind.of(self.workload, kind.seen_by_tasks(kwargs))
+        return self.config.task_kind.of(self.workload, kind.seen_by_tasks(kwargs, self.config.accelerator_type))
 
     def begin(self, began: float, engines: int) -> None:
         """Nothing of an earlier run is left in what this one is measured by."""
