@@ -16,7 +16,7 @@ from typing import Any, Optional
 from rayllm_batch._version import __version__
 from rayllm_batch.batch import CHANGED, SAMPLE_ROWS
 from rayllm_batch.errors import did_you_mean
-from rayllm_batch.jobs import job_options
+from rayllm_batch.jobs import job_folder, job_options
 from rayllm_batch.termination import TERMINATED
 
 DONE, FAILED, WRONG_INPUT, ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -29,10 +29,11 @@ COMMANDS = {
     "openai-batch": "answer a file of OpenAI batch requests into a file of results, as `vllm run-batch` does",
 }
 CONTINUED = ("run", "openai-batch")  # by the same command
-JOB, REPORT = "job", "report"
+JOB, REPORT, INIT = "job", "report", "init"
 ABOUT_REPORT = "make the report of an output folder, from what is in it"
 ABOUT_JOB = "write the file that runs a command on a cluster: of KubeRay, Ray Jobs or Slurm"
-OTHERS = {JOB: ABOUT_JOB, REPORT: ABOUT_REPORT}  # which run nothing, and are read apart
+ABOUT_INIT = "write a folder to begin with: workload, config, rows to try, notebook, test"
+OTHERS = {INIT: ABOUT_INIT, JOB: ABOUT_JOB, REPORT: ABOUT_REPORT}  # which run nothing, and are read apart
 HOW_TO = f"""exit codes:
   {DONE}    every row has an answer
   {FAILED}    the run failed (an engine that does not start or keeps dying, a full disk): the same command continues it
@@ -50,6 +51,7 @@ examples:
       -o results.jsonl --errors errors.jsonl
   {PROGRAM} job slurm --partition gpu --time 12:00:00 -o job.sh -- run --num-replicas 16 --config ...
   {PROGRAM} report answers/ -o report.html
+  {PROGRAM} init my-job --task typed
 """
 ABOUT_REQUESTS = """Each line of the input is a request: {"custom_id": "1", "method": "POST", "url":
 "/v1/chat/completions", "body": {"model": ..., "messages": [...], ...}}; or /v1/completions. Each line of the output
@@ -64,8 +66,8 @@ def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = list(sys.argv[1:] if given is None else given)
     if args[:1] == [JOB]:
         return _parse_job(args[1:])
-    if args[:1] == [REPORT]:
-        return _parse_other(_report_parser(), args[1:])
+    if args[:1] in ([REPORT], [INIT]):
+        return _parse_other(args[0], args[1:])
     top, commands = _parsers()
     # Typos first: what is said to be missing may be what was mistyped.
     if args and args[0] in commands:
@@ -100,17 +102,15 @@ def _parse_job(args: Sequence[str]) -> argparse.Namespace:
     return found
 
 
-def _report_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"{PROGRAM} {REPORT}", description=f"Will {ABOUT_REPORT}.", **_form())
-    parser.add_argument("folder", metavar="FOLDER", help="what --output named: a folder or URI (s3://, gs://)")
-    what = "the file (default: report.html); one HTML file, which needs no network"
-    parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help=what)
-    parser.set_defaults(command=REPORT)
-    return parser
-
-
-def _parse_other(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
-    """Of a command that runs nothing."""
+def _parse_other(command: str, args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(f"{PROGRAM} {command}", description=f"Will {OTHERS[command]}.", **_form())
+    parser.set_defaults(command=command)
+    if command == INIT:
+        job_folder.options(parser)
+    else:
+        parser.add_argument("folder", metavar="FOLDER", help="what --output named: a folder or URI (s3://, gs://)")
+        what = "the file (default: report.html); one HTML file, which needs no network"
+        parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help=what)
     for name in takewhile("--".__ne__, args):
         _look_at_an_option(parser, name.partition("=")[0])
     return parser.parse_args(args)

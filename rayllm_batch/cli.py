@@ -10,7 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional
 
-from rayllm_batch.arguments import CONTINUED, DONE, FAILED, INTERRUPTED, OTHERS, REPORT, ROWS_FAILED, WRONG_INPUT, parse
+from rayllm_batch.arguments import (
+    CONTINUED,
+    DONE,
+    FAILED,
+    INIT,
+    INTERRUPTED,
+    OTHERS,
+    REPORT,
+    ROWS_FAILED,
+    WRONG_INPUT,
+    parse,
+)
 from rayllm_batch.batch import RayLLMBatch
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import let_all_print
@@ -62,6 +73,10 @@ def _write(args: argparse.Namespace) -> int:
             from rayllm_batch.report.html_file import save
 
             save(folder_page(FolderView(args.folder)), args.output, "report")
+        elif args.command == INIT:
+            from rayllm_batch.jobs import job_folder
+
+            job_folder.write(args.folder, args.task, args.model)
         else:
             from rayllm_batch.jobs import job_file
 
