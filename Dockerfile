@@ -3,6 +3,8 @@
 #   docker build -t rayllm-batch .                          for a CPU
 #   docker build -t rayllm-batch --build-arg KIND=gpu .     for NVIDIA GPUs: then also --gpus all
 #   docker run --rm -it --shm-size 8g -p 127.0.0.1:8888:8888 rayllm-batch
+#
+# Its steps for a CPU were run in a bare Debian root (debootstrap --variant=minbase bookworm); no image was built.
 FROM debian:bookworm-slim
 ARG KIND=cpu
 # vLLM and torch compile with gcc and Python's headers.
