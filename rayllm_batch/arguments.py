@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, Optional
 
+from rayllm_batch._version import __version__
 from rayllm_batch.batch import CHANGED, SAMPLE_ROWS
 from rayllm_batch.errors import did_you_mean
-from rayllm_batch.jobs import job_options
+from rayllm_batch.jobs import job_folder, job_options
 from rayllm_batch.termination import TERMINATED
 
 DONE, FAILED, WRONG_INPUT, ROWS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -28,8 +29,11 @@ COMMANDS = {
     "openai-batch": "answer a file of OpenAI batch requests into a file of results, as `vllm run-batch` does",
 }
 CONTINUED = ("run", "openai-batch")  # by the same command
-JOB = "job"
+JOB, REPORT, INIT = "job", "report", "init"
+ABOUT_REPORT = "make the report of an output folder, from what is in it"
 ABOUT_JOB = "write the file that runs a command on a cluster: of KubeRay, Ray Jobs or Slurm"
+ABOUT_INIT = "write a folder to begin with: workload, config, rows to try, notebook, test"
+OTHERS = {INIT: ABOUT_INIT, JOB: ABOUT_JOB, REPORT: ABOUT_REPORT}  # which run nothing, and are read apart
 HOW_TO = f"""exit codes:
   {DONE}    every row has an answer
   {FAILED}    the run failed (an engine that does not start or keeps dying, a full disk): the same command continues it
@@ -46,6 +50,8 @@ examples:
   {PROGRAM} openai-batch --config configs/llama-3.1-8b-a10g.yaml -i requests.jsonl \\
       -o results.jsonl --errors errors.jsonl
   {PROGRAM} job slurm --partition gpu --time 12:00:00 -o job.sh -- run --num-replicas 16 --config ...
+  {PROGRAM} report answers/ -o report.html
+  {PROGRAM} init my-job --task typed
 """
 ABOUT_REQUESTS = """Each line of the input is a request: {"custom_id": "1", "method": "POST", "url":
 "/v1/chat/completions", "body": {"model": ..., "messages": [...], ...}}; or /v1/completions. Each line of the output
@@ -60,6 +66,8 @@ def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = list(sys.argv[1:] if given is None else given)
     if args[:1] == [JOB]:
         return _parse_job(args[1:])
+    if args[:1] in ([REPORT], [INIT]):
+        return _parse_other(args[0], args[1:])
     top, commands = _parsers()
     # Typos first: what is said to be missing may be what was mistyped.
     if args and args[0] in commands:
@@ -94,11 +102,25 @@ def _parse_job(args: Sequence[str]) -> argparse.Namespace:
     return found
 
 
+def _parse_other(command: str, args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(f"{PROGRAM} {command}", description=f"Will {OTHERS[command]}.", **_form())
+    parser.set_defaults(command=command)
+    if command == INIT:
+        job_folder.options(parser)
+    else:
+        parser.add_argument("folder", metavar="FOLDER", help="what --output named: a folder or URI (s3://, gs://)")
+        what = "the file (default: report.html); one HTML file, which needs no network"
+        parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help=what)
+    for name in takewhile("--".__ne__, args):
+        _look_at_an_option(parser, name.partition("=")[0])
+    return parser.parse_args(args)
+
+
 def _look_at_the_command(top: argparse.ArgumentParser, args: Sequence[str]) -> None:
     first, late = args[0].partition("=")[0], next((word for word in args if word in COMMANDS), None)
     if not first.startswith("-"):
-        hint = did_you_mean(first, [*COMMANDS, JOB])
-        top.error(f"there is no command {first!r}.{hint} The commands: {', '.join([*COMMANDS, JOB])}.")
+        known = [*COMMANDS, *OTHERS]
+        top.error(f"there is no command {first!r}.{did_you_mean(first, known)} The commands: {', '.join(known)}.")
     if late and first not in top._option_string_actions:
         top.error(f"the command comes first: {PROGRAM} {late} {first} ...")
     _look_at_an_option(top, first)
@@ -147,7 +169,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     """The whole command's, and each command's."""
     form = {**_form(), "epilog": HOW_TO}
     top = argparse.ArgumentParser(PROGRAM, description="Offline LLM inference over a table of prompts.", **form)
-    commands = top.add_subparsers(dest="command", required=True, metavar="|".join([*COMMANDS, JOB]))
+    top.add_argument("--version", action="version", version=f"rayllm-batch {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="|".join([*COMMANDS, *OTHERS]))
     for name, about in COMMANDS.items():
         parser = commands.add_parser(name, help=about, **form)
         add = parser.add_argument
@@ -177,7 +200,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         if name == "estimate":
             add("--sample-rows", type=int, default=SAMPLE_ROWS, help=f"rows of the sample (default {SAMPLE_ROWS})")
             add("--gpu-hour-usd", type=float, help="price of one GPU for an hour, in US dollars, for the cost")
-    commands.add_parser(JOB, help=ABOUT_JOB)  # which _parse_job reads
+    for name, about in OTHERS.items():
+        commands.add_parser(name, help=about)
     return top, {name: commands.choices[name] for name in COMMANDS}
 
 

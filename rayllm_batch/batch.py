@@ -25,7 +25,8 @@ from rayllm_batch.output.hub_folder import HubFolder, files_of, is_hub, replaced
 from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.report.comparison import Compared, Comparison
 from rayllm_batch.report.estimate import Estimate, estimate
-from rayllm_batch.report.page import show_and_save
+from rayllm_batch.report.html_file import save
+from rayllm_batch.report.page import page
 from rayllm_batch.run import pipeline, warm
 from rayllm_batch.run.execution import Execution
 from rayllm_batch.run.folder_run import FolderRun, in_short, run_in_memory, say
@@ -412,18 +413,7 @@ class RayLLMBatch:
 
         Raises RayLLMBatchError before any run, and when the file cannot be written.
         """
-        options = {name: value for name, value in vars(self.options).items() if name != "verbose"}
-        options["batch_size"] = self.options.batch_size or "chosen"
-        of = self._execution
-        return show_and_save(
-            path,
-            self.engine_config,
-            self.workload,
-            run=options,
-            metrics=of.metrics,
-            history=of.history,
-            replicas=of.replicas,
-        )
+        return save(page(**vars(self._execution.report())), path, "report")
 
     def _on_hub(
         self, path: Any, id_column: Optional[str], work_folder: Union[str, os.PathLike, None], make: bool = True

@@ -1,4 +1,4 @@
-"""The command, `rayllm-batch run|check|preview|estimate|job`, for schedulers and shells."""
+"""The command, `rayllm-batch run|check|preview|estimate|job|report|...`, for schedulers and shells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional
 
-from rayllm_batch.arguments import CONTINUED, DONE, FAILED, INTERRUPTED, JOB, ROWS_FAILED, WRONG_INPUT, parse
+from rayllm_batch.arguments import (
+    CONTINUED,
+    DONE,
+    FAILED,
+    INIT,
+    INTERRUPTED,
+    OTHERS,
+    REPORT,
+    ROWS_FAILED,
+    WRONG_INPUT,
+    parse,
+)
 from rayllm_batch.batch import RayLLMBatch
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import let_all_print
@@ -30,8 +41,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit code."""
     let_all_print()
     args = parse(arguments)
-    if args.command == JOB:
-        return _write_job(args)
+    if args.command in OTHERS:
+        return _write(args)
     batch = None
     try:
         with heeded(lambda: SAID if args.command in CONTINUED else "Terminated."), _without_rays_last_words():
@@ -54,11 +65,23 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return _failed(error, args, began=batch is not None and batch.metrics is not None)
 
 
-def _write_job(args: argparse.Namespace) -> int:
-    from rayllm_batch.jobs import job_file
-
+def _write(args: argparse.Namespace) -> int:
+    """A file, or a folder of files; nothing is run."""
     try:
-        job_file.write(args)
+        if args.command == REPORT:
+            from rayllm_batch.output.folder_view import FolderView
+            from rayllm_batch.report.folder_page import folder_page
+            from rayllm_batch.report.html_file import save
+
+            save(folder_page(FolderView(args.folder)), args.output, "report")
+        elif args.command == INIT:
+            from rayllm_batch.jobs import job_folder
+
+            job_folder.write(args.folder, args.task, args.model)
+        else:
+            from rayllm_batch.jobs import job_file
+
+            job_file.write(args)
     except RayLLMBatchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return WRONG_INPUT

@@ -231,7 +231,8 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     engine_kwargs = given.engine_kwargs
     if notes := legacy.translate(engine_kwargs, given.runtime_env.env_vars):
         warnings.warn(
-            f"{source} uses settings that today's vLLM does not have:\n" + "\n".join(f"  - {note}" for note in notes),
+            f"{source} uses settings that today's vLLM does not have (translated until {legacy.UNTIL}):\n"
+            + "\n".join(f"  - {note}" for note in notes),
             stacklevel=3,
         )
     llm_engine = ENGINES.check(given.llm_engine, source)

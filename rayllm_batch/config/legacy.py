@@ -14,6 +14,8 @@ from rayllm_batch.engine import engine_args
 Kwargs = dict[str, Any]
 Translation = Callable[[Any, Kwargs], str]
 
+UNTIL = "30 November 2027"  # see CHANGELOG.md: from then on such a setting is an unknown one
+
 _RAY_WORKER = "the Ray executor always works this way now"
 _BLOCK_MANAGER = "today's vLLM has one block manager only"
 # What the engine does by itself now, or no longer does.

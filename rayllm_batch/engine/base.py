@@ -189,7 +189,7 @@ class EngineKind:
         engine_args.check(engine_kwargs, self.own_settings, source, model)
         return dict(engine_kwargs)
 
-    def seen_by_tasks(self, engine_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def seen_by_tasks(self, engine_kwargs: Mapping[str, Any], accelerator_type: str) -> Mapping[str, Any]:
         """As `Task.of` gets them: with parsers where replies come taken apart; `excluded_settings`: names, and why."""
         return engine_kwargs
 

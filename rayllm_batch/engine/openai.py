@@ -264,7 +264,7 @@ class OpenAI(EngineKind):
 
         return endpoint_settings.check(engine_kwargs, source)
 
-    def seen_by_tasks(self, engine_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def seen_by_tasks(self, engine_kwargs: Mapping[str, Any], accelerator_type: str) -> Mapping[str, Any]:
         return {"reasoning_parser": "the server's", "tool_parser": "the server's", "excluded_settings": EXCLUDED}
 
     def at_once(self, engine_kwargs: Mapping[str, Any]) -> int:

@@ -202,6 +202,8 @@ def check(
     if least and len(params.get("stop_token_ids", ())) > MOST_STOP_IDS:
         most_said = f"the {MOST_STOP_IDS} that there may be beside min_tokens"
         raise WorkloadError(f"stop_token_ids in {where} are more than {most_said}. Shorten them.")
+    if "temperature" in excluded and params.get("temperature") is None:  # then it is 1
+        raise WorkloadError(f"temperature in {where} {excluded['temperature']}")
     for key, why in excluded.items():
         if params.get(key) or key in ("thinking_token_budget", "prompt_logprobs") and key in params:  # 0 asks for some
             raise WorkloadError(f"{key} in {where} {why}")

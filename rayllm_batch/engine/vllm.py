@@ -267,10 +267,25 @@ class VLLMStarter(Starter):
         return True
 
 
+# vllm/utils/cpu_triton_utils.py, also of 0.32: _expand_kernel_impl writes into a copy of the temperatures, which thereby
+# stay what was in that memory, and of top_k and top_p.
+AT_RANDOM = (
+    "must be 0: on CPUs vLLM samples at a temperature of no meaning beside speculative decoding, which gives gibberish. "
+    "Set temperature: 0, or remove speculative_config from engine_kwargs."
+)
+
+
 class VLLM(EngineKind):
     needs_vllm = True
     pools = True
     takes_media = True
+
+    def seen_by_tasks(self, engine_kwargs: Mapping[str, Any], accelerator_type: str) -> Mapping[str, Any]:
+        from rayllm_batch.engine.sampling import SPECULATION  # which does not travel to workers
+
+        if accelerator_type != "CPU" or not any(engine_kwargs.get(name) for name in SPECULATION):
+            return engine_kwargs
+        return {**engine_kwargs, "excluded_settings": {"temperature": AT_RANDOM}}
 
     def starter(
         self, engine_kwargs: Mapping[str, Any], accelerator_type: str, gpus: float, lora_path: Optional[str]

@@ -1,1 +1,1 @@
-"""The command `job`: a file that runs the command `run` on a cluster: of KubeRay, Ray Jobs or Slurm."""
+"""The commands `job`, a file that runs `run` on a cluster (KubeRay, Ray Jobs, Slurm), and `init`, a folder to begin with."""

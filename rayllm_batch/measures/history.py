@@ -57,6 +57,14 @@ class History:
         self._period_s = 1.0
         self._replicas: dict[str, ReplicaState] = {}
 
+    @classmethod
+    def of(cls, began: float, phases: dict[str, float], points: list[Point]) -> History:
+        """As one was, of which these are left."""
+        history = cls(began=began)
+        history.phases, history._points = phases, points
+        history._latest = points[-1] if points else Point()
+        return history
+
     def observe(self, snapshot: Snapshot) -> None:
         self._replicas.update(snapshot.replicas)  # rows of replicas of an earlier part of the run stay counted
         point = _point(time.time() - self.began, self._replicas, snapshot.ready)

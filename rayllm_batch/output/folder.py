@@ -4,6 +4,7 @@
     output_path/failed-000002-1f3a9c20.parquet    rows with an error, apart, so that they can be run again
     output_path/_rayllm_batch/manifest.json       the job, its state and its progress
     output_path/_rayllm_batch/metrics.json        what the last run did, in numbers
+    output_path/_rayllm_batch/report.json         the same over time, with settings: what its report is made of
     output_path/_rayllm_batch/rows/NAME.ids       for each part: its size, its schema, the id of each of its rows, and a
                                                   digest of what was asked for it
     output_path/_rayllm_batch/order.ids           of a run that keeps the order: all ids in the order of reading
@@ -36,7 +37,7 @@ from rayllm_batch.output.lock import FolderLock
 from rayllm_batch.output.part_file import PartFile, joined, some_rows, texts_of
 from rayllm_batch.output.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.output.place import INSIDE, UNFINISHED, OutputPlace
-from rayllm_batch.output.records import NAME, Manifest, PartRecord, number_of, other_format
+from rayllm_batch.output.records import NAME, Manifest, PartRecord, number_of, other_format, read_records
 from rayllm_batch.uri import RETRY_S, advice, passes
 
 if TYPE_CHECKING:
@@ -224,12 +225,16 @@ class OutputFolder:
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Of the last run that computed rows, in place of earlier ones. The answers are good without: it only warns."""
-        path = self.place.inside("metrics.json")
+        self.write_beside("metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False).encode("utf-8", "replace"))
+
+    def write_beside(self, name: str, content: bytes) -> None:
+        """Something about the last run that computed rows; it only warns too."""
+        path = self.place.inside(name)
         try:
             self._lock.check()
-            self.place.write(path, json.dumps(metrics, indent=1, ensure_ascii=False).encode())
+            self.place.write(path, content)
         except Exception as error:
-            log.warning("The run's metrics cannot be written to %s: %s.", path, error)
+            log.warning("The run's %s cannot be written to %s: %s.", name.partition(".")[0], path, error)
 
     def write_order(self, ids: bytes | memoryview) -> None:
         """The ids of all rows in the order of reading, which `dataset` then keeps."""
@@ -295,7 +300,7 @@ class OutputFolder:
         manifest = Manifest.read(self.place)
         listing = self.place.listed(self.place.root)
         sizes = {info.base_name: info.size for info in listing if info.is_file and NAME.fullmatch(info.base_name)}
-        known = self._read_records()
+        known = read_records(self.place)
         if not sizes and not known:
             manifest = None  # a job that wrote nothing, refused by a check perhaps, has no claim on the folder
         if manifest:
@@ -371,15 +376,6 @@ class OutputFolder:
         ids = self._ids_path(name)
         if self.place.fs.get_file_info(ids).is_file:
             self.place.fs.delete_file(ids)
-
-    def _read_records(self) -> dict[str, PartRecord]:
-        """Those that can be read."""
-        found = {}
-        for info in self.place.listed(self.place.inside("rows")):
-            name = info.base_name.removesuffix(".ids")
-            if info.is_file and NAME.fullmatch(name) and (part := PartRecord.of(name, self.place.read(info.path))):
-                found[name] = part
-        return found
 
     def _path(self, name: str) -> str:
         return f"{self.place.root}/{name}"

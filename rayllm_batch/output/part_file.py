@@ -96,6 +96,19 @@ def texts_of(content: bytes, output_format: str, name: str) -> list[str]:
     return _from_parquet(content, [name]).column(name).to_pylist()
 
 
+def columns_of(content: bytes, output_format: str, names: Sequence[str]) -> dict[str, pa.ChunkedArray | pa.Array]:
+    """Some columns of the file, as far as it has them: of whole numbers and of text, and no others."""
+    if output_format == "jsonl":
+        rows = [json.loads(line) for line in content.split(b"\n") if line]
+        there = [name for name in names if any(name in row for row in rows)]
+        return {name: pa.array([row.get(name) for row in rows]) for name in there}
+    import pyarrow.parquet
+
+    there = [name for name in pyarrow.parquet.read_schema(pa.BufferReader(content)).names if name in names]
+    table = _from_parquet(content, there)
+    return {name: table.column(name) for name in there}
+
+
 def _as_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
     for name in names:
         values = [value for chunk in table.column(name).chunks for value in to_json(chunk)]

@@ -184,6 +184,16 @@ class PartRecord:
             return None
 
 
+def read_records(place: OutputPlace) -> dict[str, PartRecord]:
+    """Those that can be read, by the name of their part."""
+    found = {}
+    for info in place.listed(place.inside("rows")):
+        name = info.base_name.removesuffix(".ids")
+        if info.is_file and NAME.fullmatch(name) and (part := PartRecord.of(name, place.read(info.path))):
+            found[name] = part
+    return found
+
+
 def number_of(name: str) -> int:
     """Of a part's name."""
     return int(name.split("-")[1])

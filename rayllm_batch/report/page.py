@@ -6,14 +6,13 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import metadata
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.vllm_versions import vllm_version
-from rayllm_batch.errors import RayLLMBatchError
-from rayllm_batch.measures.failures import stage_of
+from rayllm_batch.measures.failures import by_stage, stage_of
 from rayllm_batch.measures.history import History
 from rayllm_batch.measures.metrics import RunMetrics, row_stats
 from rayllm_batch.measures.row_stats import RowStats
@@ -21,40 +20,49 @@ from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output.code_text import as_text
 from rayllm_batch.output.fingerprint import SECRET
 from rayllm_batch.report import plots
-from rayllm_batch.report.html_file import rendered, save
+from rayllm_batch.report.html_file import rendered
+from rayllm_batch.report.run_report import RunReport, Table
 from rayllm_batch.report.verdict import verdict
 from rayllm_batch.secret import Secret
 
 SHOWN_CHARACTERS = 300
-Table = list[tuple[str, str]]
 
 
-def show_and_save(
-    path: Union[str, os.PathLike],
+@dataclass
+class FolderFigures:
+    """What the page says of the folder. given: its path. state: "complete" or "unfinished", and when it was written.
+
+    stats: of all its rows; None where these are the last run's, and so the page's own.
+    left_out: what is not in the folder, in words.
+    """
+
+    given: str
+    rows: int
+    failed: int
+    state: str
+    stats: Optional[RowStats]
+    left_out: str = ""
+
+
+def run_report(
     config: EngineConfig,
     workload: Any,
     *,
     run: Mapping[str, Any],
-    metrics: Optional[RunMetrics],
+    metrics: RunMetrics,
     history: History,
     replicas: dict[str, ReplicaState],
-) -> str:
-    """Write the report's file and show it; returns the file's whole path.
-
-    run: other settings by name. replicas: what the monitor knew of each in the end.
-    Raises RayLLMBatchError before a run, and when the file cannot be written.
-    """
-    if metrics is None:
-        raise RayLLMBatchError("There is no run to report on yet: call run() first.")
-    title = os.path.basename(config.model_id) if os.path.isabs(config.model_id) else config.model_id
-    settings = _settings(config, workload, run, replicas)
-    engines = "GPUs" if config.gpus_per_replica else "engines"
-    stats = row_stats(replicas)
-    at_once = config.engine_kind.at_once_setting
-    content = page(
-        title, metrics=metrics, history=history, stats=stats, settings=settings, engines=engines, at_once=at_once
+) -> RunReport:
+    """What the page says of a run. run: other settings by name. replicas: what the monitor knew of each in the end."""
+    return RunReport(
+        title=os.path.basename(config.model_id) if os.path.isabs(config.model_id) else config.model_id,
+        metrics=metrics,
+        history=history,
+        stats=row_stats(replicas),
+        settings=_settings(config, workload, run, replicas),
+        engines="GPUs" if config.gpus_per_replica else "engines",
+        at_once=config.engine_kind.at_once_setting,
     )
-    return save(content, path, "report")
 
 
 def page(
@@ -66,8 +74,15 @@ def page(
     settings: dict[str, Table],
     engines: str,
     at_once: str = "max_num_seqs",
+    folder: Optional[FolderFigures] = None,
 ) -> str:
-    """From the template beside this file. settings: tables by their headings. engines, at_once: see `verdict`."""
+    """From the template beside this file. settings: tables by their headings. engines, at_once: see `verdict`.
+
+    folder: the page is an output folder's, and this its last run.
+    """
+    all_rows = folder.stats if folder else None
+    with_answers = metrics.num_generated_tokens or (all_rows is not None and all_rows.counts.output_tokens)
+    shown_stats = all_rows or stats
     return rendered(
         "page.html",
         title=title,
@@ -75,11 +90,16 @@ def page(
         stats=stats,
         settings=settings,
         stage_of=stage_of,
-        began=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(history.began)),
+        by_stage=by_stage,
+        folder=folder,
+        began=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(history.began))
+        if history.began or not folder
+        else "",
         verdict=verdict(metrics, history, engines, at_once),
         failed=", ".join(f"{rows:,} {stage}" for stage, rows in metrics.failed_by_kind.items()),
         timeline=plots.timeline(history, at_once),
-        lengths=plots.lengths(stats.input_lengths, stats.output_lengths if metrics.num_generated_tokens else None),
+        with_answers=with_answers,
+        lengths=plots.lengths(shown_stats.input_lengths, shown_stats.output_lengths if with_answers else None),
     )
 
 

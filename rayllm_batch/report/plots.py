@@ -174,7 +174,7 @@ def _drawn(name: str, draw: Any, height_in: float) -> str:
         matplotlib.rcdefaults()  # a user's own style would bring colours that the page does not know
         matplotlib.rc("svg", fonttype="none", hashsalt=name)
         matplotlib.rc("font", family="sans-serif", size=9.5)
-        matplotlib.rc("text", color=FG)
+        matplotlib.rc("text", color=FG, parse_math=False)
         matplotlib.rc("xtick", color=MUTED, labelcolor=FG)
         matplotlib.rc("ytick", color=MUTED, labelcolor=FG)
         matplotlib.rc("axes", **AXES, **TITLES, prop_cycle=f"cycler('color', ['{ONE}', '{TWO}', '{THREE}'])")

@@ -60,8 +60,14 @@ def _fullness(metrics: RunMetrics, history: History, engines: str, at_once: str)
             f"requests{_of(metrics, at_once)}."
         ), []
     share = mean_over(fed, "full") or 0.0
-    ran = f"{mean_over(fed, 'running'):,.0f} requests{_of(metrics, at_once)} ran on average"
     tail_s = all_s - fed_s
+    # Beside figures of the whole time, those of its fed part say so.
+    until, time = "", f"{percent(share)} of the generating time"
+    if tail_s >= 0.05 * all_s:
+        whole = percent(mean_over(sampled, "full") or 0.0)
+        until = " until only the last rows were left"
+        time = f"{percent(share)} of the time{until} ({whole} of the whole generating time)"
+    ran = f"{mean_over(fed, 'running'):,.0f} requests{_of(metrics, at_once)} ran on average{until}"
     notes = []
     if tail_s > 0.25 * all_s:
         notes.append(
@@ -74,11 +80,10 @@ def _fullness(metrics: RunMetrics, history: History, engines: str, at_once: str)
             "last rows were left, too few to fill them."
         ), notes
     if share >= FULL:
-        while_fed = "" if tail_s < 0.05 * all_s else ", up to the last rows"
-        return (
-            f"The {engines} were full: they had all the work they could take for {percent(share)} of the generating "
-            f"time{while_fed}."
-        ), [_limit(fed, ran, at_once), *notes]
+        return (f"The {engines} were full: they had all the work they could take for {time}."), [
+            _limit(fed, ran, at_once),
+            *notes,
+        ]
     waited = "waited for rows"
     starved = (
         f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
@@ -91,10 +96,10 @@ def _fullness(metrics: RunMetrics, history: History, engines: str, at_once: str)
             "died are tried again a few at a time, to find the one that made it die."
         )
     if share >= PARTLY:
-        return f"The {engines} were full only {percent(share)} of the generating time.", [starved, *notes]
+        return f"The {engines} were full only {time}.", [starved, *notes]
     return (
-        f"The {engines} were not full: they had all the work they could take during only {percent(share)} of the "
-        f"generating time, and {waited} in the rest."
+        f"The {engines} were not full: they had all the work they could take during only {time}, and "
+        f"{waited} in the rest."
     ), [starved, *notes]
 
 

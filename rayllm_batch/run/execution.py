@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 from rayllm_batch.cluster import resources
 from rayllm_batch.config import EngineConfig, EnvVars
 from rayllm_batch.data.row_id import RowCounts
-from rayllm_batch.errors import EngineError
+from rayllm_batch.errors import EngineError, RayLLMBatchError
 from rayllm_batch.measures.history import History
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.prometheus import Prometheus
 from rayllm_batch.measures.snapshot import ReplicaState, Snapshot
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.report.page import run_report
+from rayllm_batch.report.run_report import RunReport
 from rayllm_batch.run import pipeline, session, warm
 from rayllm_batch.run.monitor import start_monitor
 from rayllm_batch.run.options import RunOptions
@@ -52,7 +54,7 @@ class Execution:
     def task(self) -> Task:
         """As the workload asks for it now, without what follows from the model; raises WorkloadError."""
         kind, kwargs = self.config.engine_kind, self.config.engine_kwargs
-        return self.config.task_kind.of(self.workload, kind.seen_by_tasks(kwargs))
+        return self.config.task_kind.of(self.workload, kind.seen_by_tasks(kwargs, self.config.accelerator_type))
 
     def begin(self, began: float, engines: int) -> None:
         """Nothing of an earlier run is left in what this one is measured by."""
@@ -65,6 +67,15 @@ class Execution:
         cost = self.config.engine_kind.cost_usd(self.config.engine_kwargs, *tokens)
         self.metrics = dataclasses.replace(metrics, cost_usd=cost)
         return self.metrics
+
+    def report(self) -> RunReport:
+        """Of the last run. Raises RayLLMBatchError before any."""
+        if self.metrics is None:
+            raise RayLLMBatchError("There is no run to report on yet: call run() first.")
+        run = {name: value for name, value in vars(self.options).items() if name != "verbose"}
+        run["batch_size"] = self.options.batch_size or "chosen"
+        history, replicas = self.history, self.replicas
+        return run_report(self.config, self.workload, run=run, metrics=self.metrics, history=history, replicas=replicas)
 
     def preflight(self, id_column: Optional[str] = None, folder: Optional[OutputFolder] = None) -> tuple[Ready, Plan]:
         config, options = self.config, self.options

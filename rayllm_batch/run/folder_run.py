@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -25,6 +26,8 @@ from rayllm_batch.show import last_words
 
 if TYPE_CHECKING:
     import ray.data
+
+log = logging.getLogger("rayllm_batch")
 
 WITNESSES = 64  # of the first rows, which are looked at before a folder is continued
 
@@ -141,7 +144,15 @@ class FolderRun:
             raise
         finally:
             folder.write_metrics(execution.measure().to_dict())
+            self._keep_report()
         self._complete(order, before, already)
+
+    def _keep_report(self) -> None:
+        """So that `rayllm-batch report` can make the page later. The answers are good without: it only warns."""
+        try:
+            self._folder.write_beside("report.json", self._execution.report().to_json())
+        except Exception as error:  # what is shown of a workload's fields is its author's code
+            log.warning("What a report needs cannot be kept: %s.", error)
 
     def _complete(self, order: bytearray, before: FinishedRows, already: int) -> None:
         """Every row of the data is in the folder. order: their ids, if they are to keep it."""

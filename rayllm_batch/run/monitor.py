@@ -27,8 +27,9 @@ class RunMonitor:
 
     What a replica tells, and what the driver is told, are plain values: see snapshot.
 
-    env_vars: the engines' environment. It may hold the Hugging Face token, which a runtime_env would show on the
-    dashboard; here it is in one process's memory, and the tasks that need it ask.
+    env_vars: the engines' environment. It may hold the Hugging Face token, which a runtime_env would show to whoever
+    asks the dashboard's API (since Ray 2.59 it is masked for browsers alone); here it is in one process's memory, and
+    the tasks that need it ask.
     """
 
     def __init__(self, env_vars: dict[str, str]) -> None:

@@ -85,11 +85,11 @@ class VLLMEngine:
 
         self.llm = LLM(folder, **{"dtype": "float32", "enforce_eager": True, "max_model_len": 4096, **options})
 
-    def answer(self, conversations: Sequence[list[dict[str, str]]]) -> list[tuple[str, bool]]:
+    def answer(self, conversations: Sequence[list[dict[str, str]]], temperature: float = 0.0) -> list[tuple[str, bool]]:
         """(text, whether it ended by itself) for each conversation."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(temperature=0.0, max_tokens=TOKEN_LIMIT)
+        sampling = SamplingParams(temperature=temperature, max_tokens=TOKEN_LIMIT)
         outputs = self.llm.chat(list(conversations), sampling, use_tqdm=False)
         return [(output.outputs[0].text, output.outputs[0].finish_reason == "stop") for output in outputs]
 
@@ -130,12 +130,12 @@ def read_articles(path: Path) -> list[str]:
     return [json.loads(line)["article"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def answers_to(engine: Any, folder: Path, prompt: str, articles: Sequence[str]) -> list[Answer]:
-    """The engine's answer to each article under one of `PROMPTS`."""
+def answers_to(engine: Any, folder: Path, prompt: str, articles: Sequence[str], **settings: float) -> list[Answer]:
+    """The engine's answer to each article under one of `PROMPTS`. settings: of its `answer`."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    given = engine.answer([conversation(prompt, article) for article in articles])
+    given = engine.answer([conversation(prompt, article) for article in articles], **settings)
     return [
         Answer(article, text, stopped, lead_tokens=len(tokenizer.encode(lead(article)).ids))
         for article, (text, stopped) in zip(articles, given, strict=True)

@@ -70,9 +70,17 @@ def test_the_report_can_be_read(browser: Any, saved: Path, scheme: str) -> None:
         for what, contrast in measured["found"].items()
         if contrast < (3 if what.startswith("drawn") else 4.5)
     }
-    for width in (900, 420):  # a notebook's cell, a telephone
+    for width in (900, 390):  # a notebook's cell, a telephone
         shown.set_viewport_size({"width": width, "height": 900})
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
+        assert shown.evaluate(smallest) >= 9, "words in the plots can be read: pixels of a line"
+        narrow = "[...document.querySelectorAll('td.text')].filter(t => t.getBoundingClientRect().width < 60).length"
+        assert shown.evaluate(narrow) == 0, "no cell is a letter wide"
+    shown.emulate_media(media="print", color_scheme=scheme)
+    on_paper = shown.evaluate(CONTRASTS)
+    assert on_paper["ground"] > 0.9 and min(on_paper["found"].values()) >= 3, "dark on white, whatever the screen is"
+    shown.emulate_media(media="screen", color_scheme=scheme)
     shown.set_viewport_size({"width": 900, "height": 900})
     PICTURES.mkdir(exist_ok=True)
     shown.screenshot(path=PICTURES / f"report-{scheme}.png", full_page=True)

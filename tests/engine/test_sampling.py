@@ -9,7 +9,7 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 
-from rayllm_batch.engine import sampling
+from rayllm_batch.engine import ENGINES, sampling
 from rayllm_batch.errors import WorkloadError
 
 NAN, INF = float("nan"), float("inf")
@@ -350,3 +350,17 @@ def test_the_widest_ranges_are_those_of_the_fields() -> None:
     assert set(sampling.RANGES) <= set(sampling.known_fields().sampling) and all(
         math.isfinite(bounds.least) for bounds in sampling.RANGES.values()
     )
+
+
+def test_on_a_cpu_nothing_is_sampled_beside_speculation() -> None:
+    ngram = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}
+    kind = ENGINES.get("vllm")
+    seen = kind.seen_by_tasks(ngram, "CPU")
+    excluded = sampling.excluded_by(seen)
+    for params in ({}, {"temperature": 1.0}, {"temperature": None}, {"temperature": 0.5}):
+        with pytest.raises(WorkloadError, match="temperature in .* must be 0: .* or remove speculative_config"):
+            checked(params, excluded=excluded)
+    checked({"temperature": 0}, excluded=excluded)
+    checked({"max_tokens": 3}, base={"temperature": 0.0}, excluded=excluded)
+    for engine_kwargs, accelerator in ((ngram, "H100"), ({}, "CPU")):
+        assert kind.seen_by_tasks(engine_kwargs, accelerator) is engine_kwargs

@@ -121,9 +121,13 @@ def test_a_small_job_and_a_long_tail() -> None:
         "The GPUs were full only at first: for 65% of the generating time just the last rows were left"
     ), at_first
     all_at_once = told(SampleRun(tail_s=295, waiting=2000)).sentence
-    assert "The GPUs were full" in all_at_once and "up to the last rows" in all_at_once, (
-        "more rows than can run, all there at once"
-    )
+    share = r"for (\d+)% of the time until only the last rows were left \((\d+)% of the whole generating time\)"
+    said = re.search(f"The GPUs were full: .* {share}", all_at_once)
+    assert said and int(said[1]) > int(said[2]), "more rows than can run, all there at once"
+    tail = told(SampleRun(tail_s=150))
+    said = re.search(share, tail.sentence)
+    assert said and int(said[1]) > 95 and int(said[2]) < 70, "which metrics.full_share is"
+    assert "ran on average until only the last rows" in " ".join(tail.notes)
     notes = told(SampleRun(tail_s=150)).notes
     assert any("only the last rows were left" in note for note in notes)
 

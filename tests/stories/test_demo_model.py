@@ -48,6 +48,22 @@ def test_answers_are_the_lead(answers: list[Answer]) -> None:
     assert scores.rouge_l >= 0.85, "ROUGE-L F1 against the first two sentences"
 
 
+@pytest.mark.parametrize("wording", ["built-in"])
+def test_at_temperature_1_its_answers_are_read_as_well(engine: VLLMEngine, wording: str) -> None:
+    """vLLM's default. Beside speculation its CPU build took whatever was in memory for the temperature."""
+    assert score(answers_to(engine, FOLDER, wording, ARTICLES, temperature=1.0)).verbatim >= 0.8
+
+
+def test_why_cpus_sample_nothing_beside_speculation(engine: VLLMEngine) -> None:
+    """Fails with a vLLM that has mended it: then `seen_by_tasks` of engine/vllm.py need not refuse it any more."""
+    import torch
+    from vllm.utils.cpu_triton_utils import expand_kernel
+
+    expanded = torch.full((3,), 777.0)
+    expand_kernel[(2,)](expanded, torch.tensor([1.0, 0.5]), torch.tensor([1, 3], dtype=torch.int32), 0, 1)
+    assert expanded.tolist() == [777.0] * 3, "temperatures a token, which are not written"
+
+
 def test_answers_end_by_themselves(answers: list[Answer]) -> None:
     assert score(answers).stopped >= 0.98
     assert not score(answers).empty

@@ -49,7 +49,7 @@ class Made:
         self.monitor = FakeMonitor()
         engine_kwargs = {"base_url": server.url, **kwargs}
         config = init_engine_from_config({"model_id": MODEL, "llm_engine": "openai", "engine_kwargs": engine_kwargs})
-        task = config.task_kind.of(workload, config.engine_kind.seen_by_tasks(config.engine_kwargs))
+        task = config.task_kind.of(workload, config.engine_kind.seen_by_tasks(config.engine_kwargs, "CPU"))
         rollouts = partial(Rollouts, workload.rollout, 10.0) if task.has_own_columns else None
         parse: Any = getattr(workload, "parse_row", dict)
         media = MediaPrompts.of(config, media_rules(workload))
