@@ -105,8 +105,9 @@ def _vectors(token_ids: list[int], pooling: Pooling) -> tuple[np.ndarray, ...]:
         # Each token id has one place in the vector and a number there: one product of large integers gives both.
         hashes = np.array(own, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         places = (hashes >> np.uint64(32)) % np.uint64(pooling.size)
-        numbers = (hashes & np.uint64(0xFFFFFFFF)) / 2**31 - 1
-        vector = np.bincount(places.astype(np.int64), numbers, minlength=pooling.size)
+        spread = (hashes & np.uint64(0xFFFFFFFF)) / 2**31 - 1
+        numbers = np.copysign(1, spread) + spread / 4  # none is near 0, and two that differ do not cancel out
+        vector: np.ndarray = np.bincount(places.astype(np.int64), numbers, minlength=pooling.size)
         if pooling.task == "embed":
             vector /= np.linalg.norm(vector)
         elif pooling.size == 1:
