@@ -443,14 +443,14 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 #
 # | task | columns | config to begin with |
 # |---|---|---|
-# | `embed` | `embedding`: a list of fixed size of float32 (`embedding_dtype = "float16"` halves it) | `qwen3-embedding-0.6b-l4.yaml`, `bge-base-en-v1.5-l4.yaml` |
+# | `embed` | `embedding`: a list of fixed size of float32 (`embedding_dtype = "float16"` halves it) | `demo-embed-cpu.yaml`, `qwen3-embedding-0.6b-l4.yaml`, `bge-base-en-v1.5-l4.yaml` |
 # | `classify` | `label`; `probabilities` in the order of the model's `id2label`; `labels` where several may be right | `demo-classify-cpu.yaml` |
 # | `score` | `score`, or `scores` in the documents' order: a reranker's, or the cosine of two embeddings | `qwen3-reranker-0.6b-l4.yaml` |
 #
 # All else is as above: preview (with the nearest rows), estimate, folders that are continued, equal texts computed once. `pooling_params` takes vLLM's
 # `dimensions` (of Matryoshka models) and `use_activation` (`False`: logits, or embeddings that are not normalised). Sizes and labels are read of the
 # model's files before an engine starts. Models that compare token by token (ColBERT) are not supported. `examples/embed_and_search.ipynb` and
-# `examples/classify.ipynb` go through it, on a CPU.
+# `examples/classify.ipynb` go through it, on a CPU; the first with a demo embedder that was not trained, a bag of words weighted by how rare they are.
 
 # %% [markdown]
 # ## OpenAI batch files

@@ -6,6 +6,7 @@
   encode_batch_fast  the tokenizer alone, on the same rendered prompts and the same cores, in one process
   RayLLMBatch        run() with the echo engine, then write_parquet
   RayLLMBatch, ids   the same with rows that come with their token ids, 1,044 each, as many as the articles have on average
+  RayLLMBatch, embed run() with task: embed of texts of 128 tokens, then write_parquet of the vectors, 256 numbers each
   ray.data.llm       its template, tokenise and detokenise stages with an engine stage that echoes as well, then
                      write_parquet. The stage hands on the columns that the real one does (the prompt and its token ids
                      among them), without vLLM's and pydantic's work for them.
@@ -14,7 +15,8 @@ A Ray Data run has a fixed cost, mostly worker processes that start and import, 
 difference in rows over the difference in seconds between two sizes. Seconds run from the call, Ray's start included, until
 the files are written. Both sizes must be read in the same way: RayLLMBatch's driver reads local files of up to 64 MB
 together, which are some 24,000 of these articles, and Ray's tasks read larger ones, with some 8 s of their own. Each row is
-answered with its first 32 tokens. The echo engine has the limits of a large GPU (1,024 sequences at once).
+answered with its first 32 tokens. The echo engine has the limits of a large GPU (1,024 sequences at once). CPU time is that of
+all processes of a measurement, as each was last seen: where others use the cores too, it says more than the seconds.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -47,7 +50,9 @@ ARTICLE_CHARACTERS = 4096
 IDS_A_ROW, VOCABULARY = 1044, 8000
 MAX_TOKENS = 32
 ROWS_A_GROUP = 1024
+TEXT_WORDS = 95  # some 128 tokens
 TOKENIZER_ALONE, OURS, OURS_IDS, RAYS = "encode_batch_fast", "RayLLMBatch", "RayLLMBatch, ids", "ray.data.llm"
+OURS_EMBED = "RayLLMBatch, embed"
 
 
 def article(i: int) -> str:
@@ -56,6 +61,18 @@ def article(i: int) -> str:
 
 def token_ids(i: int) -> np.ndarray:
     return np.random.default_rng(i).integers(0, VOCABULARY, IDS_A_ROW, dtype=np.int32)
+
+
+def text(i: int) -> str:
+    return " ".join(words(random.Random(i), TEXT_WORDS))
+
+
+# Of the contenders that do not read articles: their files' name, the column, and its values.
+OWN_ROWS: dict[str, tuple[str, pa.Field, Callable[[int], Any]]] = {
+    OURS_IDS: ("ids", pa.field("prompt_token_ids", pa.list_(pa.int32())), token_ids),
+    OURS_EMBED: ("texts", pa.field("text", pa.string()), text),
+}
+ARTICLES = ("articles", pa.field("article", pa.string()), article)
 
 
 def make_rows(count: int, path: Path, column: pa.Field, value: Callable[[int], Any]) -> None:
@@ -102,7 +119,17 @@ def ours_with_ids(path: str, out: str, cores: int) -> dict[str, Any]:
     return _through_ours(TokenIds, path, out, cores)
 
 
-def _through_ours(workload: type, path: str, out: str, cores: int) -> dict[str, Any]:
+def ours_embedding(path: str, out: str, cores: int) -> dict[str, Any]:
+    from rayllm_batch import ChatWorkloadBase
+
+    class Texts(ChatWorkloadBase):
+        def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+            return {"prompt": row["text"]}
+
+    return _through_ours(Texts, path, out, cores, "embed")
+
+
+def _through_ours(workload: type, path: str, out: str, cores: int, task: str = "generate") -> dict[str, Any]:
     began = time.time()
     import ray
 
@@ -115,10 +142,12 @@ def _through_ours(workload: type, path: str, out: str, cores: int) -> dict[str, 
             "model_id": str(DEMO_MODEL),
             "llm_engine": "echo",
             "accelerator_type": "CPU",
+            "task": task,
             "engine_kwargs": {"max_model_len": 4096, "max_num_seqs": 1024},
         }
     )
-    answered = RayLLMBatch(config, workload(dataset_file=path, sampling_params={"max_tokens": MAX_TOKENS})).run()
+    fields = {"sampling_params": {"max_tokens": MAX_TOKENS}} if task == "generate" else {}
+    answered = RayLLMBatch(config, workload(dataset_file=path, **fields)).run()
     answered.write_parquet(out)
     seconds = time.time() - began
     return {"seconds": seconds, "stored_bytes": stored_bytes(answered.stats()), "result_bytes": answered.size_bytes()}
@@ -171,6 +200,7 @@ CONTENDERS: dict[str, Callable[[str, str, int], dict[str, Any]]] = {
     TOKENIZER_ALONE: tokenizer_alone,
     OURS: ours,
     OURS_IDS: ours_with_ids,
+    OURS_EMBED: ours_embedding,
     RAYS: rays,
 }
 
@@ -182,14 +212,20 @@ def stored_bytes(stats: str) -> Optional[int]:
 
 
 def measure(name: str, path: str, cores: int) -> dict[str, Any]:
-    """One measurement, in this process: seconds, rows, the driver's memory (MiB, largest and last)."""
+    """One measurement, in this process: seconds, CPU seconds, rows, the driver's memory (MiB, largest and last)."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     sizes: list[float] = []
+    spent: dict[int, float] = {}
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.5):
-            sizes.append(psutil.Process().memory_info().rss / 2**20)
+            me = psutil.Process()
+            sizes.append(me.memory_info().rss / 2**20)
+            for process in (me, *me.children(recursive=True)):
+                with suppress(psutil.Error):
+                    times = process.cpu_times()
+                    spent[process.pid] = times.user + times.system
 
     threading.Thread(target=watch, daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="bench-") as out:
@@ -205,6 +241,7 @@ def measure(name: str, path: str, cores: int) -> dict[str, Any]:
         "contender": name,
         "rows": count,
         "cores": cores,
+        "cpu_seconds": sum(spent.values()),
         "driver_mib": max(sizes),
         "driver_mib_at_end": sizes[-1],
         "versions": versions(),
@@ -221,9 +258,11 @@ def report(results: list[dict[str, Any]]) -> str:
         if not runs:
             continue
         small, large = runs[0], runs[-1]
-        rate = fixed = None
+        rate = fixed = cpu_ms = None
         if large["rows"] > small["rows"]:
             rate = (large["rows"] - small["rows"]) / (large["seconds"] - small["seconds"])
+            if "cpu_seconds" in small and "cpu_seconds" in large:
+                cpu_ms = 1e3 * (large["cpu_seconds"] - small["cpu_seconds"]) / (large["rows"] - small["rows"])
             if name != TOKENIZER_ALONE:  # it starts nothing
                 fixed = small["seconds"] - small["rows"] / rate
         alone = rate if name == TOKENIZER_ALONE else alone
@@ -233,7 +272,8 @@ def report(results: list[dict[str, Any]]) -> str:
                 " / ".join(f"{r['rows']:,}" for r in runs),
                 " / ".join(f"{r['seconds']:.1f}" for r in runs),
                 f"{rate:,.0f}" if rate else "-",
-                f"{rate / alone:.2f}" if rate and alone else "-",
+                f"{cpu_ms:.2f}" if cpu_ms else "-",
+                f"{rate / alone:.2f}" if rate and alone and name != OURS_EMBED else "-",
                 f"{fixed:.1f}" if fixed is not None else "-",
                 " / ".join(f"{r['driver_mib']:,.0f}" for r in runs),
                 f"{large['stored_bytes'] / large['rows']:,.0f}" if large.get("stored_bytes") else "-",
@@ -246,6 +286,7 @@ def report(results: list[dict[str, Any]]) -> str:
             "rows",
             "seconds",
             "rows/s (marginal)",
+            "CPU-ms a row (marginal)",
             "of encode_batch_fast",
             "fixed s",
             "driver MiB (largest)",
@@ -277,13 +318,10 @@ def main() -> None:
     results = json.loads(stored.read_text(encoding="utf-8")) if options.add and stored.is_file() else []
     for count in options.sizes:
         names = options.only or list(CONTENDERS)
-        articles, ids = folder / f"articles-{count}.parquet", folder / f"ids-{count}.parquet"
-        if {*names} - {OURS_IDS}:
-            make_rows(count, articles, pa.field("article", pa.string()), article)
-        if OURS_IDS in names:
-            make_rows(count, ids, pa.field("prompt_token_ids", pa.list_(pa.int32())), token_ids)
+        paths = {name: folder / f"{OWN_ROWS.get(name, ARTICLES)[0]}-{count}.parquet" for name in names}
+        for path, (_, column, value) in {paths[name]: OWN_ROWS.get(name, ARTICLES) for name in names}.items():
+            make_rows(count, path, column, value)
         for name in names:
-            path = ids if name == OURS_IDS else articles
             child = subprocess.run(
                 [
                     sys.executable,
@@ -294,7 +332,7 @@ def main() -> None:
                     "--cores",
                     str(options.cores),
                     "--out",
-                    str(path.resolve()),
+                    str(paths[name].resolve()),
                 ],
                 capture_output=True,
                 text=True,
@@ -307,7 +345,7 @@ def main() -> None:
             print(f"{name}, {count:,} rows: {results[-1]['seconds']:.1f} s", flush=True)
             stored.write_text(json.dumps(results, indent=1), encoding="utf-8")
     print(report(results))
-    tokens = {(r["rows"], r["input_tokens"]) for r in results if r["contender"] != OURS_IDS}
+    tokens = {(r["rows"], r["input_tokens"]) for r in results if r["contender"] not in OWN_ROWS}
     if len(tokens) != len({rows for rows, _ in tokens}):
         raise SystemExit(f"NOT COMPARABLE: input tokens differ: {sorted(tokens)}")
 

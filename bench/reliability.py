@@ -3,6 +3,8 @@
     python bench/reliability.py                     # all faults, 20,000 rows each, about 40 minutes on two cores
     python bench/reliability.py --only driver raylet --rows 2000 --times 1
     python bench/reliability.py --add --only driver raylet   # more tries, added to those that the report has
+    python bench/reliability.py --task embed --only driver poison --output embed.md    # of a task that pools
+    python bench/reliability.py --task embed --vllm --only driver --times 1 --output embed.md   # ... with vLLM, on a CPU
 
 Each fault is tried on a job of its own that answers with the echo engine and writes to a folder; the same command is
 then run again until the folder is complete. Compared are the rows in the folder's files with the rows of the input
@@ -38,6 +40,13 @@ sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "bench" / "RELIABILITY.md"
 PART_NAMES = ("part-*.parquet", "failed-*.parquet")
 RUN_SECONDS = 500
+# Of each task the column that is compared, and a config; those that pool are tried with faults that need no bad rows.
+TASKS = {
+    "generate": ("generated_text", "demo-cpu"),
+    "embed": ("embedding", "demo-embed-cpu"),
+    "classify": ("probabilities", "demo-classify-cpu"),
+    "score": ("scores", "demo-embed-cpu"),
+}
 
 
 # --- the job: a driver of its own ------------------------------------------------------------------------------------
@@ -102,6 +111,13 @@ def drive(args: argparse.Namespace) -> None:
                 chat["sampling_params"] = {"temprature": 1}
             return chat
 
+    class Pooled(Job):
+        sampling_params: dict = {}  # noqa: RUF012 (nothing is generated)
+
+        def parse_row(self, row):
+            words = super().parse_row(row)["messages"][0]["content"]
+            return {"query": words, "documents": [words, "row 1"]} if args.task == "score" else {"prompt": words}
+
     engine = {"max_model_len": 2048, "fail_on": "fail-here", "seconds_per_request": args.seconds_per_request}
     if args.max_num_seqs:
         engine["max_num_seqs"] = args.max_num_seqs
@@ -109,11 +125,16 @@ def drive(args: argparse.Namespace) -> None:
         engine["crash_on"] = args.crash_on
     if args.calls_file:
         engine["calls_file"] = args.calls_file
-    config = init_engine_from_config(
-        str(ROOT / "configs" / "demo-cpu.yaml"), override={"llm_engine": "echo", "engine_kwargs": engine}
-    )
+    override: dict[str, Any] = {"task": args.task}
+    if not args.vllm:
+        override |= {"llm_engine": "echo", "engine_kwargs": engine}
+    config = init_engine_from_config(str(ROOT / "configs" / f"{TASKS[args.task][1]}.yaml"), override=override)
+    workload = Job if args.task == "generate" else Pooled
     batch = RayLLMBatch(
-        config, Job(dataset_file=args.dataset_file), num_replicas=args.replicas, stall_timeout_s=args.stall_timeout_s
+        config,
+        workload(dataset_file=args.dataset_file),
+        num_replicas=args.replicas,
+        stall_timeout_s=args.stall_timeout_s,
     )
     batch.run(args.folder, retry_failed=args.retry_failed, changed=args.changed)
     print(f"DONE, at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", flush=True)
@@ -453,14 +474,21 @@ def wait(driver: subprocess.Popen, job: Job) -> None:
         raise RuntimeError(f"the driver ended with {driver.returncode}: {job.log()[-3000:]}")
 
 
-def check(job: Job, undisturbed: dict[str, list[str]], account: Account) -> None:
+def is_same(answer: Any, other: Any) -> bool:
+    """Texts as they are; of vectors, vLLM's sums depend a little on what is computed beside them."""
+    if isinstance(answer, str):
+        return answer == other
+    return len(answer) == len(other) and max(abs(a - b) for a, b in zip(answer, other, strict=True)) < 1e-3
+
+
+def check(job: Job, undisturbed: dict[str, list[Any]], account: Account, column: str) -> None:
     rows = rows_of(job.folder)
     counts = Counter(row["id"] for row in rows)
     account.lost += sum(i not in counts for i in range(job.rows))
     account.doubled += sum(count - 1 for count in counts.values())
     right = [undisturbed[words] for words in job.answers]
     account.wrong += sum(
-        not row["error"] and row["generated_text"] not in [answers[row["id"]] for answers in right] for row in rows
+        not row["error"] and not any(is_same(row[column], answers[row["id"]]) for answers in right) for row in rows
     )
     answered = sum(not row["error"] for row in rows)
     account.again.append(max(0, job.calls.stat().st_size - answered) if job.calls.exists() else 0)
@@ -469,7 +497,9 @@ def check(job: Job, undisturbed: dict[str, list[str]], account: Account) -> None
 
 def measure(args: argparse.Namespace) -> dict[str, Account]:
     """Tries the faults, and writes the report anew after each."""
-    kept = args.kept / f"reliability-{args.rows}.json"
+    column, _ = TASKS[args.task]
+    kept = args.kept / f"reliability-{'' if args.task == 'generate' else f'{args.task}-'}{args.rows}.json"
+    options = ["--seconds-per-request", str(args.seconds_per_request), "--task", args.task, *["--vllm"] * args.vllm]
     before = (
         json.loads(kept.read_text(encoding="utf-8"))
         if args.add and kept.exists()
@@ -481,23 +511,17 @@ def measure(args: argparse.Namespace) -> dict[str, Account]:
         undisturbed = before["undisturbed"]
         for words in ("old", "new") if any(name.startswith("changed") for name in faults) else ("old",):
             if words not in undisturbed:
-                calm = Job(
-                    Path(place) / f"undisturbed-{words}",
-                    args.rows,
-                    ["--seconds-per-request", str(args.seconds_per_request)],
-                )
+                calm = Job(Path(place) / f"undisturbed-{words}", args.rows, options)
                 calm.finish(*(["--new-words"] if words == "new" else []))
-                answers = {row["id"]: row["generated_text"] for row in rows_of(calm.folder)}
+                answers = {row["id"]: row[column] for row in rows_of(calm.folder)}
                 undisturbed[words] = [answers[i] for i in range(args.rows)]
         for name in faults:
             fault, said = FAULTS[name]
             account = accounts.setdefault(name, Account())
             for turn in range(account.times, account.times + args.times):
-                job = Job(
-                    Path(place) / f"{name}-{turn}", args.rows, ["--seconds-per-request", str(args.seconds_per_request)]
-                )
+                job = Job(Path(place) / f"{name}-{turn}", args.rows, [*options])
                 note = fault(job, random.Random(f"{args.seed} {name} {turn}"))
-                check(job, undisturbed, account)
+                check(job, undisturbed, account, column)
                 if note:
                     account.notes.append(note)
                 print(
@@ -521,7 +545,7 @@ def write_report(args: argparse.Namespace, accounts: dict[str, Account], soaked:
 
     args.output.write_text(
         f"# What is lost when things break\n\n{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, Ray {ray.__version__}, pyarrow {pyarrow.__version__}, echo engine. Made by "
+        f"{platform.python_version()}, Ray {ray.__version__}, pyarrow {pyarrow.__version__}, {'vLLM' if args.vllm else 'echo engine'}. Made by "
         f"`python bench/reliability.py`, whose first lines say what is counted.\n\n{table(accounts, args.rows)}\n{soaked}",
         encoding="utf-8",
     )
@@ -586,6 +610,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
         "--times", type=int, default=3, help="how often each fault is tried, at other moments each time"
     )
     parser.add_argument("--only", nargs="*", choices=list(FAULTS))
+    parser.add_argument("--task", choices=list(TASKS), default="generate")
+    parser.add_argument("--vllm", action="store_true", help="a real engine, on a CPU, in place of the echo engine")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--seconds-per-request", type=float, default=0.05)
     parser.add_argument(

@@ -102,9 +102,12 @@ def _vectors(token_ids: list[int], pooling: Pooling) -> tuple[np.ndarray, ...]:
     vectors, first = [], 0
     for length in pooling.lengths:
         own, first = token_ids[first : first + length], first + length
-        vector = np.zeros(pooling.size)
-        for token_id in own:
-            vector += np.random.default_rng(token_id).standard_normal(pooling.size)
+        # Each token id has one place in the vector and a number there: one product of large integers gives both.
+        hashes = np.array(own, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        places = (hashes >> np.uint64(32)) % np.uint64(pooling.size)
+        spread = (hashes & np.uint64(0xFFFFFFFF)) / 2**31 - 1
+        numbers = np.copysign(1, spread) + spread / 4  # none is near 0, and two that differ do not cancel out
+        vector: np.ndarray = np.bincount(places.astype(np.int64), numbers, minlength=pooling.size)
         if pooling.task == "embed":
             vector /= np.linalg.norm(vector)
         elif pooling.size == 1:

@@ -135,7 +135,8 @@ class Task:
     def request(self, prompt_token_ids: list[int], own_text: Optional[str]) -> Request:
         own = json.loads(own_text) if own_text else {}
         settings = {**self.settings, **self.read(own.get(self.settings_key) or {})}
-        return Request(prompt_token_ids, settings, own.get("model"), tools=json.loads(own.get("tools") or "[]"))
+        tools = json.loads(own["tools"]) if own.get("tools") else []
+        return Request(prompt_token_ids, settings, own.get("model"), tools=tools)
 
     def read(self, settings: dict[str, Any]) -> dict[str, Any]:
         """A row's settings out of JSON, which makes texts of keys that are numbers."""

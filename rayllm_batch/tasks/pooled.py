@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -182,12 +181,13 @@ class Pooled(Task):
         return json.dumps(own, sort_keys=True) if own else None
 
     def request(self, prompt_token_ids: list[int], own_text: Optional[str]) -> Request:
-        request, own = super().request(prompt_token_ids, own_text), json.loads(own_text) if own_text else {}
+        own = json.loads(own_text) if own_text else {}
         assert self.size is not None, "what the model is like is known before a row is asked"
         lengths = tuple(own.get("lengths") or [len(prompt_token_ids)])
         asked = Pooling(self.pooling_task, self.size, lengths, tuple(own.get("second_texts") or ()))
-        settings = {key: value for key, value in request.settings.items() if key != TRUNCATE}
-        return replace(request, settings=settings, pooling=asked)
+        settings = {**self.settings, **(own.get(self.settings_key) or {})}
+        settings.pop(TRUNCATE, None)
+        return Request(prompt_token_ids, settings, own.get("model"), pooling=asked)
 
     @property
     def pooling_task(self) -> str:

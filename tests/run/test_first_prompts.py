@@ -168,7 +168,9 @@ def test_nothing_is_known_without_the_files() -> None:
 
 
 def check_pooled(task: str, *rows: dict[str, Any], **fields: Any) -> list[str]:
-    given = init_engine_from_config("configs/demo-embed-cpu.yaml", override={"task": task})
+    given = init_engine_from_config(
+        "configs/demo-embed-cpu.yaml", override={"task": task, "engine_kwargs": {"max_model_len": 2048}}
+    )
     workload = type("Mine", (ChatWorkloadBase,), {"parse_row": lambda self, row: row})(**fields)
     kind = given.task_kind.of(workload, given.engine_kwargs).of_model({"hidden_size": 256}, MODEL, given.engine_kwargs)
     facts = ModelFacts({"vocab_size": 8192}, folder=MODEL)

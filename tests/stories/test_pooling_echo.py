@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooled_job
+import pooled_rows
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -113,3 +119,45 @@ def test_half_precision_and_classes(put: Callable[[str, bytes], Path], capsys: p
     assert "The column `probabilities` has, in this order: sea, money." in capsys.readouterr().out
     assert one["label"] == ["sea", "money"][int(np.argmax(one["probabilities"]))]
     assert sum(one["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def written(folder: Path) -> int:
+    """Rows of the parts that are there: their ids are written before them."""
+    parts = [path.name for path in folder.glob("part-*") if path.suffix in (".parquet", ".jsonl")]
+    ids = [folder / "_rayllm_batch" / "rows" / f"{name}.ids" for name in parts]
+    return sum(json.loads(path.read_bytes().partition(b"\n")[0])["rows"] for path in ids)
+
+
+@pytest.mark.parametrize("task", pooled_job.FORMATS)
+def test_a_driver_that_is_killed_loses_nothing(task: str, tmp_path: Path, ray_cluster: Any) -> None:
+    """Of one task, the run that continues has a row of which the engine dies."""
+    folder, calls = tmp_path / "out", tmp_path / "calls"
+    command = [sys.executable, "tests/support/pooled_job.py", ray_cluster.get_runtime_context().gcs_address, task]
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests/support"])}
+    with subprocess.Popen([*command, str(folder)], env=path) as driver:
+        try:
+            deadline = time.monotonic() + 120
+            while not written(folder):
+                assert driver.poll() is None and time.monotonic() < deadline, driver.poll()
+                time.sleep(0.1)
+        finally:
+            driver.kill()
+    done = written(folder)
+    assert 0 < done < pooled_job.ROWS - 50, "in the middle"
+    poison = {pooled_job.POISON} if task == "score" else set()
+    crash = {"crash_on": "hospital"} if poison else {}
+    found = pooled_job.run(task, folder, calls_file=str(calls), **crash).take_all()
+    rows = {row["id"]: row for row in found}
+    assert len(found) == len(rows) == pooled_job.ROWS, "lost, or doubled"
+    failed = {number: row["error"] for number, row in rows.items() if row["error"]}
+    assert set(failed) == {pooled_job.FAILS} | poison and "fail_on" in failed[pooled_job.FAILS], failed
+    assert all("makes the engine crash" in failed[number] for number in poison)
+    if not poison:  # after an engine's death, rows are asked again that were not yet delivered
+        assert len(calls.read_bytes()) == pooled_job.ROWS - done - 1, "what was written is not computed again"
+    numbers = range(pooled_job.ROWS)
+    right = pooled_rows.in_echo(
+        pooled_job.config(task), [pooled_job.Numbered(task=task).parse_row({"id": number}) for number in numbers]
+    )
+    for number, row in zip(numbers, right.drop_columns(["asked"]).to_pylist(), strict=True):
+        for name in set(row) - {"error"} if number not in failed else ():
+            assert rows[number][name] == pytest.approx(row[name], abs=1e-6), (number, name)

@@ -86,3 +86,12 @@ def in_vllm(config: Any, rows: list[dict[str, Any]], **fields: Any) -> pa.Table:
         return VLLMEngine(config.model_id, {**kwargs, **task.engine_settings(kwargs)}, "CPU", None)
 
     return answered(config, engine, rows, **fields)
+
+
+def in_echo(config: Any, rows: list[dict[str, Any]], **fields: Any) -> pa.Table:
+    from rayllm_batch.engine.echo import EchoEngine
+
+    async def engine(task: Task) -> Any:
+        return EchoEngine({"max_model_len": config.engine_kwargs["max_model_len"]}, None)
+
+    return answered(config, engine, rows, **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from dataclasses import replace
@@ -194,6 +195,13 @@ def test_each_row_gets_an_answer_in_its_place() -> None:
     [(block, stats)] = made.monitor.of("delivers")
     assert block == "block" and stats.counts == Counts(5, 4, 14, 3) and stats.finish_reasons == {"stop": 1, "error": 4}
     assert made.monitor.states == ["ready"] and made.monitor.latest.rows == 5
+
+
+def test_what_is_loaded_when_the_engine_has_started_is_not_looked_through_for_garbage_again() -> None:
+    gc.unfreeze()
+    made, loaded = Made(), gc.get_freeze_count()
+    gc.unfreeze()
+    assert made.replica.engine is made.engine and loaded > 10_000
 
 
 def test_the_rows_own_settings_go_over_the_workloads() -> None:
