@@ -26,7 +26,7 @@ PACKAGE = ROOT / "rayllm_batch"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 UV = Path(sys.executable).with_name("uv")  # in the environment that scripts/environment.sh makes
 NOT_OURS = {"vllm", "datasets", "ray", "pynvml"}  # the extra gpu has them; ray[data] is written otherwise
-NAMES = {"yaml": "pyyaml"}  # of modules, where their package has another
+NAMES = {"yaml": "pyyaml", "PIL": "pillow"}  # of modules, where their package has another
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 from test_openai_batch_files import differences
-from test_pooling_in_vllm import DOCUMENTS, QUERY, TEXTS, computed
+from test_pooling_in_vllm import DOCUMENTS, QUERY, begun, found_by
 
 pytestmark = pytest.mark.vllm
 # vLLM's app, asked as over HTTP, without a port; it starts no engine of its own.
@@ -54,6 +54,7 @@ answered, theirs = asyncio.run(both())
 ours = {row["custom_id"]: (row["response"], row["error"]) for row in answered.drop_columns(["request"]).to_pylist()}
 found = {name: [theirs[name], ours[name]] for name in theirs}
 """
+TEXTS = ["The harbour was closed on Friday.", "A council voted for the new bridge, 12 to 3.", "x"]
 CHAT = [{"role": "user", "content": TEXTS[0]}]
 EMBEDDINGS: dict[str, dict[str, Any]] = {
     "text": {"input": TEXTS[0]},
@@ -95,7 +96,7 @@ def both(model: str, task: str, requests: dict[str, tuple[str, dict[str, Any]]],
     config = {"model": model, "task": task, "engine_kwargs": {"max_model_len": 64}}
     rows = {name: (url, {"model": "demo", **body}) for name, (url, body) in requests.items()}
     problems, good = [], 0
-    for name, ((status, body), (response, error)) in computed(BOTH, config, rows).items():
+    for name, ((status, body), (response, error)) in found_by(begun(BOTH, config, rows)).items():
         if (status == 200) != (error is None):
             problems.append(f"{name}: theirs {status} {str(body)[:300]}, ours {error}")
         elif status == 200:
