@@ -115,6 +115,13 @@ def test_a_link_that_is_put_there_after_the_check_is_not_followed(
     assert (folder / "sub" / "x.png").exists()
 
 
+@pytest.mark.parametrize("source", ["a.example/b.png?sig=SECRET", "//a.example/b.png?sig=SECRET", "png;base64,SECRET"])
+def test_a_url_that_lacks_its_beginning_is_no_path_to_be_shown(source: str, tmp_path: Path) -> None:
+    with pytest.raises(MediaError) as caught:
+        MediaReader(MediaRules(folder=str(tmp_path))).read("image", source)
+    assert "SECRET" not in str(caught.value)
+
+
 def test_base64_without_its_head_is_no_path(folder: Path) -> None:
     with pytest.raises(MediaError, match="is no path: base64 needs data:image/png;base64,"):
         MediaReader(MediaRules(folder=str(folder))).read("image", base64.b64encode(bytes(9_000)).decode())
