@@ -79,7 +79,7 @@ class Execution:
         total = self.planned_rows or rows.total
         given: dict[str, Any] = {"batch_size": options.batch_size, "total": total, "lengths": lengths}
         given["adapters"] = ready.adapters
-        given["with_media"] = any("media" in chat for chat in rows.chats)
+        given["with_media"] = rows.with_media
         plan = make_plan(ready.config, facts, replicas, **given)
         if plan.engines[0] != engines:
             resources.check(plan.config, plan.engines[0])

@@ -21,7 +21,7 @@ from rayllm_batch.media.medium import Medium
 from rayllm_batch.media.reader import MediaReader
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.tasks.chat import texts_in
-from rayllm_batch.workers.prompts import MediaNotTaken, PromptJob, as_parts, render, takes_parts, told
+from rayllm_batch.workers.prompts import OF_MEDIA, MediaNotTaken, PromptJob, as_parts, render, takes_parts, told
 from rayllm_batch.workers.tokenizer import model_folder
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -94,11 +94,11 @@ class MediaPrompts:
     def _of_row(self, found: list[Any], job: PromptJob) -> Any:
         if error := next((one for one in found if isinstance(one, MediaError)), None):
             which = f"{found.index(error) + 1} of {len(found)}: " if len(found) > 1 else ""
-            return f"media: {which}{one_line(error, named=False)}"
+            return f"{OF_MEDIA}{which}{one_line(error, named=False)}"
         try:
             tokens = [0] * len(found) if self.as_text else _tokens(self._processor(job), found, self.processor_kwargs)
         except Exception as problem:  # a picture that is too narrow for the model, say
-            return f"media: the model's processor does not take it: {one_line(problem)}"
+            return f"{OF_MEDIA}the model's processor does not take it: {one_line(problem)}"
         seen = set[tuple[str, str]]()  # a picture that comes again travels once
         media = []
         for one, its in zip(found, tokens, strict=True):
