@@ -137,3 +137,21 @@ def test_bytes_are_not_shown() -> None:
 def test_anything_else_is_a_media_error(folder: Path, source: Any) -> None:
     with pytest.raises(MediaError, match="expected"):
         MediaReader(MediaRules(folder=str(folder))).read("image", source)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x20ftypisom\0\0\0\0", "a film"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b" <svg/>", "SVG"),
+        (b"just text", "9 others"),
+        (b"", "no bytes"),
+    ],
+)
+def test_what_is_no_image_is_named(data: bytes, name: str) -> None:
+    with pytest.raises(MediaError, match=f"are no image: .* but .*{name}.* were given"):
+        MediaReader(MediaRules()).read("image", data)
