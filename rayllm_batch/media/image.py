@@ -20,6 +20,17 @@ FORMATS = (
     "TIFF",
 )  # of Pillow's others some run programs, and few are looked after
 NAMES = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+# What people have instead, by its first bytes: an error says so, and they know what to convert.
+OF_BRAND = {b"avif": "AVIF", b"avis": "AVIF", **dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "HEIC")}
+OTHERS = {
+    b"%PDF": "PDF",
+    b"%!PS": "PostScript",
+    b"8BPS": "Photoshop",
+    b"\0\0\1\0": "ICO",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+}
 MODES = frozenset("1 L LA P PA RGB RGBA RGBa RGBX CMYK YCbCr I;16 I;16B I;16L".split())
 MOST_SCANS = 100  # of a JPEG; cameras and encoders make about 10, and each costs a pass over all of the image
 TURNS = {
@@ -119,4 +130,9 @@ def _guess(data: bytes) -> str:
     if not data:
         return "no bytes"
     start = data[:512].lstrip().lower()
-    return "HTML, SVG or XML" if start.startswith(b"<") else f"{len(data):,} others"
+    if start.startswith(b"<"):
+        return "HTML, SVG or XML"
+    other = next((name for head, name in OTHERS.items() if data.startswith(head)), None)
+    if data[4:8] == b"ftyp":  # a phone's photographs, and films
+        other = OF_BRAND.get(data[8:12], "a film")
+    return f"those of {other}" if other else f"{len(data):,} others"

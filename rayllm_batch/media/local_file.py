@@ -21,7 +21,7 @@ def read_file(source: str, rules: MediaRules) -> bytes:
     meanwhile leads nowhere. What is no plain file is not read: a device or a pipe may never end.
     """
     path = _path(source)
-    said = path if len(path) <= 300 else path[:300] + "..."
+    said = shown_path(path)
     if rules.folder is None:
         raise MediaError(f"the file {said!r} is not read: set the workload's media_folder to a folder above it.")
     folder = os.path.realpath(rules.folder)
@@ -67,7 +67,7 @@ def read_file(source: str, rules: MediaRules) -> bytes:
 
 
 def _path(source: str) -> str:
-    if len(source) > MOST_CHARACTERS:
+    if len(source) > MOST_CHARACTERS or ";base64," in source:
         raise MediaError(
             f"a text of {len(source):,} characters is no path: base64 needs data:image/png;base64, before it."
         )
@@ -81,5 +81,11 @@ def _path(source: str) -> str:
             raise MediaError("the file: URL names a host: expected file:///path.")
         path = unquote(parts.path)
     if not path or "\0" in path or path.startswith(("\\\\", "//")):
-        raise MediaError(f"expected the path of a file below media_folder, but {path[:100]!r} was given.")
+        raise MediaError(f"expected the path of a file below media_folder, but {shown_path(path)!r} was given.")
     return path
+
+
+def shown_path(path: str) -> str:
+    """Without what may be a URL's query: one that was given without its https:// is taken for a path."""
+    name, query, _ = path.partition("?")
+    return (name if len(name) <= 300 else name[:300] + "...") + (f"{query}..." if query else "")

@@ -90,7 +90,7 @@ class Execution:
         total = self.planned_rows or rows.total
         known: dict[str, Any] = {"total": total, "lengths": lengths, "at_least": rows.at_least}
         known["adapters"] = ready.adapters
-        known["with_media"] = any("media" in chat for chat in rows.chats)
+        known["with_media"] = rows.with_media
         plan = make_plan(ready.config, facts, replicas, batch_size=options.batch_size, **known)
         if plan.engines[0] != engines:
             resources.check(plan.config, plan.engines[0])

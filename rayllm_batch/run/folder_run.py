@@ -217,16 +217,21 @@ class FolderRun:
         monitor = start_monitor(execution.env_vars(token))
         job = execution.prompt_job(monitor, **folder_job)
         try:
-            if look and survey(rows.carried(WITNESSES), asked, job, parse=True).changed:
+            if look and survey(rows.carried(WITNESSES), asked, job, parse=True, with_media=rows.with_media).changed:
                 folder.changed = ["its code is the same, but not what parse_row makes of the first rows"]
                 parse = True
             if not parse and not all_ids:
                 return None
-            found = survey(rows.carried(), asked, job, parse=parse, keep_order=self._keep_order)
+            how = {"keep_order": self._keep_order, "with_media": rows.with_media}
+            found = survey(rows.carried(), asked, job, parse=parse, **how)
         except BaseException as error:
             raise explained(error, None) from None
         finally:
             ray.kill(monitor)
+        if found.unread:
+            print(
+                f"{found.unread:,} answered rows have media that cannot be read now: their answers stay. One: {found.why}"
+            )
         if folder.changed or found.changed:
             self._say_what_changed(found, asked.unknown - folder.failed_rows)
         return found

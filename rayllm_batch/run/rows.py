@@ -66,6 +66,10 @@ class Rows:
     at_least: int = 0
 
     @property
+    def with_media(self) -> bool:
+        return any("media" in chat for chat in self.chats)
+
+    @property
     def exact_total(self) -> Optional[int]:
         return None if self.total_is_a_limit else self.total
 

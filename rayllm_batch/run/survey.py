@@ -12,15 +12,22 @@ import pyarrow as pa
 from rayllm_batch.data.row_id import ID_BYTES, as_pairs, row_ids
 from rayllm_batch.output import run_columns
 from rayllm_batch.output.finished_rows import UNKNOWN, Asked, FinishedRows
-from rayllm_batch.workers.prompts import PromptJob, digest_of, prompt_tables
+from rayllm_batch.workers.prompts import OF_MEDIA, PromptJob, digest_of, prompt_tables
 
 if TYPE_CHECKING:
     import ray.data
 
 SAY_EVERY_S = 10.0
-BATCH_ROWS = 4096
+BATCH_ROWS, MEDIA_BATCH_ROWS = 4096, 64  # those with media may have megabytes each
 FOUND_SCHEMA = pa.schema(
-    [("known", pa.binary()), ("changed", pa.binary()), ("compared", pa.int64()), ("new", pa.int64())]
+    [
+        ("known", pa.binary()),
+        ("changed", pa.binary()),
+        ("compared", pa.int64()),
+        ("new", pa.int64()),
+        ("unread", pa.int64()),
+        ("why", pa.string()),
+    ]
 )
 
 
@@ -29,7 +36,8 @@ class Survey:
     """known: the finished rows, and which of them were read. order: their ids as they were read, if asked for.
 
     changed: the ids of those that are asked something else now, of the `compared`. new: rows that are not finished,
-    also those that are there more often than they are finished.
+    also those that are there more often than they are finished. unread: finished rows whose media cannot be read now, as
+    behind an address that has expired, so that they cannot be compared; why: the error of one.
     """
 
     known: FinishedRows
@@ -37,16 +45,27 @@ class Survey:
     changed: bytearray = field(default_factory=bytearray)
     compared: int = 0
     new: int = 0
+    unread: int = 0
+    why: str = ""
 
 
-def survey(rows: ray.data.Dataset, asked: Asked, job: PromptJob, *, parse: bool, keep_order: bool = False) -> Survey:
+def survey(
+    rows: ray.data.Dataset,
+    asked: Asked,
+    job: PromptJob,
+    *,
+    parse: bool,
+    keep_order: bool = False,
+    with_media: bool = False,
+) -> Survey:
     """Reads every row once, in Ray tasks on CPUs; with `parse`, finds out what is asked for the finished ones too."""
     import ray
 
     began = said = time.monotonic()
     found, read = Survey(FinishedRows(asked.rows)), 0
     arguments = {"job": job, "asked": ray.put(asked), "parse": parse}
-    for row in rows.map_batches(look, fn_kwargs=arguments, batch_format="pyarrow", batch_size=BATCH_ROWS).iter_rows():
+    some = MEDIA_BATCH_ROWS if with_media else BATCH_ROWS
+    for row in rows.map_batches(look, fn_kwargs=arguments, batch_format="pyarrow", batch_size=some).iter_rows():
         found.known.saw(row["known"])
         read += len(row["known"]) // ID_BYTES + row["new"]
         if keep_order:
@@ -54,6 +73,7 @@ def survey(rows: ray.data.Dataset, asked: Asked, job: PromptJob, *, parse: bool,
         found.changed += row["changed"]
         found.compared += row["compared"]
         found.new += row["new"]
+        found.unread, found.why = found.unread + row["unread"], found.why or row["why"]
         if time.monotonic() - said >= SAY_EVERY_S:
             said = time.monotonic()
             print(f"comparing the data with the folder ... {read:,} rows, {said - began:.0f} s", flush=True)
@@ -70,10 +90,17 @@ def look(table: pa.Table, job: PromptJob, asked: Any, parse: bool) -> pa.Table:
     places = before.rows.find(as_pairs(b"".join(ids)))
     known = np.flatnonzero(places >= 0)
     changed: list[bytes] = []
+    unread: list[str] = []
     witnessed = known[before.digests[places[known]] != UNKNOWN] if parse else known[:0]
     if len(witnessed):
         now = prompt_tables(table.take(pa.array(witnessed)), replace(job, with_row_ids=False, sort=False))
-        digests = [digest_of(row, job) for part in now for row in run_columns.stage_rows(part)]
-        changed = [ids[i] for i, its in zip(witnessed, digests, strict=True) if its != before.digests[places[i]]]
-    row = (b"".join(ids[i] for i in known), b"".join(changed), len(witnessed), len(ids) - len(known))
-    return pa.table([[value] for value in row], schema=FOUND_SCHEMA)
+        rows = (row for part in now for row in run_columns.stage_rows(part))  # a part after the other
+        for i, row in zip(witnessed, rows, strict=True):
+            error = row[run_columns.STAGE_ERROR] or ""
+            if error.startswith(OF_MEDIA):
+                unread.append(error)
+            elif digest_of(row, job) != before.digests[places[i]]:
+                changed.append(ids[i])
+    counts = (len(witnessed) - len(unread), len(ids) - len(known), len(unread), next(iter(unread), ""))
+    values = (b"".join(ids[i] for i in known), b"".join(changed), *counts)
+    return pa.table([[value] for value in values], schema=FOUND_SCHEMA)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -32,7 +34,7 @@ def checked_messages(messages: Any, media: Optional[Media] = None) -> list[dict[
     {"type": "image"}, whose source is then in `media`, in the order of the parts. media: None where none are taken.
     """
     if not isinstance(messages, (list, tuple, np.ndarray)) or not len(messages):
-        raise TypeError(f'parse_row\'s "messages" must be a list of at least one message, but is {shown(messages)}')
+        raise TypeError(f'parse_row\'s "messages" must be a list of at least one message, but is {guarded(messages)}')
     checked = [_checked_message(message, media) for message in messages]
     if checked[-1]["role"] == "assistant" and isinstance(checked[-1]["content"], list):
         raise TypeError("the last message is the assistant's, which the answer continues, but is more than text")
@@ -42,7 +44,7 @@ def checked_messages(messages: Any, media: Optional[Media] = None) -> list[dict[
 def _checked_message(message: Any, media: Optional[Media]) -> dict[str, Any]:
     says = isinstance(message, dict) and ("content" in message or message.get("tool_calls") is not None)
     if not says or not isinstance(message.get("role"), str):
-        raise TypeError(f'each message must be {{"role": ..., "content": ...}}, but one is {shown(message)}')
+        raise TypeError(f'each message must be {{"role": ..., "content": ...}}, but one is {guarded(message)}')
     # A null is what a table has for "not given"; some templates only ask whether the key is there.
     checked = {key: value for key, value in message.items() if value is not None or key == "content"}
     for key, value in checked.items():
@@ -50,7 +52,7 @@ def _checked_message(message: Any, media: Optional[Media]) -> dict[str, Any]:
             nearest = did_you_mean(key, MESSAGE_KEYS)
             raise TypeError(f"a message has the key {key!r}, which would have no effect.{nearest}")
         if key not in ("content", "tool_calls") and not isinstance(value, str):
-            raise TypeError(f"a message's {key} must be text, but is {shown(value)}")
+            raise TypeError(f"a message's {key} must be text, but is {guarded(value)}")
     calls = checked.pop("tool_calls", ())
     if not isinstance(calls, (list, tuple, np.ndarray)):
         raise TypeError(f"a message's tool_calls must be a list, but are {shown(calls)}")
@@ -110,7 +112,7 @@ def _content(content: Any, media: Optional[Media]) -> str | list[dict[str, Any]]
     if isinstance(content, str):
         return content
     if not isinstance(content, (list, tuple, np.ndarray)) or not len(content):
-        raise TypeError(f"a message's content must be text, but is {shown(content)}")
+        raise TypeError(f"a message's content must be text, but is {guarded(content)}")
     parts = [_part(part, media) for part in content]
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
@@ -130,11 +132,14 @@ def _part(part: Any, media: Optional[Media]) -> dict[str, Any]:
             return {"type": MEDIA_PARTS[kind]}
         takes = ["text", *(MEDIA_PARTS if media is not None else ())]
         only = "only text is taken" if media is None else f"must have one of {', '.join(takes)}"
-        raise TypeError(f"a message's content has a part of type {kind!r}, but {only}.{did_you_mean(kind, takes)}")
-    given = {key for key, value in part.items() if value is not None} if kind == "text" else set()
+        said = f"type {kind!r}" if re.fullmatch(r"[\w.-]{1,40}", kind) else "another type"
+        raise TypeError(f"a message's content has a part of {said}, but {only}.{did_you_mean(kind[:40], takes)}")
+    given = {key for key, value in part.items() if value is not None} if isinstance(kind, str) else set()
     if given != {"type", "text"} or not isinstance(part["text"], str):
-        wanted = 'each part of a message\'s content must be {"type": "text", "text": ...} and no more'
-        raise TypeError(f"{wanted}, but one is {shown(part)}")
+        wanted = '{"type": "text", "text": ...} and no more'
+        if media is not None and not isinstance(kind, str):
+            wanted = f'{{"type": "text", "text": ...}}, or have another "type": {", ".join(MEDIA_PARTS)}'
+        raise TypeError(f"each part of a message's content must be {wanted}, but one is {guarded(part)}")
     return {"type": "text", "text": part["text"]}
 
 
@@ -172,6 +177,28 @@ def _form(given: Any) -> str:
     return (
         f"has {', '.join(map(repr, given)) or 'nothing'}" if isinstance(given, dict) else f"is a {type(given).__name__}"
     )
+
+
+def guarded(value: Any) -> str:
+    """As `shown`, without texts that may be a URL, which may be signed, or the bytes of media."""
+    return shown(_without_sources(value))
+
+
+def _without_sources(value: Any, levels: int = 6) -> Any:  # noqa: PLR0911 (a kind each)
+    if isinstance(value, (type(None), bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return "..." if len(value) > 100 or re.search(r":\S|[?@\\]", value) else value
+    if isinstance(value, bytes):
+        return b"..."
+    if isinstance(value, (dict, list, tuple)) and not levels:
+        return type(value)()
+    if isinstance(value, dict):
+        pairs = itertools.islice(value.items(), 20)
+        return {_without_sources(str(key)): _without_sources(inner, levels - 1) for key, inner in pairs}
+    if isinstance(value, (list, tuple)):
+        return [_without_sources(inner, levels - 1) for inner in value[:20]]
+    return type(value)  # whose text is its own affair
 
 
 def _is_text(value: Any) -> bool:

@@ -16,7 +16,7 @@ from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
 from rayllm_batch.engine.parser_names import PARSERS
 from rayllm_batch.errors import ConfigError, WorkloadError, did_you_mean, shown
 from rayllm_batch.tasks.base import TASK_FIELDS, Answer, InvalidAnswer, ParseRow, Task
-from rayllm_batch.tasks.chat import Media, checked_ids, checked_messages, checked_tools
+from rayllm_batch.tasks.chat import Media, checked_ids, checked_messages, checked_tools, guarded
 
 PROMPTS = ("messages", "prompt", "prompt_token_ids")  # of which a row has one
 KEYS = (*PROMPTS, "sampling_params", "model", "output_schema", "tools")
@@ -158,7 +158,7 @@ class Generate(Task):
         unknown = next((_no_effect(key) for key in chat if key not in KEYS), "")
         if len(chat.keys() & set(PROMPTS)) != 1:
             wanted = 'parse_row must return {"messages": [...]}, {"prompt": "..."} or {"prompt_token_ids": [...]}'
-            raise TypeError(f"{wanted}, but returned {shown(returned)}. {unknown}".rstrip(". "))
+            raise TypeError(f"{wanted}, but returned {guarded(returned)}. {unknown}".rstrip(". "))
         if unknown:
             raise TypeError(f"parse_row must return no other keys than {', '.join(KEYS)}. {unknown}")
         if "prompt_token_ids" in chat:

@@ -21,7 +21,7 @@ from rayllm_batch.media.medium import Medium
 from rayllm_batch.media.reader import MediaReader
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.tasks.chat import texts_in
-from rayllm_batch.workers.prompts import MediaNotTaken, PromptJob, as_parts, render, takes_parts, told
+from rayllm_batch.workers.prompts import OF_MEDIA, MediaNotTaken, PromptJob, as_parts, render, takes_parts, told
 from rayllm_batch.workers.tokenizer import model_folder
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -35,7 +35,7 @@ class MediaPrompts:
     """rules: what may be read. limits: of a row's media of a kind, where the config has some. model: whose processor it
     is; name: as the config calls it. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders the prompts itself. blind: the
     name of an engine that takes none, "" of others. unread: settings of the config that would decide how media are
-    read, if they were not read here.
+    read, if they were not read here. length: the config's max_model_len, if it has one.
     """
 
     rules: MediaRules
@@ -46,6 +46,7 @@ class MediaPrompts:
     blind: str = ""
     unread: str = ""
     name: str = "the model"
+    length: Optional[int] = None
 
     @classmethod
     def of(cls, config: EngineConfig, rules: MediaRules, model: Optional[str] = None) -> MediaPrompts:
@@ -63,8 +64,9 @@ class MediaPrompts:
         io = kwargs.get("media_io_kwargs") or {}
         names = {f"{of}.{name}" for of, its in io.items() for name in its or {}} if isinstance(io, dict) else set[str]()
         unread = ", ".join(sorted(names - READ_IO))
-        where, name = model or config.model_id, config.model_id
-        return cls(rules, where, limits, processor_kwargs, kind.tokenizes, blind, unread, name)
+        where, name, length = model or config.model_id, config.model_id, kwargs.get("max_model_len")
+        length = length if type(length) is int and length > 0 and not kind.tokenizes else None
+        return cls(rules, where, limits, processor_kwargs, kind.tokenizes, blind, unread, name, length)
 
     def read(self, rows: Sequence[tuple[int, list[tuple[str, Any]]]], job: PromptJob) -> Iterator[tuple[int, Any]]:
         """Of each row its media, as the column has them, or its error: what is read at once is some rows', in parallel.
@@ -94,11 +96,11 @@ class MediaPrompts:
     def _of_row(self, found: list[Any], job: PromptJob) -> Any:
         if error := next((one for one in found if isinstance(one, MediaError)), None):
             which = f"{found.index(error) + 1} of {len(found)}: " if len(found) > 1 else ""
-            return f"media: {which}{one_line(error, named=False)}"
+            return f"{OF_MEDIA}{which}{one_line(error, named=False)}"
         try:
             tokens = [0] * len(found) if self.as_text else _tokens(self._processor(job), found, self.processor_kwargs)
         except Exception as problem:  # a picture that is too narrow for the model, say
-            return f"media: the model's processor does not take it: {one_line(problem)}"
+            return f"{OF_MEDIA}the model's processor does not take it: {one_line(problem)}"
         seen = set[tuple[str, str]]()  # a picture that comes again travels once
         media = []
         for one, its in zip(found, tokens, strict=True):
@@ -117,6 +119,11 @@ class MediaPrompts:
             only = f"of its settings only {', '.join(READ_IO)} is read"
             raise MediaNotTaken(f"media_io_kwargs in engine_kwargs has {self.unread}, without effect here: {only}")
         processor = None if self.as_text else self._processor(job)
+        if (
+            self.length is not None and sum(kinds.values()) >= self.length
+        ):  # else thousands of URLs would be fetched first
+            media = " and ".join(_number(count, kind) for kind, count in kinds.items())
+            raise MediaNotTaken(f"it has {media}, of a token or more each, but max_model_len is {self.length:,}")
         for kind, count in kinds.items():
             if not self.as_text and getattr(processor, KINDS[kind], None) is None:
                 takes = [one for one in KINDS if getattr(processor, KINDS[one], None) is not None]

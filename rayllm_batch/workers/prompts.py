@@ -29,6 +29,7 @@ from rayllm_batch.workers.tokenizer import no_chat_template, tokenizer_of
 # Texts: enough for the tokenizer's threads; what it makes of a text takes some 100 KB until it is copied.
 ENCODED_AT_ONCE = 64
 PROBE = "which parts"
+OF_MEDIA = "media: "  # an error that begins so says that a row's media cannot be had, or not be given to the model
 PART_BYTES = 64 << 20  # of media in a table that is handed on
 
 Prompt = Union[list[dict[str, Any]], str]  # a chat, or a text that is the prompt as it is
@@ -251,7 +252,7 @@ def fill(  # noqa: PLR0917 (a column each)
                 rendered = job.media.render if has_media(its) else render_texts
                 texts[i] = rendered(tokenizer, its, job, its_tools, its_how)
         except MediaNotTaken as problem:
-            errors[i] = f"media: {problem}"
+            errors[i] = f"{OF_MEDIA}{problem}"
             continue
         except EngineError:  # of the model's processor: no row is to blame
             raise
@@ -274,7 +275,7 @@ def _not_sent(prompt: Optional[Prompt], job: PromptJob) -> Optional[str]:
         if isinstance(prompt, list) and has_media(prompt):
             job.media.check(prompt, job)
     except MediaNotTaken as problem:
-        return f"media: {problem}"
+        return f"{OF_MEDIA}{problem}"
     return half_of_a_pair(json.dumps(prompt, ensure_ascii=False)) or None
 
 

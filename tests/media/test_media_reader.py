@@ -117,6 +117,13 @@ def test_a_link_that_is_put_there_after_the_check_is_not_followed(
     assert (folder / "sub" / "x.png").exists()
 
 
+@pytest.mark.parametrize("source", ["a.example/b.png?sig=SECRET", "//a.example/b.png?sig=SECRET", "png;base64,SECRET"])
+def test_a_url_that_lacks_its_beginning_is_no_path_to_be_shown(source: str, tmp_path: Path) -> None:
+    with pytest.raises(MediaError) as caught:
+        MediaReader(MediaRules(folder=str(tmp_path))).read("image", source)
+    assert "SECRET" not in str(caught.value)
+
+
 def test_base64_without_its_head_is_no_path(folder: Path) -> None:
     with pytest.raises(MediaError, match="is no path: base64 needs data:image/png;base64,"):
         MediaReader(MediaRules(folder=str(folder))).read("image", base64.b64encode(bytes(9_000)).decode())
@@ -132,3 +139,21 @@ def test_bytes_are_not_shown() -> None:
 def test_anything_else_is_a_media_error(folder: Path, source: Any) -> None:
     with pytest.raises(MediaError, match="expected"):
         MediaReader(MediaRules(folder=str(folder))).read("image", source)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x20ftypisom\0\0\0\0", "a film"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b" <svg/>", "SVG"),
+        (b"just text", "9 others"),
+        (b"", "no bytes"),
+    ],
+)
+def test_what_is_no_image_is_named(data: bytes, name: str) -> None:
+    with pytest.raises(MediaError, match=f"are no image: .* but .*{name}.* were given"):
+        MediaReader(MediaRules()).read("image", data)

@@ -84,6 +84,8 @@ def test_parts_of_text_are_text(parts: Any, text: str) -> None:
         ([{"type": "refusal", "refusal": "no"}], "'refusal'"),
         ([{"type": "Text", "text": "x"}], "'Text'"),
         ([{"type": "text", "text": "x"}, "bare"], "bare"),
+        ([{"image_url": {"url": "y"}}], 'have another "type": image_url'),
+        ([{"type": "t" * 1000}], "of another type"),
         ([{"text": "x"}], "type"),
         ([{"type": "text"}], "text"),
         ([{"type": "text", "text": 5}], "text"),
@@ -125,6 +127,42 @@ def test_media_are_parts_without_what_they_are(part: dict[str, Any], kind: str, 
 def test_an_answer_continues_no_picture() -> None:
     begun = {"role": "assistant", "content": [{"type": "image", "image": b"x"}]}
     assert "more than text" in refusal({"messages": [{"role": "user", "content": "Paint."}, begun]})
+
+
+SIGNED = {"url": "https://a.example/b.png?sig=SECRET"}
+PART = {"type": "image_url", "image_url": SIGNED}
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        [{"role": "user", "content": [PART]}],
+        {"messages": {"role": "user", "content": [PART]}},
+        {"messages": [PART]},
+        {"messages": [{"content": [PART]}]},
+        *(
+            {"messages": [{"role": "user", "content": content}]}
+            for content in (
+                PART,
+                [[PART]],
+                [SIGNED["url"]],
+                [{"image_url": SIGNED}],
+                [{**PART, "type": None}],
+                [{**PART, "type": "text", "text": "x"}],
+                [{"type": "text", "text": SIGNED}],
+                [{"image_url": {"url": "data:image/png,SECRET"}}],
+                [{"image": "a.example/b.png?sig=SECRET"}],
+                [{"type": SIGNED["url"], "image_url": SIGNED}],
+                [{**PART, "detail": "low"}],
+                [{"type": "image_url", "image_url": {**SIGNED, "alt": "x"}}],
+                [{"type": "image", "image": SIGNED["url"], "url": SIGNED["url"]}],
+            )
+        ),
+    ],
+)
+def test_no_error_shows_a_signed_url(returned: Any) -> None:
+    said = refusal(returned)
+    assert "SECRET" not in said and "example" not in said
 
 
 @pytest.mark.parametrize("value", [None, 5, 1.5, True, b"bytes", {"text": "a"}, {"a"}, np.int64(3)])

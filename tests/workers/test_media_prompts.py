@@ -170,6 +170,18 @@ def test_a_model_for_text_says_so(folder: Path) -> None:
     assert "it has 2 images, but the model takes audio" in row[run_columns.STAGE_ERROR]
 
 
+def test_more_media_than_the_context_has_tokens_are_not_fetched(folder: Path) -> None:
+    kwargs = {"max_model_len": 20}
+    config = init_engine_from_config(
+        {"model_id": "the-model", "llm_engine": "vllm", "accelerator_type": "CPU", "engine_kwargs": kwargs}
+    )
+    made = vars(MediaPrompts.of(config, MediaRules()))
+    gone = {"type": "image", "image": "https://a.example/b.png"}
+    few, many = built(folder, [gone] * 19, [gone] * 20, **made)
+    assert "is not fetched" in few[run_columns.STAGE_ERROR]
+    assert "it has 20 images, of a token or more each, but max_model_len is 20" in many[run_columns.STAGE_ERROR]
+
+
 def test_limits_and_processor_settings_are_the_engines(folder: Path) -> None:
     config = init_engine_from_config(
         {
