@@ -99,6 +99,7 @@ def _without_rays_last_words() -> Iterator[None]:
         ray = sys.modules.get("ray")
         if ray is not None and not connected:
             ray.shutdown()
+            sys.stdout.flush()  # in a file, it would follow what is said on stderr
 
 
 def _failed(error: BaseException, args: argparse.Namespace, began: bool) -> int:
