@@ -57,8 +57,10 @@ def test_at_temperature_1_its_answers_are_read_as_well(engine: VLLMEngine, wordi
 def test_why_cpus_sample_nothing_beside_speculation(engine: VLLMEngine) -> None:
     """Fails with a vLLM that has mended it: then `seen_by_tasks` of engine/vllm.py need not refuse it any more."""
     import torch
+    from vllm.platforms import current_platform
     from vllm.utils.cpu_triton_utils import expand_kernel
 
+    current_platform.import_kernels()  # which only the engine's own process has loaded
     expanded = torch.full((3,), 777.0)
     expand_kernel[(2,)](expanded, torch.tensor([1.0, 0.5]), torch.tensor([1, 3], dtype=torch.int32), 0, 1)
     assert expanded.tolist() == [777.0] * 3, "temperatures a token, which are not written"
