@@ -235,7 +235,8 @@ def _of_requests(parser: argparse.ArgumentParser) -> None:
         help="the results: a path, or s3://, gs://, hf://; replaced if it is there",
     )
     add("--errors", metavar="FILE", help="the error lines, apart (default: in the output too)")
-    what = "where answers are kept until all are there (default: the output's name with .parts behind it; of one on the Hub, in HF_HOME)"
+    what = "where answers are kept until all are there (default: the output's name with .parts behind it; of one on "
+    what += "the Hub, in HF_HOME)"
     add("--work-folder", metavar="FOLDER", help=what)
     what = "what requests call the model; repeat it (default: the config's served_model_name, or its model_id)"
     add("--served-model-name", action="append", metavar="NAME", help=what)

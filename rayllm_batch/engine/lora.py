@@ -112,7 +112,7 @@ class Turns:
 
 
 def find(name: str, root: Optional[str]) -> str:
-    """The local folder of adapter `name`; downloaded, when the root is a URI or the Hub's (`hf://owner[/repository]`)."""
+    """The local folder of adapter `name`; downloaded, if the root is a URI or `hf://owner[/repository]`."""
     uri = address(name, root)
     if uri.startswith(HUB):
         repository, folder = _on_hub(uri)

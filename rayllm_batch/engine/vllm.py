@@ -267,10 +267,11 @@ class VLLMStarter(Starter):
         return True
 
 
-# vllm/utils/cpu_triton_utils.py, also of 0.32: _expand_kernel_impl writes into a copy of the temperatures, which thereby
-# stay what was in that memory, and of top_k and top_p.
+# vllm/utils/cpu_triton_utils.py, also of 0.32: _expand_kernel_impl writes into a copy of the temperatures, which
+# thereby stay what was in that memory, and of top_k and top_p.
 AT_RANDOM = (
-    "must be 0: on CPUs vLLM samples at a temperature of no meaning beside speculative decoding, which gives gibberish. "
+    "must be 0: on CPUs vLLM samples at a temperature of no meaning beside speculative decoding, which gives "
+    "gibberish. "
     "Set temperature: 0, or remove speculative_config from engine_kwargs."
 )
 

@@ -1,7 +1,7 @@
 """Files of audio and video, opened by PyAV (FFmpeg) with most of it shut off.
 
-FFmpeg has hundreds of readers, and some open other files and URLs that a file names (playlists, concatenations). So the reader is
-chosen here, by the first bytes, from a few; it may open nothing else, and only well-known codecs are started.
+FFmpeg has hundreds of readers, and some open other files and URLs that a file names (playlists, concatenations). So the
+reader is chosen here, by the first bytes, from a few; it may open nothing else, and only well-known codecs are started.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from rayllm_batch.media.media_error import MediaError
 
 NAMES = "WAV, MP3, FLAC, Ogg, AAC, MP4, MOV, WebM, Matroska or AVI"
 AUDIO_CODECS = frozenset(
-    "aac alac flac libopus mp3 mp3float opus pcm_alaw pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be pcm_s16le "
+    "aac alac flac libopus mp3 mp3float opus pcm_alaw pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be "
+    "pcm_s16le "
     "pcm_s24be pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 vorbis".split()
 )
 VIDEO_CODECS = frozenset(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def image_of(medium: Medium) -> Image:
-    """A PIL image of mode RGB: turned as EXIF says, on white where it is transparent; the first frame of an animation."""
+    """A PIL image of mode RGB: turned as EXIF says, on white where transparent; the first frame of an animation."""
     return rgb(medium.data)
 
 
@@ -25,7 +25,9 @@ def audio_of(medium: Medium) -> tuple[np.ndarray, int]:
 
 
 def video_of(medium: Medium, num_frames: int = 32) -> tuple[np.ndarray, dict[str, Any]]:
-    """(frames, height, width, 3) of uint8, at even distances, and what vLLM's own loader says of them. Raises MediaError."""
+    """(frames, height, width, 3) of uint8, at even distances, and what vLLM's own loader says of them. Raises
+    MediaError.
+    """
     found, places = frames(medium.data, medium.frames, num_frames)
     return found, {
         "total_num_frames": medium.frames,

@@ -1,8 +1,9 @@
 """A URL's bytes, from a host that a workload allows.
 
-The standard library's HTTP client over a socket of our own: the name is looked up once, and the connection goes to the very
-address that was checked, so that a second answer of a name server cannot lead elsewhere. No proxy is used, whatever the environment
-says, since a proxy looks names up by itself. No credentials, cookies or other headers of ours are sent.
+The standard library's HTTP client over a socket of our own: the name is looked up once, and the connection goes to the
+very address that was checked, so that a second answer of a name server cannot lead elsewhere. No proxy is used,
+whatever the environment says, since a proxy looks names up by itself. No credentials, cookies or other headers of ours
+are sent.
 """
 
 from __future__ import annotations
@@ -169,7 +170,9 @@ class Fetcher:
 
 
 class Line:
-    """One connection, which is cut when its time is over, wherever it then waits: a slow drip keeps no read from ending."""
+    """One connection, which is cut when its time is over, wherever it then waits: a slow drip keeps no read from
+    ending.
+    """
 
     def __init__(self, url: Url, ends: float) -> None:
         self._url, self._ends = url, ends

@@ -15,7 +15,7 @@ NAME = r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_
 
 @dataclass(frozen=True)
 class HostRule:
-    """name: a host, `*.` and a domain, or `*`. network: in place of a name. port: None: 80 for http and 443 for https."""
+    """name: a host, `*.` and a domain, or `*`. network: in place of a name. port: None: http's 80, https' 443."""
 
     name: str = ""
     network: Union[IPv4Network, IPv6Network, None] = None

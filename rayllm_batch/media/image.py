@@ -45,7 +45,9 @@ TURNS = {
 
 
 def check_image(data: bytes, rules: MediaRules) -> tuple[int, int]:
-    """Its width and height, turned as EXIF says; decoded once, whole, the first frame of an animation. Raises MediaError."""
+    """Its width and height, turned as EXIF says; decoded once, whole, the first frame of an animation. Raises
+    MediaError.
+    """
     if data[:2] == b"\xff\xd8" and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
         raise MediaError(f"the JPEG has {scans:,} scans, of at most {MOST_SCANS}: save it anew.")
     with opened(data) as image:

@@ -17,8 +17,8 @@ MOST_CHARACTERS = 4_096
 def read_file(source: str, rules: MediaRules) -> bytes:
     """source: a path, absolute or below the folder, or a file: URL. Raises MediaError.
 
-    Symbolic links are resolved first, and every step is then opened from the one before, following none: a link that is put there
-    meanwhile leads nowhere. What is no plain file is not read: a device or a pipe may never end.
+    Symbolic links are resolved first, and every step is then opened from the one before, following none: a link that is
+    put there meanwhile leads nowhere. What is no plain file is not read: a device or a pipe may never end.
     """
     path = _path(source)
     said = shown_path(path)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 class Medium:
     """Encoded, and checked that it decodes; `decode.py` makes pixels and samples of it.
 
-    data: as it was given; a PIL image or an array as PNG or WAV. digest: SHA-256 of `data` in hex, or of the pixels or samples of
-    an image or array, so that it does not depend on who compressed them: equal ones are the same medium.
-    width, height: pixels of an image or a video's frame, turned as EXIF says; 0 of audio. frames: of a video. seconds: of audio or video.
+    data: as it was given; a PIL image or an array as PNG or WAV. digest: SHA-256 of `data` in hex, or of the pixels or
+    samples of an image or array, so that it does not depend on who compressed them: equal ones are the same medium.
+    width, height: pixels of an image or a video's frame, turned as EXIF says; 0 of audio. frames: of a video. seconds:
+    of audio or video.
     """
 
     kind: str  # "image", "audio" or "video"

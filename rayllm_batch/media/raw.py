@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def image_as_png(source: Any, rules: MediaRules) -> Optional[tuple[bytes, str]]:
-    """PNG and a digest of the pixels, of a PIL image or an array (height, width[, 1, 3 or 4]) of uint8; None: it is neither."""
+    """PNG and a digest of the pixels, of a PIL image or an array (height, width[, 1, 3 or 4]) of uint8; None: it is
+    neither.
+    """
     from PIL import Image
 
     if isinstance(source, Image.Image):
@@ -43,7 +45,9 @@ def image_as_png(source: Any, rules: MediaRules) -> Optional[tuple[bytes, str]]:
 
 
 def sound_as_wav(source: Any, rules: MediaRules) -> Optional[tuple[bytes, str]]:
-    """WAV and a digest of the samples, of (samples, rate) or {"array": samples, "sampling_rate": rate}; None: it is neither."""
+    """WAV and a digest of the samples, of (samples, rate) or {"array": samples, "sampling_rate": rate}; None: it is
+    neither.
+    """
     if isinstance(source, Mapping) and source.get("array") is not None:
         samples, rate = source["array"], source.get("sampling_rate")
     elif isinstance(source, tuple) and len(source) == 2:

@@ -28,7 +28,9 @@ EXPECTED = "bytes, a data: or http(s) URL, a path below media_folder, or {'bytes
 
 
 class MediaReader:
-    """Made where it is used, since it holds a lock: 8 media are fetched at once, and one is decoded, since a task has one CPU."""
+    """Made where it is used, since it holds a lock: 8 media are fetched at once, and one is decoded, since a task has
+    one CPU.
+    """
 
     def __init__(self, rules: MediaRules, resolve: Optional[Resolve] = None) -> None:
         self.rules = rules
@@ -77,7 +79,8 @@ class MediaReader:
                 if (kind, digest) not in seen:
                     if sum(len(one.data) for one in seen.values()) + len(data) > MOST_TOGETHER:
                         raise MediaError(
-                            f"the media read at once have more than {MOST_TOGETHER >> 30} GiB: give fewer, or smaller ones."
+                            f"the media read at once have more than {MOST_TOGETHER >> 30} GiB: give fewer, or smaller "
+                            "ones."
                         )
                     seen[kind, digest] = self._checked(kind, data, digest)
                 return seen[kind, digest]
@@ -99,7 +102,8 @@ class MediaReader:
         elif isinstance(source, (bytes, bytearray, memoryview)):
             if memoryview(source).nbytes > self.rules.max_bytes:
                 raise MediaError(
-                    f"{memoryview(source).nbytes:,} bytes were given, of at most {self.rules.max_bytes:,} (max_media_bytes)."
+                    f"{memoryview(source).nbytes:,} bytes were given, of at most {self.rules.max_bytes:,} "
+                    "(max_media_bytes)."
                 )
             data = bytes(source)
         else:

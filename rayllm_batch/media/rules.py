@@ -15,15 +15,15 @@ MOST_PIXELS = 178_956_970  # Pillow refuses more by itself
 
 @dataclass(frozen=True)
 class MediaRules:
-    """Plain values: they travel to Ray's tasks. Raises WorkloadError where one is not usable, by the name of the workload's field:
-    media_hosts, media_folder, max_media_bytes, max_media_pixels, max_media_seconds, media_timeout_s.
+    """Plain values: they travel to Ray's tasks. Raises WorkloadError where one is not usable, by the name of the
+    workload's field: media_hosts, media_folder, max_media_bytes, max_media_pixels, max_media_seconds, media_timeout_s.
 
-    hosts: of http and https URLs: "images.example.org" (ports 80 and 443), "images.example.org:8443", "*.example.org" (not the
-    domain itself), "*" (any); none: no URL is fetched. What they lead to must have a public address, unless the address is named too:
-    "10.0.0.5:8000" or "10.0.0.0/8". Metadata services of clouds and link-local addresses are never reached.
-    folder: local paths and file: URLs, only below it, symbolic links resolved; None: no file is opened.
-    max_bytes: of one medium. max_pixels: of an image, or of a video's frame. max_seconds: of audio or video.
-    timeout_s: of one fetch, with look-up, redirects and repetitions.
+    hosts: of http and https URLs: "images.example.org" (ports 80 and 443), "images.example.org:8443", "*.example.org"
+    (not the domain itself), "*" (any); none: no URL is fetched. What they lead to must have a public address, unless
+    the address is named too: "10.0.0.5:8000" or "10.0.0.0/8". Metadata services of clouds and link-local addresses are
+    never reached. folder: local paths and file: URLs, only below it, symbolic links resolved; None: no file is opened.
+    max_bytes: of one medium. max_pixels: of an image, or of a video's frame. max_seconds: of audio or video. timeout_s:
+    of one fetch, with look-up, redirects and repetitions.
     """
 
     hosts: tuple[str, ...] = ()

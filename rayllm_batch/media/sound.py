@@ -69,7 +69,8 @@ def _frames(container: Any) -> Iterator[Any]:
     for frame in container.decode(stream):
         if not 0 < frame.sample_rate <= MOST_RATE or frame.layout.nb_channels > MOST_CHANNELS:
             raise MediaError(
-                f"the audio has {frame.layout.nb_channels} channels of {frame.sample_rate:,} samples a second: expected at most "
+                f"the audio has {frame.layout.nb_channels} channels of {frame.sample_rate:,} samples a second: "
+                "expected at most "
                 f"{MOST_CHANNELS} of {MOST_RATE:,}."
             )
         yield frame

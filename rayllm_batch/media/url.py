@@ -18,7 +18,9 @@ KEPT = "/%:@!$&'()*+,;=~"  # in a path; what is encoded already stays
 
 @dataclass(frozen=True)
 class Url:
-    """host: in ASCII. address: the host, where it is one. target: path and query, encoded. str() has no query: it may be signed."""
+    """host: in ASCII. address: the host, where it is one. target: path and query, encoded. str() has no query: it may
+    be signed.
+    """
 
     scheme: str
     host: str

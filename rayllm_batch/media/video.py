@@ -19,7 +19,9 @@ DECODE_S = 120.0
 
 
 def check_video(data: bytes, rules: MediaRules) -> tuple[int, int, int, float]:
-    """Width, height, number of frames and seconds; all of its packets read, and its first frame decoded. Raises MediaError."""
+    """Width, height, number of frames and seconds; all of its packets read, and its first frame decoded. Raises
+    MediaError.
+    """
     count, first, last = 0, 0.0, 0.0
     with opened(data, "video") as container:
         stream = _stream(container, min(rules.max_pixels, MOST_FRAME_PIXELS))
@@ -54,8 +56,8 @@ def frames(
 ) -> tuple[np.ndarray, list[int]]:
     """Of a checked video's `count` frames `num_frames` at even distances, the first and the last among them.
 
-    Returns (num_frames, height, width, 3) of uint8, and their places in the video. Raises MediaError where they would take more
-    than 2 GiB, or decoding them more than two minutes.
+    Returns (num_frames, height, width, 3) of uint8, and their places in the video. Raises MediaError where they would
+    take more than 2 GiB, or decoding them more than two minutes.
     """
     import numpy as np
 

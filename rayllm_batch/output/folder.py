@@ -190,7 +190,9 @@ class OutputFolder:
         self._manifest_at = time.time()
 
     def merge_small(self) -> None:
-        """Small parts become parts of MERGED_BYTES, of a run that took hours. The answers are good without: it only warns."""
+        """Small parts become parts of MERGED_BYTES, of a run that took hours. The answers are good without: it only
+        warns.
+        """
         small = [part for part in self.parts.values() if part.size < MERGED_BYTES // 2]
         if len(small) <= FEW_PARTS:
             return

@@ -230,8 +230,8 @@ class HubFolder:
             self._send(remote, files, told, schema)
         except (HubUnavailableError, _PushError) as error:
             raise OutputError(
-                f"The answers could not be pushed to {self.place}: {error.why} Nothing is lost: they are in {where}. Run "
-                "the same again: it continues."
+                f"The answers could not be pushed to {self.place}: {error.why} Nothing is lost: they are in {where}. "
+                "Run the same again: it continues."
             ) from None
         return f"{model_page(self.place.repo, 'dataset')}"
 
@@ -346,8 +346,8 @@ class HubFolder:
             return
         if unknown := [name for name in others if NAME.fullmatch(name) and name not in set(known)]:
             raise OutputError(
-                f"{self.place} holds answers of this job that are not in {where} ({_first(unknown)}), as if it had been run "
-                f"elsewhere too. With another work_folder=, they are fetched and continued. {replace}"
+                f"{self.place} holds answers of this job that are not in {where} ({_first(unknown)}), as if it had "
+                f"been run elsewhere too. With another work_folder=, they are fetched and continued. {replace}"
             )
 
     def _is_of_the_hub(self, name: str) -> bool:
@@ -359,8 +359,8 @@ class HubFolder:
         parts = [name for name in remote.files if NAME.fullmatch(name)]
         if any(f"{INSIDE}/rows/{name}.ids" not in remote.files for name in parts):
             raise OutputError(
-                f"{place} was pushed from a run in memory, whose rows have no ids, so it cannot be continued. Give another "
-                "name, branch or folder, or replace it: batch.push_to_hub(..., overwrite=True)."
+                f"{place} was pushed from a run in memory, whose rows have no ids, so it cannot be continued. Give "
+                "another name, branch or folder, or replace it: batch.push_to_hub(..., overwrite=True)."
             )
         print(f"Fetching {len(parts):,} files of answers from {place} ...", flush=True)
         fetched = folder.with_name(f"{folder.name}.fetched")
@@ -444,8 +444,8 @@ class _Writer(HubClient):
     def _closed(self, error: Exception, status: int, token_is_valid: Callable[[], bool]) -> ModelAccessError:
         if status == 401:
             return InvalidTokenError(
-                f"The Hugging Face Hub does not accept {self.source}, so nothing can be written to {self.model_id}: it is "
-                "mistyped, expired or revoked.",
+                f"The Hugging Face Hub does not accept {self.source}, so nothing can be written to {self.model_id}: it "
+                "is mistyped, expired or revoked.",
                 _advice(),
             )
         if status == 403:

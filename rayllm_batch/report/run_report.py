@@ -1,4 +1,4 @@
-"""What a run's report is made of, as plain data: an output folder keeps it, and its page can be made later, elsewhere."""
+"""What a run's report is made of, as plain data: an output folder keeps it, and the page can be made later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA adapters before an engine starts: whether those that rows ask for can be loaded, and an engine's room for them."""
+"""LoRA adapters before an engine starts: whether those that rows ask for can be loaded, and room for them."""
 
 from __future__ import annotations
 

@@ -230,7 +230,8 @@ class FolderRun:
             ray.kill(monitor)
         if found.unread:
             print(
-                f"{found.unread:,} answered rows have media that cannot be read now: their answers stay. One: {found.why}"
+                f"{found.unread:,} answered rows have media that cannot be read now: their answers stay. One: "
+                f"{found.why}"
             )
         if folder.changed or found.changed:
             self._say_what_changed(found, asked.unknown - folder.failed_rows)

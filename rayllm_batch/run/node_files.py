@@ -70,7 +70,7 @@ def missing_on_nodes(
 
 
 def _model_files(config: EngineConfig) -> dict[str, int]:
-    """Of the folders of the model, its tokenizer and its adapters, the files that are read, with their sizes in bytes."""
+    """Of the folders of the model, its tokenizer and its adapters, the files that are read, and their bytes."""
     if config.engine_kind.tokenizes:
         return {}
     kwargs = config.engine_kwargs

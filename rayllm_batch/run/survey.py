@@ -36,8 +36,8 @@ class Survey:
     """known: the finished rows, and which of them were read. order: their ids as they were read, if asked for.
 
     changed: the ids of those that are asked something else now, of the `compared`. new: rows that are not finished,
-    also those that are there more often than they are finished. unread: finished rows whose media cannot be read now, as
-    behind an address that has expired, so that they cannot be compared; why: the error of one.
+    also those that are there more often than they are finished. unread: finished rows whose media cannot be read now,
+    as behind an address that has expired, so that they cannot be compared; why: the error of one.
     """
 
     known: FinishedRows

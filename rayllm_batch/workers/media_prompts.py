@@ -33,9 +33,9 @@ KINDS = {"image": "image_processor", "video": "video_processor", "audio": "featu
 @dataclass(frozen=True)
 class MediaPrompts:
     """rules: what may be read. limits: of a row's media of a kind, where the config has some. model: whose processor it
-    is; name: as the config calls it. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders the prompts itself. blind: the
-    name of an engine that takes none, "" of others. unread: settings of the config that would decide how media are
-    read, if they were not read here. length: the config's max_model_len, if it has one.
+    is; name: as the config calls it. processor_kwargs: the engine's mm_processor_kwargs. as_text: the engine renders
+    the prompts itself. blind: the name of an engine that takes none, "" of others. unread: settings of the config that
+    would decide how media are read, if they were not read here. length: the config's max_model_len, if it has one.
     """
 
     rules: MediaRules
