@@ -37,7 +37,7 @@ from rayllm_batch.output.lock import FolderLock
 from rayllm_batch.output.part_file import PartFile, joined, some_rows, texts_of
 from rayllm_batch.output.part_reader import Piece, in_order, one_after_the_other, read_pieces, schema_of
 from rayllm_batch.output.place import INSIDE, UNFINISHED, OutputPlace
-from rayllm_batch.output.records import NAME, Manifest, PartRecord, number_of, other_format, read_records
+from rayllm_batch.output.records import NAME, Manifest, PartRecord, number_of, other_format, read_records, replaced
 from rayllm_batch.uri import RETRY_S, advice, passes
 
 if TYPE_CHECKING:
@@ -335,12 +335,10 @@ class OutputFolder:
             self.write_manifest("unfinished")
 
     def _drop_replaced(self, sizes: dict[str, int], known: dict[str, PartRecord]) -> None:
-        """Parts whose rows are in a newer one: a driver was killed between the two steps."""
-        for newer, part in list(known.items()):
-            for older in part.replaces if sizes.get(newer) == part.size else ():
-                if sizes.pop(older, None) is not None:
-                    self._put_aside(older)
-                    known.pop(older, None)
+        for older in replaced(known, sizes):
+            if sizes.pop(older, None) is not None:
+                self._put_aside(older)
+                known.pop(older, None)
 
     def _refuse_other_jobs(self) -> None:
         # Of format 1, whose fingerprints were others, no part has digests.

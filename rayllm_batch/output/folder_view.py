@@ -12,7 +12,7 @@ import pyarrow as pa
 from rayllm_batch.errors import OutputError, one_line
 from rayllm_batch.output.part_file import columns_of
 from rayllm_batch.output.place import INSIDE, OutputPlace
-from rayllm_batch.output.records import NAME, Manifest, PartRecord, read_records
+from rayllm_batch.output.records import NAME, Manifest, PartRecord, read_records, replaced
 
 
 class FolderView:
@@ -37,9 +37,10 @@ class FolderView:
         except OSError as error:
             raise OutputError(f"The output folder {self.given!r} cannot be read: {error}.") from None
         sizes = {info.base_name: info.size for info in listing if info.is_file and NAME.fullmatch(info.base_name)}
-        counting = {name: part for name, part in known.items() if sizes.get(name) == part.size}
-        replaced = {part.replaces for part in counting.values()}
-        self.parts: dict[str, PartRecord] = {name: part for name, part in counting.items() if name not in replaced}
+        gone = replaced(known, sizes)
+        self.parts: dict[str, PartRecord] = {
+            name: part for name, part in known.items() if sizes.get(name) == part.size and name not in gone
+        }
 
     @property
     def rows(self) -> int:

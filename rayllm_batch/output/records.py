@@ -194,6 +194,12 @@ def read_records(place: OutputPlace) -> dict[str, PartRecord]:
     return found
 
 
+def replaced(known: dict[str, PartRecord], sizes: dict[str, int]) -> set[str]:
+    """Parts whose rows are in a newer one that is whole: a driver was killed between the two steps."""
+    whole = (part for name, part in known.items() if sizes.get(name) == part.size)
+    return {older for part in whole for older in part.replaces}
+
+
 def number_of(name: str) -> int:
     """Of a part's name."""
     return int(name.split("-")[1])

@@ -26,6 +26,7 @@ from rayllm_batch.errors import OutputError
 from rayllm_batch.output.fingerprint import Job
 from rayllm_batch.output.finished_rows import DIGEST, FinishedRows
 from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.folder_view import FolderView
 from rayllm_batch.output.part_file import decoded, encoded
 
 JOB = Job({"model_id": "org/model"}, {"workload": "Mine"}, {"files of dataset_file": "1 file(s)"})
@@ -566,6 +567,8 @@ def test_a_merge_that_is_cut_short_loses_and_doubles_nothing(
         folder.place.fs = Limited()
         folder.merge_small()
         assert len(done) == steps and "stay as they are: OSError: no more" in caplog.text
+    view = FolderView(tmp_path)
+    assert (view.rows, view.failed_rows) == (42, 2), "for who only reads, too"
     with opened(tmp_path) as folder:
         assert sorted(in_files(folder).elements()) == values and folder.rows == 42 and folder.failed_rows == 2
 
