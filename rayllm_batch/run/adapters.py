@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional, Union
 
 from rayllm_batch.config import EngineConfig
@@ -17,7 +18,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes for max_lora_r
 # rank: 0.16 GiB for Llama 3.1 8B at rank 32.
 MOST_AT_ONCE, MEMORY_SHARE = 16, 0.05
 MOST_IN_MEMORY = 64  # of the host: others are read of the disk again
-MOST_LOOKED_AT = 256
+MOST_LOOKED_AT, READ_AT_ONCE = 256, 16
 
 Found = Mapping[str, Union[int, str, None]]  # of each adapter its rank, or what is wrong with it; None: not known
 NO_ADAPTERS: Found = {}
@@ -30,19 +31,15 @@ def look_at_adapters(config: EngineConfig, chats: Sequence[Mapping[str, Any]], t
     """
     root, given = config.dynamic_lora_loading_path, config.engine_kwargs.get("max_lora_rank")
     asked = list(dict.fromkeys(chat["model"] for chat in chats if chat.get("model")))
-    found: dict[str, Union[int, str, None]] = {}
     try:
         others = lora.names_in(root) if root else []
     except OSError:  # what is wrong with the place is told by those that are asked for
         others = []
-    for name in list(dict.fromkeys([*asked, *others]))[:MOST_LOOKED_AT]:
-        try:
-            found[name] = rank = lora.rank_of(name, root, token)
-        except HubUnavailableError:
-            found[name] = None
-            continue
-        except ValueError as error:
-            found[name] = str(error)
+    names = list(dict.fromkeys([*asked, *others]))[:MOST_LOOKED_AT]
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:  # each is a request, where they are behind a URI
+        found = dict(zip(names, pool.map(lambda name: _rank(name, root, token), names), strict=True))
+    for name, rank in found.items():
+        if not isinstance(rank, int):
             continue
         if name in asked and isinstance(given, int) and rank > given:
             wide = _place_for(rank)
@@ -51,6 +48,15 @@ def look_at_adapters(config: EngineConfig, chats: Sequence[Mapping[str, Any]], t
         if _place_for(rank) is None:
             found[name] = f"the LoRA adapter {name!r} has rank {rank}, and vLLM takes none above {RANKS[-1]}"
     return found
+
+
+def _rank(name: str, root: Optional[str], token: str) -> Union[int, str, None]:
+    try:
+        return lora.rank_of(name, root, token)
+    except HubUnavailableError:
+        return None
+    except ValueError as error:
+        return str(error)
 
 
 def with_places(config: EngineConfig, facts: ModelFacts, found: Found) -> tuple[EngineConfig, Optional[str], float]:
