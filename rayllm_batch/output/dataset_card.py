@@ -40,7 +40,7 @@ def told(config: EngineConfig, job: Job, rows: int, failed: int, as_text: Sequen
         "rows with an error": f"{failed:,}",
         **settings,
         "rayllm_batch": __version__,
-        "vLLM": (vllm_version() or "not on the driver's node") if config.llm_engine == "vllm" else "not used",
+        "vLLM": (vllm_version() or "not on the driver's node") if config.engine_kind.needs_vllm else "not used",
         "Ray": metadata.version("ray"),
     }
     return {**found, "columns that are JSON text": ", ".join(as_text)} if as_text else found
