@@ -318,9 +318,8 @@ async def _check(
     listed = await connection.ask("GET", "/models", None, PROBE_TIMEOUT_S)
     if isinstance(listed, Failure) and listed.status is None:
         raise ConfigError(
-            f"The endpoint {where.shown} cannot be reached: {listed.text}. Is base_url right (it mostly ends in "
-            "/v1), and "
-            "does the server run?"
+            f"The endpoint {where.shown} cannot be reached: {listed.text}. Is base_url right (it mostly ends in /v1), "
+            "and does the server run?"
         )
     if isinstance(listed, Failure) and listed.status == 401:
         raise ConfigError(unusable(where, model, listed, name))

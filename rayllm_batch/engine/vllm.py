@@ -271,8 +271,7 @@ class VLLMStarter(Starter):
 # thereby stay what was in that memory, and of top_k and top_p.
 AT_RANDOM = (
     "must be 0: on CPUs vLLM samples at a temperature of no meaning beside speculative decoding, which gives "
-    "gibberish. "
-    "Set temperature: 0, or remove speculative_config from engine_kwargs."
+    "gibberish. Set temperature: 0, or remove speculative_config from engine_kwargs."
 )
 
 

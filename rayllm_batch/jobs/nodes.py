@@ -38,16 +38,14 @@ def nodes_for(
         gpus = math.ceil(replicas / count) * each
     if gpus < each:
         raise ClusterError(
-            f"One replica needs {each} GPUs on one node (tensor_parallel_size x pipeline_parallel_size), but a "
-            "node has "
-            f"--gpus-per-node {gpus}. Give it {each} or more, or lower tensor_parallel_size."
+            f"One replica needs {each} GPUs on one node (tensor_parallel_size x pipeline_parallel_size), but a node "
+            f"has --gpus-per-node {gpus}. Give it {each} or more, or lower tensor_parallel_size."
         )
     count = count or math.ceil(replicas / (gpus // each))
     room = count * (gpus // each)
     if room < replicas:
         raise ClusterError(
-            f"--num-replicas {replicas} needs {replicas} x {each} GPUs, but --nodes {count} x --gpus-per-node "
-            f"{gpus} has "
-            f"room for {room}. Set --nodes {math.ceil(replicas / (gpus // each))}, or --num-replicas {room}."
+            f"--num-replicas {replicas} needs {replicas} x {each} GPUs, but --nodes {count} x --gpus-per-node {gpus} "
+            f"has room for {room}. Set --nodes {math.ceil(replicas / (gpus // each))}, or --num-replicas {room}."
         )
     return Nodes(count, gpus, count * gpus - replicas * each)

@@ -16,8 +16,7 @@ from rayllm_batch.media.media_error import MediaError
 NAMES = "WAV, MP3, FLAC, Ogg, AAC, MP4, MOV, WebM, Matroska or AVI"
 AUDIO_CODECS = frozenset(
     "aac alac flac libopus mp3 mp3float opus pcm_alaw pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be "
-    "pcm_s16le "
-    "pcm_s24be pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 vorbis".split()
+    "pcm_s16le pcm_s24be pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 vorbis".split()
 )
 VIDEO_CODECS = frozenset(
     "av1 h264 hevc libaom-av1 libdav1d libvpx libvpx-vp9 mjpeg mpeg1video mpeg2video mpeg4 vp8 vp9".split()

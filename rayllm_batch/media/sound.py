@@ -70,8 +70,7 @@ def _frames(container: Any) -> Iterator[Any]:
         if not 0 < frame.sample_rate <= MOST_RATE or frame.layout.nb_channels > MOST_CHANNELS:
             raise MediaError(
                 f"the audio has {frame.layout.nb_channels} channels of {frame.sample_rate:,} samples a second: "
-                "expected at most "
-                f"{MOST_CHANNELS} of {MOST_RATE:,}."
+                f"expected at most {MOST_CHANNELS} of {MOST_RATE:,}."
             )
         yield frame
 

@@ -89,9 +89,8 @@ class Manifest:
         if others := [name for name in sorted(both) if self.job.adapters[name] != job.adapters[name]]:
             raise OutputError(
                 f"The output folder {given!r} has answers of LoRA adapters whose files were others: "
-                f"{', '.join(map(repr, others[:3]))}{', ...' if len(others) > 3 else ''}. Put the new ones under "
-                "names of "
-                "their own, or give another output_path."
+                f"{', '.join(map(repr, others[:3]))}{', ...' if len(others) > 3 else ''}. Put the new ones under names "
+                "of their own, or give another output_path."
             )
         if self.output_format != output_format:
             raise other_format(given, self.output_format, output_format)

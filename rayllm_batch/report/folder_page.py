@@ -45,8 +45,7 @@ def _kept(view: FolderView) -> Optional[RunReport]:
 def _unreadable(view: FolderView, error: Exception) -> OutputError:
     return OutputError(
         f"_rayllm_batch/report.json in {view.given!r} cannot be read ({one_line(error)}): it is of another version, or "
-        "was "
-        "changed. Without that file the report has what the rows themselves tell."
+        "was changed. Without that file the report has what the rows themselves tell."
     )
 
 

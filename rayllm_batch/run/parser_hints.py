@@ -31,9 +31,8 @@ def hint_at_parsers(config: EngineConfig, facts: ModelFacts, refused: Sequence[s
     is_read = is_off or config.engine_kwargs.get("reasoning_parser") or not config.engine_kind.needs_vllm
     if not is_read and THINKS.search(config.chat_template or _template(facts)):
         log.warning(
-            "This model may think before it answers (its chat template has a place for that), and generated_text "
-            "will hold "
-            "its thoughts too. For a column of their own, set %s under engine_kwargs.",
+            "This model may think before it answers (its chat template has a place for that), and generated_text will "
+            "hold its thoughts too. For a column of their own, set %s under engine_kwargs.",
             named.get("reasoning_parser", "reasoning_parser"),
         )
 

@@ -91,9 +91,8 @@ class Watchdog:
         if replica.state == "starting":
             return f"{where} has been starting its engine without a word for {limit}.{log}"
         return (
-            f"{where} has finished no row for {limit}: {replica.in_flight:,} rows in it, "
-            f"{replica.running:,.0f} running, {replica.waiting:,.0f} waiting, "
-            f"KV cache {100 * (replica.kv_cache_usage or 0.0):.0f}%.{log}"
+            f"{where} has finished no row for {limit}: {replica.in_flight:,} rows in it, {replica.running:,.0f} "
+            f"running, {replica.waiting:,.0f} waiting, KV cache {100 * (replica.kv_cache_usage or 0.0):.0f}%.{log}"
         )
 
     def _look_at_run(self, live: bool, idle_s: float) -> None:

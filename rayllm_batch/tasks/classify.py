@@ -32,15 +32,13 @@ class Classify(Pooled):
         if not config.get("architectures") and not config.get("id2label"):
             raise ConfigError(
                 "Which labels the model has cannot be read of its config.json here, and they decide the output's "
-                "columns. "
-                "Set them: engine_kwargs: {hf_overrides: {id2label: {0: ..., 1: ...}}}."
+                "columns. Set them: engine_kwargs: {hf_overrides: {id2label: {0: ..., 1: ...}}}."
             )
         if not has_classes(config, engine_kwargs.get("convert")):
             raise ConfigError(
-                "The model is no classifier: its config.json has architectures "
-                f"{', '.join(config['architectures'])}. Use "
-                "one that ends with ForSequenceClassification; or ask a model that generates, with task: generate and "
-                "output_schema=[...] as the labels."
+                f"The model is no classifier: its config.json has architectures {', '.join(config['architectures'])}. "
+                "Use one that ends with ForSequenceClassification; or ask a model that generates, with task: generate "
+                "and output_schema=[...] as the labels."
             )
         self.labels = tuple(labels(config))
         self.size = len(self.labels)

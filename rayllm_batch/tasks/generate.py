@@ -105,9 +105,8 @@ class Generate(Task):
         given = getattr(workload, "sampling_params", {})
         if getattr(workload, "pooling_params", None):
             raise WorkloadError(
-                f"{type(workload).__name__} has pooling_params, which are for task: embed, classify or score. Set "
-                "task in "
-                "the config, or remove them."
+                f"{type(workload).__name__} has pooling_params, which are for task: embed, classify or score. Set task "
+                "in the config, or remove them."
             )
         if given is None:
             raise WorkloadError(f"{where} must be a dict such as {{'max_tokens': 150}}, given None.")
@@ -140,8 +139,7 @@ class Generate(Task):
             if engine_kwargs.get(key) in values:
                 raise ConfigError(
                     f"{key}: {engine_kwargs[key]} under engine_kwargs in {source} makes an engine that generates "
-                    "nothing. "
-                    "Set task: embed, classify or score at the top level instead: it follows from the task."
+                    "nothing. Set task: embed, classify or score at the top level instead: it follows from the task."
                 )
 
     def decides(self, workload: Any) -> dict[str, Any]:
@@ -220,8 +218,7 @@ class Generate(Task):
             raise WorkloadError(
                 "this row has an output_schema of its own, but the workload has "
                 f"{'none' if self._output is None else 'one for all rows'}: set output_schema = {{}} there; then "
-                "`parsed` "
-                "is JSON text, and each row may bring a schema."
+                "`parsed` is JSON text, and each row may bring a schema."
             )
         if not isinstance(schema, (dict, list, tuple)):
             raise WorkloadError(
@@ -307,8 +304,7 @@ def _output_of(workload: Any, settings: Mapping[str, Any]) -> Optional[OutputSch
     if "structured_outputs" in settings:
         raise WorkloadError(
             f"{name} has an output_schema and sampling_params['structured_outputs']: both say which form an answer "
-            "has. "
-            "Remove one."
+            "has. Remove one."
         )
     from rayllm_batch.tasks.output_schema import OutputSchema  # which travels to workers only with a schema
 

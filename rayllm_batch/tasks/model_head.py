@@ -53,8 +53,7 @@ def check_dimensions(asked: int, config: Mapping[str, Any], size: int) -> None:
     if not listed and not config.get("is_matryoshka"):
         raise ConfigError(
             f"dimensions={asked} cuts embeddings, but the model's config.json does not say that it was trained for "
-            "that "
-            "(Matryoshka). Remove it from pooling_params; or, where the model's card says so, set engine_kwargs: "
+            "that (Matryoshka). Remove it from pooling_params; or, where the model's card says so, set engine_kwargs: "
             "{hf_overrides: {is_matryoshka: true}}."
         )
     if listed and asked not in listed or asked > size:

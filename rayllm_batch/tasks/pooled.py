@@ -84,9 +84,8 @@ class Pooled(Task):
             length = engine_kwargs.get("max_model_len")
             if type(length) is not int or length < 1:
                 raise WorkloadError(
-                    f"{TRUNCATE}=-1 in {cls.__name__}.pooling_params cuts at max_model_len, which engine_kwargs "
-                    "does not "
-                    "set. Set it there, or a number of tokens here."
+                    f"{TRUNCATE}=-1 in {cls.__name__}.pooling_params cuts at max_model_len, which engine_kwargs does "
+                    "not set. Set it there, or a number of tokens here."
                 )
             task.settings[TRUNCATE] = length
         if getattr(workload, "answers_as_a_server", False):

@@ -42,8 +42,7 @@ class Score(Pooled):
         if self.size != 1:
             raise ConfigError(
                 f"A model that scores pairs has one label, but this one has {self.size}: "
-                f"{', '.join(labels(config)[:10])}. "
-                "Use a reranker or an embedding model; for labels, task: classify."
+                f"{', '.join(labels(config)[:10])}. Use a reranker or an embedding model; for labels, task: classify."
             )
         # As vLLM's ModelConfig.use_sep_token: what is made of a model that generates has none between the texts.
         self.with_separator = bool(config.get("use_sep_token", not config.get("classifier_from_token")))

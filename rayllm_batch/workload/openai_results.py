@@ -82,9 +82,8 @@ def write(workload: OpenAIBatchFile, answers: ray.data.Dataset, output: Path, er
             results.commit()  # the last: where it is, all is
     except OSError as error:
         raise OutputError(
-            f"The results cannot be written: {error}. Nothing is lost: the answers are where they were. Make room, "
-            "or give "
-            "another path, and run the same again: it continues."
+            f"The results cannot be written: {error}. Nothing is lost: the answers are where they were. Make room, or "
+            "give another path, and run the same again: it continues."
         ) from None
     return Written(counts[True], counts[False])
 
