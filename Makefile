@@ -2,7 +2,7 @@
 PYTHON ?= .venv.cpu/bin/python
 UV ?= .venv.cpu/bin/uv
 COMPILE = $(UV) pip compile --quiet --universal --python-version $(if $(findstring newest,$@),3.11,3.10) --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
-LOCK = $(COMPILE) --generate-hashes
+LOCK = $(COMPILE) --generate-hashes --override requirements/left_out.txt
 
 .PHONY: export check-export lint lock lock-newest
 

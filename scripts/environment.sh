@@ -58,6 +58,7 @@ make_environment() {
       ${PYTHONDONTWRITEBYTECODE:+--compile-bytecode} -r "$lock" \
       || fail "Installing $lock failed (see above). Run the same command again once the cause is mended; what is there is kept."
   done
+  VIRTUAL_ENV=$folder "$folder/bin/uv" pip uninstall --quiet -r requirements/left_out.txt  # that earlier locks brought
   echo "$stamp" >"$folder/.installed.$#"
   PYTHON=$folder/bin/python
   echo "The environment is ready ($((SECONDS - began)) s)."
