@@ -22,7 +22,7 @@ from hub_fixtures import child_env
 from hub_server import HubServer
 from jupyterlab_harness import JupyterLab, Notebook
 from playwright.sync_api import Browser, expect
-from vllm_processes import engine_processes
+from vllm_processes import engines_below, left_after
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 REPOSITORY = Path(__file__).parents[2]
@@ -59,7 +59,6 @@ def ray_folder() -> Iterator[Path]:
 
 def test_every_cell_with_a_gated_model(browser: Browser, clone: Path, ray_folder: Path, tmp_path: Path) -> None:
     right, wrong = (f"hf_{secrets.token_hex(17)}" for _ in range(2))
-    before = engine_processes()
     PICTURES.mkdir(exist_ok=True)
     with HubServer() as hub:
         hub.tokens[right] = "alice"
@@ -77,6 +76,7 @@ def test_every_cell_with_a_gated_model(browser: Browser, clone: Path, ray_folder
             ]
             cells.run_to("batch.preview(")
             notebook.wait_for(cells.last, "<|assistant|>")
+            engines = engines_below(lab.process.pid)
             picture_of_a_table(notebook, cells.last, "preview")
             cells.run_to("batch.estimate(")
             notebook.wait_for(cells.last, f"{ROWS} rows on 1 replica (CPU): about")
@@ -94,12 +94,12 @@ def test_every_cell_with_a_gated_model(browser: Browser, clone: Path, ray_folder
             texts |= {f"after the run: {path}": text for path, text in exposure.ray_api(dashboard).items()}
             texts |= {f"the kernel: {code}": notebook.execute(code) for code in SHOWN}
             outputs = [out for cell in notebook.save()["cells"] for out in cell.get("outputs", [])]
-            left = engine_processes() - before
+            left = left_after(0, engines) + engines_below(lab.process.pid)
     printed = "".join("".join(out.get("text", "")) for out in outputs)
     assert f"{ROWS} rows, 0 failed" in printed and "output tokens/s" in printed and "No row failed." in printed
     assert not [out for out in outputs if out["output_type"] == "error"]
     assert (clone / "main.py").read_bytes() == (REPOSITORY / "main.py").read_bytes()
-    assert not left
+    assert engines and not left
     assert {token for _, path, token in hub.requests if "/resolve/" in path} == {right}  # it opened every file
 
     assert "kept from before" in json.dumps(outputs), "the engine is started once, by the preview"

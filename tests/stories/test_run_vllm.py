@@ -14,13 +14,9 @@ from rayllm_batch import CNNDailySummary
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 ARTICLES = "assets/sample_articles.jsonl"
-COPIES = 2  # of each article: answers take long enough for the story of a broken run, also on a fast machine
+# Of each article so many rows: their answers take long enough for the story of a broken run, also on a fast machine.
+DIFFERENT, COPIES = 32, 3
 MAX_TOKENS = 80
-NOT_OURS = vllm_processes.engine_processes()  # of whatever else runs on this machine
-
-
-def engine_processes():
-    return sorted(vllm_processes.engine_processes() - NOT_OURS)
 
 
 DRIVER = """
@@ -91,7 +87,7 @@ def said_by_transformers(rows):
 def job(folder):
     """The driver's code, and the ids of its rows."""
     with open(ARTICLES, encoding="utf-8") as lines:
-        given = [json.loads(line) for line in lines]
+        given = [json.loads(line) for line in lines][:DIFFERENT]
     rows = [{**row, "id": f"{row['id']} {copy}"} for copy in range(COPIES) for row in given]
     articles = folder.with_name("articles.jsonl")
     articles.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -120,13 +116,15 @@ def rows_of_another_engine(driver, folder):
 def completed(code, ids, folder, log):
     """The rows that were there already, and the engine's settings, after a last run; all that can be known is right."""
     with Driver(code, log) as driver:
+        driver.wait_for("its engine", lambda: "Engine ready" in driver.said, 300)
+        engines = driver.wait_for("its engine's processes", driver.engines, 60)
         assert driver.process.wait(400) == 0
         there = int(
             re.search(rf"^(\d+) rows are in {folder} already: continuing with the rest.$", driver.said, re.MULTILINE)[1]
         )
         assert f"COMPUTED {len(ids) - there}\n" in driver.said, "finished rows are not computed again"
         settings = json.loads(re.search(r"^SETTINGS (.*)$", driver.said, re.MULTILINE)[1])
-    assert engine_processes() == []
+    assert vllm_processes.left_after(0, engines) == []
     answers = written(folder)
     assert sorted(row["id"] for row in answers) == sorted(ids) and not list(folder.glob("failed-*"))
     for row, said in zip(answers, said_by_transformers(answers), strict=True):

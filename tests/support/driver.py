@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from vllm_processes import is_engine, title
+from vllm_processes import engines_below, family, title
 
 
 class Driver:
@@ -48,14 +48,10 @@ class Driver:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def family(self) -> list[psutil.Process]:
-        """The driver's descendants: Ray's processes, their workers, and the engines that these started."""
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
+        return family(self.process.pid)
 
     def engines(self) -> list[psutil.Process]:
-        return [process for process in self.family() if is_engine(process)]
+        return engines_below(self.process.pid)
 
     def wait_for(self, what: str, happened: Callable[[], Any], seconds: float) -> Any:
         """What `happened` returns once it is true. Fails when the driver ends before, or hangs for `seconds`."""

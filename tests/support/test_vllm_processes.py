@@ -25,10 +25,8 @@ def test_an_engine_without_its_title_is_found(method: str, words: str) -> None:
         deadline = time.monotonic() + 10  # until it has become the command that it is to be
         while words not in vllm_processes.title(found) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert process.pid in vllm_processes.engine_processes()
-        assert found.ppid() == os.getpid() or found.ppid() not in vllm_processes.engine_processes(), (
-            "a forkserver is none"
-        )
+        engines = [engine.pid for engine in vllm_processes.engines_below(os.getpid())]
+        assert process.pid in engines and found.ppid() not in engines, "a forkserver is none"
     finally:
         process.kill()
         process.join()

@@ -52,6 +52,14 @@ def left_after(seconds: float, engines: Iterable[psutil.Process]) -> list[psutil
     return left
 
 
-def engine_processes() -> set[int]:
-    """Their process ids."""
-    return {process.pid for process in psutil.process_iter() if is_engine(process)}
+def family(pid: int) -> list[psutil.Process]:
+    """A process's descendants: Ray's processes, their workers, and the engines that these started."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def engines_below(pid: int) -> list[psutil.Process]:
+    """The engines among them: other tests, which run at the same time, have their own."""
+    return [process for process in family(pid) if is_engine(process)]
