@@ -33,14 +33,14 @@ def thinking_model(folder: Path) -> Path:
 
 
 class Asked(ChatWorkloadBase):
+    kinds: tuple[str, ...] = ("ends", "goes on")
     output_schema = ["yes", "no"]
     sampling_params = {"max_tokens": 16, "temperature": 0.0}
 
     def load_dataset(self) -> Any:
         import ray.data
 
-        kinds = [{"kind": "ends"}, {"kind": "goes on"}]
-        return ray.data.from_arrow(pa.Table.from_pylist(kinds))
+        return ray.data.from_arrow(pa.table({"kind": self.kinds}))
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         text = "Did the council open the library on Monday? Three hundred people came to the harbour."
@@ -48,11 +48,18 @@ class Asked(ChatWorkloadBase):
         return {"messages": [{"role": "user", "content": text}], "sampling_params": own}
 
 
-class WithTools(Asked):
+class FormOrTools(Asked):
+    """A row has one of the two: a form lets no call through."""
+
     output_schema = None
+    kinds = ("form", "tools")
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"messages": super().parse_row(row)["messages"], "tools": TOOLS}
+        of_kind = {
+            "form": {"sampling_params": {"structured_outputs": {"choice": ["yes", "no"]}}},
+            "tools": {"tools": TOOLS},
+        }
+        return {"messages": super().parse_row(row)["messages"], **of_kind[row["kind"]]}
 
 
 def rows(model: Path, workload: Any, **override: Any) -> dict[str, dict[str, Any]]:
@@ -79,11 +86,11 @@ def test_thoughts_forms_and_tools(ray_cluster: Any, tmp_path: Path) -> None:
     assert len(goes_on["reasoning"].split()) > 5, "not the form: it waits"
     assert goes_on["num_reasoning_tokens"] == goes_on["num_generated_tokens"] == 16
 
-    off = rows(model, Asked(), chat_template_kwargs={"enable_thinking": False})["goes on"]
+    told = rows(model, FormOrTools(), chat_template_kwargs={"enable_thinking": False})
+    off, plain = told["form"], told["tools"]
     assert off["error"] is None and off["generated_text"] in ("yes", "no"), "the prompt has ended the thoughts"
     assert (off["reasoning"], off["num_reasoning_tokens"]) == (None, 0)
 
-    plain = rows(model, WithTools(), chat_template_kwargs={"enable_thinking": False})["ends"]
     assert plain["error"] is None and plain["tool_calls"] == [] and plain["generated_text"]
     assert plain["num_input_tokens"] > off["num_input_tokens"], "the tools are in the prompt"
     assert json.loads(json.dumps(plain)) == plain

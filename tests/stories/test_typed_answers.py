@@ -88,12 +88,13 @@ DRIVER = """
 import sys
 
 sys.path[:0] = ["tests/stories", "tests/support"]
+import test_typed_answers
 from rayllm_batch import RayLLMBatch
-from test_typed_answers import {workload}, config
 
-batch = RayLLMBatch(config(), {workload}(), batch_size=2)
-batch.run({folder!r}, output_format={output_format!r}, id_column="id")
-print("COMPUTED", batch.metrics.rows, flush=True)
+for workload, output_format in {jobs!r}:
+    batch = RayLLMBatch(test_typed_answers.config(), getattr(test_typed_answers, workload)(), batch_size=2)
+    batch.run(f"{folder}/{{workload}}", output_format=output_format, id_column="id")
+    print("COMPUTED", workload, batch.metrics.rows, flush=True)
 """
 
 
@@ -137,39 +138,45 @@ def check_drafts(row):
     assert row["num_requests"] == 3 and all(0 < length <= 12 for length in row["lengths"])
 
 
-@pytest.mark.parametrize(
-    ("workload", "rows", "check", "least"),
-    [
-        ("Cards", 64, check_card, 8),
-        ("Drafts", 32, check_drafts, 32),
-        pytest.param("FourCards", 24, check_four, 12, marks=pytest.mark.slow),
-    ],
-)
-def test_a_killed_driver_loses_and_doubles_no_row(workload, rows, check, least, tmp_path):
+# Of a job its workload and its format, its rows, what each must be, and how many come out valid at least: the demo
+# model fills forms with noise, of which the validator refuses some.
+CARDS = ("Cards", "parquet"), 64, check_card, 8
+DRAFTS = ("Drafts", "jsonl"), 32, check_drafts, 32
+FOUR_CARDS = ("FourCards", "parquet"), 24, check_four, 12
+
+
+@pytest.mark.parametrize("jobs", [[CARDS, DRAFTS], pytest.param([FOUR_CARDS], marks=pytest.mark.slow)])
+def test_a_killed_driver_loses_and_doubles_no_row(jobs, tmp_path):
     """SIGKILL in the middle, the same command again: each row is there once, typed and valid, or says which field is not.
 
-    least: rows that come out valid; the demo model fills forms with noise, of which the validator refuses some.
+    The driver that completes one job goes on to the next, in the middle of which it is killed.
     """
-    folder = tmp_path / "answers"
-    output_format = "jsonl" if check is check_drafts else "parquet"
-    code = DRIVER.format(workload=workload, folder=str(folder), output_format=output_format)
-    with Driver(code, tmp_path / "first.log") as driver:
-        engines = driver.wait_for("its engine's processes", driver.engines, 120)
-        driver.wait_for("the first rows in its folder", lambda: folder.exists() and read(folder), 120)
-        engines = {*engines, *driver.engines()}
-        driver.process.kill()
-        driver.process.wait()
-        assert vllm_processes.left_after(60, engines) == []
-    there = len(read(folder))
-    assert 0 < there < rows
-    with Driver(code, tmp_path / "second.log") as driver:
-        assert driver.process.wait(200) == 0
-        assert f"{there} rows are in {folder} already" in driver.said and f"COMPUTED {rows - there}\n" in driver.said
-    answers = read(folder)
-    assert len(answers) == len({row["id"] for row in answers}) == rows
-    for row in answers:
-        check(row)
-    assert sum(row["error"] is None for row in answers) >= least
+    there = 0
+    for number in range(len(jobs) + 1):
+        now = [job for job, *_ in jobs[max(0, number - 1) : number + 1]]
+        with Driver(DRIVER.format(jobs=now, folder=tmp_path), tmp_path / f"{number}.log") as driver:
+            if number < len(jobs):
+                folder = tmp_path / now[-1][0]
+                driver.wait_for("the first rows in its folder", lambda of=folder: of.exists() and read(of), 300)
+                engines = driver.engines()
+                driver.process.kill()
+                driver.process.wait()
+                assert engines and vllm_processes.left_after(60, engines) == []
+            else:
+                assert driver.process.wait(200) == 0
+            said = driver.said
+        if number:
+            (workload, _), rows, check, least = jobs[number - 1]
+            folder = tmp_path / workload
+            assert f"{there} rows are in {folder} already" in said and f"COMPUTED {workload} {rows - there}\n" in said
+            answers = read(folder)
+            assert len(answers) == len({row["id"] for row in answers}) == rows
+            for row in answers:
+                check(row)
+            assert sum(row["error"] is None for row in answers) >= least
+        if number < len(jobs):
+            there = len(read(tmp_path / jobs[number][0][0]))
+            assert 0 < there < jobs[number][1]
 
 
 def test_a_form_that_vllm_cannot_hold_is_said_before_an_engine(ray_cluster):
