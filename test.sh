@@ -7,7 +7,6 @@ cd "$(dirname "$0")"
 . scripts/environment.sh
 if [ "${1:-}" != --newest ]; then
   make_environment cpu requirements/test.txt
-  # What starts no Ray, of which one at a time runs: a process a core.
   at_once=(--numprocesses auto --dist worksteal)
   if [ "${1:-}" = --fast ]; then
     exec "$PYTHON" -m pytest -m "not ray and not vllm and not browser" "${at_once[@]}" "${@:2}"
@@ -17,7 +16,8 @@ if [ "${1:-}" != --newest ]; then
   done
   failed=0
   "$PYTHON" -m pytest -m "not ray and not browser" "${at_once[@]}" "$@" || failed=$?
-  "$PYTHON" -m pytest -m "ray or browser" "$@" || failed=$?
+  # Two files at once, whatever the machine: much of the time a test waits, for a process that starts or an import.
+  "$PYTHON" -m pytest -m "ray or browser" --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@" || failed=$?
   exit "$failed"
 fi
 shift

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """One Ray at a time on a small machine: who starts engines or a Ray of its own gets the one that was shared ended."""
+    """One Ray a process on a small machine: who starts engines or a Ray of its own gets the one that was shared ended."""
     if _starts_much(item) and not _shares_ray(item) and "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 
@@ -92,7 +92,7 @@ def _own_log_level(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def ray_cluster():
     """A Ray with two CPUs and no GPU, which goes on to the next module: to start it, and its workers, takes half a minute.
 
-    Those who share it run one after the other, see `pytest_collection_modifyitems`.
+    Those of a process who share it run one after the other, see `pytest_collection_modifyitems`.
     """
     import ray
 
