@@ -165,14 +165,14 @@ def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
 def with_sentence_transformers(job: dict[str, Any]) -> Generator[Any, Any, None]:
     """With random weights of the same shape, where they are not the demo model's."""
     import torch
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     folder = tempfile.mkdtemp(prefix="bench-")
     AutoModel.from_config(AutoConfig.from_pretrained(job["model"])).save_pretrained(folder)
     AutoTokenizer.from_pretrained(job["model"]).save_pretrained(folder)
-    transformer = models.Transformer(folder, max_seq_length=MAX_TOKENS)
-    model = SentenceTransformer(modules=[transformer, models.Pooling(transformer.get_word_embedding_dimension())])
+    model = SentenceTransformer(folder)  # of a plain model it makes one that takes the mean
+    model.max_seq_length = MAX_TOKENS
     if torch.cuda.is_available():
         model = model.to("cuda", torch.bfloat16)
     model.encode(texts({"words": 20, "rows": 8}))
