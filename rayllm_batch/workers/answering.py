@@ -99,10 +99,8 @@ class Answering:
         if not task.pools and len(ids) + of_media >= most:
             longer = "raise max_model_len"
             if self._config.engine_kwargs.get("max_model_len") is None and self._config.gpus_per_replica:
-                longer = (
-                    "use a model for longer ones, or, if its KV cache is the limit, a higher tensor_parallel_size or "
-                )
-                longer += "a larger GPU"
+                longer = "use a model for longer ones, or, if its KV cache is the limit, a higher "
+                longer += "tensor_parallel_size or a larger GPU"
             with_them = f" with its media's {of_media}" if of_media else ""
             tokens = f"{len(ids) + of_media} tokens{with_them}"
             too_long = f"the prompt has {tokens}, but max_model_len is {most} (prompt and answer together)"
