@@ -29,4 +29,4 @@ lock-newest:   ## only what ./test.sh --newest installs; its vLLM needs a later 
 	$(LOCK) --override requirements/override.txt requirements/newest.in -o requirements/newest.txt
 
 docs:          ## the pages of docs/ as a site that needs no network, in docs/_build/html; dead links fail
-	$(PYTHON) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(PYTHON) -m sphinx -q -E -W --keep-going -b html docs docs/_build/html

@@ -14,39 +14,42 @@
 #
 # from rayllm_batch import ChatWorkloadBase, RayLLMBatch
 #
-# tickets = pd.read_json("assets/support_tickets.jsonl", lines=True)  # yours: parquet, csv, jsonl, pandas, Hugging Face
+# # Yours: parquet, csv, jsonl, pandas, polars, Hugging Face, a Ray Dataset, ...
+# tickets = pd.read_json("assets/support_tickets.jsonl", lines=True)
 #
 #
 # class Summaries(ChatWorkloadBase):
 #     sampling_params = {"max_tokens": 60, "temperature": 0.0}
 #
 #     def load_dataset(self):
-#         return tickets  # or no load_dataset, and dataset_file = "tickets.parquet", a folder, s3://..., hf://datasets/...
+#         return tickets  # of files: dataset_file = "tickets.parquet", a folder, s3://..., instead
 #
 #     def parse_row(self, row):
-#         return {"messages": [{"role": "user", "content": f"Summarise this ticket:\n\n{row['text']}"}]}
+#         ask = f"Summarise this ticket:\n\n{row['text']}"
+#         return {"messages": [{"role": "user", "content": ask}]}
 #
 #
-# answers = RayLLMBatch("configs/demo-cpu.yaml", Summaries()).run("answers/", id_column="id").to_pandas()
+# batch = RayLLMBatch("configs/demo-cpu.yaml", Summaries())
+# answers = batch.run("answers/", id_column="id").to_pandas()
 # table = tickets.merge(answers[["id", "generated_text", "error"]], on="id")
 # ```
 #
 # Or from a shell; the parquet files in the folder have your columns and the answer's, and the same command continues a run that was stopped:
 #
 # ```bash
-# python -m rayllm_batch run --config configs/demo-cpu.yaml --input assets/support_tickets.jsonl \
-#     --prompt "Summarise this ticket: {text}" -s max_tokens=60 --output summaries/
+# python -m rayllm_batch run --config configs/demo-cpu.yaml --output summaries/ \
+#     --input assets/support_tickets.jsonl --prompt "Summarise: {text}" -s max_tokens=60
 # ```
 #
 # For your GPU, another of `configs/`: `llama-3.1-8b-a10g.yaml`, `llama-3.1-8b-l4.yaml`, `llama-3.1-8b-h100-fp8.yaml`, ... What one GPU does in an hour, and a million rows cost:
 #
-# | GPU | Llama 3.1 8B, tokens in and out | rows/hour | a million rows |
+# | GPU | Llama 3.1 8B, tokens in and out | rows/hour | a million rows, USD |
 # |---|---|---|---|
-# | H100 | bf16, 817 and 129 | 118,000 | $23 at $2.69 an hour, $58 at $6.88 |
-# | H100 | fp8, 795 and 130 | 157,000 | $17, $44 |
-# | H100 | bf16, 512 and 128, held to a JSON schema | 154,000 | $17, $45 |
-# | A10G | bf16, 817 and 129 | at most 21,000, estimate | at least $48 at $1.006 |
-# | L4 | the same | at most 10,500, estimate | 95 hours and more |
+# | H100 | bf16, 817 and 129 | 118,000 | 23 at 2.69 an hour, 58 at 6.88 |
+# | H100 | fp8, 795 and 130 | 157,000 | 17, 44 |
+# | H100 | bf16, 512 and 128, held to a JSON schema | 154,000 | 17, 45 |
+# | A10G | bf16, 817 and 129 | at most 21,000, estimate | at least 48 at 1.006 |
+# | L4 | the same | at most 10,500, estimate | at least 95 hours' price |
 #
 # H100 80GB: measured with vLLM 0.29 and Ray 2.60, without starting up ([how](docs/cost.md#a-million-rows), and of when the prices are). A10G and L4: not measured, the
 # first row scaled by the memory's bandwidth. `estimate` says it for your rows and your price.
@@ -54,7 +57,7 @@
 # <!-- not run: tests/stories/test_walkthrough.py runs main.py, and the other one is what runs all tests -->
 #
 # ```bash
-# ./run.sh     # summarises articles: Llama 3.1 8B on a GPU, a toy model without one; this page, cell by cell
+# ./run.sh     # this page's cells: articles summarised, by Llama 3.1 8B on a GPU, else a toy model
 # ./test.sh    # makes the environment with the test tools, then runs every test
 # ```
 #

@@ -32,27 +32,30 @@ maximum_signature_line_length = 80
 
 # Pages that are files elsewhere in the repository: a link to the file is one to the page.
 PAGES = {"../README.md": "index.md", "../bench/RESULTS.md": "results.md", "../bench/RELIABILITY.md": "reliability.md"}
-OF_FIELD = re.compile(r"(\w[\w, ]*): +(?=\S)")
+OF_FIELD = re.compile(r"(\w+(?:, \w+)*): +(?=\S)")
 
 
 def read_fields(_app, what, _name, _obj, _options, lines):
-    """Docstrings have `name:   what it is`, continued further in; reStructuredText has `:name:`, and two backticks."""
+    """Docstrings have `name:   what it is`, continued further in: reStructuredText's are definition lists."""
     plain = [re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line).replace("*", r"\*") for line in lines]
     lines.clear()
     if what == "module":  # of the errors, their tree, which the classes below it say
         return
-    of_fields = False
+    in_fields = False
     for line, after in zip(plain, [*plain[1:], ""], strict=True):
         field = OF_FIELD.match(line)
-        if field and (of_fields or not after or after.startswith("  ") or OF_FIELD.match(after)):
-            lines.extend([""] if lines and lines[-1] and not of_fields else [])
-            lines.append(f":{field[1]}: {line[field.end() :]}")
-            of_fields = True
-            continue
-        if of_fields and line and not line.startswith(" "):
-            lines.append("")
-            of_fields = False
-        lines.append(line)
+        if field and (in_fields or not after or after.startswith("  ") or OF_FIELD.match(after)):
+            in_fields = True
+            lines.extend(["", f"``{field[1]}``", f"    {line[field.end() :]}"])
+        elif in_fields and line.startswith(" "):
+            lines.append(f"    {line.strip()}")
+        else:
+            lines.extend(["", line] if in_fields and line else [line])
+            in_fields = in_fields and not line
+
+
+def shorten_defaults(_app, _what, _name, _obj, _options, signature, returns):
+    return (signature or "").replace("<factory>", "...") or None, returns
 
 
 def prepare(_app, _docname, source):
@@ -72,4 +75,5 @@ def prepare(_app, _docname, source):
 
 def setup(app):
     app.connect("autodoc-process-docstring", read_fields)
+    app.connect("autodoc-process-signature", shorten_defaults)
     app.connect("source-read", prepare)
