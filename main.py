@@ -25,8 +25,7 @@
 #         return tickets  # of files: dataset_file = "tickets.parquet", a folder, s3://..., instead
 #
 #     def parse_row(self, row):
-#         ask = f"Summarise this ticket:\n\n{row['text']}"
-#         return {"messages": [{"role": "user", "content": ask}]}
+#         return {"messages": [{"role": "user", "content": f"Summarise: {row['text']}"}]}
 #
 #
 # batch = RayLLMBatch("configs/demo-cpu.yaml", Summaries())
@@ -34,10 +33,10 @@
 # table = tickets.merge(answers[["id", "generated_text", "error"]], on="id")
 # ```
 #
-# Or from a shell; the parquet files in the folder have your columns and the answer's, and the same command continues a run that was stopped:
+# Or from a shell, here into the same folder, where it finds all rows answered. The files there are parquet, with your columns and the answer's:
 #
 # ```bash
-# python -m rayllm_batch run --config configs/demo-cpu.yaml --output summaries/ \
+# python -m rayllm_batch run --config configs/demo-cpu.yaml --output answers/ --id-column id \
 #     --input assets/support_tickets.jsonl --prompt "Summarise: {text}" -s max_tokens=60
 # ```
 #
