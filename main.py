@@ -64,17 +64,17 @@
 #
 # ## When, and when not
 #
-# Offline (batch) inference has all requests at hand and nobody waits for a single one: the engine computes hundreds at once, and the GPUs go back when the last row
-# is done. Where a person waits for the answer, serve. And of tools for batches take
+# Offline, all requests are at hand and nobody waits for a single one: the engine computes hundreds at once, and the GPUs go back with the last row. Where a
+# person waits for the answer, serve. Of tools for batches take
 #
 # | | when |
 # |---|---|
 # | this | a table, from a laptop's CSV to a bucket, and every row accounted for: resumed by what was asked, typed answers, embeddings, pictures, rollouts, on your GPUs or at an endpoint |
-# | [`vllm run-batch`](https://docs.vllm.ai) | you have a file of OpenAI requests and one machine, and want nothing but vLLM; it also transcribes audio. It writes when all is done, and a line that is no request ends it (0.29). [The same file here](docs/openai-batch.md) |
-# | [`ray.data.llm`](https://docs.ray.io/en/latest/data/working-with-llms.html) | inference is one step of a Ray Data pipeline of yours, or the engine is SGLang or a Ray Serve deployment; errors in rows are an option, and continuing is Ray Data's, by an id column |
-# | [Daft](https://github.com/Eventual-Inc/Daft) | you work in its data frames, and ask OpenAI, Google or a server of yours in a column; vLLM inside it is experimental |
+# | [`vllm run-batch`](https://docs.vllm.ai) | there is a file of OpenAI requests, one machine, and nothing but vLLM; it transcribes audio too. It writes at the end, and a line that is no request ends it (0.29); [here](docs/openai-batch.md) it does not |
+# | [`ray.data.llm`](https://docs.ray.io/en/latest/data/working-with-llms.html) | inference is one step of your Ray Data pipeline, or the engine is SGLang or Ray Serve; errors in rows are an option, and it continues by an id column |
+# | [Daft](https://github.com/Eventual-Inc/Daft) | you work in its data frames, and a column asks OpenAI, Google or your server; vLLM inside it is experimental |
 # | [datatrove](https://github.com/huggingface/datatrove) | a corpus is filtered and deduplicated for training too, on Slurm |
-# | [curator](https://github.com/bespokelabsai/curator) | you synthesise data with many providers, their batch APIs too, and want to watch it in a viewer |
+# | [curator](https://github.com/bespokelabsai/curator) | data are synthesised with many providers, their batch APIs too, and watched in a viewer |
 # | a provider's batch API | no GPU, or a closed model: OpenAI's costs half, and answers within 24 hours |
 #
 # ## Pages
@@ -297,10 +297,6 @@ ds.limit(3).to_pandas()[["generated_text", "num_input_tokens", "num_generated_to
 # | | |
 # |---|---|
 # | `README.ipynb` | this page; `main.py` and `README.md` are exported from it (`make export`) |
-# | `docs/` | the pages above; `make docs` makes a site of them that needs no network |
-# | `examples/` | notebooks: typed answers, best of n with a judge, a search with embeddings, labels, captions |
-# | `configs/` | models and accelerators, each setting with what it trades |
-# | `rayllm_batch/` | the library; `CONTRIBUTING.md` has the way of a row through it |
-# | `util/` | the token prompt, the choice of a config, the results table |
-# | `tests/`, `bench/` | what `./test.sh` runs; how fast it is, and what is lost when things break, measured |
-# | `jobs/` | a run as a job of KubeRay, Ray Jobs and Slurm, as `rayllm-batch job` writes it |
+# | `docs/`, `examples/`, `configs/` | pages (`make docs`: a site that needs no network); notebooks; models and accelerators |
+# | `rayllm_batch/`, `util/` | the library, whose way of a row `CONTRIBUTING.md` has; what only this page needs |
+# | `tests/`, `bench/`, `jobs/` | what `./test.sh` runs; what was measured; runs as cluster jobs |

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from doc_blocks import FIRST_SCREEN, PAGES, ROOT, Block, blocks, make_place, run_python
+from doc_blocks import FENCE, FIRST_SCREEN, PAGES, ROOT, Block, blocks, make_place, run_python
 
 from rayllm_batch import ChatWorkloadBase, cli, init_engine_from_config
 from rayllm_batch.arguments import DONE, OTHERS, ROWS_FAILED
@@ -145,6 +146,11 @@ def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
     for block in [block for page in PAGES for block in blocks(page)]:
         assert block.kind in known or block.kind.startswith("{"), f"{block}: what is {block.kind!r}? {sorted(known)}"
         assert block.why_not is None or len(block.why_not) > 10, f"{block} is not run: say why"
+    for page in PAGES:  # one that is set in, or between tildes, would not be seen
+        text = FENCE.sub("", page.read_text(encoding="utf-8"))
+        assert not re.search(r"^\s*(```|~~~|    \S+.*\()", text, re.MULTILINE), (
+            f"{page.name} has code that is not looked at"
+        )
 
 
 @pytest.mark.parametrize("block", [b for page in PAGES for b in blocks(page) if b.kind in ("yaml", "json")], ids=str)
