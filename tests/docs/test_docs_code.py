@@ -120,19 +120,18 @@ def test_blocks_that_ask_an_engine(
 @pytest.mark.ray
 @pytest.mark.vllm
 def test_the_first_screen_joins_answers_to_a_table(
-    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its Python and its line of shell, as they stand, with the demo in vLLM."""
+    """Its Python and its line of shell, as they stand, with the demo in vLLM; one start of it."""
     import pandas as pd
 
     monkeypatch.chdir(make_place(tmp_path, echo=False))
     table = run_page("README.md")["table"]
-    by_command = pd.read_parquet(tmp_path / "summaries")
-    for answered in (table, by_command):
-        assert (
-            len(answered) == 16 and answered["error"].isna().all() and (answered["generated_text"].str.len() > 9).all()
-        )
-        assert {"id", "customer", "text"} <= set(answered)
+    for answered in (table, pd.read_parquet(tmp_path / "answers")):
+        assert len(answered) == 16 and answered["error"].isna().all()
+        assert (answered["generated_text"].str.len() > 9).all() and {"id", "customer", "text"} <= set(answered)
+    said = capsys.readouterr().out
+    assert "of 16 answered rows 16 are asked the same as before" in said and "there was nothing to run." in said
 
 
 def test_the_first_screen_has_both() -> None:
