@@ -63,6 +63,8 @@ def try_workload(of: type[ChatWorkloadBase]) -> None:
     """What the class makes of a row, checked as a run checks it; and of answers."""
     workload, row = of(), a_row()
     check_workload(workload)
+    settings = {name for name, value in vars(of).items() if not name.startswith("_") and not callable(value)}
+    assert settings <= set(vars(workload)), f"{of.__name__} sets what nothing reads"
     task = TASKS.get(TASK_OF.get(of.__name__, "generate")).of(workload, {})
     if isinstance(task, Rollout):
         assert asyncio.run(workload.rollout(row, Answers())), of
