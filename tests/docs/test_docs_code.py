@@ -17,7 +17,7 @@ import yaml
 from doc_blocks import FENCE, FIRST_SCREEN, PAGES, ROOT, Block, blocks, make_place, run_python
 
 from rayllm_batch import ChatWorkloadBase, cli, init_engine_from_config
-from rayllm_batch.arguments import DONE, OTHERS, ROWS_FAILED
+from rayllm_batch.arguments import DONE, REPORT, ROWS_FAILED
 from rayllm_batch.tasks import TASKS
 from rayllm_batch.tasks.rollout import Generated, Rollout
 from rayllm_batch.workload import check_workload
@@ -52,8 +52,9 @@ def run_page(name: str) -> dict[str, Any]:
 
 
 def command(arguments: list[str]) -> int:
-    """Its exit code. Those that run rows do it here, where Ray runs already."""
-    if arguments[0] not in OTHERS:
+    """Its exit code. Those that run rows do it here, where Ray runs already; a report is read in a fresh process, since
+    what Ray's workers sent has been put on the classes of this one."""
+    if arguments[0] != REPORT:
         return cli.main(arguments)
     words = [sys.executable, "-m", "rayllm_batch", *arguments]
     return subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=100, check=False).returncode
