@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.data import columns
@@ -19,9 +20,9 @@ from rayllm_batch.output.part_writer import PartWriter
 from rayllm_batch.run import pipeline
 from rayllm_batch.run.execution import Execution
 from rayllm_batch.run.monitor import start_monitor
-from rayllm_batch.run.rows import Rows
+from rayllm_batch.run.preflight import Ready
 from rayllm_batch.run.session import explained
-from rayllm_batch.run.survey import Survey, survey
+from rayllm_batch.run.survey import Survey, are_asked_the_same, survey
 from rayllm_batch.show import last_words
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class FolderRun:
         # Whether anything is left to do, before an engine starts for it, where that is not known.
         redo, kept, asked = b"", None, folder.asked()
         maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
-        if found := self._survey(token, ready.rows, asked, maybe_done and not self._retry_failed, **folder_job):
+        if found := self._survey(ready, asked, maybe_done and not self._retry_failed, **folder_job):
             redo = bytes(found.changed) if self._changed == "redo" else redo
             kept = bool(found.changed) and not redo if found.compared else None
             if not found.new and not redo and not self._retry_failed:
@@ -192,7 +193,17 @@ class FolderRun:
             )
         )
 
-    def _survey(self, token: str, rows: Rows, asked: Asked, all_ids: bool, **folder_job: Any) -> Optional[Survey]:
+    def _are_asked_the_same(self, ready: Ready, asked: Asked, **folder_job: Any) -> bool:
+        """Whether the first rows are, if that is known without a task, which takes Ray Data some seconds."""
+        config = self._execution.config
+        tokenizer = config.engine_kwargs.get("tokenizer") or ready.facts.folder
+        if ready.rows.with_media or tokenizer is None and not config.engine_kind.tokenizes:
+            return False
+        job = replace(self._execution.prompt_job(None, **folder_job), tokenizer=str(tokenizer or ""))
+        tables = ready.rows.at_hand(WITNESSES)
+        return bool(tables) and are_asked_the_same(tables, asked, job)
+
+    def _survey(self, ready: Ready, asked: Asked, all_ids: bool, **folder_job: Any) -> Optional[Survey]:
         """Which rows are new; and, where other things may be asked now, what becomes of those that are finished.
 
         None where nothing speaks for either: the code is the same, the first rows are asked the same, and all_ids, to
@@ -200,7 +211,7 @@ class FolderRun:
         """
         import ray
 
-        execution, folder = self._execution, self._folder
+        execution, folder, rows = self._execution, self._folder, ready.rows
         if not folder.rows:
             return None
         # Rows that are known by an id may have other values; nor does code show what parse_row reads from a file.
@@ -211,10 +222,10 @@ class FolderRun:
                 "folders had been merged. Move the files of one of them away, or give another output_path."
             )
         parse = by_id or bool(folder.changed)
-        look = not parse and not folder.kept
+        look = not parse and not folder.kept and not self._are_asked_the_same(ready, asked, **folder_job)
         if not (look or parse or all_ids):
             return None
-        monitor = start_monitor(execution.env_vars(token))
+        monitor = start_monitor(execution.env_vars(ready.token))
         job = execution.prompt_job(monitor, **folder_job)
         try:
             if look and survey(rows.carried(WITNESSES), asked, job, parse=True, with_media=rows.with_media).changed:

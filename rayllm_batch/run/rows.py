@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
@@ -51,6 +51,7 @@ class Rows:
     total_is_a_limit: of a lazy dataset with a dataset_fraction above 1, total is that number: it may have fewer.
     at_least: where total is None, so many there are almost surely, by the size of the files.
     files: on the driver's disk, which tasks on any node read; by their paths, their sizes in bytes.
+    whole: the workload's, of which dataset may be the first rows.
     """
 
     dataset: ray.data.Dataset
@@ -64,6 +65,7 @@ class Rows:
     task: Task = Generate()
     files: Mapping[str, int] = field(default_factory=dict)
     at_least: int = 0
+    whole: Optional[ray.data.Dataset] = None
 
     @property
     def with_media(self) -> bool:
@@ -83,6 +85,16 @@ class Rows:
         """The dataset, or its first `most` rows, as they travel: see columns.py."""
         rows = self.dataset if most is None else self.dataset.limit(most)
         return columns.carry(rows, self.known, self.task.schema.names)
+
+    def at_hand(self, most: int) -> list[pa.Table]:
+        """The first `most` rows as they travel, of a dataset in memory: without Ray Data, whose executor takes seconds."""
+        left, tables = min(most, self.total or most), []
+        for block in _blocks(self.whole):
+            tables.append(columns.carried(block.slice(0, left), self.known, self.task.schema.names))
+            left -= tables[-1].num_rows
+            if left <= 0:
+                break
+        return tables
 
 
 def read_rows(
@@ -139,7 +151,9 @@ def read_rows(
     spread = sample[PARSED_ROWS :: max(1, (len(sample) - PARSED_ROWS) // PARSED_ROWS)][:PARSED_ROWS]
     others = partial(_parsed, workload, task, spread)
     files, at_least = local_files(whole), 0 if total else int(bytes_of(whole) / _row_bytes(sample) * SURE)
-    return Rows(rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others, task, files, at_least)
+    return Rows(
+        rows, sample, total, is_a_limit, tuple(chats), tuple(failed), known, others, task, files, at_least, whole
+    )
 
 
 def _row_bytes(sample: list[dict[str, Any]]) -> float:
@@ -149,15 +163,21 @@ def _row_bytes(sample: list[dict[str, Any]]) -> float:
 
 def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:
     """The first rows of a dataset in memory, without Ray Data, whose executor takes seconds to start; else none."""
-    import ray.data
-    from ray.data.block import BlockAccessor
-
     rows: list[dict[str, Any]] = []
-    for ref in dataset.get_internal_block_refs() if isinstance(dataset, ray.data.dataset.MaterializedDataset) else ():
-        rows += columns.rows(BlockAccessor.for_block(ray.get(ref)).to_arrow().slice(0, most - len(rows)))
+    for block in _blocks(dataset):
+        rows += columns.rows(block.slice(0, most - len(rows)))
         if len(rows) == most:
             break
     return rows
+
+
+def _blocks(dataset: Optional[ray.data.Dataset]) -> Iterator[pa.Table]:
+    """Of a dataset in memory; else none."""
+    import ray.data
+    from ray.data.block import BlockAccessor
+
+    for ref in dataset.get_internal_block_refs() if isinstance(dataset, ray.data.dataset.MaterializedDataset) else ():
+        yield BlockAccessor.for_block(ray.get(ref)).to_arrow()
 
 
 def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[str]) -> None:

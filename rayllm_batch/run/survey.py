@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +83,29 @@ def survey(
     return found
 
 
+def are_asked_the_same(tables: Sequence[pa.Table], asked: Asked, job: PromptJob) -> bool:
+    """Whether the finished ones of these rows are, found out in this process, whose user's code may do otherwise than in
+    a task: where it is not so, a task has to say it.
+    """
+    # In a thread: on the main one, an interrupt is an error of a row, and one that lasts ends the process.
+    pool = ThreadPoolExecutor(1)
+    try:
+        found = (pool.submit(compared, table, job, asked, True).result().to_pylist()[0] for table in tables)
+        return not any(one["changed"] or one["unread"] for one in found)
+    except Exception:  # what reads prompts may not be on this machine
+        return False
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def look(table: pa.Table, job: PromptJob, asked: Any, parse: bool) -> pa.Table:
     """One row, of FOUND_SCHEMA, for a batch. asked: an object of the Ray store, Asked."""
     import ray
 
-    before: Asked = ray.get(asked)
+    return compared(table, job, ray.get(asked), parse)
+
+
+def compared(table: pa.Table, job: PromptJob, before: Asked, parse: bool) -> pa.Table:
     ids = row_ids(table, job.id_column)
     places = before.rows.find(as_pairs(b"".join(ids)))
     known = np.flatnonzero(places >= 0)

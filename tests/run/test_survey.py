@@ -16,7 +16,7 @@ from rayllm_batch.data.row_id import as_pairs, row_ids
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.output import run_columns
 from rayllm_batch.output.finished_rows import Asked
-from rayllm_batch.run.survey import look
+from rayllm_batch.run.survey import are_asked_the_same, look
 from rayllm_batch.workers.media_prompts import MediaPrompts
 from rayllm_batch.workers.prompts import PromptJob, digest_of, prompt_tables
 
@@ -65,6 +65,15 @@ def found(folder: Path, asked: Asked, job_now: PromptJob) -> tuple[list[int], in
 
 def test_the_same_is_the_same(answered: tuple[Path, Asked]) -> None:
     assert found(*answered, job(answered[0])) == ([], 5, 0, "")
+
+
+def test_the_driver_knows_what_is_the_same_and_leaves_the_rest_to_a_task(answered: tuple[Path, Asked]) -> None:
+    folder, asked = answered
+    halves = [TABLE.slice(0, 3), TABLE.slice(3)]
+    assert are_asked_the_same(halves, asked, job(folder))
+    assert not are_asked_the_same(halves, asked, job(folder, "Why?"))
+    no_tokenizer = replace(job(folder), as_text=False, tokenizer=str(folder), media=None)
+    assert not are_asked_the_same(halves, asked, no_tokenizer)
 
 
 def test_another_question_and_another_picture_are_something_else(answered: tuple[Path, Asked]) -> None:
