@@ -192,12 +192,14 @@ elapsed_s = time.time() - began
 # stopped for repeating itself, where `repetition_detection` asks for that; `error`), and `error`, which is null or says what failed,
 # and where, for that row. A failed row has no answer: its `generated_text` is null. One bad row never stops the others.
 #
-# ![A table with three articles, the summary of each, and its tokens](assets/results.png)
+# The table is searched, sorted and filtered in place; a click opens a row, and rows that failed come first.
+#
+# ![A table with articles, the summary of each, and its tokens; one row is open](assets/results.png)
 
 # %%
 from util.results import show_results
 
-show_results(ds, input_column="article", n=16)
+show_results(ds, input_column="article")
 
 # %%
 from util.results import add_up
@@ -205,7 +207,7 @@ from util.results import add_up
 total = add_up(ds)
 print(f"{total.rows} rows, {total.failed} failed; finish reasons: {dict(total.finish_reasons)}")
 assert total.rows == ds.count() > 0
-assert total.failed < total.rows, "every row failed; the next cell shows why"
+assert total.failed < total.rows, "every row failed; the table above shows why"
 
 done = batch.metrics  # of this run alone: rows that OUTPUT held already were not computed again
 tokens = done.num_input_tokens + done.num_generated_tokens
@@ -214,12 +216,6 @@ print(f"{done.rows_per_s:,.1f} rows/s, {done.output_tokens_per_s:,.0f} output to
 if tokens:
     per_million_s = batch.project_1m_token_time(tokens, elapsed_s, done.engine_s)
     print(f"One million tokens would take {per_million_s:,.0f} s, with the engine ready.")
-
-# %% [markdown]
-# Rows that failed, with their errors.
-
-# %%
-show_results(ds, input_column="article", only_failures=True)
 
 # %% [markdown]
 # The report is one HTML file, for you or for whoever asks how the job went: whether the engine was full, how fast it was

@@ -383,7 +383,7 @@ def test_report_in_a_notebook(
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     path = finished().report(tmp_path / "report.html")
     (data,) = displayed
-    ((tag, attributes),) = Page(data["text/html"]).tags
+    _, (tag, attributes) = Page(data["text/html"]).tags  # after the frame's style
     assert (
         tag == "iframe"
         and attributes["srcdoc"] == Path(path).read_text(encoding="utf-8")
