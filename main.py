@@ -171,7 +171,8 @@ print(batch.estimate(sample_rows=SAMPLE_ROWS, gpu_hour_usd=None))  # a price in 
 # ## Step 4: the run
 #
 # `run()` answers every row once, and returns a Ray Dataset that can be read many times. While it runs, a bar shows how far
-# it is, how fast, how full the engine is, and when it will be done. Ray's and vLLM's own output goes to files
+# it is, how fast, how full the engine is, and when it will be done; **Stop** does what Ctrl-C does. In JupyterLab the page can be
+# closed, once it is saved: opened again, it shows the run that goes on. Ray's and vLLM's own output goes to files
 # (`RayLLMBatch(..., verbose=True)` brings it here).
 #
 # With `OUTPUT` set, answers are written to that folder as they come, and running this cell again on a folder that is not complete
@@ -182,8 +183,11 @@ print(batch.estimate(sample_rows=SAMPLE_ROWS, gpu_hour_usd=None))  # a price in 
 # %%
 import time
 
+from util.run_panel import watched
+
 began = time.time()
-ds = batch.run(OUTPUT or None)
+with watched():
+    ds = batch.run(OUTPUT or None)
 elapsed_s = time.time() - began
 
 # %% [markdown]

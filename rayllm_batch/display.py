@@ -6,6 +6,8 @@ import html
 import io
 import os
 import sys
+import threading
+from importlib.util import find_spec
 from typing import Any
 
 # Light or dark as the notebook is, which need not be as the browser is. Its text is seen where no frame may be.
@@ -33,6 +35,15 @@ def client_answers(kernel: Any) -> bool:
     """Whether the client that sent this cell answers questions; nbclient, papermill and nbval, unwatched, do not."""
     request = kernel.get_parent("shell") or {}
     return bool(request.get("content", {}).get("allow_stdin", False))
+
+
+def in_jupyterlab() -> bool:
+    """Whether a page of JupyterLab shows this process's widgets."""
+    # Jupyter Server puts the notebook's path here; VS Code, connected to one, a name of its own kind.
+    notebook = os.environ.get("JPY_SESSION_NAME", "")
+    in_vs_code = "__vsc_ipynb_file__" in getattr(ipython_shell(), "user_ns", {}) or "-jvsc-" in notebook
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return bool(notebook and not in_vs_code and in_main_thread and find_spec("ipywidgets"))
 
 
 class _Pipe(io.FileIO):
