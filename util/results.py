@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rayllm_batch.display import framed, in_notebook, show
+from rayllm_batch.errors import DatasetError, did_you_mean
 from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.show.row_table import (
     TEXT_WIDTH,
@@ -54,7 +55,7 @@ def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 1000) ->
     """Show rows of a run's output, failed ones first; half of them at most, where others were answered.
 
     In a notebook, with itables, a table of `n` rows to sort, search and filter, each of which opens. Elsewhere text of
-    the first TEXT_ROWS.
+    the first TEXT_ROWS. Raises DatasetError where they have no `input_column`.
     """
     from ray.data.expressions import col
 
@@ -66,6 +67,10 @@ def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 1000) ->
     if not rows:
         print("There are no rows.")
         return
+    if input_column not in rows[0]:
+        raise DatasetError(
+            f"The rows have no column {input_column!r}, but: {', '.join(rows[0])}.{did_you_mean(input_column, rows[0])}"
+        )
     total = dataset.count()
     many = f"{known or len(failed):,}{'+' if known is None and len(failed) == n else ''}"
     note = f"{total:,} rows, {many} failed{', which come first' if failed else ''}."

@@ -82,7 +82,7 @@ def _input(value: Any, with_picture: bool) -> str:
 def _bounded(value: Any) -> Any:
     """A text without its middle, where it is very long; also those of a list."""
     if isinstance(value, list):
-        return [_bounded(one) for one in value]
+        return [_bounded(one) if isinstance(one, str) else one for one in value]
     if not isinstance(value, str) or len(value) <= MOST_CHARACTERS:
         return value
     half = MOST_CHARACTERS // 2
@@ -90,5 +90,4 @@ def _bounded(value: Any) -> Any:
 
 
 def _readable(value: Any) -> str:
-    data = value.get("bytes") if isinstance(value, dict) else value
-    return f"<{len(data):,} bytes>" if isinstance(data, bytes) else readable(value)
+    return readable(value["bytes"] if isinstance(value, dict) and value.get("bytes") else value)

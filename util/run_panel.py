@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -54,7 +53,7 @@ class RunPanel:
     def _stop(self) -> None:
         self._button.disabled, self._button.description = True, "Stopping ..."
         # To this process alone, whose children an interrupt by the page's own button may reach too.
-        signal.pthread_kill(threading.main_thread().ident or os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     def _receive_with(self, callback: Any) -> None:
         kernel = self._kernel  # a stream belongs to the thread of its event loop

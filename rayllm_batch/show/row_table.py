@@ -11,6 +11,7 @@ from typing import Any
 TEXT_WIDTH = 110
 FIELDS = "fields"  # the heading of `html_fields`
 MOST_CHARACTERS = 2000  # of one field's value
+JSON = (dict, list, bool, int, float, type(None))
 VECTOR = 8  # more numbers than these are not all shown
 # Shown elsewhere, or too long to read.
 TOLD = (
@@ -94,14 +95,23 @@ def _value(value: Any) -> str:
 
 
 def readable(value: Any) -> str:
-    """Text as it is, of a vector its length and first numbers, of all else compact JSON."""
-    to_list = getattr(value, "tolist", None)  # of an array
-    plain = to_list() if to_list else value
-    if isinstance(plain, str):
-        return plain
+    """Text as it is, of bytes how many, of a vector its length and first numbers, of what is nested compact JSON."""
+    plain = _plain(value)
     if isinstance(plain, list) and len(plain) > VECTOR and all(isinstance(one, float) for one in plain):
         return f"{len(plain):,} numbers: {', '.join(f'{one:.4f}' for one in plain[:VECTOR])}, ..."
-    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=readable)
+    if plain is not None and not isinstance(plain, (dict, list, bool)):
+        return str(plain)
+    try:
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    except (TypeError, ValueError, RecursionError):  # keys that JSON has not, or what holds itself
+        return str(plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return f"<{len(value):,} bytes>"
+    to_list = getattr(value, "tolist", None)  # of an array
+    return to_list() if to_list else value if isinstance(value, JSON) else str(value)
 
 
 def of_output(row: dict[str, Any], answer_column: str) -> dict[str, Any]:

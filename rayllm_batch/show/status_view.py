@@ -19,7 +19,9 @@ from typing import Any, Optional, Protocol, TextIO, Union
 from rayllm_batch.display import client_answers, in_notebook, ipython_shell
 from rayllm_batch.show.status import Status
 
-LINE_EVERY_S = 20.0  # where a line cannot be written over: a log file, a CI
+# Where a line cannot be written over: a log file, a CI. Between two go 20 s, and in a long run a quarter of its time so
+# far, an hour at most: that of an hour has twenty, of a day fifty.
+LINE_EVERY_S, SHARE, LONGEST_S = 20.0, 0.25, 3600.0
 WIDE, MEDIUM = 100, 60  # columns of a terminal in which a bar of 20, or 10, leaves room for words
 
 
@@ -41,18 +43,20 @@ make_panel: Callable[[], Optional[Panel]] = lambda: None  # noqa: E731
 
 
 class Lines:
-    """A line every LINE_EVERY_S seconds.
+    """A line now and then.
 
     As of each view: `say` shows a line that stays, above the status, which changes; nothing changes after `close`.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._last = stream, ("", float("-inf"))
+        self._stream, self._last, self._began = stream, ("", float("-inf")), time.monotonic()
 
     def show(self, status: Status) -> None:
         text, (last_text, last_s) = status.text(), self._last
-        if text != last_text and time.monotonic() - last_s >= LINE_EVERY_S:
-            self._last = (text, time.monotonic())
+        now = time.monotonic()
+        wait_s = min(max(LINE_EVERY_S, SHARE * (last_s - self._began)), LONGEST_S)
+        if text != last_text and now - last_s >= wait_s:
+            self._last = (text, now)
             self.say(text)
 
     def say(self, text: str) -> None:

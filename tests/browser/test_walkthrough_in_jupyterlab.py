@@ -206,6 +206,7 @@ def watch(browser: Browser, dashboard: str, notebook: Notebook, index: int) -> d
     expect(engine_stage).to_be_visible()
     notebook.wait_for(index, "Engine ready", seconds=300)
     expect(notebook.output(index).locator("progress")).to_be_visible()
+    expect(notebook.output(index).get_by_role("button", name="Stop")).to_be_visible()
     while notebook.prompt(index) == "[*]:" and not re.search(r"[1-9]\d* */", engine_stage.inner_text()):
         page.wait_for_timeout(500)  # for a picture with the first blocks through it
     seen |= {f"during the run: {path}": text for path, text in exposure.ray_api(dashboard).items()}

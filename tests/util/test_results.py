@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import gzip
 import io
 import json
@@ -13,8 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from rayllm_batch.errors import DatasetError
 from rayllm_batch.output.run_columns import tell_failed
 from util import results
 from util.results_page import MOST_CHARACTERS, SHORT, results_page
@@ -150,6 +153,12 @@ def test_page_of_every_task() -> None:
     assert "<img src='data:image/jpeg;base64," in found["rows"][0]["details"] and "mine" in opened(found["rows"][0])
     _, found = page_of([classified], "text")
     assert found["rows"][0]["cells"][2:] == ["spam", 5, "answered"] and "[0.75,0.25]" in opened(found["rows"][0])
+    loop: list[Any] = []
+    loop.append(loop)
+    odd = {"when": dt.datetime(2024, 1, 2), "images": [{"bytes": b"\xff" * 9}], "map": {(1, 2): 3}, "loop": loop}
+    _, found = page_of([{**odd, **row(article=None)}])
+    said = opened(found["rows"][0])
+    assert 'when2024-01-02 00:00:00images[{"bytes":"<9 bytes>"}]map{(1, 2): 3}loop[[[...]]]generated_text' in said
     _, found = page_of([scored, {**scored, "error": "tokenize: too long", "scores": None}], "text")
     assert "[1] 0.5\n[2] 0.25" in opened(found["rows"][0]) and found["rows"][1]["cells"][-1] == "error"
 
@@ -192,6 +201,8 @@ def test_show_results(capsys: Any) -> None:
     text = shown(tell_failed(Rows([row()] * 5), 0))
     assert text.count("generated_text:") == 5 and "5 rows, 0 failed. Here are 5 of them." in text
     assert shown(Rows()) == "There are no rows.\n"
+    with pytest.raises(DatasetError, match="no column 'artcle', but: article, .*'article'"):
+        results.show_results(Rows([row()]), "artcle")
 
 
 def test_show_results_in_a_notebook(monkeypatch: Any) -> None:
