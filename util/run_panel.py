@@ -29,7 +29,8 @@ class RunPanel:
     def __init__(self, kernel: Any) -> None:
         import ipywidgets
 
-        self._kernel = kernel
+        self._kernel, self._cell = kernel, kernel.get_parent("shell")
+        self._lock, self._closed = threading.Lock(), False
         self._text = ipywidgets.HTML()
         self._button = ipywidgets.Button(description="Stop", icon="stop", tooltip="As Ctrl-C does. " + NOTE)
         self._button.on_click(lambda _: self._stop())
@@ -46,6 +47,8 @@ class RunPanel:
 
     def close(self) -> None:
         """The text stays, for a page that is opened later."""
+        with self._lock:  # a `busy` that came after the cell's end would stay
+            self._closed = True
         self._box.children = (self._text,)
         self._button.close()
         self._receive_with(self._kernel.shell_channel_thread_main)
@@ -73,7 +76,9 @@ class RunPanel:
                 await handled
         finally:
             self._status("idle", message)
-            self._status("busy", kernel.get_parent("shell"))  # the cell's, which that one hid
+            with self._lock:
+                if not self._closed:
+                    self._status("busy", self._cell)  # its state, which that one hid
 
     def _is_for_now(self, frames: Any) -> bool:
         try:

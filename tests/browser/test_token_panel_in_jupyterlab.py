@@ -156,6 +156,7 @@ def test_a_run_is_watched_and_stopped_in_a_page_that_is_opened_again(lab: Jupyte
         expect(notebook.output(0)).not_to_contain_text(before.splitlines()[0])  # it goes on
         notebook.output(0).get_by_role("button", name="Stop").click()
         expect(notebook.output(0).get_by_role("button")).to_have_count(0)
+        notebook.wait_until_idle()
         notebook.run_cell(1)
         notebook.wait_for(1, "stopped=True True")
         expect(notebook.output(0)).to_contain_text(" of 600 rows")  # how far it was
