@@ -6,6 +6,7 @@ import html
 import os
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.row_stats import RowStats, bin_of
 from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.report import plots
-from rayllm_batch.report.page import page, shown
+from rayllm_batch.report.page import SHOWN_CHARACTERS, page, shown
 from rayllm_batch.report.verdict import Verdict, verdict
 
 TOKEN = "hf_" + "s3cr3t" * 5
@@ -251,6 +252,14 @@ def test_plots_take_the_pages_colours_and_keep_their_ids_apart() -> None:
         assert {*re.findall(r"url\(#([^)]+)\)", svg), *re.findall(r'href="#([^"]+)"', svg)} <= ids
     assert not set(re.findall(r'id="([^"]+)"', timeline)) & set(re.findall(r'id="([^"]+)"', lengths))
     assert len(timeline) < 150_000, "it is kept in notebooks"
+
+
+def test_the_page_of_a_large_run_is_below_a_megabyte() -> None:
+    run = SampleRun(seconds=2500).fail(*(f"engine: ValueError: {n} {'x' * 500}" for n in range(300)))
+    one = run.replicas["a"]
+    run.replicas |= {f"r{n}": replace(one, actor_id=f"actor {n}", node=f"10.0.{n}.1") for n in range(512)}
+    settings = {"Engine settings": [(f"setting {n}", "v" * SHOWN_CHARACTERS) for n in range(300)]}
+    assert len(page(**run.report(settings=settings)).encode()) < 1_000_000
 
 
 def test_a_long_runs_plot_is_not_longer() -> None:
