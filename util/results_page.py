@@ -6,6 +6,7 @@ import base64
 import gzip
 import html
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,16 @@ def results_page(rows: Iterable[dict[str, Any]], input_column: str, answer_colum
         told.append(one)
     headings = ["", input_column, answer_column, "tokens in"]
     headings += ["tokens out", "finish"] if GENERATED in of_output(given[0], answer_column) else ["outcome"]
-    bundle = find_package_file("html/dt_bundle.js")
-    template = jinja2.Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"), autoescape=True)
+    path = find_package_file("html/dt_bundle.js")
+    bundle = path.read_text(encoding="utf-8")
+    names = re.search(r"export ?\{([^}]*)\}", bundle)
+    exported = {name: local for local, name in re.findall(r"([\w$]+) as (\w+)", names[1] if names else "")}
+    source = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    template = jinja2.Template(source, autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.render(
-        css=bundle.with_suffix(".css").read_text(encoding="utf-8"),
-        bundle=bundle.read_text(encoding="utf-8"),
+        css=path.with_suffix(".css").read_text(encoding="utf-8"),
+        bundle=bundle,
+        exported=exported,
         rows=json.dumps({"headings": headings, "rows": told}).replace("<", "\\u003c"),
         note=note.strip(),
     )

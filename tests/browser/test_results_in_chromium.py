@@ -79,5 +79,5 @@ def test_the_table(browser: Any, tmp_path: Path, scheme: str) -> None:
     shown.screenshot(path=PICTURES / f"table-{scheme}-390.png")
     assert shown.frames[1].evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     shown.screenshot(path=PICTURES / f"table-{scheme}-390.png")
-    assert set(said) <= {"file", "about", "blob", "data"}, "nothing of the network, and no script of a text ran"
+    assert set(said) <= {"file", "about", "data"}, "nothing of the network, and no script of a text ran"
     shown.close()
