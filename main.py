@@ -198,7 +198,7 @@ elapsed_s = time.time() - began
 #
 # The table is searched, sorted and filtered in place; a click opens a row, and rows that failed come first.
 #
-# ![A table with articles, the summary of each, and its tokens; one row is open](assets/results.png)
+# ![A table with three articles, the summary of each, and its tokens](assets/results.png)
 
 # %%
 from util.results import show_results
