@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEST = "tests/browser/test_walkthrough_in_jupyterlab.py"
 MODEL = "assets/demo-model, which copies sentences of its article"
 ANSWERS = ("preview", "results", "report")  # of the model
-PICTURES = ("token-prompt", *ANSWERS, "dashboard-ray-data")
+PICTURES = ("token-prompt", *ANSWERS)
 COLORS = 32  # black text on white needs no more, and 32 colours make the files a third as large
 
 

@@ -208,13 +208,8 @@ def watch(browser: Browser, dashboard: str, notebook: Notebook, index: int) -> d
     expect(notebook.output(index).locator("progress")).to_be_visible()
     expect(notebook.output(index).get_by_role("button", name="Stop")).to_be_visible()
     while notebook.prompt(index) == "[*]:" and not re.search(r"[1-9]\d* */", engine_stage.inner_text()):
-        page.wait_for_timeout(500)  # for a picture with the first blocks through it
+        page.wait_for_timeout(500)  # until the first blocks are through it
     seen |= {f"during the run: {path}": text for path, text in exposure.ray_api(dashboard).items()}
-    last, corner = page.locator("tr").filter(has_text="dataset_").nth(1).bounding_box(), title.bounding_box()
-    edge = page.locator("th").filter(has_text="Queued Blocks").first.bounding_box()
-    clip = {"x": corner["x"] - 8, "y": corner["y"] - 8}
-    clip |= {"width": edge["x"] + edge["width"] + 8 - clip["x"], "height": last["y"] - clip["y"]}
-    page.screenshot(path=PICTURES / "dashboard-ray-data.png", clip=clip)
     page.screenshot(path=PICTURES / "dashboard-job.png", full_page=True)
     seen["the job's page"] = page.content()
     page.close()
