@@ -213,24 +213,28 @@ print(batch.estimate(sample_rows=SAMPLE_ROWS, gpu_hour_usd=None))  # a price in 
 # ## Step 4: the run
 #
 # `run()` answers every row once, and returns a Ray Dataset that can be read many times. A bar shows how far it is, how fast, how full the engine is, and
-# when it will be done. Before a GPU starts, it looks for everything that can be known to be wrong, and lists all of it; `batch.check()` does only that.
+# when it will be done; **Stop** does what Ctrl-C does. In JupyterLab a saved page can be closed: opened again, it shows the run that goes on. Before a GPU starts, it looks for everything that can be known to be wrong, and lists all of it; `batch.check()` does only that.
 #
 # With `OUTPUT` set, answers are written to that folder as they come, and running this cell again [continues it](docs/resume.md).
 
 # %%
 import time
 
+from util.run_panel import watched
+
 began = time.time()
-ds = batch.run(OUTPUT or None)
+with watched():
+    ds = batch.run(OUTPUT or None)
 elapsed_s = time.time() - began
 
 # %% [markdown]
-# The output has the input's columns and [five more](docs/your-data.md#what-comes-out): the answer, its tokens, why it ended, and `error`.
+# The output has the input's columns and [five more](docs/your-data.md#what-comes-out): the answer, its tokens, why it ended, and `error`. The table is
+# searched, sorted and filtered in place; a click opens a row, and rows that failed come first.
 
 # %%
 from util.results import show_results
 
-show_results(ds, input_column="article", n=16)
+show_results(ds, input_column="article")
 
 # %%
 from util.results import add_up
@@ -238,7 +242,7 @@ from util.results import add_up
 total = add_up(ds)
 print(f"{total.rows} rows, {total.failed} failed; finish reasons: {dict(total.finish_reasons)}")
 assert total.rows == ds.count() > 0
-assert total.failed < total.rows, "every row failed; the next cell shows why"
+assert total.failed < total.rows, "every row failed; the table above shows why"
 
 done = batch.metrics  # of this run alone: rows that OUTPUT held already were not computed again
 tokens = done.num_input_tokens + done.num_generated_tokens
@@ -247,12 +251,6 @@ print(f"{done.rows_per_s:,.1f} rows/s, {done.output_tokens_per_s:,.0f} output to
 if tokens:
     per_million_s = batch.project_1m_token_time(tokens, elapsed_s, done.engine_s)
     print(f"One million tokens would take {per_million_s:,.0f} s, with the engine ready.")
-
-# %% [markdown]
-# Rows that failed, with their errors.
-
-# %%
-show_results(ds, input_column="article", only_failures=True)
 
 # %% [markdown]
 # The report is one HTML file, for you or for whoever asks how the job went: whether the engine was full, how fast it was over time, how long prompts and

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import io
 import os
 import sys
+import threading
+from importlib.util import find_spec
 from typing import Any
+
+# Light or dark as the notebook is, which need not be as the browser is. Its text is seen where no frame may be.
+FRAME = (
+    "<style>body[data-jp-theme-light=true] .rayllm-frame, body.vscode-light .rayllm-frame {{ color-scheme: light }}"
+    "body[data-jp-theme-light=false] .rayllm-frame, body.vscode-dark .rayllm-frame {{ color-scheme: dark }}</style>"
+    "<iframe class='rayllm-frame' srcdoc='{source}' sandbox='{allowed}' title='{title}' "
+    "style='width:100%;height:720px;resize:vertical;border:1px solid #8884;border-radius:6px'>"
+    "{title}: run the cell, or trust the notebook, to see it.</iframe>"
+)
 
 
 def ipython_shell() -> Any:
@@ -23,6 +35,15 @@ def client_answers(kernel: Any) -> bool:
     """Whether the client that sent this cell answers questions; nbclient, papermill and nbval, unwatched, do not."""
     request = kernel.get_parent("shell") or {}
     return bool(request.get("content", {}).get("allow_stdin", False))
+
+
+def in_jupyterlab() -> bool:
+    """Whether a page of JupyterLab shows this process's widgets."""
+    # Jupyter Server puts the notebook's path here; VS Code, connected to one, a name of its own kind.
+    notebook = os.environ.get("JPY_SESSION_NAME", "")
+    in_vs_code = "__vsc_ipynb_file__" in getattr(ipython_shell(), "user_ns", {}) or "-jvsc-" in notebook
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return bool(notebook and not in_vs_code and in_main_thread and find_spec("ipywidgets"))
 
 
 class _Pipe(io.FileIO):
@@ -53,9 +74,15 @@ def let_all_print() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def show(html: str, text: str) -> None:
-    """`html` as the output of a notebook's cell, with `text` for front ends that show no HTML; else `text`, printed."""
+def framed(page: str, title: str, scripts: bool = False) -> str:
+    """A frame with the page, which keeps its style, texts and scripts from the notebook, and the notebook's from it."""
+    source = html.escape(page, quote=False).replace("'", "&#39;")
+    return FRAME.format(source=source, allowed="allow-scripts" if scripts else "", title=html.escape(title))
+
+
+def show(shown: str, text: str) -> None:
+    """`shown`, HTML, as the output of a notebook's cell, with `text` for front ends that show no HTML; else `text`, printed."""
     if in_notebook():
-        sys.modules["IPython"].display.display({"text/html": html, "text/plain": text}, raw=True)
+        sys.modules["IPython"].display.display({"text/html": shown, "text/plain": text}, raw=True)
     else:
         print(text, flush=True)

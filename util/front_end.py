@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from enum import Enum
-from importlib.util import find_spec
 
-from rayllm_batch.display import client_answers, ipython_shell
+from rayllm_batch.display import client_answers, in_jupyterlab, ipython_shell
 
 
 class FrontEnd(Enum):
@@ -26,11 +24,7 @@ def front_end() -> FrontEnd:
         return FrontEnd.LINE if watched else FrontEnd.NOBODY
     if not client_answers(kernel):
         return FrontEnd.NOBODY
-    # Jupyter Server puts the notebook's path here; VS Code, connected to one, a name of its own kind.
-    notebook = os.environ.get("JPY_SESSION_NAME", "")
-    in_vs_code = "__vsc_ipynb_file__" in shell.user_ns or "-jvsc-" in notebook
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if notebook and not in_vs_code and in_main_thread and find_spec("ipywidgets"):
+    if in_jupyterlab():
         from util.kernel_messages import can_read_messages
 
         if can_read_messages(kernel):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from rayllm_batch.display import show
+from rayllm_batch.display import framed, in_notebook, show
+from rayllm_batch.errors import DatasetError, did_you_mean
 from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.show.row_table import (
-    FIELDS,
     TEXT_WIDTH,
     answers,
     counts,
-    html_answer,
-    html_fields,
-    html_table,
+    of_output,
+    readable,
     shortened,
     text_fields,
     wrapped,
@@ -25,7 +24,7 @@ from rayllm_batch.show.row_table import (
 if TYPE_CHECKING:
     import ray.data
 
-INPUT_CHARACTERS = 400
+TEXT_ROWS = 16
 
 
 @dataclass
@@ -52,65 +51,65 @@ def add_up(dataset: ray.data.Dataset) -> Totals:
     return totals
 
 
-def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 16, only_failures: bool = False) -> None:
-    """Show `n` rows of a run's output side by side: the input (shortened), the answer or the error, its fields, counts.
+def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 1000) -> None:
+    """Show rows of a run's output, failed ones first; half of them at most, where others were answered.
 
-    The first answered ones, and failed ones only where these are too few; a line says how many failed.
-    only_failures: show only rows whose `error` is set.
+    In a notebook, with itables, a table of `n` rows to sort, search and filter, each of which opens. Elsewhere text of
+    the first TEXT_ROWS. Raises DatasetError where they have no `input_column`.
     """
     from ray.data.expressions import col
 
-    rows = dataset.filter(expr=col("error").is_not_null()).take(n) if only_failures else dataset.take(n)
-    looked_at, failed = len(rows), [row for row in rows if row["error"] is not None]
-    if failed and not only_failures:
-        rows = dataset.filter(expr=col("error").is_null()).take(n)
-        rows += failed[: n - len(rows)]
+    failed, answered = [], dataset
+    if (known := failed_of(dataset)) != 0:
+        failed = dataset.filter(expr=col("error").is_not_null()).take(n)
+        answered = dataset.filter(expr=col("error").is_null())
+    rows = _failed_first(failed, answered.take(n), n)
     if not rows:
-        print("No row failed." if only_failures else "There are no rows.")
+        print("There are no rows.")
+        return
+    if input_column not in rows[0]:
+        raise DatasetError(
+            f"The rows have no column {input_column!r}, but: {', '.join(rows[0])}.{did_you_mean(input_column, rows[0])}"
+        )
+    total = dataset.count()
+    many = f"{known or len(failed):,}{'+' if known is None and len(failed) == n else ''}"
+    note = f"{total:,} rows, {many} failed{', which come first' if failed else ''}."
+    few = _failed_first(failed, rows[len(failed) :], TEXT_ROWS)
+    text = f"{as_text(few, input_column)}\n\n{note} Here are {len(few):,} of them."
+    if in_notebook() and find_spec("itables"):
+        from util.results_page import results_page
+
+        shown = "" if len(rows) == total else f" Here are {len(rows):,} of them."
+        page = results_page(rows, input_column, answer_column(rows[0]), f"{note}{shown} A click on a row opens it.")
+        show(framed(page, "Results", scripts=True), text)
     else:
-        show(as_html(rows, input_column), as_text(rows, input_column))
-    if not only_failures and (said := _failed(dataset, len(failed), looked_at)):
-        print(said)
+        print(text, flush=True)
 
 
-def _failed(dataset: ray.data.Dataset, found: int, looked_at: int) -> str:
-    """found: failed ones of the `looked_at` first rows. "" where none is known."""
-    failed = failed_of(dataset)
-    of = f"{found:,} of the first {looked_at:,}" if failed is None else f"{failed:,} of {dataset.count():,}"
-    return f"{of} rows failed: only_failures=True shows them." if failed or found else ""
+def _failed_first(failed: list[dict[str, Any]], answered: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    answered = answered[: n - min(len(failed), n // 2)]
+    return failed[: n - len(answered)] + answered
+
+
+def answer_column(row: dict[str, Any]) -> str:
+    """The output's column that people read first; the input's stand before it."""
+    if "generated_text" in row:
+        return "generated_text"
+    # The last one, as a table of the user's may have a column `label`; a task of a package of one's own has another.
+    found = [name for name in row if name in ("embedding", "label", "score")]
+    return found[-1] if found else "num_input_tokens"
 
 
 def as_text(rows: list[dict[str, Any]], input_column: str) -> str:
     """One paragraph a row, for terminals and logs."""
     blocks = []
     for number, row in enumerate(rows, start=1):
+        column = answer_column(row)
         lines = [
             f"[{number}] {counts(row)}",
-            wrapped(input_column, shortened(row.get(input_column), 2 * TEXT_WIDTH)),
-            *(wrapped(label, text) for label, text in answers(row)),
-            *text_fields(_answer_of(row)),
+            wrapped(input_column, shortened(readable(row.get(input_column)), 2 * TEXT_WIDTH)),
+            *(wrapped(label, text) for label, text in answers(row, column)),
+            *text_fields(of_output(row, column), column),
         ]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
-
-
-def as_html(rows: list[dict[str, Any]], input_column: str) -> str:
-    """A table; every text is escaped, since models write whatever they like."""
-    return html_table(
-        (input_column, "generated_text", FIELDS, "tokens"),
-        (
-            (
-                html.escape(shortened(row.get(input_column), INPUT_CHARACTERS)),
-                html_answer(row),
-                html_fields(_answer_of(row)),
-                html.escape(counts(row)),
-            )
-            for row in rows
-        ),
-    )
-
-
-def _answer_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Without the input's columns: those of an answer begin with its text."""
-    names = list(row)
-    return {name: row[name] for name in names[names.index("generated_text") :]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from pathlib import Path
 from typing import Any, Union
@@ -11,11 +10,6 @@ from rayllm_batch import display
 from rayllm_batch.errors import RayLLMBatchError
 from rayllm_batch.report.verdict import percent
 from rayllm_batch.show.status import duration
-
-FRAME = (
-    "<iframe srcdoc='{}' sandbox='' title='{}' "
-    "style='width:100%;height:720px;border:1px solid #8884;border-radius:6px'></iframe>"
-)
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -46,9 +40,7 @@ def save(content: str, path: Union[str, os.PathLike], what: str) -> str:
     except OSError as error:
         why = f"The {what} cannot be written to {whole_path!r}: {error}."
         raise RayLLMBatchError(f"{why} Give another path=.") from None
-    # The frame keeps the page's style from the notebook's, and the notebook's from the page's.
-    frame = FRAME.format(html.escape(content, quote=True), what.capitalize())
-    display.show(frame, f"The {what} is in {whole_path}")
+    display.show(display.framed(content, what.capitalize()), f"The {what} is in {whole_path}")
     return whole_path
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.measures.history import History, Point
@@ -11,12 +13,11 @@ from rayllm_batch.measures.row_stats import bin_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Drawn in colours that nothing else has, which become the page's own: light or dark is the browser's to choose.
 COLOURS = {f"--{name}": f"#0{n}0{n}0{n}" for n, name in enumerate(("fg", "muted", "grid", "one", "two", "three"), 1)}
 FG, MUTED, GRID, ONE, TWO, THREE = COLOURS.values()
-WIDTH_IN = 9.0
+WIDTH_IN, HEIGHT_IN = 4.8, 2.3  # of one plot
 MOST_SAMPLES = 240  # a line of more cannot be told from it at this width
 BARS = 32
 AXES = {"edgecolor": MUTED, "labelcolor": FG, "grid": True, "axisbelow": True}
@@ -24,7 +25,7 @@ TITLES = {"titlesize": 10.5, "titlelocation": "left", "titleweight": "bold", "ti
 
 
 def timeline(history: History, at_once: str = "max_num_seqs") -> str:
-    """Tokens a second, requests, KV cache and GPU use over the time of the run; "" where there is nothing to draw.
+    """Plots of tokens a second, requests, KV cache and GPU use over the time of the run; "" where there is nothing to draw.
 
     at_once: the setting that bounds an engine's requests.
     """
@@ -32,42 +33,46 @@ def timeline(history: History, at_once: str = "max_num_seqs") -> str:
     points = history.points[::-1][::step][::-1]  # the last one included
     if len(points) < 3:
         return ""
-    with_use = any(p.kv_cache_usage is not None or p.gpu_utilization is not None for p in points)
-    times = [point.time_s for point in points]
-    first = ("output_tokens", "Output tokens/s", TWO) if points[-1].output_tokens else ("rows", "Rows/s", TWO)
+    first = ("output_tokens", "Output tokens/s") if points[-1].output_tokens else ("rows", "Rows/s")
+    kinds: list[Callable[[Axes], None]] = [
+        lambda axis: _draw_rates(axis, points, *first, TWO),
+        lambda axis: _draw_rates(axis, points, "input_tokens", "Input tokens/s (of rows that are done)", ONE),
+        lambda axis: _draw_requests(axis, points, at_once),
+    ]
+    if any(p.kv_cache_usage is not None or p.gpu_utilization is not None for p in points):
+        kinds.append(lambda axis: _draw_use(axis, points))
+    end_s = max(points[-1].time_s, 1.0)
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(4 if with_use else 3, 1, sharex=True)
-        _draw_rates(axes[0], points, *first)
-        _draw_rates(axes[1], points, "input_tokens", "Input tokens/s (of rows that are done)", ONE)
-        _draw_requests(axes[2], points, at_once)
-        if with_use:
-            _draw_use(axes[3], points)
-        for axis in axes:
+    def drawn(number: int, kind: Callable[[Axes], None]) -> str:
+        def draw(axis: Any) -> None:
+            kind(axis)
             axis.set_ylim(bottom=0)
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else f"{value:,.4g}")
-        axes[-1].set_xlabel("seconds since the run started")
-        axes[-1].set_xlim(0, max(times[-1], 1.0))
-        _mark_phases(axes, history.phases, times[-1])
+            axis.set_xlabel("seconds since the run started")
+            axis.set_xlim(0, end_s)
+            _mark_phases(axis, history.phases, end_s, with_names=number == 1)
 
-    return _drawn("timeline", draw, height_in=7.4 if with_use else 5.8)
+        return _drawn(f"timeline-{number}", draw)
+
+    return _beside(drawn(number, kind) for number, kind in enumerate(kinds, start=1))
 
 
 def lengths(input_lengths: dict[int, int], output_lengths: Optional[dict[int, int]]) -> str:
     """How long prompts and answers were, as histograms; "" without rows. output_lengths: None where none are."""
     if not input_lengths and not output_lengths:
         return ""
+    given = [("prompt", input_lengths, "Prompt length", ONE)]
+    if output_lengths is not None:
+        given.append(("answer", output_lengths, "Answer length", TWO))
+    return _beside(
+        _drawn(f"lengths-{name}", partial(_draw_lengths, counts=counts, title=title, colour=colour))
+        for name, counts, title, colour in given
+    )
 
-    def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
-        _draw_lengths(left, input_lengths, "Prompt length", ONE)
-        if output_lengths is not None:
-            _draw_lengths(right, output_lengths, "Answer length", TWO)
-        else:
-            right.set_axis_off()
-        left.set_ylabel("rows")
 
-    return _drawn("lengths", draw, height_in=2.6)
+def _beside(plots: Iterable[str]) -> str:
+    """As many in a row as the page has room for."""
+    return f"<div class='plots'>{''.join(plots)}</div>"
 
 
 def _draw_rates(axis: Axes, points: list[Point], name: str, title: str, colour: str) -> None:
@@ -80,10 +85,10 @@ def _draw_rates(axis: Axes, points: list[Point], name: str, title: str, colour: 
 def _draw_requests(axis: Any, points: list[Point], at_once: str) -> None:
     times = [point.time_s for point in points]
     axis.plot(times, [point.running for point in points], label="running")
-    axis.plot(times, [point.waiting for point in points], label="waiting in the engines' queues")
+    axis.plot(times, [point.waiting for point in points], label="waiting")
     if any(point.slots for point in points):
         slots = [point.slots or None for point in points]
-        axis.plot(times, slots, label=f"most that can run ({at_once})", color=MUTED, linestyle="--", linewidth=1)
+        axis.plot(times, slots, label=at_once, color=MUTED, linestyle="--", linewidth=1)
     axis.set_title("Requests")
     _legend(axis)
 
@@ -99,33 +104,34 @@ def _draw_use(axis: Any, points: list[Point]) -> None:
     _legend(axis)
 
 
-def _mark_phases(axes: Any, phases: dict[str, float], end_s: float) -> None:
-    """A line through all plots at each, its name above the first; names of phases that are close share a place."""
+def _mark_phases(axis: Any, phases: dict[str, float], end_s: float, with_names: bool) -> None:
+    """A line at each, with its name beside it above the plot, on a level where no other name is."""
     if phases.get("all engines ready") == phases.get("first engine ready"):
         named = {"first engine ready": "engine ready"}
         phases = {named.get(phase, phase): at for phase, at in phases.items() if phase != "all engines ready"}
-    places: list[tuple[float, list[str]]] = []
+    taken: list[list[tuple[float, float]]] = []  # of each level, from and to
     for phase, at in sorted(phases.items(), key=lambda item: item[1]):
-        for axis in axes:
-            axis.axvline(at, color=MUTED, linestyle=":", linewidth=1)
-        if places and at - places[-1][0] < 0.14 * end_s:
-            places[-1][1].append(phase)
-        else:
-            places.append((at, [phase]))
-    for at, names in places:
-        side, offset = ("right", (-3, 3)) if at > 0.8 * end_s else ("left", (3, 3))
-        style = {"textcoords": "offset points", "ha": side, "va": "bottom", "color": MUTED, "fontsize": 8.5}
-        axes[0].annotate("\n".join(names), (at, 1), xytext=offset, xycoords=("data", "axes fraction"), **style)
-    axes[0].set_title(axes[0].get_title("left"), pad=10 + 11 * max((len(names) for _, names in places), default=0))
+        axis.axvline(at, color=MUTED, linestyle=":", linewidth=1)
+        on_left, width = at > 0.7 * end_s, 0.019 * len(phase) * end_s
+        start, end = (at - width, at) if on_left else (at, at + width)
+        level = next((i for i, spans in enumerate(taken) if all(end < a or b < start for a, b in spans)), len(taken))
+        taken[level:] = [[*(taken[level] if level < len(taken) else []), (start, end)], *taken[level + 1 :]]
+        if with_names:
+            place = {"xytext": (-3 if on_left else 3, 3 + 10 * level), "textcoords": "offset points", "va": "bottom"}
+            style = {"ha": "right" if on_left else "left", "color": MUTED, "fontsize": 8.5}
+            axis.annotate(phase, (at, 1), xycoords=("data", "axes fraction"), **place, **style)
+    if with_names:
+        axis.set_title(axis.get_title("left"), pad=8 + 10 * len(taken))
 
 
 def _legend(axis: Axes) -> None:
-    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1, handlelength=1.6)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1, handlelength=1.2, columnspacing=1)
 
 
 def _draw_lengths(axis: Axes, counts: dict[int, int], title: str, colour: str) -> None:
     axis.set_title(title)
     axis.set_xlabel("tokens")
+    axis.set_ylabel("rows")
     if not counts:
         axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color=MUTED)
         return
@@ -166,7 +172,7 @@ def _spans_octaves(first: float, last: float) -> bool:
     return last > 24 * max(first, 1) and last > 100
 
 
-def _drawn(name: str, draw: Any, height_in: float) -> str:
+def _drawn(name: str, draw: Callable[[Axes], None]) -> str:
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot, whose state is the notebook's
 
@@ -183,8 +189,8 @@ def _drawn(name: str, draw: Any, height_in: float) -> str:
         matplotlib.rc("grid", color=GRID)
         matplotlib.rc("legend", frameon=False)
         matplotlib.rc("lines", linewidth=1.6)
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        draw(figure)
+        figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
+        draw(figure.subplots())
         content = io.StringIO()
         figure.savefig(content, format="svg", transparent=True)
     return _for_the_page(content.getvalue(), name)

@@ -61,45 +61,45 @@ def _fullness(metrics: RunMetrics, history: History, engines: str, at_once: str)
         ), []
     share = mean_over(fed, "full") or 0.0
     tail_s = all_s - fed_s
-    # Beside figures of the whole time, those of its fed part say so.
-    until, time = "", f"{percent(share)} of the generating time"
-    if tail_s >= 0.05 * all_s:
-        whole = percent(mean_over(sampled, "full") or 0.0)
-        until = " until only the last rows were left"
-        time = f"{percent(share)} of the time{until} ({whole} of the whole generating time)"
-    ran = f"{mean_over(fed, 'running'):,.0f} requests{_of(metrics, at_once)} ran on average{until}"
+    # Every figure is of the whole generating time, as those of the page are; full, waiting and the end make all of it.
+    whole, tail = mean_over(sampled, "full") or 0.0, tail_s / all_s
+    while_fed = " as long as rows were waiting" if tail >= 0.05 else ""
+    end = f", and only the last rows were left for {percent(tail)}" if while_fed else ""
+    time = f"{percent(whole)} of the generating time"
+    ran = f"{mean_over(sampled, 'running'):,.0f} requests{_of(metrics, at_once)} ran on average"
     notes = []
-    if tail_s > 0.25 * all_s:
+    if tail > 0.25:
         notes.append(
             f"For {tail_s:,.0f} of {all_s:,.0f} s only the last rows were left, too few to fill the {engines}: see the "
             "slowest rows. A lower max_tokens bounds them; more rows in one run make them count less."
         )
-    if share >= FULL and tail_s > 0.5 * all_s:
+    if share >= FULL and tail > 0.5:
         return (
-            f"The {engines} were full only at first: for {percent(tail_s / all_s)} of the generating time just the "
+            f"The {engines} were full only at first: for {percent(tail)} of the generating time just the "
             "last rows were left, too few to fill them."
         ), notes
     if share >= FULL:
-        return (f"The {engines} were full: they had all the work they could take for {time}."), [
+        return (f"The {engines} were full{while_fed}: they had all the work they could take for {time}{end}."), [
             _limit(fed, ran, at_once),
             *notes,
         ]
+    rest = f"{percent(max(0.0, 1 - whole - tail))} of it"
     waited = "waited for rows"
     starved = (
-        f"In the rest they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
+        f"For {rest} they waited for rows ({ran}): reading the data, parse_row and tokenizing did not keep up. "
         "More CPUs for Ray, or a parse_row that does less, make it faster."
     )
     if _restarts(metrics):  # then nothing says that the rows came too slowly
         waited = "were starting again or had few rows"
         starved = (
-            f"In the rest engines were being started again, or had few rows ({ran}): those that an engine had when it "
+            f"For {rest} engines were being started again, or had few rows ({ran}): those that an engine had when it "
             "died are tried again a few at a time, to find the one that made it die."
         )
     if share >= PARTLY:
-        return f"The {engines} were full only {time}.", [starved, *notes]
+        return f"The {engines} were full for only {time}{end}.", [starved, *notes]
     return (
-        f"The {engines} were not full: they had all the work they could take during only {time}, and "
-        f"{waited} in the rest."
+        f"The {engines} were not full: they had all the work they could take for only {time}, and {waited} for "
+        f"{rest}{end}."
     ), [starved, *notes]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 TEXT_WIDTH = 110
 FIELDS = "fields"  # the heading of `html_fields`
 MOST_CHARACTERS = 2000  # of one field's value
+JSON = (dict, list, bool, int, float, type(None))
+VECTOR = 8  # more numbers than these are not all shown
 # Shown elsewhere, or too long to read.
 TOLD = (
     *("prompt", "num_input_tokens", "num_generated_tokens", "num_requests", "finish_reason", "finish_reasons", "error"),
@@ -48,7 +50,7 @@ def answers(row: dict[str, Any], column: str = "generated_text") -> list[tuple[s
     told = [("error", str(row["error"]))] if row.get("error") else []
     if (several := row.get(f"{column}s")) is not None:
         return told + [(f"{column} [{i}]", str(text)) for i, text in enumerate(several, start=1)]
-    text = "" if row.get(column) is None else str(row[column])
+    text = "" if row.get(column) is None else readable(row[column])
     return told + ([(column, text)] if text or not told else [])
 
 
@@ -88,11 +90,34 @@ def fields(row: dict[str, Any], column: str = "generated_text") -> dict[str, lis
 
 
 def _value(value: Any) -> str:
-    text = value
-    if not isinstance(value, str):
-        to_list = getattr(value, "tolist", None)  # of an array
-        text = json.dumps(to_list() if to_list else value, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = readable(value)
     return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 4]} ..."
+
+
+def readable(value: Any) -> str:
+    """Text as it is, of bytes how many, of a vector its length and first numbers, of what is nested compact JSON."""
+    plain = _plain(value)
+    if isinstance(plain, list) and len(plain) > VECTOR and all(isinstance(one, float) for one in plain):
+        return f"{len(plain):,} numbers: {', '.join(f'{one:.4f}' for one in plain[:VECTOR])}, ..."
+    if plain is not None and not isinstance(plain, (dict, list, bool)):
+        return str(plain)
+    try:
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    except (TypeError, ValueError, RecursionError):  # keys that JSON has not, or what holds itself
+        return str(plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return f"<{len(value):,} bytes>"
+    to_list = getattr(value, "tolist", None)  # of an array
+    return to_list() if to_list else value if isinstance(value, JSON) else str(value)
+
+
+def of_output(row: dict[str, Any], answer_column: str) -> dict[str, Any]:
+    """Without the input's columns, which stand before the answer's."""
+    names = list(row)
+    return {name: row[name] for name in names[names.index(answer_column) :]}
 
 
 def counts(row: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Where a run's status is shown: a bar in a notebook or a terminal, else a line now and then.
 
 Not tqdm: in a notebook its bar is an ipywidget, of which a saved notebook shows nothing without the widgets' state, and
-it knows one count and one rate, where a run has phases, tokens and an engine's load.
+it knows one count and one rate, where a run has phases, tokens and an engine's load. (A `Panel`'s widgets are replaced
+by their last text.)
 """
 
 from __future__ import annotations
@@ -12,28 +13,50 @@ import shutil
 import sys
 import time
 import uuid
-from typing import Any, Optional, TextIO, Union
+from collections.abc import Callable
+from typing import Any, Optional, Protocol, TextIO, Union
 
 from rayllm_batch.display import client_answers, in_notebook, ipython_shell
 from rayllm_batch.show.status import Status
 
-LINE_EVERY_S = 20.0  # where a line cannot be written over: a log file, a CI
+# Where a line cannot be written over: a log file, a CI. Between two go 20 s, and in a long run a quarter of its time so
+# far, an hour at most: that of an hour has twenty, of a day fifty.
+LINE_EVERY_S, SHARE, LONGEST_S = 20.0, 0.25, 3600.0
 WIDE, MEDIUM = 100, 60  # columns of a terminal in which a bar of 20, or 10, leaves room for words
 
 
+class Panel(Protocol):
+    """Widgets of a notebook that show a run's status too."""
+
+    @property
+    def bundle(self) -> dict[str, Any]:
+        """Of the output that shows them, by MIME type."""
+
+    def show(self, html: str) -> None: ...
+
+    def close(self) -> None:
+        """Nothing changes afterwards."""
+
+
+# Of the runs that begin now; the package itself has none.
+make_panel: Callable[[], Optional[Panel]] = lambda: None  # noqa: E731
+
+
 class Lines:
-    """A line every LINE_EVERY_S seconds.
+    """A line now and then.
 
     As of each view: `say` shows a line that stays, above the status, which changes; nothing changes after `close`.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._last = stream, ("", float("-inf"))
+        self._stream, self._last, self._began = stream, ("", float("-inf")), time.monotonic()
 
     def show(self, status: Status) -> None:
         text, (last_text, last_s) = status.text(), self._last
-        if text != last_text and time.monotonic() - last_s >= LINE_EVERY_S:
-            self._last = (text, time.monotonic())
+        now = time.monotonic()
+        wait_s = min(max(LINE_EVERY_S, SHARE * (last_s - self._began)), LONGEST_S)
+        if text != last_text and now - last_s >= wait_s:
+            self._last = (text, now)
             self.say(text)
 
     def say(self, text: str) -> None:
@@ -88,9 +111,13 @@ class Terminal:
 
 
 class Notebook:
-    """One output of the cell, changed in place. What stays in the saved notebook is its last state, as text."""
+    """One output of the cell, changed in place. What stays in the saved notebook is its last state, as text.
 
-    def __init__(self) -> None:
+    panel: shows the same in a page that is opened later.
+    """
+
+    def __init__(self, panel: Optional[Panel] = None) -> None:
+        self._panel = panel
         self._display = sys.modules["IPython"].display
         self._id = f"rayllm_batch-{uuid.uuid4().hex}"
         self._said: list[str] = []
@@ -110,14 +137,23 @@ class Notebook:
     def close(self, final: Optional[Status]) -> None:
         self._status = final or self._status
         self._publish(self._display.update_display, bar=False)
+        if self._panel:
+            self._panel.close()
 
     def _publish(self, how: Any, bar: bool) -> None:
         now = [self._status.text()] if self._status else []
         text = "\n".join(self._said + now)
-        shown = {"text/plain": text, "text/html": self._html(now[0] if now else "") if bar else _lines(text)}
-        if shown != self._last:
+        as_html = self._html(now[0] if now else "") if bar else _lines(text)
+        shown = {"text/plain": text, "text/html": as_html}
+        if shown == self._last:
+            return
+        self._last = shown
+        if self._panel:
+            self._panel.show(as_html)
+        if not self._panel or not bar:
             how(shown, raw=True, display_id=self._id)
-            self._last = shown
+        elif how == self._display.display:
+            how({**shown, **self._panel.bundle}, raw=True, display_id=self._id)
 
     def _html(self, now: str) -> str:
         known, status = "", self._status
@@ -134,7 +170,7 @@ def choose_view(only_lines: bool = False) -> View:
     if only_lines:
         return Lines(sys.stdout)
     if in_notebook():
-        return Notebook() if client_answers(ipython_shell().kernel) else Lines(sys.stdout)
+        return Notebook(make_panel()) if client_answers(ipython_shell().kernel) else Lines(sys.stdout)
     watched = sys.stdout.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
     return Terminal(sys.stdout) if watched else Lines(sys.stdout)
 

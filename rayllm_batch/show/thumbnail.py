@@ -6,9 +6,13 @@ import base64
 import html
 import io
 from dataclasses import dataclass
+from typing import Any, Optional
 
 from rayllm_batch.media import decode
+from rayllm_batch.media.image import check_image
+from rayllm_batch.media.media_error import MediaError
 from rayllm_batch.media.medium import Medium
+from rayllm_batch.media.rules import MediaRules
 
 SIDE = 160  # pixels, at most
 
@@ -31,6 +35,17 @@ class Thumbnail:
         image.thumbnail((SIDE, SIDE))
         image.save(small, "JPEG", quality=80)
         return cls(label, small.getvalue())
+
+    @classmethod
+    def of_value(cls, value: Any) -> Optional[Thumbnail]:
+        """Of what a column holds: an encoded image, or datasets' {"bytes": ..., "path": ...}; None of all else."""
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            return None
+        try:
+            return cls.of(Medium("image", data, "", *check_image(data, MediaRules())))
+        except MediaError:
+            return None
 
     def as_html(self) -> str:
         if not self.jpeg:

@@ -129,7 +129,9 @@ class JupyterLab:
 
     def open(self, browser: Browser, path: str, width: int = 1280, height: int = 900) -> Notebook:
         """Open a notebook of `root` in a new page, and wait until its kernel is ready."""
-        page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=2)
+        # No emulated scheme, which frames would have whatever the theme is.
+        view = {"viewport": {"width": width, "height": height}, "device_scale_factor": 2, "color_scheme": "null"}
+        page = browser.new_page(**view)
         page.goto(f"{self.url}/lab/tree/{path}?reset&token={self.token}")
         notebook = Notebook(page, self.root / path)
         notebook.command("application:toggle-left-area")  # the file browser

@@ -61,7 +61,7 @@ def test_the_report_can_be_read(browser: Any, saved: Path, scheme: str) -> None:
     shown.goto(saved.as_uri())
     assert "The GPUs were full" in shown.locator(".verdict").inner_text()
     assert shown.locator(".verdict").bounding_box()["y"] < 200, "the verdict is what is seen first"
-    assert shown.locator("svg[aria-label=timeline] text").filter(has_text="last row").is_visible()
+    assert shown.locator("svg[aria-label=timeline-1] text").filter(has_text="last row").is_visible()
     measured = shown.evaluate(CONTRASTS)
     assert (measured["ground"] > 0.5) == (scheme == "light")
     assert len(measured["found"]) > 10 and sum(what.startswith("drawn") for what in measured["found"]) == 3
@@ -73,6 +73,8 @@ def test_the_report_can_be_read(browser: Any, saved: Path, scheme: str) -> None:
     for width in (900, 390):  # a notebook's cell, a telephone
         shown.set_viewport_size({"width": width, "height": 900})
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        edge = "Math.max(...[...document.querySelectorAll('svg, td.long')].map(t => t.getBoundingClientRect().right))"
+        assert shown.evaluate(edge) <= width, "plots and answers are seen whole"
         smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
         assert shown.evaluate(smallest) >= 9, "words in the plots can be read: pixels of a line"
         narrow = "[...document.querySelectorAll('td.text')].filter(t => t.getBoundingClientRect().width < 60).length"

@@ -120,3 +120,43 @@ def test_right_token_without_access(hub, notebook):
     assert "the token you entered is valid, but has no access to org/gated" in notebook.text(0).lower()
     expect(notebook.output(0).get_by_role("link").first).to_have_attribute("href", f"{hub.url}/org/gated")
     assert "hf_bob" not in json.dumps(notebook.save())
+
+
+RUN = """from rayllm_batch.show.status import Status
+from rayllm_batch.show.status_view import choose_view
+from util.run_panel import watched
+import time
+with watched():
+    view, stopped = choose_view(), False
+try:
+    for row in range(600):
+        view.show(Status("generating", ((0, f"{row} of 600 rows"),), row, 600))
+        time.sleep(0.1)
+except KeyboardInterrupt:
+    stopped = True
+finally:
+    view.close(None)"""
+
+
+def test_a_run_is_watched_and_stopped_in_a_page_that_is_opened_again(lab: JupyterLab, browser: Browser) -> None:
+    cells = [nbformat.v4.new_code_cell(code) for code in (RUN, "print(f'{stopped=} {row < 599}')")]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = lab.root / "run.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    closed = lab.open(browser, path.name)
+    closed.run_cell(0)
+    closed.wait_for(0, " of 600 rows")
+    closed.save()
+    closed.page.close()
+    page = browser.new_page()
+    page.goto(f"{lab.url}/lab/tree/{path.name}?token={lab.token}")
+    with Notebook(page, path) as notebook:
+        notebook.wait_for(0, " of 600 rows")
+        before = notebook.text(0)
+        expect(notebook.output(0)).not_to_contain_text(before.splitlines()[0])  # it goes on
+        notebook.output(0).get_by_role("button", name="Stop").click()
+        expect(notebook.output(0).get_by_role("button")).to_have_count(0)
+        notebook.wait_until_idle()
+        notebook.run_cell(1)
+        notebook.wait_for(1, "stopped=True True")
+        expect(notebook.output(0)).to_contain_text(" of 600 rows")  # how far it was

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
+import gzip
+import io
+import json
+import re
+import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from rayllm_batch.errors import DatasetError
 from rayllm_batch.output.run_columns import tell_failed
 from util import results
+from util.results_page import MOST_CHARACTERS, SHORT, results_page
 
 
 def row(**given: Any) -> dict[str, Any]:
@@ -77,43 +91,76 @@ def test_text_keeps_a_row_in_one_block() -> None:
     assert "\n\n" not in text and "article: one two three" in text and "generated_text: four five" in text
 
 
-def test_html() -> None:
-    table = Cells(results.as_html([row(), FAILED], "article"))
-    assert table.cells == [
-        "",
-        "article",
-        "generated_text",
-        "tokens",
-        "1",
-        "A storm closed the harbour.",
-        "Storm, harbour closed.",
-        "1,234 in, 56 out, stop",
-        "2",
-        "A storm closed the harbour.",
-        "error: parse_row: KeyError: 'text'",
-        "0 in, 0 out, error",
-    ]
+def page_of(rows: list[dict[str, Any]], input_column: str = "article") -> tuple[str, dict[str, Any]]:
+    """The page that is unpacked in the browser, and its rows."""
+    packed = results_page(rows, input_column, results.answer_column(rows[0]), "A note.")
+    page = gzip.decompress(base64.b64decode(re.search(r"atob\('([^']+)'\)", packed)[1])).decode()
+    return page, json.loads(re.search(r'<script type="application/json" id="rows">(.*?)</script>', page)[1])
 
 
-def test_html_escapes_what_models_and_datasets_hold() -> None:
-    nasty = "<script>alert('x')</script><img src=x onerror=\"alert(1)\"> & <b>"
-    rows = [row(article=nasty, generated_text=nasty, finish_reason=nasty), row(error=nasty), row(**{nasty: "x"})]
+def opened(row: dict[str, Any]) -> str:
+    """What a browser shows of a row that was opened."""
+    return "".join(Cells(f"<table><td>{row['details']}</td></table>").cells)
+
+
+def test_page() -> None:
+    page, found = page_of([FAILED, row()])
+    assert found["headings"] == ["", "article", "generated_text", "tokens in", "tokens out", "finish"]
+    failed, answered = found["rows"]
+    assert failed["cells"] == [1, "A storm closed the harbour.", "error: parse_row: KeyError: 'text'", 0, 0, "error"]
+    assert answered["cells"] == [2, "A storm closed the harbour.", "Storm, harbour closed.", 1234, 56, "stop"]
+    assert failed["failed"] and not answered["failed"] and "A note." in page
+    assert opened(answered) == "articleA storm closed the harbour.generated_textStorm, harbour closed.tokens" + (
+        "1,234 in, 56 out, stop"
+    )
+
+
+def test_page_escapes_what_models_and_datasets_hold() -> None:
+    nasty = "<script>alert('x')</script><img src=x onerror=\"alert(1)\"> & <b> <!-- $x$"
+    rows = [row(article=nasty, generated_text=nasty, finish_reason=nasty), row(error=nasty), row(**{nasty: nasty})]
     for column in ("article", nasty):
-        html = results.as_html(rows, column)
-        assert not {"script", "img"} & set(Cells(html).tags) and "<script" not in html
-    assert nasty in Cells(results.as_html(rows, "article")).cells, "and it is shown as it is"
+        page, found = page_of(rows, column)
+        assert "alert('x')</script>" not in page and "<img src=x" not in page and "<!-- $" not in page
+        for one in found["rows"]:
+            assert not {"script", "img"} & set(Cells(f"<table><td>{one['details']}</td></table>").tags)
+    assert nasty in opened(found["rows"][0]), "and it is shown as it is"
 
 
-def test_html_shortens_the_input_and_not_the_answer() -> None:
-    table = Cells(results.as_html([row(article="long " * 1000, generated_text="word " * 1000)], "article"))
-    article, answer = table.cells[5:7]
-    assert len(article) <= results.INPUT_CHARACTERS and article.endswith(" ...")
-    assert answer == "word " * 1000
+def test_page_is_bounded() -> None:
+    long = row(article="long " * 100_000, generated_text="word " * 100_000)
+    _, found = page_of([long] * 10)
+    article = opened(found["rows"][0])
+    assert "\n[... 480,000 characters ...]\n" in article and len(article) < 3 * MOST_CHARACTERS
+    assert all(len(str(cell)) <= SHORT for cell in found["rows"][0]["cells"])
+    page, found = page_of([long] * 10_000)
+    assert 10 < len(found["rows"]) < 200 and f"The table has the first {len(found['rows'])} of them" in page
 
 
-def test_html_keeps_the_lines_of_the_answer() -> None:
-    html = results.as_html([row(generated_text="- one\n- two")], "article")
-    assert "- one\n- two" in Cells(html).cells and "white-space:pre-wrap" in html
+def test_page_of_every_task() -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (640, 480)).save(picture, "PNG")
+    several = row(generated_texts=["one\ntwo", "three"], parsed=[{"title": "<a>"}, {"title": "b"}])
+    asked = {"id": 7, "label": "mine", "image": {"bytes": picture.getvalue(), "path": None}}
+    counted = {"num_input_tokens": 5, "error": None}
+    embedded = {**asked, "embedding": np.arange(384, dtype="float32"), **counted}
+    classified = {"text": "a", "label": "spam", "probabilities": np.float32([0.75, 0.25]), **counted}
+    scored = {"text": "a", "score": None, "scores": [0.5, 0.25], **counted}
+    _, found = page_of([several | {"generated_text": None}])
+    assert "[1] one\ntwo\n[2] three" in opened(found["rows"][0]) and "parsed.title<a>b" in opened(found["rows"][0])
+    _, found = page_of([embedded], "image")
+    assert found["headings"] == ["", "image", "embedding", "tokens in", "outcome"]
+    assert found["rows"][0]["cells"][2].startswith("384 numbers: 0.0000, 1.0000, 2.0000,")
+    assert "<img src='data:image/jpeg;base64," in found["rows"][0]["details"] and "mine" in opened(found["rows"][0])
+    _, found = page_of([classified], "text")
+    assert found["rows"][0]["cells"][2:] == ["spam", 5, "answered"] and "[0.75,0.25]" in opened(found["rows"][0])
+    loop: list[Any] = []
+    loop.append(loop)
+    odd = {"when": dt.datetime(2024, 1, 2), "images": [{"bytes": b"\xff" * 9}], "map": {(1, 2): 3}, "loop": loop}
+    _, found = page_of([{**odd, **row(article=None)}])
+    said = opened(found["rows"][0])
+    assert 'when2024-01-02 00:00:00images[{"bytes":"<9 bytes>"}]map{(1, 2): 3}loop[[[...]]]generated_text' in said
+    _, found = page_of([scored, {**scored, "error": "tokenize: too long", "scores": None}], "text")
+    assert "[1] 0.5\n[2] 0.25" in opened(found["rows"][0]) and found["rows"][1]["cells"][-1] == "error"
 
 
 def test_what_a_typed_answer_or_a_rollout_has_is_beside_the_answer() -> None:
@@ -122,7 +169,7 @@ def test_what_a_typed_answer_or_a_rollout_has_is_beside_the_answer() -> None:
     assert text.splitlines()[-3:] == ["    parsed.title: <Storm>", '    parsed.tags: ["sea"]', "    judged: 7"], (
         "and no input column"
     )
-    assert {"parsed.title", "<Storm>", "judged", "7"} <= set(Cells(results.as_html([typed], "article")).cells)
+    assert "parsed.title<Storm>" in opened(page_of([typed])[1]["rows"][0])
 
 
 class Rows(list):
@@ -141,22 +188,31 @@ class Rows(list):
 
 
 def test_show_results(capsys: Any) -> None:
-    results.show_results(Rows([row()] * 20 + [FAILED]), "article", n=3)
-    assert capsys.readouterr().out.count("generated_text:") == 3
-    results.show_results(Rows([FAILED] * 3 + [row()] * 20), "article", n=3)
-    shown = capsys.readouterr().out
-    assert (
-        shown.count("generated_text:") == 3 and "3 of the first 3 rows failed: only_failures=True shows them." in shown
+    def shown(rows: Rows, n: int = 1000) -> str:
+        results.show_results(rows, "article", n)
+        return capsys.readouterr().out
+
+    text = shown(Rows([row()] * 20 + [FAILED]))
+    assert text.count("generated_text:") == 15 and text.index("KeyError: 'text'") < text.index("generated_text:")
+    assert "21 rows, 1 failed, which come first. Here are 16 of them." in text
+    text = shown(Rows([row()] * 20 + [FAILED] * 30))
+    assert text.count("generated_text:") == 8 == text.count("error:") and "50 rows, 30 failed" in text
+    assert "4+ failed" in shown(Rows([FAILED] * 30), n=4)
+    text = shown(tell_failed(Rows([row()] * 5), 0))
+    assert text.count("generated_text:") == 5 and "5 rows, 0 failed. Here are 5 of them." in text
+    assert shown(Rows()) == "There are no rows.\n"
+    with pytest.raises(DatasetError, match="no column 'artcle', but: article, .*'article'"):
+        results.show_results(Rows([row()]), "artcle")
+
+
+def test_show_results_in_a_notebook(monkeypatch: Any) -> None:
+    displayed: list[dict[str, str]] = []
+    ipython = SimpleNamespace(
+        get_ipython=lambda: SimpleNamespace(kernel=object()),
+        display=SimpleNamespace(display=lambda data, raw: displayed.append(data)),
     )
-    results.show_results(tell_failed(Rows([FAILED] * 3 + [row()] * 2), 3), "article", n=3)
-    shown = capsys.readouterr().out
-    assert shown.count("generated_text:") == 2 and shown.count("error:") == 1 and "3 of 5 rows failed" in shown
-    results.show_results(tell_failed(Rows([row()] * 5), 0), "article")
-    assert "failed" not in capsys.readouterr().out
-    results.show_results(Rows([row()] * 20 + [FAILED]), "article", only_failures=True)
-    shown = capsys.readouterr().out
-    assert shown.count("[") == 1 and "KeyError: 'text'" in shown
-    results.show_results(Rows([row()]), "article", only_failures=True)
-    assert capsys.readouterr().out == "No row failed.\n"
-    results.show_results(Rows(), "article")
-    assert capsys.readouterr().out == "There are no rows.\n"
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    results.show_results(Rows([row()] * 20 + [FAILED]), "article")
+    (data,) = displayed
+    assert "<iframe" in data["text/html"] and "sandbox='allow-scripts'" in data["text/html"]
+    assert "allow-same-origin" not in data["text/html"] and data["text/plain"].count("generated_text:") == 15

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rayllm_batch import display
 from rayllm_batch.errors import GatedModelError, HubUnavailableError, InvalidTokenError, ModelNotFoundError
 from util import front_end, token_line, utils
 from util.front_end import FrontEnd
@@ -167,7 +168,8 @@ def test_front_ends(monkeypatch):
         return SimpleNamespace(kernel=kernel, user_ns=namespace)
 
     def of(value: object, notebook: str = "a.ipynb") -> FrontEnd:
-        monkeypatch.setattr(front_end, "ipython_shell", lambda: value)
+        for module in (front_end, display):
+            monkeypatch.setattr(module, "ipython_shell", lambda: value)
         monkeypatch.setenv("JPY_SESSION_NAME", notebook)
         return front_end.front_end()
 
@@ -176,6 +178,6 @@ def test_front_ends(monkeypatch):
     assert of(shell(True, __vsc_ipynb_file__="a.ipynb")) is FrontEnd.LINE
     assert of(shell(True), notebook="a-jvsc-6f1e.ipynb") is FrontEnd.LINE
     assert of(shell(True), notebook="") is FrontEnd.LINE  # a console, or VS Code's own kernel
-    monkeypatch.setattr(front_end, "find_spec", lambda name: None)
+    monkeypatch.setattr(display, "find_spec", lambda name: None)
     assert of(shell(True)) is FrontEnd.LINE  # no ipywidgets
     assert of(None) is FrontEnd.NOBODY  # pytest has no terminal
