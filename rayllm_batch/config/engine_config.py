@@ -144,7 +144,8 @@ class EngineConfig:
 
 def _split(engine_kwargs: Mapping[str, Any]) -> dict[str, int]:
     """Over how many GPUs one engine is split, by each setting; a key without a value is None, and vLLM's default."""
-    return {key: engine_kwargs.get(key) or 1 for key in ("tensor_parallel_size", "pipeline_parallel_size")}
+    kinds = ("tensor", "pipeline", "data")
+    return {key: engine_kwargs.get(key) or 1 for key in (f"{kind}_parallel_size" for kind in kinds)}
 
 
 def init_engine_from_config(
@@ -317,6 +318,11 @@ def _check_sharing(engines: int, engine_kwargs: Mapping[str, Any], source: str) 
                 f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but {key}={parts} splits one "
                 "engine over several. Use one or the other."
             )
+    if engine_kwargs.get("distributed_executor_backend") == "ray":
+        raise ConfigError(
+            f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but with "
+            "distributed_executor_backend: ray each worker has a GPU of its own. Use one or the other."
+        )
     share = engine_kwargs.get("gpu_memory_utilization")
     if share is not None and share * engines > 1:
         raise ConfigError(
