@@ -70,7 +70,8 @@ NOT_INVARIANT = ("CPU", "T4", "V100", "A10G", "A100", "A100-40G", "A100-80G", "L
 class EngineConfig:
     """A checked configuration. Build it with `init_engine_from_config`.
 
-    model_id: a Hugging Face repository, or a local folder ("./x" starts from the YAML's folder, as all paths do).
+    model_id: a Hugging Face repository (also as hf://org/model), or a local folder ("./x" starts from the YAML's
+        folder, as all paths do).
     llm_engine: "vllm"; "openai" (a server with the OpenAI API, which has the model: model_id is its name there, and
         engine_kwargs are those of configs/openai-endpoint.yaml); or "echo" (no model at all: it repeats the prompt; for
         tests of scale and faults).
@@ -343,6 +344,14 @@ def _model(model_id: str, source: str, folder: Path) -> str:
         if not path.is_dir():
             raise ConfigError(f"model_id in {source} is the folder {model_id!r}, which does not exist ({path}).")
         return str(path)
+    if model_id.startswith("hf://"):  # as data and output folders are written
+        name = model_id.removeprefix("hf://").removeprefix("models/").rstrip("/")
+        if name.count("/") > 1 or "@" in name or not name:
+            raise ConfigError(
+                f"model_id in {source} is {model_id!r}, which names no model: write hf://org/model, or org/model, and "
+                "a revision as `revision` under engine_kwargs."
+            )
+        return name
     return str(Path(model_id).resolve()) if Path(model_id).is_dir() else model_id
 
 
