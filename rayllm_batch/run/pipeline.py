@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch.cluster import resources
+from rayllm_batch.cluster import placement, resources
 from rayllm_batch.data import columns
 from rayllm_batch.data.row_id import row_id
 from rayllm_batch.installed import is_installed
@@ -46,7 +46,11 @@ def answers(
     prompts = rows.map_batches(
         prompt_tables, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
-    share = {"num_cpus": resources.RELAY_CPUS} if warm else resources.replica_resources(job.config, plan.engines[1])
+    share: dict[str, Any] = (
+        {"num_cpus": resources.RELAY_CPUS} if warm else resources.replica_resources(job.config, plan.engines[1])
+    )
+    if job.groups and not warm:
+        share["ray_remote_args_fn"] = placement.in_turn(job.groups)
     answered = prompts.map_batches(
         Relay if warm else Replica,
         fn_constructor_kwargs={"job": job},
