@@ -194,14 +194,11 @@ def start(config: EngineConfig, job: ReplicaJob, num_replicas: int, blocks_in_fl
     """Starts them, and does not wait until they are ready."""
     import ray
 
-    host = ray.remote(Host).options(
-        max_restarts=-1,
-        max_concurrency=blocks_in_flight + CONTROL_THREADS,
-        **resources.replica_resources(config, num_replicas),
-    )
+    host, share = ray.remote(Host), resources.replica_resources(config, num_replicas)
+    share |= {"max_restarts": -1, "max_concurrency": blocks_in_flight + CONTROL_THREADS}
     first_job = ray.put(job)
-    place = placement.in_turn(job.groups) if job.groups else dict
-    hosts = [host.options(**place()).remote(first_job) for _ in range(num_replicas)]
+    place = placement.in_turn(job.groups) if job.groups else dict[str, Any]
+    hosts = [host.options(**share, **place()).remote(first_job) for _ in range(num_replicas)]
     return WarmEngines(config, blocks_in_flight, job.monitor, hosts, _ray_job(), first_job, job.groups)
 
 
