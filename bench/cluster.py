@@ -135,6 +135,8 @@ def drive(job: dict[str, Any]) -> None:
     if job.get("check"):
         batch.check(job["folder"])
         return
+    if job.get("preview"):  # the run then has the engines that this leaves
+        batch.preview(1)
     began = time.time()
     dataset = batch.run(job["folder"])
     replicas = [replica for replica in batch._execution.replicas.values() if replica.rows]
@@ -313,7 +315,7 @@ def spans(cluster: Raylets, place: Path, rows: int) -> Outcome:
     driver.kill()
     driver.wait()
     before, began = job.written(), time.monotonic()
-    driver = job.start()
+    driver = job.start(preview=True)
     job.wait_for_rows(driver, min(rows, before + 1))
     recovered = time.monotonic() - began
     job.finish(driver)
