@@ -344,9 +344,8 @@ def download(cluster: Raylets, place: Path, rows: int) -> Outcome:
         nodes = [
             cluster.add(f"cache-{i}", cpus=1, gpus=2, env={**env, "HF_HOME": str(place / f"cache-{i}")}) for i in (1, 2)
         ]
-        for name in "ab":
-            if node := cluster.nodes.pop(name, None):  # which have no such cache
-                node.close()
+        for name in "ab":  # which have no such cache
+            cluster.nodes.pop(name).close()
         job = Job(cluster, place, rows, model="hf://org/tiny", engine="downloads", replicas=4)
         job.finish(job.start(env={**env, "HF_HOME": str(place / "cache-driver")}))
         seen = Counter(
@@ -355,6 +354,8 @@ def download(cluster: Raylets, place: Path, rows: int) -> Outcome:
         for node in nodes:
             node.close()
             del cluster.nodes[node.name]
+        for name in "ab":
+            cluster.add(name, cpus=1, gpus=1)
     weights = {name: count for name, count in seen.items() if name.endswith("safetensors")}
     files = sorted(set(seen.values()))
     there = Counter(node for node, _, _ in job.replicas())
@@ -507,10 +508,10 @@ def main(arguments: Optional[list[str]] = None) -> int:
             print(
                 "| what happens | tries | lost | doubled | wrong | recovered after, s | |\n|---|---|---|---|---|---|---|"
             )
-            if "token" in wanted and args.token:
-                bad += measure((with_token, ASKS), cluster, place, min(args.rows, 2000), 1)
             for name in [name for name in SCENES if name in wanted]:
                 bad += measure(SCENES[name], cluster, place, args.rows, args.times)
+            if "token" in wanted and args.token:
+                bad += measure((with_token, ASKS), cluster, place, min(args.rows, 2000), 1)
             for what, named, said in [
                 *(refusals(cluster, place) if "check" in wanted else ()),
                 *(other_versions(cluster, place) if "versions" in wanted else ()),
