@@ -2,6 +2,7 @@
 
     python -m bench.cluster                            # everything, about 15 minutes on two cores
     python -m bench.cluster --only travel goodbye --rows 2000 --times 1
+    python -m bench.cluster --soak --minutes 60 --rows 5000000                  # see bench/soak.py
 
 Each node has a raylet, a temp folder, an object store and an address of its own, and does not see this repository (see
 tests/support/raylets.py). Its GPUs are numbers for Ray: one replica of the echo engine fits a node. Compared are the rows
@@ -12,6 +13,7 @@ in the folder's files with those of the input (lost, doubled) and each answer wi
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -21,8 +23,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,10 +34,62 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from hub_server import HubServer  # noqa: E402
 from raylets import Node, Raylets, wait_for  # noqa: E402
 
+from rayllm_batch.engine.echo import Echo, EchoEngine, EchoStarter  # noqa: E402
+
 MODEL = ROOT / "assets" / "demo-model"
 OLD = {"ray 2.58.1": "RAY_OTHER_VERSION", "Python 3.12": "RAY_OTHER_PYTHON"}  # a Python each, in the environment
 RUN_S = 400.0
+TOKEN, ASKS = "0123456789abcdef" * 4, "a cluster that asks for a token"
 MAX_TOKENS = 12
+
+
+# --- engines: the echo engine with one more need each --------------------------------------------------------------------
+
+
+class OnGPUs(Echo):
+    """Has GPUs, as Ray counts them."""
+
+    needs_gpus = True
+
+
+class Downloads(OnGPUs):
+    """Has a model's files too, from the Hub if need be."""
+
+    needs_model = True
+
+
+class Place:
+    def node(self) -> str:
+        import ray
+
+        return ray.util.get_node_ip_address()
+
+
+class Spans(OnGPUs):
+    """Over nodes, as vLLM with Ray's executor: an actor with a GPU in each place of its group. places_file: gets their nodes."""
+
+    own_settings = (*Echo.own_settings, "places_file")
+
+    def starter(self, *_: Any) -> SpansStarter:
+        return SpansStarter()
+
+
+class SpansStarter(EchoStarter):
+    def start(self, model: str, engine_kwargs: dict[str, Any], decoder: Callable[[], Any]) -> EchoEngine:
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        group = ray.util.get_current_placement_group()
+        place = ray.remote(num_cpus=0, num_gpus=1)(Place)
+        at = [PlacementGroupSchedulingStrategy(group, i) for i in range(group.bundle_count)]
+        self.workers = [place.options(scheduling_strategy=where).remote() for where in at]
+        nodes = ray.get([worker.node.remote() for worker in self.workers])
+        with open(engine_kwargs["places_file"], "a") as file:
+            file.write(json.dumps(nodes) + "\n")
+        return super().start(model, engine_kwargs, decoder)
+
+
+KINDS = {"on-gpus": "OnGPUs", "downloads": "Downloads", "spans": "Spans"}
 
 
 # --- a driver ---------------------------------------------------------------------------------------------------------
@@ -45,7 +100,10 @@ def drive(job: dict[str, Any]) -> None:
     import ray
 
     from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config
+    from rayllm_batch.engine import ENGINES
 
+    for name, kind in KINDS.items():
+        ENGINES.register(name, f"bench.cluster:{kind}")
     if job.get("node"):
         ray.init(os.environ["RAY_ADDRESS"], _node_ip_address=job["node"], log_to_driver=False, logging_level="ERROR")
 
@@ -72,13 +130,17 @@ def drive(job: dict[str, Any]) -> None:
         config,
         Rows(dataset_file=job.get("data")),
         num_replicas=replicas if isinstance(replicas, int) else tuple(replicas),
-        stall_timeout_s=120.0,
+        stall_timeout_s=job.get("stall_s", 120.0),
     )
     if job.get("check"):
         batch.check(job["folder"])
         return
+    if job.get("preview"):  # the run then has the engines that this leaves
+        batch.preview(1)
+    began = time.time()
     dataset = batch.run(job["folder"])
-    print("NODES", json.dumps(Counter(replica.node for replica in batch._execution.replicas.values() if replica.rows)))
+    replicas = [replica for replica in batch._execution.replicas.values() if replica.rows]
+    print("NODES", json.dumps([(replica.node, round(replica.since - began), replica.rows) for replica in replicas]))
     print("READ", dataset.count(), flush=True)
 
 
@@ -99,14 +161,16 @@ class Job:
         of_echo = {"engine": "echo", "accelerator": "GPU", "engine_kwargs": kwargs, "replicas": 2}
         self.given = {"folder": str(self.folder), "rows": rows, "model": str(place / "model"), **of_echo, **given}
 
-    def start(self, **more: Any) -> subprocess.Popen:
+    def start(self, env: Mapping[str, str] = MappingProxyType({}), **more: Any) -> subprocess.Popen:
         command = [sys.executable, "-m", "bench.cluster", "drive", json.dumps({**self.given, **more})]
-        return self.cluster.driver(command, self.log)
+        return self.cluster.driver(command, self.log, **env)
 
-    def finish(self, driver: Optional[subprocess.Popen] = None, expect: int = 0, **more: Any) -> None:
+    def finish(
+        self, driver: Optional[subprocess.Popen] = None, expect: int = 0, within_s: float = RUN_S, **more: Any
+    ) -> None:
         driver = driver or self.start(**more)
         try:
-            code = driver.wait(RUN_S)
+            code = driver.wait(within_s)
         except subprocess.TimeoutExpired:
             driver.kill()
             driver.wait()
@@ -134,31 +198,37 @@ class Job:
         import pyarrow.parquet
 
         files = [*self.folder.glob("part-*.parquet"), *self.folder.glob("failed-*.parquet")]
-        rows = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
-        return account(rows, self.rows, of_echo=self.given["engine"] == "echo")
+        tables = (pyarrow.parquet.read_table(file, columns=["id", "generated_text", "error"]) for file in files)
+        return account(
+            (row for table in tables for row in table.to_pylist()), self.rows, of_echo=self.given["engine"] != "vllm"
+        )
 
     def nodes(self) -> list[str]:
         """Which had a replica that answered."""
-        return sorted(json.loads(self.said.rpartition("NODES ")[2].partition("\n")[0]))
+        return sorted({node for node, _, _ in self.replicas()})
+
+    def replicas(self) -> list[tuple[str, int, int]]:
+        """Of each that answered, its node, when it came after the run's begin (s), and its rows."""
+        return json.loads(self.said.rpartition("NODES ")[2].partition("\n")[0])
 
 
-def account(found: list[dict[str, Any]], rows: int, of_echo: bool = True) -> dict[str, int]:
+def account(found: Iterable[dict[str, Any]], rows: int, of_echo: bool = True) -> dict[str, int]:
     """Of the rows that are in files, those lost, doubled and wrong; of another engine, wrong are those with an error."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-
-    def right(i: int) -> str:
-        messages = [{"role": "user", "content": words(i)}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        return tokenizer.decode(ids[:MAX_TOKENS], skip_special_tokens=True)
-
-    counts = Counter(row["id"] for row in found)
-    return {
-        "lost": rows - len(counts),
-        "doubled": sum(counts.values()) - len(counts),
-        "wrong": sum(bool(row["error"]) or of_echo and row["generated_text"] != right(row["id"]) for row in found),
-    }
+    messages = [{"role": "user", "content": "@@"}]
+    before, after = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False).split("@@")
+    seen, doubled, wrong, found = bytearray(rows), 0, 0, iter(found)
+    while some := list(itertools.islice(found, 4096)):
+        prompts = [before + words(row["id"]) + after for row in some]
+        asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        right = tokenizer.batch_decode([ids[:MAX_TOKENS] for ids in asked], skip_special_tokens=True)
+        for row, text in zip(some, right, strict=True):
+            doubled += seen[row["id"]]
+            seen[row["id"]] = 1
+            wrong += bool(row["error"]) or (of_echo and row["generated_text"] != text)
+    return {"lost": rows - sum(seen), "doubled": doubled, "wrong": wrong}
 
 
 # --- what is tried: each returns a job that is complete, the seconds to recover, and a note -----------------------------
@@ -174,18 +244,29 @@ def travel(cluster: Raylets, place: Path, rows: int) -> Outcome:
 
 
 def grow(cluster: Raylets, place: Path, rows: int) -> Outcome:
-    """`num_replicas=(1, 3)`, of which two find room; a node joins."""
-    job = Job(cluster, place, 2 * rows, replicas=[1, 3])
+    """`num_replicas=(1, 3)`, of which two find room; a node joins, and says good-bye."""
+    kwargs = {"max_model_len": 2048, "max_num_seqs": 32, "seconds_per_request": 2.0}
+    job = Job(cluster, place, 4 * rows, replicas=[1, 3], engine="on-gpus", engine_kwargs=kwargs)
     driver = job.start()
     job.wait_for_rows(driver, 1)
     began = time.monotonic()
     joined = cluster.add("joins", gpus=1)
-    took = time.monotonic() - began
-    job.finish(driver)
-    used = job.nodes()
+    up = time.monotonic() - began
+    wait_for("a replica on the new node", lambda: joined.workers("MapWorker"), RUN_S, driver)
+    grew, written = time.monotonic() - began, job.written()
+    time.sleep(30)
     joined.kill(5.0)
+    before, gone = job.written(), time.monotonic()
+    job.wait_for_rows(driver, min(4 * rows, before + 1))
+    recovered = time.monotonic() - gone
+    job.finish(driver)
     del cluster.nodes["joins"]
-    return job, None, f"the node was up after {took:.0f} s; replicas on {', '.join(used)}"
+    there = [(since, answered) for node, since, answered in job.replicas() if node == joined.address]
+    note = (
+        f"the node was up after {up:.0f} s, its replica began after {grew:.0f} s ({written:,} rows were written) and "
+    )
+    note += f"answered {sum(answered for _, answered in there):,}; {before:,} were written when it went"
+    return job, recovered, note
 
 
 def lose(good_bye_s: Optional[float]) -> Callable[[Raylets, Path, int], Outcome]:
@@ -223,31 +304,107 @@ def lose_the_driver(cluster: Raylets, place: Path, rows: int) -> Outcome:
     return job, recovered, f"{before:,} rows were written; the driver went on on {other.address}"
 
 
+def spans(cluster: Raylets, place: Path, rows: int) -> Outcome:
+    """An engine over two nodes; SIGKILL of its driver, whose places another then has; none are left."""
+    where = place / f"places-{time.time_ns()}"
+    kwargs = {"max_model_len": 2048, "max_num_seqs": 32, "seconds_per_request": 0.3, "places_file": str(where)}
+    kwargs |= {"pipeline_parallel_size": 2, "distributed_executor_backend": "ray"}
+    job = Job(cluster, place, rows, engine="spans", replicas=1, engine_kwargs=kwargs)
+    driver = job.start()
+    job.wait_for_rows(driver, rows // 4)
+    driver.kill()
+    driver.wait()
+    before, began = job.written(), time.monotonic()
+    driver = job.start(preview=True)
+    job.wait_for_rows(driver, min(rows, before + 1))
+    recovered = time.monotonic() - began
+    job.finish(driver)
+    found = left_of_groups(cluster, place)
+    nodes = [sorted(json.loads(line)) for line in where.read_text().splitlines()]
+    if any(len(set(one)) < 2 for one in nodes) or found != {"groups_left": 0, "gpus_free": 2.0}:
+        raise RuntimeError(f"places on {nodes}, {found}")
+    return job, recovered, f"{before:,} rows were written; places on {nodes}; {found}"
+
+
+def left_of_groups(cluster: Raylets, place: Path) -> dict[str, float]:
+    """Ray's placement groups that are still there, and the GPUs that are free."""
+    code = "import json, ray, time; ray.init(log_to_driver=False); time.sleep(3)\n"
+    code += "left = sum(one['state'] != 'REMOVED' for one in ray.util.placement_group_table().values())\n"
+    code += "print('LEFT', json.dumps({'groups_left': left, 'gpus_free': ray.available_resources().get('GPU', 0)}))"
+    log = place / "groups.log"
+    cluster.driver([sys.executable, "-c", code], log).wait(100)
+    return json.loads(log.read_text().rpartition("LEFT ")[2])
+
+
 def download(cluster: Raylets, place: Path, rows: int) -> Outcome:
-    """A model on a Hub of this machine; each node has a cache of its own, and two replicas."""
+    """A model on a Hub of this machine; each of two nodes has a cache of its own, and two replicas."""
     with HubServer() as hub:
         hub.add("models", "org/tiny", MODEL)
         env = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-        nodes = [cluster.add(f"cache-{i}", cpus=4, env={**env, "HF_HOME": str(place / f"cache-{i}")}) for i in (1, 2)]
-        given = {"model": "org/tiny", "engine": "vllm", "accelerator": "CPU", "replicas": 2}
-        cluster.env.update(env, HF_HOME=str(place / "cache-driver"))
-        kwargs = {"max_model_len": 512, "max_num_seqs": 8, "enforce_eager": True, "dtype": "float32"}
-        job = Job(cluster, place, rows, **{**given, "engine_kwargs": kwargs})
-        job.finish()
-        asked = hub.asked("resolve/", "GET")
-        weights = hub.asked("model.safetensors", "GET")
+        nodes = [
+            cluster.add(f"cache-{i}", cpus=1, gpus=2, env={**env, "HF_HOME": str(place / f"cache-{i}")}) for i in (1, 2)
+        ]
+        for name in "ab":  # which have no such cache
+            cluster.nodes.pop(name).close()
+        job = Job(cluster, place, rows, model="hf://org/tiny", engine="downloads", replicas=4)
+        job.finish(job.start(env={**env, "HF_HOME": str(place / "cache-driver")}))
+        seen = Counter(
+            path.partition("?")[0] for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path
+        )
         for node in nodes:
             node.close()
             del cluster.nodes[node.name]
-    return job, None, f"replicas on {', '.join(job.nodes())}; {weights} downloads of the weights, {asked} of all files"
+        for name in "ab":
+            cluster.add(name, cpus=1, gpus=1)
+    weights = {name: count for name, count in seen.items() if name.endswith("safetensors")}
+    files = sorted(set(seen.values()))
+    there = Counter(node for node, _, _ in job.replicas())
+    if set(weights.values()) != {2}:
+        raise RuntimeError(f"downloads {dict(seen)} on {dict(there)}")
+    return job, None, f"replicas {dict(there)}; each file of weights came {weights}, the others {files} times"
+
+
+def with_token(cluster: Raylets, place: Path, rows: int) -> Outcome:
+    """A driver without the token, or with another, is told; a node with another does not come in; with it all runs."""
+    job = Job(cluster, place, rows, replicas=1)
+    token, notes = cluster.env["RAY_AUTH_TOKEN"], []
+    others = {
+        "without": {"HOME": str(place)},
+        "wrong": {"RAY_AUTH_TOKEN": "f" * 40},
+        "off": {"RAY_AUTH_MODE": "disabled"},
+    }
+    for what, env in others.items():
+        began = time.monotonic()
+        if what == "without":
+            del cluster.env["RAY_AUTH_TOKEN"]
+        code = job.start(env=env).wait(RUN_S)
+        cluster.env["RAY_AUTH_TOKEN"] = token
+        if code == 0:
+            raise RuntimeError(f"{what}: it was let in")
+        notes.append(f"{what}, {time.monotonic() - began:.0f} s: {job.said.strip().splitlines()[-1]}")
+    job.finish()
+    holding = [path for path in place.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
+    if holding:
+        raise RuntimeError(f"the token is in {holding}")
+    try:
+        cluster.add("stranger", env={"RAY_AUTH_TOKEN": "f" * 40}, within_s=40.0)
+        raise AssertionError("a node with another token was let in")
+    except RuntimeError as error:
+        notes.append(f"a node with another: {' '.join(str(error).split())[:700]}")
+        if node := cluster.nodes.pop("stranger", None):
+            node.close()
+    files = sum(path.is_file() for path in place.rglob("*"))
+    return job, None, f"{'; '.join(notes)}; the token is in none of {files} files of nodes and answers"
 
 
 SCENES: dict[str, tuple[Callable[[Raylets, Path, int], Outcome], str]] = {
     "travel": (travel, "the code travels: two replicas on two nodes, the driver on a third"),
-    "grow": (grow, "`num_replicas=(1, 3)`: a node joins"),
+    "grow": (grow, "`num_replicas=(1, 3)`: a node joins, and says good-bye"),
+    "spans": (spans, "an engine over two nodes; SIGKILL of its driver, then the same command again"),
     "goodbye": (lose(5.0), "a node of three says good-bye (SIGTERM to its raylet, SIGKILL of all 5 s later)"),
     "kill": (lose(None), "a node of three goes without a word (SIGKILL of all its processes)"),
     "driver": (lose_the_driver, "the driver's node goes; the same command on another node"),
+    "download": (download, "two replicas on each of two nodes; each node downloads the model once"),
 }
 
 
@@ -330,18 +487,21 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("job", nargs="?", help="drive: the job, as JSON")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--only", nargs="*", choices=[*SCENES, "check", "versions", "download", "token"])
+    parser.add_argument("--soak", action="store_true", help="one long run, with a fault every half minute")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of faults, in a soak")
+    parser.add_argument("--only", nargs="*", choices=[*SCENES, "check", "versions", "token"])
+    parser.add_argument("--token", action="store_true", help="everything in a cluster that asks for a token")
     args = parser.parse_args(arguments)
     if args.command == "drive":
         drive(json.loads(args.job))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the nodes are ended then too
-    wanted = args.only or [*SCENES, "check", "versions", "download", "token"]
+    wanted = args.only or ([] if args.soak else [*SCENES, "check", "versions", "token"])
     bad = 0
     with tempfile.TemporaryDirectory(prefix="cl-") as place_name:
         place = Path(place_name)
         shutil.copytree(MODEL, place / "model")
-        with Raylets(place / "n") as cluster:
+        with Raylets(place / "n", token=TOKEN if args.token else None) as cluster:
             cluster.add("head", cpus=1)
             for name in "ab":
                 cluster.add(name, cpus=1, gpus=1)
@@ -350,37 +510,24 @@ def main(arguments: Optional[list[str]] = None) -> int:
             )
             for name in [name for name in SCENES if name in wanted]:
                 bad += measure(SCENES[name], cluster, place, args.rows, args.times)
+            if "token" in wanted and args.token:
+                bad += measure((with_token, ASKS), cluster, place, min(args.rows, 2000), 1)
             for what, named, said in [
                 *(refusals(cluster, place) if "check" in wanted else ()),
                 *(other_versions(cluster, place) if "versions" in wanted else ()),
             ]:
                 bad += not named
                 print(f"{what}: {'named' if named else 'NOT NAMED'}: {said}", flush=True)
-        if "download" in wanted:
-            with Raylets(place / "d") as cluster:
-                cluster.add("head", cpus=0)
-                said = "vLLM on CPU on two nodes that are not the driver's; each downloads the model"
-                bad += measure((download, said), cluster, place, 64, 1)
-        if "token" in wanted:
-            with Raylets(place / "t", token="0123456789" * 4) as cluster:
+            if args.soak:
+                from bench.soak import soak
+
+                bad += soak(cluster, place, args.rows, args.minutes)
+        if "token" in wanted and not args.token:
+            with Raylets(place / "t", token=TOKEN) as cluster:
                 cluster.add("head", cpus=1)
                 cluster.add("a", cpus=1, gpus=1)
-                said = "a cluster that asks for a token, one replica"
-                bad += measure((with_token, said), cluster, place, 2000, 1)
+                bad += measure((with_token, ASKS), cluster, place, min(args.rows, 2000), 1)
     return 1 if bad else 0
-
-
-def with_token(cluster: Raylets, place: Path, rows: int) -> Outcome:
-    """The driver without the token is told, the one with it runs."""
-    job = Job(cluster, place, rows, replicas=1)
-    token = cluster.env.pop("RAY_AUTH_TOKEN")
-    cluster.env["RAY_AUTH_TOKEN_PATH"] = "/nonexistent"
-    job.finish(expect=1)
-    said = job.said.strip().splitlines()[-1]
-    del cluster.env["RAY_AUTH_TOKEN_PATH"]
-    cluster.env["RAY_AUTH_TOKEN"] = token
-    job.finish()
-    return job, None, f"without it: {said}"
 
 
 def measure(

@@ -1,6 +1,6 @@
 """Llama-shaped model folders without weights, for vLLM's `load_format: dummy`: the speed is real, the text is not.
 
-    python -m bench.models FOLDER [1b] [8b]
+    python -m bench.models FOLDER [1b] [8b] [moe]
 
 The tokenizer is the demo model's, its vocabulary filled up to Llama 3's size with tokens that no text contains, so
 that the embedding and the sampler are as large as the real ones and every prompt has the same tokens on both.
@@ -19,6 +19,20 @@ VOCAB_SIZE = 128256
 SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "head_dim": 64},  # Llama 3.2 1B
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "head_dim": 128},  # Llama 3.1 8B
+    "moe": {  # a small mixture of experts
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "hidden_size": 1024,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 4,
+        "head_dim": 64,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 512,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
 }
 
 

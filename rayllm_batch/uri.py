@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 ADVICE = {
     r"EXPIRED|Expired|RequestTimeTooSkewed": "The credentials have expired, or this machine's clock is wrong: renew "
     "them.",
-    r"NO_SUCH_BUCKET|NoSuchBucket|^Bucket '.*' not found": "Make the bucket first, or mend its name.",
+    r"NO_SUCH_BUCKET|NoSuchBucket|^Bucket '.*' not found|missing project id": "Make the bucket first, or mend its name.",
     r"HTTP status 30[17]|PermanentRedirect|AuthorizationHeaderMalformed|configured region": "The bucket is in another "
     "region: set AWS_DEFAULT_REGION, or append ?region=... to the URI.",
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID|HTTP status 40[013]": "The "
@@ -21,14 +21,16 @@ ADVICE = {
     "no right to this.",
     r"HTTP status 411|MissingContentLength|HTTP status 501": "The storage does not know checksums behind the content: "
     "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required.",
-    r"NETWORK_CONNECTION": "It cannot be reached: check the address, and that this machine may.",
+    r"PERMISSION_DENIED|UNAUTHENTICATED": "The storage does not take these credentials "
+    "(GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`), or they have no right to this.",
+    r"NETWORK_CONNECTION|Status\(UNAVAILABLE": "It cannot be reached: check the address, and that this machine may.",
     r"SLOW_DOWN|SlowDown|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|HTTP status 5\d\d": "It has "
     "too much to do, or is broken: run the same again later.",
 }
 
 # Errors that pass by themselves. pyarrow has tried some thirty times, within six seconds.
 PASSING = r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|SERVICE_UNAVAILABLE)"
-PASSING += r"|HTTP status (429|5\d\d)|ExceptionName: SlowDown"
+PASSING += r"|HTTP status (429|5\d\d)|ExceptionName: SlowDown|Status\((UNAVAILABLE|RESOURCE_EXHAUSTED|INTERNAL)\b"
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # waits, on a storage that is busy or out of reach: two minutes
 
 

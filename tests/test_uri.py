@@ -38,6 +38,10 @@ HEAD = "When getting information for key 'x' in bucket 'data': AWS Error"
         (f"{HEAD} NETWORK_CONNECTION during HeadObject operation: curlCode: 7", "cannot be reached", True),
         (f"{HEAD} UNKNOWN (HTTP status 503) during HeadObject operation", "too much to do", True),
         (f"{HEAD} INTERNAL_FAILURE during PutObject operation: of the test.", "too much to do", True),
+        ("google::cloud::Status(INVALID_ARGUMENT: missing project id", "Make the bucket", False),
+        ("google::cloud::Status(PERMISSION_DENIED: x", "GOOGLE_APPLICATION_CREDENTIALS", False),
+        ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted", "cannot be reached", True),
+        ("google::cloud::Status(RESOURCE_EXHAUSTED: Retry policy exhausted", "otherwise", True),
         ("[Errno 28] No space left on device", "otherwise", False),
     ],
 )

@@ -25,7 +25,7 @@ def check(config: EngineConfig, engines: int) -> None:
     nodes = [node["Resources"] for node in alive_nodes()]
     wanted, needed, has = config.accelerator_type, config.gpus_per_replica, _inventory(nodes)
     _check_known(wanted, nodes)
-    if not _leaves_a_cpu(nodes, engines, needed):
+    if not _leaves_a_cpu(nodes, engines, min(needed, 1) if spans_nodes(config) else needed):
         raise ClusterError(
             f"Beside {engines} engine(s), reading and tokenising need one whole CPU on some node, but the cluster has "
             f"{has}. Start Ray with more CPUs (num_cpus=2 will do, whatever the machine has), or fewer replicas."
@@ -46,13 +46,15 @@ def check(config: EngineConfig, engines: int) -> None:
             f"Set accelerator_type to what is there{there}, or add such a node."
         )
     largest = max(int(node["GPU"]) for node in fitting)
-    if needed > largest and config.engine_kwargs.get("distributed_executor_backend") != "ray":
+    if needed > largest and not spans_nodes(config):
         raise ClusterError(
             f"One replica needs {needed:g} {wanted} GPUs on one node (tensor_parallel_size x pipeline_parallel_size), "
-            f"but the largest node has {largest}; the cluster has {has}. Lower tensor_parallel_size, or use a "
-            "quantized or smaller model."
+            f"but the largest node has {largest}; the cluster has {has}. Lower tensor_parallel_size, use a quantized "
+            "or smaller model, or split it over nodes: pipeline_parallel_size, with distributed_executor_backend: ray."
         )
     room = sum(_room(node, needed) for node in fitting)
+    if spans_nodes(config):
+        room = sum(_room(node, 1) for node in fitting) // int(needed)
     if engines > room:
         per_gpu = config.engines_per_replica
         replicas, fit, each = engines // per_gpu, room // per_gpu, needed * per_gpu  # as the user counts them
@@ -71,6 +73,11 @@ def _check_known(wanted: str, nodes: list[dict[str, Any]]) -> None:
     if wanted.upper() not in map(str.upper, known):
         near = did_you_mean(wanted, known) or " Known: A10G, L4, L40S, A100, H100, H200, ..., GPU for any, or CPU."
         raise ClusterError(f"accelerator_type {wanted!r} is none that Ray or the cluster knows.{near}")
+
+
+def spans_nodes(config: EngineConfig) -> bool:
+    """Whether each GPU of an engine may be on another node: Ray starts vLLM's workers, a GPU each."""
+    return config.gpus_per_replica >= 1 and config.engine_kwargs.get("distributed_executor_backend") == "ray"
 
 
 def alive_nodes() -> list[dict[str, Any]]:
@@ -106,10 +113,13 @@ def free() -> str:
 
 
 def replica_resources(config: EngineConfig, num_replicas: int) -> dict[str, Any]:
-    """What one replica asks of Ray: num_cpus, and with a GPU num_gpus and accelerator_type."""
+    """What one replica asks of Ray: num_cpus, and with a GPU num_gpus and accelerator_type.
+
+    One that spans nodes asks for no GPU: its engine's workers do, see placement.
+    """
     gpus = config.gpus_per_replica
     asked: dict[str, Any] = {"num_cpus": cpus_per_replica(num_replicas, gpus)}
-    if gpus:
+    if gpus and not spans_nodes(config):
         asked["num_gpus"] = gpus
         if config.accelerator_type != ANY_GPU:
             asked["accelerator_type"] = config.accelerator_type

@@ -70,7 +70,8 @@ NOT_INVARIANT = ("CPU", "T4", "V100", "A10G", "A100", "A100-40G", "A100-80G", "L
 class EngineConfig:
     """A checked configuration. Build it with `init_engine_from_config`.
 
-    model_id: a Hugging Face repository, or a local folder ("./x" starts from the YAML's folder, as all paths do).
+    model_id: a Hugging Face repository (also as hf://org/model), or a local folder ("./x" starts from the YAML's
+        folder, as all paths do).
     llm_engine: "vllm"; "openai" (a server with the OpenAI API, which has the model: model_id is its name there, and
         engine_kwargs are those of configs/openai-endpoint.yaml); or "echo" (no model at all: it repeats the prompt; for
         tests of scale and faults).
@@ -143,7 +144,8 @@ class EngineConfig:
 
 def _split(engine_kwargs: Mapping[str, Any]) -> dict[str, int]:
     """Over how many GPUs one engine is split, by each setting; a key without a value is None, and vLLM's default."""
-    return {key: engine_kwargs.get(key) or 1 for key in ("tensor_parallel_size", "pipeline_parallel_size")}
+    kinds = ("tensor", "pipeline", "data")
+    return {key: engine_kwargs.get(key) or 1 for key in (f"{kind}_parallel_size" for kind in kinds)}
 
 
 def init_engine_from_config(
@@ -316,6 +318,11 @@ def _check_sharing(engines: int, engine_kwargs: Mapping[str, Any], source: str) 
                 f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but {key}={parts} splits one "
                 "engine over several. Use one or the other."
             )
+    if engine_kwargs.get("distributed_executor_backend") == "ray":
+        raise ConfigError(
+            f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but with "
+            "distributed_executor_backend: ray each worker has a GPU of its own. Use one or the other."
+        )
     share = engine_kwargs.get("gpu_memory_utilization")
     if share is not None and share * engines > 1:
         raise ConfigError(
@@ -336,6 +343,14 @@ def _model(model_id: str, source: str, folder: Path) -> str:
         if not path.is_dir():
             raise ConfigError(f"model_id in {source} is the folder {model_id!r}, which does not exist ({path}).")
         return str(path)
+    if model_id.startswith("hf://"):  # as data and output folders are written
+        name = model_id.removeprefix("hf://").removeprefix("models/").rstrip("/")
+        if name.count("/") > 1 or "@" in name or not name:
+            raise ConfigError(
+                f"model_id in {source} is {model_id!r}, which names no model: write hf://org/model, or org/model, and "
+                "a revision as `revision` under engine_kwargs."
+            )
+        return name
     return str(Path(model_id).resolve()) if Path(model_id).is_dir() else model_id
 
 

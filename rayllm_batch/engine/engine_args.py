@@ -33,6 +33,7 @@ _Length = Annotated[Size, BeforeValidator(lambda value: None if value == -1 or i
 class _Sizes(BaseModel):
     tensor_parallel_size: Size = None
     pipeline_parallel_size: Size = None
+    data_parallel_size: Size = None
     max_model_len: _Length = None
     max_num_seqs: Size = None
     max_num_batched_tokens: Size = None
@@ -96,13 +97,16 @@ def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None
             near = of_another_vllm(key, ENGINE_FIELDS, MORE_ENGINE_FIELDS) or did_you_mean(key, known)
             near += " The settings are those of vLLM's AsyncEngineArgs."
             raise ConfigError(f"Unknown engine setting {key!r} under engine_kwargs in {source}.{near}")
-    if engine_kwargs.get("data_parallel_size") not in (None, 1):
-        raise ConfigError(
-            f"data_parallel_size in {source} is for serving. For several copies of the model, give RayLLMBatch "
-            f"num_replicas={engine_kwargs['data_parallel_size']}: each takes rows as it has room."
-        )
     for key in ("skip_tokenizer_init", "tokens_only"):
         if engine_kwargs.get(key):
             raise ConfigError(f"{key} in {source} leaves the tokenizer out, and with it the answers' text. Remove it.")
     parser_names.check(engine_kwargs, source, model)
     checked(_Sizes, engine_kwargs, source)
+    if (engine_kwargs.get("data_parallel_size") or 1) > 1 and (
+        engine_kwargs.get("distributed_executor_backend") == "ray"
+        or engine_kwargs.get("data_parallel_backend") not in (None, "mp")
+    ):
+        raise ConfigError(
+            f"data_parallel_size in {source} is for the GPUs of one node here: remove distributed_executor_backend and "
+            "data_parallel_backend. Over nodes, raise num_replicas."
+        )

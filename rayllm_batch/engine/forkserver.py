@@ -40,8 +40,10 @@ class Forkserver:
         """
         import ray
 
-        # numa_bind takes a spawned process; Ray's executor starts more actors from there.
-        if METHOD in os.environ or kwargs.get("numa_bind") or kwargs.get("distributed_executor_backend") == "ray":
+        # numa_bind takes a spawned process; Ray's executor starts more actors from there. Of data parallel copies each
+        # has a process.
+        own = kwargs.get("numa_bind") or (kwargs.get("data_parallel_size") or 1) > 1
+        if METHOD in os.environ or own or kwargs.get("distributed_executor_backend") == "ray":
             return None
         if "microsoft" in platform.release().lower():  # NVML does not survive a fork in WSL
             return None

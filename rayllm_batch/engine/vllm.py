@@ -68,7 +68,7 @@ class VLLMEngine:
             )
         if forkserver is not None:
             forkserver.serve()
-        self._load: dict[str, float] = {}
+        self._loads: dict[int, dict[str, float]] = {}  # of each data parallel copy
         self._counter = itertools.count()
         self._params: dict[str, Any] = {}
         self._turns = lora.Turns() if current_platform.is_cpu() and lora_path else None
@@ -91,7 +91,7 @@ class VLLMEngine:
                 self._config,
                 usage_context=usage_context,
                 disable_log_stats=args.disable_log_stats,
-                stat_loggers=[lambda _config, _index=0: _load_logger(self._load)],
+                stat_loggers=[lambda _config, index=0: _load_logger(self._loads.setdefault(index, {}))],
             )
         except Exception as error:
             raise EngineDidNotStart(str(error), self.limits()) from error
@@ -205,7 +205,7 @@ class VLLMEngine:
         scheduler, cache = self._config.scheduler_config, self._config.cache_config
         resolved = {
             "max_model_len": self.max_model_len,
-            "max_num_seqs": scheduler.max_num_seqs,
+            "max_num_seqs": scheduler.max_num_seqs * self._config.parallel_config.data_parallel_size,  # of all copies
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
             "enable_prefix_caching": cache.enable_prefix_caching,
             "dtype": str(self._config.model_config.dtype).removeprefix("torch."),
@@ -219,10 +219,14 @@ class VLLMEngine:
         return resolved
 
     def load(self) -> dict[str, float]:
-        return dict(self._load)
+        loads = [dict(load) for load in list(self._loads.values())]
+        summed = {name: sum(load.get(name, 0.0) for load in loads) for name in (loads[0] if loads else ())}
+        if "kv_cache_usage" in summed:
+            summed["kv_cache_usage"] /= len(loads)
+        return summed
 
     def is_deaf(self) -> bool:
-        return self._hearing.is_lost(self._requests, self._load.get("steps"))
+        return self._hearing.is_lost(self._requests, self.load().get("steps"))
 
     def shutdown(self) -> None:
         self._engine.shutdown()

@@ -87,8 +87,9 @@ class OutputFolder:
             self._open()
         except BaseException as error:
             self._lock.release()
-            if isinstance(error, OSError):
-                why = f"{str(error).rstrip('.')}. {advice(error, mend)}"
+            if isinstance(error, (OSError, pa.ArrowInvalid)):  # the latter for gs:// where there is no such bucket
+                said = str(error).partition(" error_info=")[0]
+                why = f"{said.rstrip('.')}. {advice(error, mend)}"
                 raise OutputError(f"The output folder {self.given!r} cannot be {cannot_be}: {why}") from None
             raise
         return self

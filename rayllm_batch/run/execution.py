@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
 
-from rayllm_batch.cluster import resources
+from rayllm_batch.cluster import placement, resources
 from rayllm_batch.config import EngineConfig, EnvVars
 from rayllm_batch.data.row_id import RowCounts
-from rayllm_batch.errors import EngineError, RayLLMBatchError
+from rayllm_batch.errors import ConfigError, EngineError, RayLLMBatchError
 from rayllm_batch.measures.history import History
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.measures.prometheus import Prometheus
@@ -82,6 +82,11 @@ class Execution:
         # Before a task is sent: to look at the rows may take some.
         pipeline.ship_by_value(self.workload, config.engine_kind, config.task_kind)
         engines = options.replica_range[0] * config.engines_per_replica
+        if resources.spans_nodes(config) and len(set(options.replica_range)) > 1:
+            raise ConfigError(
+                f"num_replicas={options.num_replicas!r} may grow, but the GPUs of replicas with "
+                "distributed_executor_backend: ray are reserved as the run begins. Give one number."
+            )
         task = self.task()
         ready = preflight(config, self.workload, engines, options.preserve_order, id_column, folder=folder, task=task)
         facts, rows, replicas = ready.facts, ready.rows, options.replica_range
@@ -165,6 +170,7 @@ class Execution:
             deduplicate=self.options.deduplicate,
             parse_answer=getattr(self.workload, "parse_answer", None),
             pinned=frozenset(name for name, value in self.config.engine_kwargs.items() if value is not None),
+            groups=engines.groups if engines else placement.reserve(plan.config, plan.engines[1]),
         )
         if engines:
             engines.begin(job)

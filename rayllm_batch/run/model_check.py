@@ -34,6 +34,8 @@ NO_WEIGHTS |= {"adapter_model.safetensors", "adapter_model.bin"}
 PLAIN_ATTENTION = {"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3", "granite"}
 PLAIN_ATTENTION |= {"granitemoe", "olmo", "olmo2", "olmoe", "gemma", "cohere", "stablelm", "starcoder2", "smollm3"}
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # as vLLM looks for them
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -104,6 +106,24 @@ def check_chat_template(config: EngineConfig, facts: ModelFacts) -> None:
         raise no_chat_template(config.model_id)
 
 
+def check_parallel(config: EngineConfig, facts: ModelFacts) -> None:
+    """Raise ConfigError where what spreads experts over GPUs is asked of a model that has none."""
+    kwargs, inner = config.engine_kwargs, text_config(facts.config)
+    if not facts.config or any(inner.get(name) for name in EXPERTS):
+        return
+    if (copies := kwargs.get("data_parallel_size") or 1) > 1:
+        raise ConfigError(
+            f"data_parallel_size={copies} is for models of experts (mixture of experts), and {config.model_id} is none: "
+            f"its copies would wait for each other at every step. Replicas are right: remove it, and give RayLLMBatch "
+            f"num_replicas={copies}. Each takes rows as it has room."
+        )
+    if kwargs.get("enable_expert_parallel"):
+        raise ConfigError(
+            f"enable_expert_parallel is for models of experts (mixture of experts), and {config.model_id} is none. "
+            "Remove it; further GPUs are for further replicas, num_replicas."
+        )
+
+
 def check_memory(config: EngineConfig, facts: ModelFacts) -> None:
     """Raise ConfigError when the weights, or these and the KV cache of one longest request, exceed the GPU's memory.
 
@@ -145,11 +165,15 @@ def weights_gib(config: EngineConfig, facts: ModelFacts) -> float:
 
 def kv_bytes_per_token(config: EngineConfig, facts: ModelFacts) -> float:
     """Of the KV cache, on each GPU of an engine; 0 where that is not known."""
-    return kv_values_per_token(facts.config) * _kv_bytes(config.engine_kwargs) / _split(config)
+    split = _split(config) / (config.engine_kwargs.get("data_parallel_size") or 1)  # each copy keeps its own requests'
+    return kv_values_per_token(facts.config) * _kv_bytes(config.engine_kwargs) / split
 
 
 def _split(config: EngineConfig) -> float:
-    """GPUs that one copy of the model is split over; engines that share a GPU have the whole model each."""
+    """GPUs that one copy of the model is split over; engines that share a GPU have the whole model each.
+
+    Data parallel copies share their experts, which are nearly all of the weights.
+    """
     return max(1, config.gpus_per_replica)
 
 

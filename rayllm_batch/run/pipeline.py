@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 import sys
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import pyarrow as pa
 
-from rayllm_batch.cluster import resources
+from rayllm_batch.cluster import placement, resources
 from rayllm_batch.cluster.shipping import ship_package
 from rayllm_batch.data import columns
 from rayllm_batch.data.row_id import row_id
@@ -47,7 +48,11 @@ def answers(
     prompts = rows.map_batches(
         prompt_tables, fn_kwargs={"job": job.prompt}, batch_format="pyarrow", batch_size=window
     ).repartition(target_num_rows_per_block=batch_size)
-    share = {"num_cpus": resources.RELAY_CPUS} if warm else resources.replica_resources(job.config, plan.engines[1])
+    share: dict[str, Any] = (
+        {"num_cpus": resources.RELAY_CPUS} if warm else resources.replica_resources(job.config, plan.engines[1])
+    )
+    if job.groups and not warm:
+        share["ray_remote_args_fn"] = placement.in_turn(job.groups)
     answered = prompts.map_batches(
         Relay if warm else Replica,
         fn_constructor_kwargs={"job": job},
@@ -124,7 +129,11 @@ def _pool(engines: tuple[int, int], in_flight: int, share: dict[str, Any]) -> di
     # A fixed size: its actors start together. A range grows one after the other, from the least.
     pool: dict[str, Any] = {"size": most} if least == most else {"min_size": least, "max_size": most}
     # some more wait in the actor's queue, so that a finished block's place is taken at once
-    pool["max_tasks_in_flight_per_actor"] = in_flight + min(QUEUED_BLOCKS, (in_flight + 1) // 2)
+    queued = min(QUEUED_BLOCKS, (in_flight + 1) // 2)
+    if least != most:  # Ray Data adds an actor only where so many are with each, over those that it takes at once
+        full = ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold
+        queued = max(queued, math.ceil((full - 1) * in_flight))
+    pool["max_tasks_in_flight_per_actor"] = in_flight + queued
     pool["enable_true_multi_threading"] = True
     if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy.__init__).parameters:
         pool["max_concurrent_calls_per_actor"] = in_flight

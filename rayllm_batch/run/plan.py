@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from rayllm_batch.cluster.resources import spans_nodes
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.engine_args import UTILIZATION
 from rayllm_batch.errors import ConfigError
@@ -119,7 +120,8 @@ class Plan:
     @property
     def _max_num_seqs(self) -> int:
         at_once = self.config.engine_kind.at_once(self.config.engine_kwargs)
-        return at_once or own_max_num_seqs(self.config.accelerator_type)
+        copies = self.config.engine_kwargs.get("data_parallel_size") or 1
+        return copies * (at_once or own_max_num_seqs(self.config.accelerator_type))
 
     def chosen(self, total: Optional[int]) -> str:
         """The line that says it; "" where the user has left nothing to choose."""
@@ -203,7 +205,7 @@ def lengths_of(chats: Sequence[dict[str, Any]], task: Task, folder: Optional[Pat
 def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[int], gpus: int) -> Optional[int]:
     """How many on a GPU were measured to give more than one, where each has room for the longest request; None else."""
     given = config.engines_per_gpu is not None or "gpu_memory_utilization" in config.engine_kwargs
-    if given or config.gpus_per_replica != 1:
+    if given or config.gpus_per_replica != 1 or spans_nodes(config):
         return None
     if config.accelerator_type not in GPU_MEMORY_GIB or own_max_num_seqs(config.accelerator_type) < 1024:
         return None

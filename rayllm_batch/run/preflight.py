@@ -17,7 +17,15 @@ from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.run.adapters import Found, look_at_adapters
 from rayllm_batch.run.first_prompts import check_first_prompts
 from rayllm_batch.run.forms import with_backend
-from rayllm_batch.run.model_check import ModelFacts, check_chat_template, check_disk, check_files, check_memory, look_at
+from rayllm_batch.run.model_check import (
+    ModelFacts,
+    check_chat_template,
+    check_disk,
+    check_files,
+    check_memory,
+    check_parallel,
+    look_at,
+)
 from rayllm_batch.run.node_files import missing_on_nodes
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.parser_hints import hint_at_parsers
@@ -78,6 +86,7 @@ def preflight(
     of_kind = config.model_id, config.engine_kwargs, config.env_vars, task.settings
     attempt(lambda: config.engine_kind.check_before_start(*of_kind))
     if facts is not None and config.engine_kind.needs_model:
+        attempt(lambda: check_parallel(config, facts))
         attempt(lambda: check_memory(config, facts))
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
             attempt(lambda: check_disk(config, facts))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Optional
 
 from rayllm_batch import errors
-from rayllm_batch.cluster import connection
+from rayllm_batch.cluster import connection, placement
 from rayllm_batch.errors import EngineError, RayLLMBatchError, causes
 from rayllm_batch.measures.snapshot import Snapshot
 from rayllm_batch.run.options import RunOptions
@@ -66,6 +66,7 @@ def end(job: ReplicaJob, engines: Optional[WarmEngines]) -> Optional[Snapshot]:
             ray.kill(actor)
         except Exception:
             pass
+    placement.release(job.groups)
     if snapshot:
         here = ray.util.get_node_ip_address()
         _wait_gone([replica.reaper_pid for replica in snapshot.replicas.values() if replica.node == here])

@@ -15,7 +15,7 @@ from typing import Any, Optional
 import numpy as np
 import pyarrow as pa
 
-from rayllm_batch.cluster import resources
+from rayllm_batch.cluster import placement, resources
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.data import columns
 from rayllm_batch.errors import EngineError
@@ -158,6 +158,7 @@ class WarmEngines:
     hosts: list[Any]
     ray_job: str
     first_job: Any = None
+    groups: tuple[Any, ...] = ()  # see ReplicaJob
 
     def fit(self, config: EngineConfig, num_replicas: int, blocks_in_flight: int) -> bool:
         """Whether a run with these settings can use them."""
@@ -186,20 +187,19 @@ class WarmEngines:
                 ray.kill(actor)
             except Exception:  # of a Ray that is gone
                 pass
+        placement.release(self.groups)
 
 
 def start(config: EngineConfig, job: ReplicaJob, num_replicas: int, blocks_in_flight: int) -> WarmEngines:
     """Starts them, and does not wait until they are ready."""
     import ray
 
-    host = ray.remote(Host).options(
-        max_restarts=-1,
-        max_concurrency=blocks_in_flight + CONTROL_THREADS,
-        **resources.replica_resources(config, num_replicas),
-    )
+    host, share = ray.remote(Host), resources.replica_resources(config, num_replicas)
+    share |= {"max_restarts": -1, "max_concurrency": blocks_in_flight + CONTROL_THREADS}
     first_job = ray.put(job)
-    hosts = [host.remote(first_job) for _ in range(num_replicas)]
-    return WarmEngines(config, blocks_in_flight, job.monitor, hosts, _ray_job(), first_job)
+    place = placement.in_turn(job.groups) if job.groups else dict[str, Any]
+    hosts = [host.options(**share, **place()).remote(first_job) for _ in range(num_replicas)]
+    return WarmEngines(config, blocks_in_flight, job.monitor, hosts, _ray_job(), first_job, job.groups)
 
 
 def keep(engines: WarmEngines) -> None:

@@ -49,6 +49,7 @@ class ReplicaJob:
     deduplicate: equal prompts with equal settings are computed once, where the answer is the same each time.
     parse_answer: the workload's, if it has one.
     pinned:      engine settings that the user has set; the config may have others, which were chosen.
+    groups:      Ray's placement groups, one a replica, where engines span nodes.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class ReplicaJob:
     deduplicate: bool = True
     parse_answer: Any = None
     pinned: frozenset[str] = frozenset()
+    groups: tuple[Any, ...] = ()
 
 
 class BlockNames:

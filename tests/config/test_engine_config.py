@@ -566,3 +566,18 @@ def test_a_value_that_yaml_takes_for_a_date_or_a_number_that_it_is_not(tmp_path:
     path.write_text(f"model_id: {value}\n")
     with pytest.raises(ConfigError, match="config.yaml' is not valid YAML"):
         init_engine_from_config(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("hf://org/m", "org/m"), ("hf://models/org/m/", "org/m"), ("hf://gpt2", "gpt2"), ("org/m", "org/m")],
+)
+def test_a_model_may_be_named_as_data_are(given, name):
+    config = {"model_id": given, "llm_engine": "vllm", "accelerator_type": "CPU"}
+    assert init_engine_from_config(config).model_id == name
+
+
+@pytest.mark.parametrize("given", ["hf://datasets/org/m", "hf://org/m@main", "hf://org/m/file.gguf", "hf://"])
+def test_what_names_no_model(given):
+    with pytest.raises(ConfigError, match="names no model: write hf://org/model.*revision"):
+        init_engine_from_config({"model_id": given, "llm_engine": "vllm", "accelerator_type": "CPU"})

@@ -95,7 +95,9 @@ def test_engines_are_forked_where_spawned_ones_would_have_no_other_environment(t
         assert not alive
 
 
-@pytest.mark.parametrize("kwargs", [{"numa_bind": True}, {"distributed_executor_backend": "ray"}])
+@pytest.mark.parametrize(
+    "kwargs", [{"numa_bind": True}, {"distributed_executor_backend": "ray"}, {"data_parallel_size": 2}]
+)
 def test_where_it_does_not_suit_vllm_starts_processes_as_ever(kwargs):
     assert Forkserver.start(kwargs) is None
 

@@ -61,3 +61,22 @@ def test_too_little_room_is_an_error(given: tuple[Optional[int], Optional[int]],
     split = config(engine_kwargs={"tensor_parallel_size": 2})
     with pytest.raises(ClusterError, match=said):
         nodes_for(split, 5, count=given[0], gpus=given[1], most_gpus=8)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "given", "most", "found"),
+    [
+        (1, (None, None), 2, Nodes(2, 2)),
+        (1, (4, None), None, Nodes(4, 1)),
+        (3, (None, 8), None, Nodes(2, 8, idle=4)),
+        (1, (None, 3), None, Nodes(2, 3, idle=2)),
+    ],
+)
+def test_replicas_whose_workers_ray_places_lie_over_nodes(
+    replicas: int, given: tuple[Optional[int], Optional[int]], most: Optional[int], found: Nodes
+) -> None:
+    kwargs = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "distributed_executor_backend": "ray"}
+    over = config(engine_kwargs=kwargs)
+    assert nodes_for(over, replicas, count=given[0], gpus=given[1], most_gpus=most) == found
+    with pytest.raises(ClusterError, match="--num-replicas 3 needs 3 x 4 GPUs.*room for 2. Set --nodes 6, or .* 2"):
+        nodes_for(over, 3, count=4, gpus=2, most_gpus=None)

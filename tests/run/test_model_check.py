@@ -21,6 +21,8 @@ from rayllm_batch.run.model_check import (
     check_disk,
     check_files,
     check_memory,
+    check_parallel,
+    kv_bytes_per_token,
     kv_values_per_token,
     look_at,
 )
@@ -509,3 +511,45 @@ def test_odd_values_in_a_config_end_no_check(name: str, value: Any, tmp_path: Pa
     model_check.longest(config(model=str(tmp_path)), found)
     with pytest.raises(ConfigError):
         check_files(given, found)
+
+
+MOE = {"model_type": "qwen3_moe", "num_experts": 128, "num_hidden_layers": 2, "num_attention_heads": 32}
+MOE |= {"hidden_size": 2048, "num_key_value_heads": 4, "head_dim": 128}
+
+
+def split(**engine_kwargs: Any) -> EngineConfig:
+    given = {"model_id": "org/m", "llm_engine": "vllm", "accelerator_type": "H100", "engine_kwargs": engine_kwargs}
+    return init_engine_from_config(given)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"data_parallel_size": 4}, "data_parallel_size=4 is for models of experts.*org/m is none.*num_replicas=4"),
+        (
+            {"enable_expert_parallel": True},
+            "enable_expert_parallel is for models of experts.*org/m is none.*num_replicas",
+        ),
+    ],
+)
+def test_experts_are_spread_of_a_model_that_has_some(kwargs: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_parallel(split(**kwargs), ModelFacts(LLAMA_8B))
+    for its in (MOE, {"text_config": MOE}, {"num_local_experts": 8}, {"n_routed_experts": 256}):
+        check_parallel(split(**kwargs), ModelFacts(its))
+    check_parallel(split(**kwargs), ModelFacts())  # not known: vLLM will say
+    check_parallel(split(data_parallel_size=1), ModelFacts(LLAMA_8B))
+
+
+def test_data_parallel_copies_take_gpus_and_keep_their_own_cache() -> None:
+    config = split(data_parallel_size=2, tensor_parallel_size=2)
+    assert config.gpus_per_replica == 4
+    assert kv_bytes_per_token(config, ModelFacts(MOE)) == 2 * 2 * 2 * 4 * 128 / 2, (
+        "K and V, layers, bytes; over two GPUs"
+    )
+
+
+@pytest.mark.parametrize("more", [{"distributed_executor_backend": "ray"}, {"data_parallel_backend": "ray"}])
+def test_data_parallel_copies_are_on_one_node(more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="GPUs of one node here.*num_replicas"):
+        split(data_parallel_size=2, **more)

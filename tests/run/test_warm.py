@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,3 +105,24 @@ def test_what_fits(run: dict[str, Any], fits: bool, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(warm, "_ray_job", lambda: run.get("ray_job", "01"))
     engines = warm.WarmEngines(CONFIG, 8, run.get("monitor", Monitor()), ["one", "two"], "01")
     assert engines.fit(run.get("config", CONFIG), run.get("replicas", 2), run.get("in_flight", 8)) is fits
+
+
+@pytest.mark.parametrize("groups", [(), ("first", "second")], ids=["one node", "over nodes"])
+def test_each_is_started_with_its_share_and_in_its_group(groups: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    started: list[dict[str, Any]] = []
+
+    class OfActors:  # what ray.remote(Host) is, of which options() gives something without options()
+        def options(self, **options: Any) -> Any:
+            started.append(options)
+            return SimpleNamespace(remote=lambda job: f"host {len(started)}")
+
+    monkeypatch.setattr(ray, "remote", lambda _cls: OfActors())
+    monkeypatch.setattr(ray, "put", lambda job: job)
+    monkeypatch.setattr(warm.resources, "replica_resources", lambda *_: {"num_cpus": 0.5})
+    engines = warm.start(CONFIG, SimpleNamespace(monitor=None, groups=groups), 2, 8)
+    assert engines.hosts == ["host 1", "host 2"] and engines.groups == groups
+    assert all(options["num_cpus"] == 0.5 and options["max_restarts"] == -1 for options in started)
+    places = [options["scheduling_strategy"].placement_group for options in started if "scheduling_strategy" in options]
+    assert places == list(groups)

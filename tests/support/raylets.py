@@ -1,7 +1,7 @@
 """A cluster of several Ray nodes on this machine, each with folders, an object store and an address of its own.
 
 Each node runs in a mount namespace, in which folders are hidden from it: always those of this repository, as on a machine that
-was never told of it. To make one takes root, or the right to make user namespaces.
+was never told of it. To make one takes root, or the right to make user namespaces; without it nothing is hidden.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,11 +84,15 @@ class Raylets:
     token: that a driver and each node need; None for a cluster that asks for none.
     """
 
-    def __init__(self, folder: Path, port: int = 7379, token: str | None = None) -> None:
+    def __init__(self, folder: Path, token: str | None = None) -> None:
         self.folder = folder
-        self.address = f"127.0.0.2:{port}"
+        self.address = _free_address()
         self.nodes: dict[str, Node] = {}
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))}
+        elsewhere = [
+            entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and Path(entry) != ROOT
+        ]
+        self.env["PYTHONPATH"] = os.pathsep.join(elsewhere)
         self.env |= (
             {"RAY_AUTH_MODE": "disabled"} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         )
@@ -109,6 +114,7 @@ class Raylets:
         hidden: Sequence[Path] = (),
         python: str = sys.executable,
         env: Mapping[str, str] | None = None,
+        within_s: float = START_S,
     ) -> Node:
         """Start a node, the first as the head; returns when the cluster knows it. hidden: folders that are empty there.
 
@@ -119,16 +125,24 @@ class Raylets:
             node = self._start(
                 name, [f"--num-cpus={cpus:g}", f"--num-gpus={gpus}"], [*OURS, *hidden], python, env or {}
             )
+
+            def started(node: Node = node) -> bool:
+                node.family()  # what it has now is ended with it, also if `ray start` is gone by then
+                return "Ray runtime started" in _read(node.log)
+
             try:
-                wait_for(
-                    f"node {name}", lambda node=node: "Ray runtime started" in _read(node.log), START_S, node.process
-                )
+                wait_for(f"node {name}", started, within_s, node.process)
                 return node
             except RuntimeError as error:
                 node.close()
                 if "timed out during startup" not in (said := _read(node.log)):
-                    raise RuntimeError(f"{error}: {said[-2000:]}") from None
-        raise RuntimeError(f"node {name} did not start: {_read(node.log)[-2000:]}")
+                    logs = [self.folder / name / f"session_latest/logs/{part}.out" for part in ("gcs_server", "raylet")]
+                    said += "".join(f"\n{log.name}: {_read(log)[-1500:]}" for log in logs if log.is_file())
+                    raise RuntimeError(f"{error}: {said[-5000:]}") from None
+                del self.nodes[name]  # else the next try would not be the head
+                if not self.nodes:
+                    self.address = _free_address()
+        raise RuntimeError(f"node {name} did not start: {said[-2000:]}")
 
     def _start(self, name: str, has: list[str], hidden: Sequence[Path], python: str, env: Mapping[str, str]) -> Node:
         place = self.folder / name
@@ -139,11 +153,11 @@ class Raylets:
         command += [f"--node-ip-address=127.0.0.{host}", f"--node-name={name}", *has]
         command += [f"--object-store-memory={STORE_BYTES}", f"--temp-dir={place}", "--dashboard-agent-listen-port=0"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats", "--block"]
-        hide = [f"mount -t tmpfs tmpfs {shlex.quote(str(folder))}" for folder in hidden]
+        hide = [f"mount -t tmpfs tmpfs {shlex.quote(str(folder))}" for folder in hidden] if can_hide() else []
         log = place / "said"
         with log.open("w") as file:
             process = subprocess.Popen(
-                [*UNSHARE, "sh", "-c", " && ".join([*hide, f"exec {shlex.join(command)}"])],
+                [*(UNSHARE if hide else ()), "sh", "-c", " && ".join([*hide, f"exec {shlex.join(command)}"])],
                 stdout=file,
                 stderr=file,
                 stdin=subprocess.DEVNULL,
@@ -164,8 +178,15 @@ class Raylets:
                 stderr=file,
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
-                env={**self.env, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": self.address, **env},
+                env={**self.env, "PYTHONPATH": f"{ROOT}:{self.env['PYTHONPATH']}", "RAY_ADDRESS": self.address, **env},
             )
+
+
+def _free_address() -> str:
+    """For a head: of no other, nor of one that is about to end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        return f"127.0.0.2:{free.getsockname()[1]}"
 
 
 def _end_with_parent() -> None:
