@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, EngineUnavailable, Reply, Request
 from rayllm_batch.errors import RolloutError, WorkloadError, one_line, shown
 from rayllm_batch.output.run_columns import (
+    MEDIA,
     MESSAGES,
     REQUEST,
     STAGE_ERROR,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 PROMPT_KEYS = ("messages", "prompt", "prompt_token_ids", "model", "sampling_params")  # of what `parse_row` returns
 READ_S = 60.0  # seconds for an answer to be read by the validators of output_schema's type
+MEDIA_CALLS = 4  # of rollouts, whose media are read at once
 KEPT_CALLS = 256  # of a rollout's output_schemas
 KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
 KEPT_NUMBERS = 8_000_000  # of vectors in them: some 32 MB
@@ -55,6 +57,7 @@ class Answering:
         self._readers = Rollouts(_values_of, READ_S)
         self.ended: Optional[str] = None  # why nothing is answered any more, where no row is to blame
         self._prompts = ThreadPoolExecutor(1, "prompts")
+        self._readers_of_media = ThreadPoolExecutor(MEDIA_CALLS, "media")
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
         kept = min(KEPT, KEPT_NUMBERS // max(1, self._task.numbers))
         self._duplicates = Duplicates(kept) if job.deduplicate else None
@@ -65,6 +68,7 @@ class Answering:
     def end(self) -> None:
         """After its run's last row; inside the loop."""
         self._prompts.shutdown(wait=False)
+        self._readers_of_media.shutdown(wait=False, cancel_futures=True)
         self._readers.end()
         if self._rollouts is not None:
             self._rollouts.end()
@@ -202,13 +206,22 @@ class Answering:
             raise RolloutError(f"generate: {one_line(error, named=False)}") from None
         row = {TOKEN_IDS: parsed.get("prompt_token_ids"), STAGE_ERROR: None, REQUEST: task.own_text(parsed)}
         text = parsed.get("messages") or parsed.get("prompt")
-        if "media" in parsed:
-            raise RolloutError("generate: its messages are text alone; pictures, sound and film come from parse_row")
         if text is not None:
             row |= await self._prompt_of(text, parsed.get("tools"))
+        if "media" in parsed and row[STAGE_ERROR] is None:
+            row |= await self._with_media(parsed, task)
         is_needed = text is not None and (self._prompt.as_text or isinstance(text, list) and task.reask)
         row[MESSAGES] = json.dumps(text) if is_needed else None
         return await self.answer(row, task)
+
+    async def _with_media(self, parsed: dict[str, Any], task: Task) -> dict[str, Any]:
+        """What the CPU stage's columns would have of a call's media. They are read in threads, a few calls' at once."""
+        of_media, run = self._prompt.media, asyncio.get_running_loop().run_in_executor
+        found = await run(self._readers_of_media, of_media.found, parsed["media"])
+        media = await run(self._prompts, of_media.of_row, found, self._prompt)
+        if isinstance(media, str):
+            return {STAGE_ERROR: media}
+        return {MEDIA: media, REQUEST: task.own_text({**parsed, "digests": [one["digest"] for one in media]})}
 
     def _calls(self, output_schema: Any, has_tools: bool) -> Task:
         """Of each schema once: the types in a rollout's code are the same objects for every row. Two that are made for

@@ -83,7 +83,11 @@ class MediaPrompts:
         for some in self._together(rows):
             found = iter(reader.read_all([one for _, its in some for one in its]))
             for number, its in some:
-                yield number, self._of_row([next(found) for _ in its], job)
+                yield number, self.of_row([next(found) for _ in its], job)
+
+    def found(self, sources: Sequence[tuple[str, Any]]) -> list[Any]:
+        """One row's alone, each a Medium or a MediaError."""
+        return MediaReader(self.rules).read_all(sources)
 
     def _together(self, rows: Sequence[tuple[int, list[Any]]]) -> Iterator[list[tuple[int, list[Any]]]]:
         """Rows of so few media that none of them meets the reader's bound on all that it gives at once; those of one
@@ -99,7 +103,8 @@ class MediaPrompts:
         if some:
             yield some
 
-    def _of_row(self, found: list[Any], job: PromptJob) -> Any:
+    def of_row(self, found: list[Any], job: PromptJob) -> Any:
+        """As the column has them, or the row's error."""
         if error := next((one for one in found if isinstance(one, MediaError)), None):
             which = f"{found.index(error) + 1} of {len(found)}: " if len(found) > 1 else ""
             text = f"{OF_MEDIA}{which}{one_line(error, named=False)}"
