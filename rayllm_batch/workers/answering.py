@@ -155,15 +155,15 @@ class Answering:
         calls, taken = itertools.count(1), {*values, *task.schema.names}
 
         def generate(
-            prompt: Any, *, output_schema: Any = None, tools: Any = None, **settings: Any
+            prompt: Any, *, output_schema: Any = None, tools: Any = None, tool_choice: Any = None, **settings: Any
         ) -> Coroutine[Any, Any, Any]:
             """In the rollout's thread: what that does to its messages from now on is not what it has asked."""
-            asked = prompt, tools, settings
+            asked = prompt, {"tools": tools, "tool_choice": tool_choice}, settings
             with contextlib.suppress(Exception):  # what cannot be copied is no prompt, and refused as such
                 asked = copy.deepcopy(asked)
             return one_call(*asked, output_schema)
 
-        async def one_call(prompt: Any, tools: Any, settings: dict[str, Any], output_schema: Any) -> Any:
+        async def one_call(prompt: Any, tools: dict[str, Any], settings: dict[str, Any], output_schema: Any) -> Any:
             if next(calls) > limits.calls:
                 raise RolloutError(f"it called generate more than {limits.calls} times (max_calls)")
             if limits.tokens is not None and answer.num_generated_tokens >= limits.tokens:
@@ -185,7 +185,7 @@ class Answering:
             answer.error = f"rollout: {one_line(error, named=not isinstance(error, (RolloutError, NoColumns)))}"
         return answer
 
-    async def _call(self, prompt: Any, output_schema: Any, tools: Any, settings: dict[str, Any]) -> Answer:
+    async def _call(self, prompt: Any, output_schema: Any, tools: dict[str, Any], settings: dict[str, Any]) -> Answer:
         """One `generate` of a rollout, as a row of its own. Raises RolloutError for what it does not take."""
         if prompt is None or isinstance(prompt, str):
             takes = 'a chat, such as [{"role": "user", "content": ...}], or a dict as parse_row returns it'
@@ -194,8 +194,7 @@ class Answering:
             how = f'generate({{"messages": ..., {beside!r}: ...}})'
             raise RolloutError(f"generate: {beside!r} is no setting of the request: give it as {how}")
         given: dict[str, Any] = dict(prompt) if isinstance(prompt, dict) else {"messages": prompt}
-        if tools is not None:
-            given["tools"] = tools
+        given |= {key: value for key, value in tools.items() if value is not None}
         output_schema = given.pop("output_schema", None) if output_schema is None else output_schema
         try:
             task = self._calls(output_schema, bool(given.get("tools")))
