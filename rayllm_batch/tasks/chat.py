@@ -153,7 +153,11 @@ def _part(part: Any, media: Optional[Media]) -> dict[str, Any]:
             media.append((MEDIA_PARTS[kind], _source(part, kind)))
             return {"type": MEDIA_PARTS[kind]}
         takes = ["text", *(MEDIA_PARTS if media is not None else ())]
-        only = "only text is taken" if media is None else f"must have one of {', '.join(takes)}"
+        only = (
+            "only text is taken: pictures, sound and film are for task: generate"
+            if media is None
+            else f"must have one of {', '.join(takes)}"
+        )
         said = f"type {kind!r}" if re.fullmatch(r"[\w.-]{1,40}", kind) else "another type"
         raise TypeError(f"a message's content has a part of {said}, but {only}.{did_you_mean(kind[:40], takes)}")
     given = {key for key, value in part.items() if value is not None} if isinstance(kind, str) else set()
