@@ -391,7 +391,8 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # `hermes`, `llama3_json`, ...; for a model that is known, a log line names its own): `reasoning` and `num_reasoning_tokens`, and `tool_calls`
 # (each an `id`, a `name`, and `arguments` as JSON text), leave the answer alone in `generated_text`. Thoughts that reached `max_tokens` before
 # an answer are that row's error, and stay in their column. A form waits for the end of the thoughts. `parse_row` may return `tools`, the OpenAI
-# API's list; whether one is called is the model's choice. To run the calls and hand back what they gave, write a `rollout`:
+# API's list; whether one is called is the model's choice, unless `tool_choice` beside them (`"required"`, or a function's name in the API's form) forces a call.
+# To run the calls and hand back what they gave, write a `rollout`:
 #
 # ```python
 # async def rollout(self, row, generate):
@@ -429,7 +430,8 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # They are fetched, checked and counted on CPUs ahead of the engine, so a broken, forbidden or too large one, or one that the model does not take, is its row's `error`.
 # Rows may come from strangers: redirects are checked again, private addresses are refused unless they are named, and sizes, pixels and seconds are bounded (`max_media_bytes`,
 # `max_media_pixels`, `max_media_seconds`, `media_timeout_s`). An endpoint gets the bytes, never the URL. vLLM prepares pictures in one thread an engine: where GPUs wait for
-# it, run more engines. The model needs a processor of transformers. `examples/images.ipynb` goes through it, on a CPU.
+# it, run more engines. The model needs a processor of transformers. A rollout's `generate` takes them too, read on its engine's node.
+# `examples/images.ipynb` goes through it, on a CPU.
 #
 # With `task: embed`, `classify` or `score` in the config, the same run asks a pooling model of vLLM's: an embedder, a classifier, a reranker.
 #
@@ -468,12 +470,12 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 # ```
 #
 # - **What is answered**: `/v1/chat/completions` and `/v1/completions`; with `task: embed` in the config `/v1/embeddings`, with `task: score`
-#   `/v1/score` and `/v1/rerank`; each with settings of its own: `n`, `logprobs`, `response_format`, `tools`,
+#   `/v1/score` and `/v1/rerank`; each with settings of its own: `n`, `logprobs`, `response_format`, `tools` and `tool_choice`,
 #   vLLM's further parameters, `chat_template_kwargs`. Bodies are read and written as vLLM's server does: held against the server of the pinned version on a
 #   CPU, sixty requests, most at temperature 0, gave the same texts, counts, log-probabilities, keys and statuses. Two things differ: a key that would have no effect is an error,
 #   and a `max_tokens` beyond the context ends there instead of being refused. Defaults are vLLM's own; `generation_config: auto` in
 #   `engine_kwargs` takes the model's, as a server does.
-# - **No line ends a run.** One that is no JSON, no request or not done here (streams, a forced call of a tool) becomes an error line: the status,
+# - **No line ends a run.** One that is no JSON, no request or not done here (streams, beam search) becomes an error line: the status,
 #   a null body, and in `error` the API's object with message, type, param and code. Without `--errors` these lines are in the results.
 # - **`custom_id`s** tell results apart, whose order is not promised. Of lines with one `custom_id` the first is answered, the others are errors.
 # - **Stop and resume**: answers are kept in `results.jsonl.parts`, an output folder like any other, and the results are written at the end, all at once.
@@ -592,7 +594,7 @@ print("A row's own settings, over the workload's:", headlines.parse_row(sample)[
 #   max_concurrency: 64
 # ```
 #
-# `configs/openai-endpoint.yaml` has every setting: rates a minute, time-outs, prices, and a budget at which the run ends.
+# `configs/openai-endpoint.yaml` has every setting: further headers (`default_headers_env`), rates a minute, time-outs, prices, and a budget at which the run ends.
 # Wrong address, key or model, and sampling parameters that the server refuses, are said before the run starts. In it, a
 # request that fails is asked again; `Retry-After` is obeyed, and a rate limit lowers the concurrency for a while. A row gets an error
 # where the server refuses it (HTTP 400), or fails at it again and again while it answers others. Where it answers
