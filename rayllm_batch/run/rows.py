@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.cluster import connection, resources
@@ -171,9 +172,12 @@ def _size(value: Any) -> int:
         return sum(map(_size, value[:100])) * len(value) // len(value[:100])
     if isinstance(value, (str, bytes)):
         return len(value)
-    width, height = getattr(value, "width", 0), getattr(value, "height", 0)  # a PIL image's
-    of_picture = 4 * width * height if isinstance(width, int) and isinstance(height, int) else 0
-    return max(8, getattr(value, "nbytes", 0), of_picture)
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    try:  # a PIL image
+        return 4 * int(value.width) * int(value.height)
+    except Exception:
+        return 8
 
 
 def _in_memory(dataset: ray.data.Dataset, most: int, room: Room) -> list[dict[str, Any]]:

@@ -196,10 +196,11 @@ def _loaded(text: str) -> Any:
         raise ValueError(f"it holds {name}, which JSON does not have")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-            raise ValueError(f"one of its objects has the key {twice[:50]!r} twice")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"one of its objects has the key {key[:50]!r} twice")
+            found[key] = value
         return found
 
     try:  # engines let a tab in a string pass

@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PROMPT_KEYS = ("messages", "prompt", "prompt_token_ids", "model", "sampling_params")  # of what `parse_row` returns
 READ_S = 60.0  # seconds for an answer to be read by the validators of output_schema's type
-MEDIA_CALLS = 4  # of rollouts, whose media are read at once
+MEDIA_CALLS, MEDIA_BYTES = 4, 2 << 30  # of rollouts: whose media are read at once, and that wait for their answers
 KEPT_CALLS = 256  # of a rollout's output_schemas
 KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
 KEPT_NUMBERS = 8_000_000  # of vectors in them: some 32 MB
@@ -58,6 +58,7 @@ class Answering:
         self.ended: Optional[str] = None  # why nothing is answered any more, where no row is to blame
         self._prompts = ThreadPoolExecutor(1, "prompts")
         self._readers_of_media = ThreadPoolExecutor(MEDIA_CALLS, "media")
+        self._room = _Room(MEDIA_BYTES)
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
         kept = min(KEPT, KEPT_NUMBERS // max(1, self._task.numbers))
         self._duplicates = Duplicates(kept) if job.deduplicate else None
@@ -203,7 +204,11 @@ class Answering:
             parsed = task.parse(lambda row: given, {})
         except (TypeError, WorkloadError) as error:
             raise RolloutError(f"generate: {one_line(error, named=False)}") from None
-        row = {TOKEN_IDS: parsed.get("prompt_token_ids"), STAGE_ERROR: None, REQUEST: task.own_text(parsed)}
+        row: dict[str, Any] = {
+            TOKEN_IDS: parsed.get("prompt_token_ids"),
+            STAGE_ERROR: None,
+            REQUEST: task.own_text(parsed),
+        }
         text = parsed.get("messages") or parsed.get("prompt")
         if text is not None:
             row |= await self._prompt_of(text, parsed.get("tools"))
@@ -211,7 +216,9 @@ class Answering:
             row |= await self._with_media(parsed, task)
         is_needed = text is not None and (self._prompt.as_text or isinstance(text, list) and task.reask)
         row[MESSAGES] = json.dumps(text) if is_needed else None
-        return await self.answer(row, task)
+        media: list[dict[str, Any]] = row.get(MEDIA) or []
+        async with self._room.of(sum(len(one["data"] or b"") for one in media)):
+            return await self.answer(row, task)
 
     async def _with_media(self, parsed: dict[str, Any], task: Task) -> dict[str, Any]:
         """What the CPU stage's columns would have of a call's media. They are read in threads, a few calls' at once."""
@@ -329,6 +336,25 @@ class _Reading:
 
 async def _values_of(reading: Any, generate: Any) -> dict[str, Any]:
     return reading.values()
+
+
+class _Room:
+    """For so many bytes at once, inside one event loop; larger ones are there alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held, self._changed = most, 0, asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def of(self, size: int) -> AsyncIterator[None]:
+        while size and self._held and self._held + size > self._most:
+            await self._changed.wait()
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+            self._changed.set()
+            self._changed = asyncio.Event()
 
 
 class RowError(Exception):

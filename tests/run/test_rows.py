@@ -7,6 +7,7 @@ import logging
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from ray.data.dataset import MaterializedDataset
 
 from rayllm_batch.cluster import resources
 from rayllm_batch.data import columns, dataset_file
+from rayllm_batch.data.dataset_file import Room
+from rayllm_batch.data.file_part import Reader
+from rayllm_batch.data.read_options import ReadOptions
 from rayllm_batch.errors import DatasetError, WorkloadError
 from rayllm_batch.run import rows
 from rayllm_batch.run.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
@@ -106,22 +110,20 @@ def test_a_sample_of_large_rows_has_fewer(picture: Any, monkeypatch: pytest.Monk
     assert read(lazy).total == 100
 
 
-@pytest.mark.parametrize("of", ["a large file", "a file", "a table"])
-def test_large_rows_of_files_and_tables(of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_rows_of_files_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({"text": [f"text {n}" for n in range(100)], "picture": [bytes([n]) * 10_000 for n in range(100)]})
     pq.write_table(table, tmp_path / "rows.parquet", compression="none")
-    monkeypatch.setattr(rows, "SAMPLE_BYTES", 300_000)
     monkeypatch.setattr(dataset_file, "HEAD_BYTES", 50_000)
-    room = rows.Room(300_000)
-    if of == "a large file":
-        monkeypatch.setattr(dataset_file, "IN_MEMORY_BYTES", 0)
-        found = read(dataset_file.read_dataset_file(str(tmp_path / "rows.parquet")))
-        assert found.sample == table.to_pylist()[: len(found.sample)] and 25 <= len(found.sample) <= 30
-        assert found.total == 100, "of the footer"
-    elif of == "a table":
-        assert room.fitting(table).num_rows == 29 and room.is_spent
-    else:
-        assert len(dataset_file._first_of([table.slice(0, 20), table.slice(20)], 256, room)) == 29 and room.is_spent
+    files = dataset_file.find_files(str(tmp_path / "rows.parquet"))
+    dataset: Any = SimpleNamespace(_rayllm_batch_files=(files, Reader(files.fs, "parquet", ReadOptions())))
+    room = Room(300_000)
+    assert dataset_file.first_rows(dataset, 256, room) == table.to_pylist()[:29] and room.is_spent
+    room = Room(300_000)
+    assert room.fitting(table).num_rows == 29 and room.is_spent and not room.fitting(table).num_rows
+    room = Room(3_000_000)
+    assert len(dataset_file.first_rows(dataset, 256, room) or ()) == 100 and not room.is_spent
+    room = Room(5)
+    assert room.fitting(table).num_rows == 1, "the first has room, whatever its size"
 
 
 @pytest.mark.parametrize(

@@ -459,6 +459,29 @@ def test_an_answer_about_a_picture_is_asked_for_again_with_it(folder: Path) -> N
     assert [[one.width for one in request.media] for request in engine.asked] == [[30], [30]]
 
 
+def test_rollouts_hold_few_bytes_of_media_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayllm_batch.workers.answering.MEDIA_BYTES", int(2.5 * len(picture(30))))
+    at_once, most = 0, 0
+
+    async def slowly(self: Any, request: Request) -> Reply:
+        nonlocal at_once, most
+        at_once += len(request.media)
+        most = max(most, at_once)
+        await asyncio.sleep(0.02)
+        at_once -= len(request.media)
+        return Reply("seen", 1, "stop")
+
+    monkeypatch.setattr(Seeing, "generate", slowly)
+
+    async def roll(generate: Any) -> dict[str, Any]:
+        asked = [seen(picture(30, colour=colour)) for colour in ("red", "blue", "green", "white", "black")]
+        found = await asyncio.gather(*(generate(ask(one)) for one in asked), generate(ask(said("text"))))
+        return {"said": [one.text for one in found]}
+
+    answer, _ = rolled(folder, roll)
+    assert answer.own_columns == {"said": ["seen"] * 6} and most == 2
+
+
 @pytest.mark.parametrize(
     ("source", "wanted"),
     [
