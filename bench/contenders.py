@@ -141,7 +141,7 @@ class Ours:
             {
                 "model_id": job.model,
                 "llm_engine": "vllm",
-                "accelerator_type": accelerator(job),
+                "accelerator_type": "CPU" if job.on_cpu else kind_of_gpu(),
                 "engine_kwargs": {**job.engine_kwargs, **job.ours},
                 "engines_per_gpu": job.engines_per_gpu,
             }
@@ -303,12 +303,10 @@ def resolved(config: Any) -> dict[str, Any]:
     }
 
 
-def accelerator(job: Job) -> str:
+def kind_of_gpu() -> str:
     """Ray's name of this machine's GPU; any GPU will do where Ray has none for it."""
     import ray
 
-    if job.on_cpu:
-        return "CPU"
     kinds = [
         name.removeprefix("accelerator_type:")
         for name in ray.cluster_resources()

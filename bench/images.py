@@ -1,11 +1,12 @@
 """Pictures a second: RayLLMBatch against vLLM's own `LLM.chat`, on the same files.
 
-    python -m bench.images --rows 64 --accelerator CPU            tries it, with a tiny model of random weights
-    python -m bench.images --model Qwen/Qwen2.5-VL-3B-Instruct --rows 2000 --side 1024 --pairs 3 --accelerator L4
-    python -m bench.images --steps                                what one picture takes, without an engine
+    python -m bench.images --rows 64                      tries it, with a tiny model of random weights, on a CPU
+    python -m bench.images --shape --accelerator GPU --rows 1000 --side 1024 --pairs 3
+    python -m bench.images --model Qwen/Qwen2.5-VL-3B-Instruct --accelerator GPU --rows 1000 --side 1024 --pairs 3
+    python -m bench.images --steps                        what one picture takes, without an engine
 
-The same JPEG files, question, settings and host, in turn (A B A B ...), each in a process of its own, and the ratios are
-those of neighbours. `LLM.chat` gets PIL images that are opened when its clock runs, since ours reads the files too.
+The same JPEG files, question, settings and host, in turn (bench.in_turn). `LLM.chat` gets PIL images that are opened when its
+clock runs, since ours reads the files too. `--shape` is Qwen2.5-VL-3B's, with random weights: the speed is real, the text is not.
 
   rows/s   rows over the seconds from a ready engine to the last answer in the caller's hands, reading files included.
   engine   rows over the time in which an engine had work, which only RayLLMBatch tells.
@@ -18,19 +19,91 @@ import io
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.in_turn import compare, connect, keep_engines
+from bench.models import DEMO_MODEL
+
 QUESTION = "Describe the picture in one sentence."
 MAX_TOKENS = 16
+SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant\n{% endif %}"
+)
+# Qwen/Qwen2.5-VL-3B-Instruct, by its config.json.
+QWEN: dict[str, Any] = {
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "model_type": "qwen2_5_vl",
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "use_sliding_window": False,
+    "sliding_window": 32768,
+    "max_window_layers": 70,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 151936,
+}
+QWEN_EYES: dict[str, Any] = {
+    "depth": 32,
+    "hidden_act": "silu",
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "in_chans": 3,
+    "out_hidden_size": 2048,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "spatial_patch_size": 14,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "tokens_per_second": 2,
+    "temporal_patch_size": 2,
+}
+
+
+def make_shape(folder: Path, layers: int) -> Path:
+    """Qwen2.5-VL's, of so many layers, with the demo model's tokenizer and the processor's own settings."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(DEMO_MODEL)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    start, end, pad, image, video = tokenizer.convert_tokens_to_ids(list(SPECIAL))
+    ids = {"vision_start_token_id": start, "vision_end_token_id": end, "vision_token_id": pad}
+    ids |= {"image_token_id": image, "video_token_id": video, "bos_token_id": 1, "eos_token_id": 2}
+    eyes = {**QWEN_EYES, "depth": min(layers, 32), "fullatt_block_indexes": [i for i in (7, 15, 23, 31) if i < layers]}
+    config = {**QWEN, "num_hidden_layers": layers, "max_window_layers": layers, **ids, "vision_config": eyes}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    processor = {
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    }
+    processor |= {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    processor |= {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    return folder
 
 
 def make_files(folder: Path, rows: int, side: int) -> list[str]:
@@ -48,7 +121,7 @@ def make_files(folder: Path, rows: int, side: int) -> list[str]:
     return names
 
 
-def with_llm(job: dict[str, Any]) -> dict[str, Any]:
+def with_llm(job: dict[str, Any]) -> Generator[Any, Any, None]:
     from PIL import Image
     from vllm import LLM, SamplingParams
 
@@ -56,54 +129,50 @@ def with_llm(job: dict[str, Any]) -> dict[str, Any]:
         picture = {"type": "image_pil", "image_pil": Image.open(Path(job["folder"], name)).convert("RGB")}
         return [{"role": "user", "content": [picture, {"type": "text", "text": QUESTION}]}]
 
-    llm = LLM(model=job["model"], disable_log_stats=True, **job["engine_kwargs"])
-    params = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+    llm: Any = LLM(model=job["model"], disable_log_stats=True, **job["engine_kwargs"])
+    params = SamplingParams(**job["sampling_params"])
     llm.chat([chat(name) for name in job["files"][:2]], params, use_tqdm=False)
-    began = time.time()
-    answers = llm.chat([chat(name) for name in job["files"]], params, use_tqdm=False)
-    return {"seconds": time.time() - began, "texts": [one.outputs[0].text for one in answers]}
+    work = yield None
+    while True:
+        began = time.time()
+        answers = llm.chat([chat(name) for name in work["files"]], params, use_tqdm=False)
+        work = yield {"seconds": time.time() - began, "texts": [one.outputs[0].text for one in answers]}
 
 
-def with_ours(job: dict[str, Any]) -> dict[str, Any]:
+def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
     import pandas as pd
     import ray.data
 
     from rayllm_batch import ChatWorkloadBase, RayLLMBatch, init_engine_from_config
 
+    question = QUESTION  # not a global: this module is not on the workers' path
+
     class Pictures(ChatWorkloadBase):
-        sampling_params = {"temperature": 0.0, "max_tokens": MAX_TOKENS}  # noqa: RUF012
+        sampling_params = job["sampling_params"]
         media_folder = job["folder"]
+        files: Any = None
 
         def load_dataset(self) -> ray.data.Dataset:
-            return ray.data.from_pandas(pd.DataFrame({"file": job["files"]}))
+            return ray.data.from_pandas(pd.DataFrame({"file": self.files}))
 
         def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
-            content = [{"type": "image", "image": row["file"]}, {"type": "text", "text": QUESTION}]
+            content = [{"type": "image", "image": row["file"]}, {"type": "text", "text": question}]
             return {"messages": [{"role": "user", "content": content}]}
 
-    if job["accelerator"] == "CPU":
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    given = {"model_id": job["model"], "llm_engine": "vllm", "accelerator_type": job["accelerator"]}
+    given = {"model_id": job["model"], "llm_engine": "vllm", "accelerator_type": connect(job["accelerator"])}
     config = init_engine_from_config({**given, "engine_kwargs": job["engine_kwargs"]})
-    batch = RayLLMBatch(config, Pictures(), deduplicate=False)
-    batch.preview(2)  # from here on the engine is ready
-    began = time.time()
-    answered = batch.run()
-    seconds = time.time() - began
-    metrics: Any = batch.metrics
-    rows = sorted(answered.take_all(), key=lambda row: row["file"])
-    found = {"engine_s": metrics.engine_s, "failed": metrics.failed, "texts": [row["generated_text"] for row in rows]}
-    return {"seconds": seconds, **found}
-
-
-CONTENDERS = {"LLM.chat": with_llm, "RayLLMBatch": with_ours}
-
-
-def measured(name: str, job: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        command = [sys.executable, "-m", "bench.images", "--contender", name, "--job", json.dumps(job), file.name]
-        subprocess.run(command, check=True, stdout=sys.stderr, env={"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ})
-        return json.loads(Path(file.name).read_text(encoding="utf-8"))
+    keep_engines()
+    RayLLMBatch(config, Pictures(files=job["files"][:8]), deduplicate=False).preview(2)  # now the engine is ready
+    work = yield None
+    while True:
+        batch = RayLLMBatch(config, Pictures(files=work["files"]), deduplicate=False)
+        began = time.time()
+        answered = batch.run()
+        seconds = time.time() - began
+        metrics: Any = batch.metrics
+        rows = sorted(answered.take_all(), key=lambda row: row["file"])
+        found = {"engine_s": metrics.engine_s, "failed": metrics.failed}
+        work = yield {"seconds": seconds, **found, "texts": [row["generated_text"] for row in rows]}
 
 
 def steps(model: str) -> None:
@@ -154,21 +223,20 @@ def _milliseconds(step: Callable[[Any], Any], given: list[Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a Hub id or a folder; without one, the tiny model of scripts/demo_vlm.py")
+    parser.add_argument("--shape", nargs="?", type=int, const=36, metavar="LAYERS", help="Qwen2.5-VL-3B's instead")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--side", type=int, default=256, help="of the pictures, in pixels")
     parser.add_argument("--pairs", type=int, default=1)
-    parser.add_argument("--accelerator", default="CPU")
+    parser.add_argument("--accelerator", choices=["CPU", "GPU"], default="CPU")
+    parser.add_argument("--engine-kwargs", type=json.loads, default={}, metavar="JSON", help="for both")
     parser.add_argument("--steps", action="store_true", help="what it takes to prepare one picture, and no engine")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("result", nargs="?", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.contender:
-        Path(args.result).write_text(json.dumps(CONTENDERS[args.contender](args.job)), encoding="utf-8")
-        return
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         model = args.model
-        if model is None:
+        if args.shape:
+            model = str(make_shape(Path(folder), args.shape))
+        elif model is None:
             from scripts import demo_vlm
 
             model = str(demo_vlm.make(Path(folder, "model")))
@@ -177,21 +245,23 @@ def main() -> None:
         pictures = Path(folder, "pictures")
         pictures.mkdir()
         kwargs: dict[str, Any] = {"limit_mm_per_prompt": {"image": 1}, "mm_processor_cache_gb": 0}
-        kwargs |= {"enforce_eager": True, "max_num_seqs": 16} if args.accelerator == "CPU" else {"max_model_len": 8192}
+        kwargs |= {"load_format": "dummy"} if args.shape else {}
+        if args.shape:  # it knows films too
+            kwargs["limit_mm_per_prompt"]["video"] = 0
+        if args.accelerator == "CPU":
+            kwargs |= {"enforce_eager": True, "max_num_seqs": 16}
+        else:  # two engines stand beside each other
+            kwargs |= {"max_model_len": 4096, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.4}
+        kwargs |= {"enable_prefix_caching": False, **args.engine_kwargs}
         files = make_files(pictures, args.rows, args.side)
+        params = {"temperature": 0.0, "max_tokens": MAX_TOKENS, "ignore_eos": True}
         job = {"model": model, "folder": str(pictures), "files": files, "engine_kwargs": kwargs}
-        job["accelerator"] = args.accelerator
-        ratios = []
-        print("| pair | contender | rows/s | engine rows/s | the same texts |\n|---|---|---|---|---|")
-        for pair in range(1, args.pairs + 1):
-            found = {name: measured(name, job) for name in CONTENDERS}
-            base, ours = found.values()
-            same = sum(one == other for one, other in zip(base["texts"], ours["texts"], strict=True))
-            ratios.append(base["seconds"] / ours["seconds"])
-            for name, one in found.items():
-                engine = f"{args.rows / one['engine_s']:,.2f}" if "engine_s" in one else "-"
-                print(f"| {pair} | {name} | {args.rows / one['seconds']:,.2f} | {engine} | {same} of {args.rows} |")
-        print(f"median ratio to LLM.chat: {statistics.median(ratios):.3f}")
+        job |= {"sampling_params": params, "accelerator": args.accelerator}
+        print(f"{args.rows} pictures of {args.side} pixels: engine settings {json.dumps(kwargs)}", flush=True)
+        works = {f"{args.side} pixels": {"files": files, "rows": args.rows}}
+        for theirs, ours in compare({"LLM.chat": with_llm, "RayLLMBatch": with_ours}, job, works, args.pairs).values():
+            same = sum(one == other for one, other in zip(theirs["texts"], ours["texts"], strict=True))
+            print(f"the same texts in the last pair: {same} of {args.rows}")
 
 
 if __name__ == "__main__":

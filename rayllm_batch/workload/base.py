@@ -16,6 +16,12 @@ from rayllm_batch.tasks.base import SAMPLING_PARAMS
 
 if TYPE_CHECKING:
     import ray.data
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: Any) -> Any:
+        return lambda cls: cls
+
 
 # Those that say which media rows may have, and what MediaRules calls them.
 MEDIA_FIELDS = {"media_hosts": "hosts", "media_folder": "folder", "media_timeout_s": "timeout_s"}
@@ -37,6 +43,7 @@ class Required:
         )
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(field,))  # so that type checkers know a subclass's fields
 @dataclass
 class ChatWorkloadBase:
     """Subclass it, write `parse_row`, and hand an instance to `RayLLMBatch`.
