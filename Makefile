@@ -4,7 +4,7 @@ UV ?= .venv.cpu/bin/uv
 COMPILE = $(UV) pip compile --quiet --universal --python-version $(if $(findstring newest,$@),3.11,3.10) --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 LOCK = $(COMPILE) --generate-hashes
 
-.PHONY: export check-export lint lock lock-newest
+.PHONY: docs export check-export lint lock lock-newest
 
 export:        ## write main.py and README.md from README.ipynb
 	$(PYTHON) scripts/export.py
@@ -27,3 +27,6 @@ lock: lock-newest   ## resolve requirements/*.in anew
 
 lock-newest:   ## only what ./test.sh --newest installs; its vLLM needs a later Python than the rest
 	$(LOCK) --override requirements/override.txt requirements/newest.in -o requirements/newest.txt
+
+docs:          ## the pages of docs/ as a site that needs no network, in docs/_build/html; dead links fail
+	$(PYTHON) -m sphinx -q -E -W --keep-going -b html docs docs/_build/html

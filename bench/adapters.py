@@ -107,7 +107,7 @@ def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
     lora = {"dynamic_lora_loading_path": job["adapters"]}
     config = init_engine_from_config({**given, "engine_kwargs": job["engine_kwargs"], "lora_config": lora})
     keep_engines()
-    RayLLMBatch(config, Rows(rows=rows_of({**job, "rows": 64})), deduplicate=False).preview(32)  # the engine is ready
+    RayLLMBatch(config, Rows(rows=rows_of(job["first"])), deduplicate=False).preview(32)  # the engine is ready
     work = yield None
     while True:
         batch = RayLLMBatch(config, Rows(rows=rows_of(work)), deduplicate=False)
@@ -148,7 +148,8 @@ def main() -> None:
         "LLM.generate, room for all": partial(with_llm, lora={**lora, "max_loras": args.adapters}),
         "RayLLMBatch": with_ours,
     }
-    works = {f"{args.adapters} adapters": {**job, "rows": args.rows}}
+    job["first"] = {**job, "rows": args.rows}
+    works = {f"{args.adapters} adapters": job["first"]}
     print(f"engine settings {json.dumps(kwargs)}", flush=True)
     for _, roomy, ours in compare(contenders, job, works, args.pairs).values():
         same = sum(one == other for one, other in zip(roomy["texts"], ours["texts"], strict=True))

@@ -162,7 +162,7 @@ def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
     given = {"model_id": job["model"], "llm_engine": "vllm", "accelerator_type": connect(job["accelerator"])}
     config = init_engine_from_config({**given, "engine_kwargs": job["engine_kwargs"]})
     keep_engines()
-    RayLLMBatch(config, Pictures(files=job["files"][:8]), deduplicate=False).preview(2)  # now the engine is ready
+    RayLLMBatch(config, Pictures(files=job["files"]), deduplicate=False).preview(2)  # now the engine is ready
     work = yield None
     while True:
         batch = RayLLMBatch(config, Pictures(files=work["files"]), deduplicate=False)

@@ -65,8 +65,10 @@ def compare(contenders: dict[str, Contender], job: Work, works: dict[str, Work],
         print("| work | pair | contender | rows/s | engine rows/s | ratio |\n|---|---|---|---|---|---|", flush=True)
         for pair in range(1, pairs + 1):
             for of, work in works.items():
-                last[of] = [one.run(work) for one in running]
-                for one, found in zip(running, last[of], strict=True):
+                last[of] = []
+                for one in running:
+                    found = one.run(work)
+                    last[of].append(found)
                     ratio = last[of][0]["seconds"] / found["seconds"]
                     ratios.setdefault((of, one.name), []).append(ratio)
                     engine = f"{work['rows'] / found['engine_s']:,.1f}" if "engine_s" in found else "-"

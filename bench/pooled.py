@@ -146,8 +146,7 @@ def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
             columns["query"] = queries(work)
         return RayLLMBatch(config, Texts(table=pd.DataFrame(columns)), deduplicate=False)
 
-    ahead = batch_of({"words": 20, "rows": 8})
-    ahead.preview(2)  # from here on the engine is ready
+    batch_of(job["first"]).preview(2)  # from here on the engine is ready, and fits all works
     work = yield None
     while True:
         batch = batch_of(work)
@@ -214,6 +213,7 @@ def main() -> None:
             "model": str(make(args.shape, args.task, Path(folder))),
             "accelerator": args.accelerator,
             "engine_kwargs": {**kwargs, **args.engine_kwargs},
+            "first": works["128 tokens"],
             "kept": 64 if args.shape == "demo" and args.task == "embed" else 0,
         }
         print(f"{args.task}, {args.shape}: engine settings {json.dumps(job['engine_kwargs'])}", flush=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST = "tests/browser/test_walkthrough_in_jupyterlab.py"
-PICTURES = ("token-prompt", "preview", "results", "report", "dashboard-ray-data")
+PICTURES = ("token-prompt", "preview", "results", "report")
 COLORS = 32  # black text on white needs no more, and 32 colours make the files a third as large
 
 

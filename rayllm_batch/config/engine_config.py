@@ -88,9 +88,8 @@ class EngineConfig:
     engines_per_gpu: engines that share each replica's GPU, for small models, whose engine is held up by its CPU side.
         Each gets gpu_memory_utilization 0.9 / engines_per_gpu, unless engine_kwargs says otherwise. None: one, or what
         a run with batch_size=None chooses.
-    batch_invariant: a row gets the same answer whatever else is in its batch (vLLM's VLLM_BATCH_INVARIANT), on one
-    kind of
-        GPU and one tensor_parallel_size. It takes a GPU of compute capability 9.0 (H100 and later), and time.
+    batch_invariant: a row gets the same answer whatever else is in its batch (vLLM's VLLM_BATCH_INVARIANT), on one kind
+        of GPU and one tensor_parallel_size. It takes a GPU of compute capability 9.0 (H100 and later), and time.
     task: what is asked of the model for each row, and which columns come out: "generate"; or of a pooling model "embed"
         (`embedding`), "classify" (`label`, `probabilities`) or "score" (`score`, `scores`).
     engine_kind, task_kind: what these two names stand for. They travel along to where their modules are not installed.

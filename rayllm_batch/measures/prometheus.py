@@ -1,4 +1,4 @@
-"""A run's numbers for Prometheus, through Ray's own endpoint on the node of the driver: see "Watching a run" in README.
+"""A run's numbers for Prometheus, through Ray's own endpoint on the node of the driver: see docs/tuning.md.
 
     ray_rayllm_batch_rows_total, ..._failed_rows_total, ..._input_tokens_total, ..._output_tokens_total
     ray_rayllm_batch_running_requests, ..._waiting_requests, ..._kv_cache_usage, ..._gpu_utilization (0 to 1)

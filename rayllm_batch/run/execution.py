@@ -25,7 +25,7 @@ from rayllm_batch.report.run_report import RunReport
 from rayllm_batch.run import pipeline, session, warm
 from rayllm_batch.run.monitor import start_monitor
 from rayllm_batch.run.options import RunOptions
-from rayllm_batch.run.plan import Plan, lengths_of, make_plan
+from rayllm_batch.run.plan import MOST_BLOCKS, Plan, lengths_of, make_plan
 from rayllm_batch.run.preflight import Ready, preflight
 from rayllm_batch.run.warm import WarmEngines
 from rayllm_batch.tasks.base import Task
@@ -132,8 +132,9 @@ class Execution:
         engines = _kept_engines(plan, ready.rows.total)
         job = self._job(plan, ready.token, engines)
         if engines is None:
-            in_flight = plan.blocks_in_flight(ready.rows.total)
-            engines = warm.start(plan.config, job, least if least == most else 1, in_flight)
+            # With room for as many as any run has: the next one may be of more rows, and is not to start it again.
+            room = max(plan.blocks_in_flight(ready.rows.total), MOST_BLOCKS)
+            engines = warm.start(plan.config, job, least if least == most else 1, room)
         try:
             with session.watched(job, least, self.options, total):
                 yield engines, job.run_id

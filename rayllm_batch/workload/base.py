@@ -71,7 +71,7 @@ class ChatWorkloadBase:
                       max_model_len, and the column `truncated` says which; without it they are errors).
     embedding_dtype:  of the column `embedding`: "float32", or "float16".
     media_hosts:      hosts that rows' http(s) URLs of images, audio and video may lead to, such as
-                      ["images.example.org", "*.example.org"]; none: no URL is fetched. See the README, "Media".
+                      ["images.example.org", "*.example.org"]; none: no URL is fetched. See docs/security.md.
     media_folder:     the folder below which their local paths and file: URLs must lie; None: no file is opened.
     max_media_bytes, max_media_pixels, max_media_seconds, media_timeout_s: of one medium its bytes, the pixels of an
                       image or a frame, the length of audio or video, and the seconds to fetch it. More is an error.
@@ -146,8 +146,8 @@ class ChatWorkloadBase:
     # `def parse_answer(self, row, answer)` makes further columns of a row and its answer, a dict of the output's
     # columns, and returns them as a dict; what it raises is that row's error. Rows that failed before are not given to
     # it. Neither is defined here, so that it is seen what a subclass has.
-    # `async def rollout(self, row, generate)` in place of parse_row asks the model more than once for a row; see the
-    # README, "More than one turn".
+    # `async def rollout(self, row, generate)` in place of parse_row asks the model more than once for a row; see
+    # docs/rollouts.md.
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The chat of one row: `{"messages": [{"role": "user", "content": "..."}, ...]}`.

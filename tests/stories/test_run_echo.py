@@ -130,16 +130,17 @@ def test_an_error_of_each_stage_lands_in_its_row_and_the_others_go_on(ray_cluste
 
 
 def test_a_run_after_preview_and_estimate_uses_their_engine_and_survives_its_death(ray_cluster, capsys):
-    batch = RayLLMBatch(echo(crash_on="number 77 of"), Numbered())
-    batch.preview(n=2)
+    config = echo(crash_on="number 77 of")
+    RayLLMBatch(config, Numbered(dataset_fraction=8.0)).preview(n=2)  # a look at a few rows of the table, then all
+    batch = RayLLMBatch(config, Numbered(count=2000))
     shown = capsys.readouterr().out
     assert "[2] " in shown and "<|user|>number 0 of a long list of things to say<|end|><|assistant|>" in shown
     host = warm._kept.hosts[0]
     said = batch.estimate(sample_rows=4)
-    assert said.rows == 100 and said.sample_rows == 4 and not said.failed and warm._kept.hosts == [host]
+    assert said.rows == 2000 and said.sample_rows == 4 and not said.failed and warm._kept.hosts == [host]
     assert said.output_tokens_per_row.mean == 8 and said.start_s > 0
     rows = {row["id"]: row for row in batch.run().take_all()}
-    assert sorted(rows) == list(range(100))
+    assert sorted(rows) == list(range(2000))
     assert [i for i, row in rows.items() if row["error"]] == [77] and "makes the engine crash" in rows[77]["error"]
     assert {replica.actor_id for replica in batch._execution.replicas.values()} == {host._actor_id.hex()}
     assert warm._kept is None
