@@ -452,7 +452,7 @@ FAULTS: dict[str, tuple[Callable[[Job, random.Random], str], str]] = {
     "driver-twice": (kill_driver_and_its_successor, "SIGKILL of the driver and of the run that continues it"),
     "interrupt": (interrupt, "Ctrl-C (SIGINT), then the same command again"),
     "actor": (kill_actor, "SIGKILL of the engine's actor, twice in one run"),
-    "engine": (kill_engine, "SIGKILL of the engine's process, twice in one run"),
+    "engine": (kill_engine, "SIGKILL of the engine's process, up to twice in one run"),
     "raylet": (kill_raylet, "SIGKILL of a worker node's raylet (three nodes, two replicas)"),
     "raylet-driver": (
         kill_raylet_and_driver,
