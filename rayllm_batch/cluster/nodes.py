@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rayllm_batch.cluster.resources import alive_nodes, has_accelerator
+from rayllm_batch.cluster.shipping import ship_package
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import ClusterError
 
@@ -49,10 +49,9 @@ def ask(nodes: Mapping[str, str], question: Callable[..., T], *arguments: Any, a
     nodes: the name of each, by its id. question: a function of this package. about: `could not say {about}`.
     """
     import ray
-    from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])  # the nodes need not have this package
+    ship_package()
     task = ray.remote(num_cpus=0, max_retries=0)(question)
     there = {node_id: NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in nodes}
     asked = {task.options(scheduling_strategy=where).remote(*arguments): node_id for node_id, where in there.items()}

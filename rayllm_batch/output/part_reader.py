@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Optional
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 
+from rayllm_batch.cluster.shipping import ship_package
 from rayllm_batch.data.column_types import is_sure
 from rayllm_batch.data.columns import fitting, merged, together
 from rayllm_batch.data.row_id import sorting
@@ -88,7 +88,6 @@ def in_order(parts: Sequence[Piece], ids: np.ndarray, order: np.ndarray) -> Opti
 def read_pieces(tasks: list[list[Piece]], fs: pyarrow.fs.FileSystem, output_format: str) -> ray.data.Dataset:
     """Each task's pieces in their order, and the tasks in theirs, whatever is read first."""
     import ray.data
-    from ray import cloudpickle
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
@@ -108,7 +107,7 @@ def read_pieces(tasks: list[list[Piece]], fs: pyarrow.fs.FileSystem, output_form
         metadata = BlockMetadata(num_rows=rows, size_bytes=size, input_files=files, exec_stats=None)
         return ReadTask(functools.partial(_read, pieces, fs, output_format, wanted), metadata, schema=wanted)
 
-    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])  # workers elsewhere lack it
+    ship_package()
     dataset = ray.data.read_datasource(Parts(), override_num_blocks=len(tasks))
     dataset.context.execution_options.preserve_order = True
     return dataset

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import pyarrow as pa
 
 from rayllm_batch.cluster import resources
+from rayllm_batch.cluster.shipping import ship_package
 from rayllm_batch.data import columns
 from rayllm_batch.data.row_id import row_id
 from rayllm_batch.installed import is_installed
@@ -105,7 +106,7 @@ def ship_by_value(*users: Any) -> None:
     """
     from ray import cloudpickle
 
-    cloudpickle.register_pickle_by_value(sys.modules["rayllm_batch"])
+    ship_package()
     for cls in {cls for user in users for cls in type(user).__mro__}:
         module = sys.modules.get(cls.__module__)
         file = getattr(module, "__file__", None)
