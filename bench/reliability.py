@@ -5,6 +5,7 @@
     python bench/reliability.py --add --only driver raylet   # more tries, added to those that the report has
     python bench/reliability.py --task embed --only driver poison --output embed.md    # of a task that pools
     python bench/reliability.py --task embed --vllm --only driver --times 1 --output embed.md   # ... with vLLM, on a CPU
+    python bench/reliability.py --task pictures --vllm --rows 300 --only driver engine --output p.md  # a picture each row
 
 Each fault is tried on a job of its own that answers with the echo engine and writes to a folder; the same command is
 then run again until the folder is complete. Compared are the rows in the folder's files with the rows of the input
@@ -36,7 +37,9 @@ from typing import Any, Optional
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+from vllm_processes import is_engine  # noqa: E402
+
 RESULTS = ROOT / "bench" / "RELIABILITY.md"
 PART_NAMES = ("part-*.parquet", "failed-*.parquet")
 RUN_SECONDS = 500
@@ -46,7 +49,9 @@ TASKS = {
     "embed": ("embedding", "demo-embed-cpu"),
     "classify": ("probabilities", "demo-classify-cpu"),
     "score": ("scores", "demo-embed-cpu"),
+    "pictures": ("generated_text", "demo-cpu"),  # of `generate`, with the model of scripts/demo_vlm.py
 }
+PICTURES = 500  # different ones
 
 
 # --- the job: a driver of its own ------------------------------------------------------------------------------------
@@ -82,7 +87,7 @@ def drive(args: argparse.Namespace) -> None:
         rows: int = args.rows
         bad: bool = args.bad_rows
         new: bool = args.new_words  # of the workload's fields, which hint that other things may be asked
-        sampling_params: dict = {"max_tokens": 12}  # noqa: RUF012 (as users write it)
+        sampling_params: dict = {"max_tokens": 12, "temperature": 0.0}  # noqa: RUF012 (as users write it)
 
         def load_dataset(self):
             import ray.data
@@ -107,6 +112,10 @@ def drive(args: argparse.Namespace) -> None:
             chat: dict[str, Any] = {
                 "messages": [{"role": "tool" if self.bad and i % 400 == 300 else "user", "content": words}]
             }
+            if self.media_folder:
+                name = "gone.png" if self.bad and i % 400 == 50 else f"{i % PICTURES}.png"
+                parts = [{"type": "image", "image": name}, {"type": "text", "text": words}]
+                chat["messages"][0]["content"] = parts
             if self.bad and i % 400 == 399:
                 chat["sampling_params"] = {"temprature": 1}
             return chat
@@ -125,14 +134,19 @@ def drive(args: argparse.Namespace) -> None:
         engine["crash_on"] = args.crash_on
     if args.calls_file:
         engine["calls_file"] = args.calls_file
-    override: dict[str, Any] = {"task": args.task}
+    pictures = args.task == "pictures"
+    override: dict[str, Any] = {"task": "generate" if pictures else args.task}
+    if pictures:
+        few = {"max_model_len": 512, "enforce_eager": True, "dtype": "float32", "max_num_seqs": 4}  # to be met at work
+        override |= {"model_id": str(args.kept / "vlm"), "engine_kwargs": few}
+        engine["max_model_len"] = 512
     if not args.vllm:
         override |= {"llm_engine": "echo", "engine_kwargs": engine}
     config = init_engine_from_config(str(ROOT / "configs" / f"{TASKS[args.task][1]}.yaml"), override=override)
-    workload = Job if args.task == "generate" else Pooled
+    workload = Job if override["task"] == "generate" else Pooled
     batch = RayLLMBatch(
         config,
-        workload(dataset_file=args.dataset_file),
+        workload(dataset_file=args.dataset_file, media_folder=str(args.kept / "pictures") if pictures else None),
         num_replicas=args.replicas,
         stall_timeout_s=args.stall_timeout_s,
     )
@@ -267,6 +281,20 @@ def kill_driver_and_its_successor(job: Job, rng: random.Random) -> str:
         end(driver)
     job.finish()
     return ""
+
+
+def kill_engine(job: Job, rng: random.Random) -> str:
+    """Of vLLM, which has processes of its own."""
+    driver, killed = job.start(), 0
+    for share in sorted(rng.uniform(0.0, 0.8) for _ in range(2)):
+        if job.wait_for_rows(driver, int(job.rows * share) + 1) and (
+            cores := list(filter(is_engine, children(driver.pid)))
+        ):
+            rng.choice(cores).kill()
+            killed += 1
+        time.sleep(1)
+    wait(driver, job)
+    return f"{killed} killed"
 
 
 def kill_actor(job: Job, rng: random.Random) -> str:
@@ -424,6 +452,7 @@ FAULTS: dict[str, tuple[Callable[[Job, random.Random], str], str]] = {
     "driver-twice": (kill_driver_and_its_successor, "SIGKILL of the driver and of the run that continues it"),
     "interrupt": (interrupt, "Ctrl-C (SIGINT), then the same command again"),
     "actor": (kill_actor, "SIGKILL of the engine's actor, twice in one run"),
+    "engine": (kill_engine, "SIGKILL of the engine's process, up to twice in one run"),
     "raylet": (kill_raylet, "SIGKILL of a worker node's raylet (three nodes, two replicas)"),
     "raylet-driver": (
         kill_raylet_and_driver,
@@ -500,6 +529,9 @@ def measure(args: argparse.Namespace) -> dict[str, Account]:
     column, _ = TASKS[args.task]
     kept = args.kept / f"reliability-{'' if args.task == 'generate' else f'{args.task}-'}{args.rows}.json"
     options = ["--seconds-per-request", str(args.seconds_per_request), "--task", args.task, *["--vllm"] * args.vllm]
+    options += ["--kept", str(args.kept.resolve())]
+    if args.task == "pictures":
+        draw(args.kept)
     before = (
         json.loads(kept.read_text(encoding="utf-8"))
         if args.add and kept.exists()
@@ -507,7 +539,7 @@ def measure(args: argparse.Namespace) -> dict[str, Account]:
     )
     accounts = {name: Account(**values) for name, values in before["accounts"].items()}
     with tempfile.TemporaryDirectory(prefix="reliability-") as place:
-        faults = args.only or list(FAULTS)
+        faults = args.only or [name for name in FAULTS if args.vllm or name != "engine"]
         undisturbed = before["undisturbed"]
         for words in ("old", "new") if any(name.startswith("changed") for name in faults) else ("old",):
             if words not in undisturbed:
@@ -537,6 +569,20 @@ def measure(args: argparse.Namespace) -> dict[str, Account]:
                 json.dumps({"accounts": {n: asdict(a) for n, a in accounts.items()}, "undisturbed": undisturbed})
             )
     return accounts
+
+
+def draw(folder: Path) -> None:
+    """The pictures of the rows, all different, and the model that looks at them."""
+    import numpy as np
+    from PIL import Image
+
+    from scripts import demo_vlm
+
+    demo_vlm.make(folder / "vlm")
+    (folder / "pictures").mkdir(exist_ok=True)
+    for number in range(PICTURES):
+        colours = np.random.default_rng(number).integers(0, 255, (90, 60, 3), dtype=np.uint8)
+        Image.fromarray(colours).save(folder / "pictures" / f"{number}.png")
 
 
 def write_report(args: argparse.Namespace, accounts: dict[str, Account], soaked: str = "") -> None:

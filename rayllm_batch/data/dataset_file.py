@@ -108,14 +108,46 @@ def count_rows(dataset: ray.data.Dataset) -> int:
     return dataset.count() if counted is None else counted
 
 
-def first_rows(dataset: ray.data.Dataset, most: int) -> Optional[list[dict[str, Any]]]:
+class Room:
+    """Of so many bytes for rows that are looked at. is_spent: whether some were left out, of which there may be more.
+
+    The first row has room, whatever its size.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._left, self._is_new, self.is_spent = most, True, False
+
+    def fitting(self, table: pa.Table) -> pa.Table:
+        """Its first rows, as many as fit by their mean size."""
+        rows = table.num_rows
+        if rows and table.nbytes > self._left:
+            rows = max(int(max(0, self._left) * rows / table.nbytes), int(self._is_new))
+            self.is_spent |= rows < table.num_rows
+        self._take(table.nbytes, rows)
+        return table.slice(0, rows)
+
+    def fits(self, size: int) -> bool:
+        """Whether one more row does, of so many bytes."""
+        is_fitting = size <= self._left or self._is_new
+        self.is_spent |= not is_fitting
+        self._take(size, 1)
+        return is_fitting
+
+    def _take(self, size: int, rows: int) -> None:
+        self._left -= size
+        self._is_new &= not rows
+
+
+def first_rows(dataset: ray.data.Dataset, most: int, room: Optional[Room] = None) -> Optional[list[dict[str, Any]]]:
     """Of the same Datasets, without Ray, whose tasks would cost seconds; None where that is not possible."""
+    room = room or Room()
     if (found := getattr(dataset, _FILES, None)) is None:
         return None
     files, reader = found
     tables = (table for path in files.paths[:OPENED_FILES] for table in reader.tables(whole(files, path), HEAD_BYTES))
-    table = _first_of(tables, most)
-    return columns.rows(table) if table.num_rows == most or len(files.paths) <= OPENED_FILES else None
+    table = _first_of(tables, most, room)
+    is_enough = table.num_rows == most or room.is_spent or len(files.paths) <= OPENED_FILES
+    return columns.rows(table) if is_enough else None
 
 
 def bytes_of(dataset: ray.data.Dataset) -> int:
@@ -129,13 +161,13 @@ def local_files(dataset: ray.data.Dataset) -> dict[str, int]:
     return {path: os.stat(path).st_size for path in files.paths} if files and files.is_local else {}
 
 
-def _first_of(tables: Iterable[pa.Table], most: int) -> pa.Table:
+def _first_of(tables: Iterable[pa.Table], most: int, room: Optional[Room] = None) -> pa.Table:
     """Their first rows."""
-    kept, taken = [], 0
+    room, kept, taken = room or Room(), [], 0
     for table in tables:
-        kept.append(table.slice(0, most - taken))
+        kept.append(room.fitting(table.slice(0, most - taken)))
         taken += kept[-1].num_rows
-        if taken == most:
+        if taken == most or room.is_spent:
             break
     return together(kept)
 

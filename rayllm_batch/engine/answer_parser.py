@@ -23,6 +23,7 @@ ADJUSTED = (
     "spaces_between_special_tokens",
     "structured_outputs",
 )  # settings that parsers change
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 LARGE = 20_000  # characters: parsing more would keep the engine's loop for some 10 ms
 
 
@@ -72,7 +73,9 @@ class AnswerParser:
         tools that it cannot read.
         """
         asked = {name: request.settings[name] for name in ADJUSTED if request.settings.get(name) is not None}
-        key = json.dumps([asked, request.tools, request.chat_template_kwargs], sort_keys=True, default=str)
+        key = json.dumps(
+            [asked, request.tools, request.tool_choice, request.chat_template_kwargs], sort_keys=True, default=str
+        )
         if key not in self._adjusted:
             if len(self._adjusted) > 1024:  # a row may bring tools of its own; do not keep millions
                 self._adjusted.clear()
@@ -152,7 +155,12 @@ class AnswerParser:
 
     def _chat(self, request: Request, asked: Optional[dict[str, Any]] = None) -> Any:
         """A request as vLLM's server has it; of its messages, the prompt's token ids are all there is."""
-        tools = {"tools": request.tools} if request.tools else {}
+        tools: dict[str, Any] = {"tools": request.tools} if request.tools else {}
+        if request.tool_choice:
+            tools["tool_choice"] = request.tool_choice
+        if request.forces_a_call:  # what has no parameters would be held to no form
+            functions = ({"parameters": NO_PARAMETERS, **tool["function"]} for tool in request.tools)
+            tools["tools"] = [{**tool, "function": its} for tool, its in zip(request.tools, functions, strict=True)]
         return vllm_versions.part("ChatCompletionRequest")(messages=[], **tools, **(asked or {}))
 
 

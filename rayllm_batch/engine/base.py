@@ -34,7 +34,8 @@ class Request:
     prompt_token_ids: the whole prompt. settings: of the task, as vLLM's SamplingParams has them for `generate`, and its
     PoolingParams where there is a pooling. model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only
     with those of the same salt. tools, chat_template_kwargs: that the prompt was made with, for the parsers of what
-    comes back. raw: the answer's text is wanted as it is, though the engine has parsers. pooling: None where text is
+    comes back. tool_choice: the OpenAI API's "required", "none" or {"type": "function", "function": {"name": ...}};
+    None where the model chooses. raw: the answer's text is wanted as it is, though the engine has parsers. pooling: None where text is
     wanted. messages, prompt: one of them for an engine that tokenizes, in place of token ids. media: in the order of
     their placeholders in the prompt, or of their parts in the messages. media_tokens: that they take in the prompt
     beside these, as far as is known before.
@@ -52,11 +53,16 @@ class Request:
     prompt: Optional[str] = None
     media: tuple[Medium, ...] = ()
     media_tokens: int = 0
+    tool_choice: Union[str, dict[str, Any], None] = None
 
     @property
     def num_input_tokens(self) -> int:
         """As far as is known before it is asked."""
         return len(self.prompt_token_ids) + self.media_tokens
+
+    @property
+    def forces_a_call(self) -> bool:
+        return self.tool_choice not in (None, "none")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ def body_of(
         body |= {"add_generation_prompt": False, "continue_final_message": True}
     if request.tools:
         body["tools"] = request.tools
+    if request.tool_choice:
+        body["tool_choice"] = request.tool_choice
     if request.chat_template_kwargs:
         body["chat_template_kwargs"] = request.chat_template_kwargs
     if logprobs is not None:

@@ -23,7 +23,8 @@ class Connection:
         import aiohttp
 
         self.where = where
-        auth = aiohttp.BasicAuth(where.user, where.password) if where.user and not where.api_key else None
+        has_own = any(name.lower() == "authorization" for name in where.headers)
+        auth = aiohttp.BasicAuth(where.user, where.password) if where.user and not has_own else None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # Pace is the limit
             headers={"Content-Type": "application/json", **where.headers},

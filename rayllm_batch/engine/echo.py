@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +16,9 @@ from rayllm_batch.engine.engine_args import UTILIZATION
 
 
 class EchoEngine:
-    """Answers with the first `max_tokens` token ids of the prompt, decoded; a pooling request with numbers that are
-    always the same for the same token ids: of length 1, or between 0 and 1 and of sum 1.
+    """Answers with the first `max_tokens` token ids of the prompt, decoded, and the beginning of the SHA-256 of each of
+    its media; a pooling request with numbers that are always the same for the same token ids: of length 1, or between 0
+    and 1 and of sum 1.
 
     engine_kwargs: max_model_len (4096), max_num_seqs (256), max_num_batched_tokens (8192); and to act up: start_seconds
     and seconds_per_request (sleeps), start_error (a message: the engine does not start), oom_above (a number of
@@ -72,6 +74,7 @@ class EchoEngine:
         if request.pooling is not None:
             return Reply("", 0, "stop", vectors=_vectors(prompt_token_ids, request.pooling))
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        text += "".join(f" [{one.kind} {hashlib.sha256(one.data).hexdigest()[:8]}]" for one in request.media)
         return Reply(text, len(ids), "length" if len(ids) < len(prompt_token_ids) else "stop")
 
     def limits(self) -> dict[str, Any]:
@@ -130,7 +133,7 @@ class Echo(EngineKind):
     needs_model = False
     needs_gpus = False
     pools = True
-    takes_media = True  # and answers as if they were not there
+    takes_media = True
     rehearses_memory = True
     own_settings = tuple(
         "max_model_len max_num_seqs max_num_batched_tokens start_seconds seconds_per_request start_error oom_above "

@@ -11,16 +11,19 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.secret import Secret
 
-API_KEY_ENV = "OPENAI_API_KEY"
+API_KEY_ENV, HEADERS_ENV = "OPENAI_API_KEY", "default_headers_env"
 # Keys as providers write them, also the starred ones in their complaints ("Incorrect API key provided: sk-ab***yz").
 LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|gsk|pk|rk|hf|nvapi|xai|AIza)[-_][\w*.-]{6,}|(?<=Bearer )\S{6,}", re.IGNORECASE)
 HIDDEN = "***"
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class Endpoint:
-    """base_url: as in engine_kwargs. api_key: "" where none is sent. Printed, it shows neither key nor password."""
+    """base_url: as in engine_kwargs. api_key: "" where none is sent. more: further headers. Printed, it shows neither
+    key nor password, nor what these hold.
+    """
 
-    def __init__(self, base_url: str, api_key: str = "") -> None:
+    def __init__(self, base_url: str, api_key: str = "", more: Mapping[str, str] = NO_HEADERS) -> None:
         parts = urlsplit(base_url)
         netloc = parts.netloc.rpartition("@")[2]
         self.user, self.password = unquote(parts.username or ""), Secret(unquote(parts.password or ""))
@@ -30,7 +33,9 @@ class Endpoint:
             Secret(parts.query),
         )
         values = (value for _, value in parse_qsl(parts.query))
-        self._secrets = [one for one in (self.api_key, self.password, parts.password, *values) if one and len(one) > 3]
+        self._more = {name: Secret(value) for name, value in more.items()}
+        secrets = (self.api_key, self.password, parts.password, *values, *self._more.values())
+        self._secrets = [one for one in secrets if one and len(one) > 3]
 
     def __repr__(self) -> str:
         return f"Endpoint({self.shown})"
@@ -45,7 +50,8 @@ class Endpoint:
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        own = any(name.lower() == "authorization" for name in self._more)
+        return {**({"Authorization": f"Bearer {self.api_key}"} if self.api_key and not own else {}), **self._more}
 
     @property
     def proxy(self) -> Optional[str]:
@@ -64,15 +70,41 @@ class Endpoint:
 
 
 def of(engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> Endpoint:
-    """Raises ConfigError where the key that is named is not in the environment, or is none. env_vars: the config's."""
-    return Endpoint(engine_kwargs["base_url"], api_key(engine_kwargs, env_vars))
+    """Raises ConfigError where what is named is not in the environment, or is none. env_vars: the config's."""
+    headers = {
+        header: _of_environment(name, env_vars) for header, name in (engine_kwargs.get(HEADERS_ENV) or {}).items()
+    }
+    for header, name in (engine_kwargs.get(HEADERS_ENV) or {}).items():
+        if not headers[header]:
+            raise ConfigError(
+                f"{HEADERS_ENV} names {name} for the header {header}, but there is no such environment variable. Set it "
+                "where this runs."
+            )
+        if not (headers[header].isascii() and headers[header].isprintable()):
+            raise ConfigError(
+                f"The environment variable {name} holds what is no header: it has line breaks or other characters."
+            )
+    return Endpoint(engine_kwargs["base_url"], api_key(engine_kwargs, env_vars), headers)
+
+
+def secrets(engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> dict[str, str]:
+    """What `of` finds in the environment, by name."""
+    key, names = api_key(engine_kwargs, env_vars), (engine_kwargs.get(HEADERS_ENV) or {}).values()
+    return {
+        **({engine_kwargs.get("api_key_env") or API_KEY_ENV: key} if key else {}),
+        **{name: _of_environment(name, env_vars) for name in names},
+    }
+
+
+def _of_environment(name: str, env_vars: Mapping[str, str]) -> Secret:
+    """The config's own comes first, whose names are in upper case; then this process's. "" where there is none."""
+    return Secret((env_vars.get(name.upper()) or os.environ.get(name) or os.environ.get(name.upper()) or "").strip())
 
 
 def api_key(engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> Secret:
-    """The config's own environment comes first, whose names are in upper case; then that of this process."""
     named = engine_kwargs.get("api_key_env")
     name = named or API_KEY_ENV
-    key = (env_vars.get(name.upper()) or os.environ.get(name) or os.environ.get(name.upper()) or "").strip()
+    key = _of_environment(name, env_vars)
     if named and not key:
         raise ConfigError(
             f"api_key_env is {name}, but there is no such environment variable. Set it where this runs, or leave "
@@ -82,4 +114,4 @@ def api_key(engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> Se
         raise ConfigError(
             f"The environment variable {name} holds what is no API key: it has spaces or other characters."
         )
-    return Secret(key)
+    return key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -25,6 +26,17 @@ _Body = Annotated[
     BeforeValidator(lambda value: value or None),
     Field(description="a mapping of names to values", examples=["{reasoning_effort: low}"]),
 ]
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110's token
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OUR_HEADERS = (
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "host",
+    "connection",
+    "transfer-encoding",
+    "expect",
+)
 OURS = ("model", "messages", "prompt", "tools", "stream", "n", "response_format")  # of a request's body
 
 
@@ -33,6 +45,7 @@ class EndpointSettings(BaseModel, extra="forbid"):
 
     base_url: StrictStr = Field(description="an address", examples=["http://localhost:8000/v1"])
     api_key_env: _Name = None
+    default_headers_env: dict[Any, Any] | None = None  # not described, so that what is given is not shown
     max_concurrency: Size = None
     requests_per_minute: Size = None
     tokens_per_minute: Size = None
@@ -55,6 +68,7 @@ def check(engine_kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
     given = checked(EndpointSettings, engine_kwargs, f"engine_kwargs of {source}")
     settings = {name: value for name, value in engine_kwargs.items() if value is not None}
     settings["base_url"] = _base_url(given.base_url, source)
+    _check_names(given, source)
     for key in OURS:
         if key in (given.extra_body or {}):
             raise ConfigError(
@@ -71,6 +85,32 @@ def check(engine_kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
             "beside it. Or set max_total_tokens."
         )
     return settings
+
+
+def _check_names(given: EndpointSettings, source: str) -> None:
+    """Of environment variables. Where something else was given, it is perhaps what they should hold, and not shown."""
+    headers = given.default_headers_env or {}
+    names = {f"{header!s:.80} in default_headers_env": name for header, name in headers.items()}
+    names |= {} if given.api_key_env is None else {"api_key_env": given.api_key_env}
+    for key, name in names.items():
+        if not (isinstance(name, str) and VARIABLE.fullmatch(name)):
+            raise ConfigError(
+                f"{key} in {source} must be the name of an environment variable, such as MY_KEY: what that holds stands "
+                "in no file."
+            )
+    lower = [str(header).lower() for header in headers]
+    for header in lower:
+        why = ""
+        if not HEADER.fullmatch(header):
+            why = "which is no name of a header"
+        elif header in OUR_HEADERS:
+            why = "which is not to be set"
+        elif lower.count(header) > 1:
+            why = "which comes twice"
+        elif header == "authorization" and given.api_key_env:
+            why = "and there is api_key_env, which is sent in it: leave one of them out"
+        if why:
+            raise ConfigError(f"default_headers_env in {source} has {header[:80]!r}, {why}.")
 
 
 def _base_url(given: str, source: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Optional
 from rayllm_batch.engine import chat_completions, endpoint
 from rayllm_batch.engine.base import BadRequest, EngineKind, EngineUnavailable, Reply, Request, Starter
 from rayllm_batch.engine.connection import Connection
-from rayllm_batch.engine.endpoint import API_KEY_ENV, Endpoint
+from rayllm_batch.engine.endpoint import API_KEY_ENV, HEADERS_ENV, Endpoint
 from rayllm_batch.engine.failure import Failure
 from rayllm_batch.engine.pace import Pace
 from rayllm_batch.errors import ConfigError, did_you_mean
@@ -38,6 +38,7 @@ HOW_FAST = frozenset(
         *SHARED,
         "base_url",  # the same model elsewhere
         "api_key_env",
+        "default_headers_env",
         "timeout_s",
         "max_retries",
         "give_up_after_s",
@@ -191,7 +192,7 @@ class OpenAIEngine:
         return f"The endpoint {self._connection.where.shown}"
 
     def _unusable(self, failure: Failure) -> str:
-        return unusable(self._connection.where, self._model, failure, self._kwargs.get("api_key_env"))
+        return unusable(self._connection.where, self._model, failure, self._kwargs)
 
     def _cost(self) -> float:
         prices = (self._kwargs.get(f"million_{which}_tokens_usd") or 0.0 for which in ("input", "output"))
@@ -276,8 +277,7 @@ class OpenAI(EngineKind):
         return {**kwargs, **shares, "max_concurrency": max(1, int(shares["max_concurrency"]))}
 
     def secrets(self, engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> dict[str, str]:
-        key = endpoint.api_key(engine_kwargs, env_vars)
-        return {engine_kwargs.get("api_key_env") or API_KEY_ENV: key} if key else {}
+        return endpoint.secrets(engine_kwargs, env_vars)
 
     def cost_usd(self, engine_kwargs: Mapping[str, Any], input_tokens: float, output_tokens: float) -> Optional[float]:
         prices = [engine_kwargs.get(f"million_{which}_tokens_usd") for which in ("input", "output")]
@@ -314,7 +314,7 @@ async def _check(
     connection: Connection, model: str, engine_kwargs: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
     """Raises ConfigError where it is not there, does not know the key or the model, or refuses the settings."""
-    where, name = connection.where, engine_kwargs.get("api_key_env")
+    where = connection.where
     listed = await connection.ask("GET", "/models", None, PROBE_TIMEOUT_S)
     if isinstance(listed, Failure) and listed.status is None:
         raise ConfigError(
@@ -322,7 +322,7 @@ async def _check(
             "and does the server run?"
         )
     if isinstance(listed, Failure) and listed.status == 401:
-        raise ConfigError(unusable(where, model, listed, name))
+        raise ConfigError(unusable(where, model, listed, engine_kwargs))
     there = [one["id"] for one in models_in(listed)]
     asked = smallest(model, engine_kwargs.get("extra_body") or {}, settings)
     given = await connection.ask("POST", *asked, max(PROBE_TIMEOUT_S, engine_kwargs.get("timeout_s") or 0.0))
@@ -335,7 +335,7 @@ async def _check(
             "model_id."
         )
     if given.kind == "unusable":
-        raise ConfigError(unusable(where, model, given, name))
+        raise ConfigError(unusable(where, model, given, engine_kwargs))
     if OTHER_MAX_TOKENS in given.text:  # which the engine then sends
         return
     raise ConfigError(
@@ -369,10 +369,12 @@ def models_in(given: Any) -> list[dict[str, Any]]:
     return [one for one in listed or () if isinstance(one, dict) and isinstance(one.get("id"), str)]
 
 
-def unusable(where: Endpoint, model: str, failure: Failure, api_key_env: Optional[str]) -> str:
+def unusable(where: Endpoint, model: str, failure: Failure, engine_kwargs: Mapping[str, Any]) -> str:
     """One sentence on why nothing is answered, and one on what to do."""
-    key = f"the environment variable {api_key_env or API_KEY_ENV}"
-    sent = f"Put a key that it takes into {key}" if where.api_key else f"It was asked without a key: put one into {key}"
+    of_headers = (engine_kwargs.get(HEADERS_ENV) or {}).values()
+    names = [engine_kwargs.get("api_key_env") or API_KEY_ENV, *of_headers]
+    key = f"the environment variable{'s' * (len(names) > 1)} {' or '.join(names)}"
+    sent = f"Put a key that it takes into {key}" if where.headers else f"It was asked without a key: put one into {key}"
     then = {401: f"{sent}.", 403: f"{sent}.", 404: f"Is base_url right, and does it have the model {model!r}?"}
     return (
         f"The endpoint {where.shown} refuses every request: {failure.text}. {then.get(failure.status or 0, '')}".strip()

@@ -21,7 +21,7 @@ from urllib.parse import urljoin
 
 from rayllm_batch.media.address import is_forbidden
 from rayllm_batch.media.host_rule import HostRule, may_connect
-from rayllm_batch.media.media_error import MediaError
+from rayllm_batch.media.media_error import MediaError, NotAllowed
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.media.url import Url
 
@@ -98,9 +98,9 @@ class Fetcher:
 
     def _addresses(self, url: Url, ends: float) -> list[str]:
         if url.address is not None and is_forbidden(url.address):
-            raise MediaError(f"{url} is not fetched: no row may reach such an address.")
+            raise NotAllowed(f"{url} is not fetched: no row may reach such an address.")
         if not any(rule.allows(url.scheme, url.host, url.address, url.port) for rule in self._hosts):
-            raise MediaError(
+            raise NotAllowed(
                 f"{url} is not fetched: add {url.authority!r} to the workload's media_hosts, if it may be."
             )
         found = [str(url.address)] if url.address is not None else self._look_up(url, ends)
@@ -111,7 +111,7 @@ class Fetcher:
                 if is_forbidden(ip_address(found[0]))
                 else "if rows may, add it to media_hosts too."
             )
-            raise MediaError(f"{url} is not fetched, since its address {found[0]} is not public: {mend}")
+            raise NotAllowed(f"{url} is not fetched, since its address {found[0]} is not public: {mend}")
         return allowed
 
     def _look_up(self, url: Url, ends: float) -> list[str]:

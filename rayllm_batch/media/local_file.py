@@ -8,7 +8,7 @@ import stat
 from typing import Optional
 from urllib.parse import unquote, urlsplit
 
-from rayllm_batch.media.media_error import MediaError
+from rayllm_batch.media.media_error import MediaError, NotAllowed
 from rayllm_batch.media.rules import MediaRules
 
 MOST_CHARACTERS = 4_096
@@ -23,10 +23,10 @@ def read_file(source: str, rules: MediaRules) -> bytes:
     path = _path(source)
     said = shown_path(path)
     if rules.folder is None:
-        raise MediaError(f"the file {said!r} is not read: set the workload's media_folder to a folder above it.")
+        raise NotAllowed(f"the file {said!r} is not read: set the workload's media_folder to a folder above it.")
     folder = os.path.realpath(rules.folder)
     if not os.path.isdir(folder):
-        raise MediaError(f"media_folder {rules.folder!r} is no folder on this node: put it where every node has it.")
+        raise NotAllowed(f"media_folder {rules.folder!r} is no folder on this node: put it where every node has it.")
     try:
         real = os.path.realpath(os.path.join(folder, path))
     except (OSError, ValueError):
@@ -36,7 +36,7 @@ def read_file(source: str, rules: MediaRules) -> bytes:
         why = (
             "a link leads out of" if is_named_below else "it is not below"
         )  # as in the Hub's cache, whose files are links
-        raise MediaError(f"the file {said!r} is not read: {why} media_folder {rules.folder!r}.")
+        raise NotAllowed(f"the file {said!r} is not read: {why} media_folder {rules.folder!r}.")
     steps = os.path.relpath(real, folder).split(os.sep)
     at: Optional[int] = None
     try:

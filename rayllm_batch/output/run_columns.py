@@ -99,7 +99,7 @@ def media_of(row: dict[str, Any]) -> tuple[tuple[Medium, ...], int]:
     first: dict[tuple[str, str], Medium] = {}  # the bytes of a film may also be asked for as a sound
     found, tokens = [], 0
     for one in row.get(MEDIA) or ():
-        its = one.as_py()
+        its = dict(one) if isinstance(one, dict) else one.as_py()  # of a rollout's call, it has been in no table
         tokens += its.pop("tokens")
         found.append(first.setdefault((its["kind"], its["digest"]), Medium(**its)))
     return tuple(found), tokens

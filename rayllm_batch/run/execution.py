@@ -196,7 +196,7 @@ class Execution:
 
             pooled = fill
         media = None
-        if not (task.pools or task.has_own_columns):
+        if not task.pools:
             from rayllm_batch.workers.media_prompts import MediaPrompts  # likewise
 
             media = MediaPrompts.of(config, media_rules(self.workload))

@@ -15,7 +15,7 @@ from rayllm_batch.run.adapters import NO_ADAPTERS, Found
 from rayllm_batch.run.model_check import ModelFacts, longest, text_config
 from rayllm_batch.run.rows import Rows
 from rayllm_batch.tasks.base import Task
-from rayllm_batch.workers.media_prompts import MediaPrompts
+from rayllm_batch.workers.media_prompts import Gone, MediaPrompts
 from rayllm_batch.workers.prompts import PromptJob, fill
 from rayllm_batch.workers.tokenizer import beyond_vocabulary, pooled_too_long
 
@@ -29,25 +29,35 @@ def check_first_prompts(
 ) -> list[str]:
     """The errors of the first rows, those that parse_row fails on too. Raises ConfigError where none can be answered.
 
-    Not where some are too long: others may be shorter. Rows that come with token ids need no tokenizer. Where this
-    machine has no tokenizer of the model, nothing is known.
+    Not where some are too long, or without their media: others may be otherwise. Rows that come with token ids need no
+    tokenizer. Where this machine has no tokenizer of the model, nothing is known.
     """
     failed = [*rows.failed, *_errors(config, facts, rows.chats, rows.task, adapters=adapters, rules=rules)]
     tried = len(rows.chats) + len(rows.failed)
     if tried and len(failed) == tried and not rows.task.rows_may_all_fail:
-        if not (long := sum(TOO_LONG in error for error in failed)):
+        of_rows = [kind for error in failed if (kind := _of_the_row(error))]
+        if not of_rows:
             raise ConfigError(f"None of the first {tried} row(s) can be answered. The first: {failed[0]}")
+        what, mend = kind = of_rows[0]
         chats, _ = rows.others()
-        long_too = sum(TOO_LONG in error for error in _errors(config, facts, chats, rows.task, rules=rules))
+        too = sum(_of_the_row(error) == kind for error in _errors(config, facts, chats, rows.task, rules=rules))
         log.warning(
-            "%d of the first %d row(s) are too long to be answered%s. The first: %s. Shorten them in parse_row, or use "
-            "a longer max_model_len or another model.",
-            long,
+            "%d of the first %d row(s) are %s%s. The first: %s. %s",
+            of_rows.count(kind),
             tried,
-            f", and so are {long_too} of {len(chats)} further ones" if chats else "",
-            next(error for error in failed if TOO_LONG in error),
+            what,
+            f", and so are {too} of {len(chats)} further ones" if chats else "",
+            next(error for error in failed if _of_the_row(error) == kind).rstrip("."),
+            mend,
         )
     return failed
+
+
+def _of_the_row(error: str) -> Optional[tuple[str, str]]:
+    """What its row is, and what may be done, where others may be otherwise; None where the job is the reason."""
+    if TOO_LONG in error:
+        return "too long to be answered", "Shorten them in parse_row, or use a longer max_model_len or another model."
+    return ("without their media", "Each gets its error, and the run goes on.") if isinstance(error, Gone) else None
 
 
 def _errors(

@@ -23,6 +23,8 @@ def with_backend(config: EngineConfig, task: Task, chats: Sequence[Mapping[str, 
     vLLM's reason, where none can, and ConfigError where the config's choice is none.
     """
     own = [(chat.get(task.settings_key) or {}).get(KEY) for chat in chats]
+    forced = (chat["tools"] for chat in chats if chat.get("tool_choice") not in (None, "none"))
+    own += [{"json": tool["function"].get("parameters") or {}} for tools in forced for tool in tools]
     asked = {json.dumps(form, sort_keys=True): form for form in (task.settings.get(KEY), *own) if form}
     if not config.engine_kind.needs_vllm or not (asked or task.compact_json):
         return config

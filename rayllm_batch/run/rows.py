@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import re
@@ -12,11 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.cluster import connection, resources
 from rayllm_batch.data import columns
-from rayllm_batch.data.dataset_file import bytes_of, count_rows, first_rows, known_rows, local_files
+from rayllm_batch.data.dataset_file import Room, bytes_of, count_rows, first_rows, known_rows, local_files
 from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.data.row_id import row_id
 from rayllm_batch.data.tables import as_dataset
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 # Rows read on the driver before any engine starts: parse_row is tried on the first PARSED_ROWS of them, and a job
 # that ends within them is a small one, whose size is then known.
 SAMPLE_ROWS = 256
+SAMPLE_BYTES = 64 << 20  # of these, where they have media: fewer rows are then looked at
 PARSED_ROWS = 8
 COUNTED_ROWS = 10_000  # of a lazy dataset, where dataset_fraction may be far above what there is: a second or two
 NOTICE_S = 60.0
@@ -44,7 +47,7 @@ log = logging.getLogger("rayllm_batch")
 
 @dataclass(frozen=True)
 class Rows:
-    """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS; total: their number where it is known for free.
+    """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS and SAMPLE_BYTES; total: their number where it is known for free.
 
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
     known: the types that the first rows' columns have. others: chats and errors of as many rows, all over the sample.
@@ -122,7 +125,7 @@ def read_rows(
         whole.context.execution_options.preserve_order = True
     rows = whole if limit is None else whole.limit(limit)
     most = min(SAMPLE_ROWS, limit or SAMPLE_ROWS)
-    sample = _read(lambda: first_rows(whole, most) or _in_memory(whole, most) or rows.take(SAMPLE_ROWS), name)
+    sample, is_cut = _read(lambda: _sample(whole, rows, most), name)
     if not sample:
         raise DatasetError(f"The dataset of {name} has no rows.")
     found, why = len(sample), sample[0].get(BAD_LINE)
@@ -142,7 +145,7 @@ def read_rows(
     total, is_a_limit = limit, fraction > 1
     if counted is None and isinstance(whole, ray.data.dataset.MaterializedDataset):
         counted = whole.count()
-    if found < SAMPLE_ROWS:
+    if found < SAMPLE_ROWS and not is_cut:
         total, is_a_limit = found, False
     elif counted is not None:
         total, is_a_limit = min(counted, limit or counted), False
@@ -161,12 +164,42 @@ def _row_bytes(sample: list[dict[str, Any]]) -> float:
     return sum(len(str(row)) for row in sample) / len(sample)
 
 
-def _in_memory(dataset: ray.data.Dataset, most: int) -> list[dict[str, Any]]:
+def _sample(whole: ray.data.Dataset, rows: ray.data.Dataset, most: int) -> tuple[list[dict[str, Any]], bool]:
+    """The first rows, and whether SAMPLE_BYTES cut them short. rows: of the whole dataset, those that are wanted."""
+    for look, dataset in ((first_rows, whole), (_in_memory, whole), (_by_ray, rows)):
+        room = Room(SAMPLE_BYTES)
+        if found := look(dataset, most, room):
+            return found, room.is_spent
+    return [], False
+
+
+def _by_ray(dataset: ray.data.Dataset, most: int, room: Room) -> list[dict[str, Any]]:
+    """As take(), which knows no sizes."""
+    return list(itertools.takewhile(lambda row: room.fits(_size(row)), dataset.limit(most).iter_rows()))
+
+
+def _size(value: Any) -> int:
+    """In bytes, nearly: of a long list by its first elements."""
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    if isinstance(value, (list, tuple)) and value:
+        return sum(map(_size, value[:100])) * len(value) // len(value[:100])
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    try:  # a PIL image
+        return 4 * int(value.width) * int(value.height)
+    except Exception:
+        return 8
+
+
+def _in_memory(dataset: ray.data.Dataset, most: int, room: Room) -> list[dict[str, Any]]:
     """The first rows of a dataset in memory, without Ray Data, whose executor takes seconds to start; else none."""
     rows: list[dict[str, Any]] = []
     for block in _blocks(dataset):
-        rows += columns.rows(block.slice(0, most - len(rows)))
-        if len(rows) == most:
+        rows += columns.rows(room.fitting(block.slice(0, most - len(rows))))
+        if len(rows) == most or room.is_spent:
             break
     return rows
 

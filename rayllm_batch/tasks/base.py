@@ -114,8 +114,8 @@ class Task:
         """What `parse_row` returns for the row, checked and read to mean one thing.
 
         "messages" (as `chat.checked_messages` gives them; with "media", if there are any), "prompt" (a text) or
-        "prompt_token_ids" (an array of shape (n,) of int32); the task's settings_key (plain values), "model" and
-        "tools", if they are given. Raises TypeError or WorkloadError, which becomes the row's error.
+        "prompt_token_ids" (an array of shape (n,) of int32); the task's settings_key (plain values), "model",
+        "tools" and "tool_choice", if they are given. Raises TypeError or WorkloadError, which becomes the row's error.
         """
         raise NotImplementedError
 
@@ -130,13 +130,15 @@ class Task:
             own["media"] = parsed["digests"]
         if parsed.get("tools"):
             own["tools"] = json.dumps(parsed["tools"])  # in their own order, in which templates write them
+        if parsed.get("tool_choice"):
+            own["tool_choice"] = parsed["tool_choice"]
         return json.dumps(own, sort_keys=True) if own else None
 
     def request(self, prompt_token_ids: list[int], own_text: Optional[str]) -> Request:
         own = json.loads(own_text) if own_text else {}
         settings = {**self.settings, **self.read(own.get(self.settings_key) or {})}
         tools = json.loads(own["tools"]) if own.get("tools") else []
-        return Request(prompt_token_ids, settings, own.get("model"), tools=tools)
+        return Request(prompt_token_ids, settings, own.get("model"), tools=tools, tool_choice=own.get("tool_choice"))
 
     def read(self, settings: dict[str, Any]) -> dict[str, Any]:
         """A row's settings out of JSON, which makes texts of keys that are numbers."""

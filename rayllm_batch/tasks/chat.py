@@ -104,6 +104,28 @@ def checked_tools(given: Any) -> list[dict[str, Any]]:
         raise TypeError(f'parse_row\'s "tools" must be what JSON has: {one_line(problem, named=False)}') from None
 
 
+def checked_tool_choice(given: Any, tools: list[dict[str, Any]]) -> str | dict[str, Any] | None:
+    """What forces or forbids a call of them; None for "auto", where the model chooses."""
+    if given in (None, "auto"):
+        return None
+    if not tools:
+        raise TypeError('parse_row\'s "tool_choice" needs "tools"')
+    if given in ("none", "required"):
+        return given
+    function = given.get("function") if isinstance(given, dict) and given.get("type") == "function" else None
+    name, names = (
+        function.get("name") if isinstance(function, dict) else None,
+        [one["function"]["name"] for one in tools],
+    )
+    if name is None:
+        wanted = '"auto", "none", "required" or {"type": "function", "function": {"name": ...}}'
+        raise TypeError(f'parse_row\'s "tool_choice" must be {wanted}, but is {shown(given)}')
+    if name not in names:
+        near = did_you_mean(name, names) if isinstance(name, str) else ""
+        raise TypeError(f'parse_row\'s "tool_choice" names {shown(name)}, which is none of its "tools".{near}')
+    return {"type": "function", "function": {"name": name}}
+
+
 def _content(content: Any, media: Optional[Media]) -> str | list[dict[str, Any]]:
     """A message's: a text as it is, or its parts' texts, a line each, as vLLM's server joins them for a text template.
 
@@ -131,7 +153,11 @@ def _part(part: Any, media: Optional[Media]) -> dict[str, Any]:
             media.append((MEDIA_PARTS[kind], _source(part, kind)))
             return {"type": MEDIA_PARTS[kind]}
         takes = ["text", *(MEDIA_PARTS if media is not None else ())]
-        only = "only text is taken" if media is None else f"must have one of {', '.join(takes)}"
+        only = (
+            "only text is taken: pictures, sound and film are for task: generate"
+            if media is None
+            else f"must have one of {', '.join(takes)}"
+        )
         said = f"type {kind!r}" if re.fullmatch(r"[\w.-]{1,40}", kind) else "another type"
         raise TypeError(f"a message's content has a part of {said}, but {only}.{did_you_mean(kind[:40], takes)}")
     given = {key for key, value in part.items() if value is not None} if isinstance(kind, str) else set()

@@ -99,7 +99,7 @@ def response_body(request: APIRequest, reply: Reply, *, has_thoughts: bool) -> d
     stops = reply.stop_reasons or (None,) * len(texts)
     choices = []
     for index, (text, one, why, stop, its) in enumerate(zip(texts, parsed, reasons, stops, logprobs, strict=True)):
-        form = _chat_choice(one, why, its, asked) if is_chat else _text_choice(text, why, its, asked)
+        form = _chat_choice(one, why, its, request) if is_chat else _text_choice(text, why, its, asked)
         choices.append({"index": index, **form, "stop_reason": stop, "token_ids": None, "routed_experts": None})
     # Of an engine that tokenizes, its own count.
     prompt_tokens, generated = reply.num_input_tokens or len(request.prompt_token_ids), reply.num_generated_tokens
@@ -134,14 +134,15 @@ def _is_chat(asked: Mapping[str, Any]) -> bool:
     return asked["url"].endswith("/chat/completions")
 
 
-def _chat_choice(one: ParsedAnswer, why: str, logprobs: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _chat_choice(one: ParsedAnswer, why: str, logprobs: Any, request: APIRequest) -> dict[str, Any]:
+    asked, choice = request.response, request.tool_choice
     calls = [
         {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
         for call in one.tool_calls[: asked.get("calls")]
     ]
     message = {
         "role": asked.get("role", "assistant"),
-        "content": one.content,
+        "content": one.content or "" if request.forces_a_call else one.content,
         "refusal": None,
         "annotations": None,
         "audio": None,
@@ -159,7 +160,8 @@ def _chat_choice(one: ParsedAnswer, why: str, logprobs: Any, asked: Mapping[str,
     return {
         "message": message,
         "logprobs": None if content is None else {"content": content},
-        "finish_reason": "tool_calls" if calls else why,
+        # As OpenAI has it: "stop" of a call of the function that was named.
+        "finish_reason": "tool_calls" if (choice == "required" and why == "stop") or (calls and not choice) else why,
     }
 
 

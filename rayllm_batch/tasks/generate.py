@@ -16,10 +16,10 @@ from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
 from rayllm_batch.engine.parser_names import PARSERS
 from rayllm_batch.errors import ConfigError, WorkloadError, did_you_mean, shown
 from rayllm_batch.tasks.base import TASK_FIELDS, Answer, InvalidAnswer, ParseRow, Task
-from rayllm_batch.tasks.chat import Media, checked_ids, checked_messages, checked_tools, guarded
+from rayllm_batch.tasks.chat import Media, checked_ids, checked_messages, checked_tool_choice, checked_tools, guarded
 
 PROMPTS = ("messages", "prompt", "prompt_token_ids")  # of which a row has one
-KEYS = (*PROMPTS, "sampling_params", "model", "output_schema", "tools")
+KEYS = (*PROMPTS, "sampling_params", "model", "output_schema", "tools", "tool_choice")
 MAX_LOGPROBS = 20  # of vLLM, where the config does not say
 VOCABULARY = 128_000  # tokens, where logprobs of all are asked for: some models have twice as many, or a quarter
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ AS_A_CHAT = 'write it as a chat: {"messages": [{"role": "user", "content": ...}]
 NOT_TAKEN = {
     **dict.fromkeys(("text", "input"), AS_A_CHAT),
     **dict.fromkeys(("image", "images", "audio", "video", "videos", "multi_modal_data"), IN_A_MESSAGE),
-    "tool_choice": 'it is "auto": the model decides whether it calls a tool',
     "functions": 'they are "tools" here, each {"type": "function", "function": {...}}',
     "response_format": 'it is sampling_params["structured_outputs"] here',
 }
@@ -176,8 +175,8 @@ class Generate(Task):
             chat["sampling_params"] = self._own_settings(given)
         if (schema := chat.pop("output_schema", None)) is not None:
             chat["sampling_params"] = {**chat.get("sampling_params", {}), **self._own_schema(schema)}
-        chat |= self._tools(chat.pop("tools", None), {**self.settings, **chat.get("sampling_params", {})})
-        return chat
+        settings = {**self.settings, **chat.get("sampling_params", {})}
+        return chat | self._tools(chat.pop("tools", None), chat.pop("tool_choice", None), settings)
 
     def _own_settings(self, given: Any) -> dict[str, Any]:
         if not isinstance(given, dict):
@@ -199,7 +198,7 @@ class Generate(Task):
                 )
         return own
 
-    def _tools(self, given: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def _tools(self, given: Any, choice: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         """As parse returns them, if any. Raises TypeError where their calls could not be read, or not be made."""
         tools = [] if given is None else checked_tools(given)
         if tools and "tool_parser" not in self._parsers:
@@ -210,7 +209,8 @@ class Generate(Task):
                 "would let "
                 "no call through: leave one of them out"
             )
-        return {"tools": tools} if tools else {}
+        choice = checked_tool_choice(choice, tools)
+        return {**({"tools": tools} if tools else {}), **({"tool_choice": choice} if choice else {})}
 
     def _own_schema(self, schema: Any) -> dict[str, Any]:
         """A row's, as settings. The column's type cannot be the row's affair: it is JSON text."""
@@ -231,7 +231,7 @@ class Generate(Task):
 
     def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
         texts, reasons = reply.texts or (reply.text,), reply.finish_reasons or (reply.finish_reason,)
-        check_parts(reply)
+        check_parts(request, reply)
         output, asked = self._output, request.settings.get("structured_outputs") or {}
         if output is not None and asked != self.settings["structured_outputs"]:
             output = type(output)(asked["choice"] if "choice" in asked else asked["json"])
@@ -328,16 +328,21 @@ def _no_effect(key: Any) -> str:
     return f"{key!r} would have no effect" + (f": {why}" if why else f".{did_you_mean(key, KEYS)}")
 
 
-def check_parts(reply: Reply) -> None:
-    """Raises InvalidAnswer where each of its answers has nothing beside thoughts, or calls that cannot be read."""
-    reasons = reply.finish_reasons or (reply.finish_reason,)
-    problems = [_no_answer(parsed, why) for parsed, why in zip(reply.parsed, reasons)]  # noqa: B905 (none, or all)
+def check_parts(request: Request, reply: Reply) -> None:
+    """Raises InvalidAnswer where each of its answers has nothing beside thoughts, calls that cannot be read, or none
+    where one was forced.
+    """
+    reasons, forced = reply.finish_reasons or (reply.finish_reason,), request.forces_a_call
+    problems = [_no_answer(parsed, why, forced) for parsed, why in zip(reply.parsed, reasons)]  # noqa: B905 (none, or all)
     if problems and all(problems):
         raise InvalidAnswer(f"{problems[0]} (it has {reply.num_generated_tokens} tokens)")
 
 
-def _no_answer(parsed: ParsedAnswer, finish_reason: str) -> str:
+def _no_answer(parsed: ParsedAnswer, finish_reason: str, forced: bool) -> str:
     """Why this is no answer; "" where it is one."""
+    if forced and not parsed.tool_calls and not parsed.problem:
+        cut = ": the token limit was reached before it was whole, raise max_tokens" * (finish_reason == "length")
+        return f"it has no call of a tool, which its tool_choice asks for{cut}"
     if parsed.problem or (parsed.content is None and not parsed.tool_calls):
         cut = "the token limit was reached before anything came after the thoughts: raise max_tokens"
         return parsed.problem or (cut if finish_reason == "length" else "nothing came after the thoughts")

@@ -17,12 +17,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Optional
 from urllib.parse import unquote
 
 import pyarrow as pa
 
 from rayllm_batch.tasks.base import InvalidAnswer
+from rayllm_batch.tasks.exact_number import ExactNumber, dumped
 
 SCALARS = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 MOST_LEVELS = 32  # of lists and structs in each other; below it stands JSON text
@@ -123,17 +125,24 @@ def _scalar(kind: pa.DataType, given: Any, path: str) -> Any:
                 return float(given)  # which may be the NaN that is a field's default
             except OverflowError:
                 raise InvalidAnswer(f"{_named(path)} is larger than any float64") from None
-        if pa.types.is_integer(kind) and given == given // 1:
-            if -(2**63) <= given < 2**63:
-                return int(given)
-            raise InvalidAnswer(f"{_named(path)} is {given}, which is beyond an int64")
+        if pa.types.is_integer(kind) and (whole := _whole(given)) is not None:
+            if -(2**63) <= whole < 2**63:
+                return whole
+            raise InvalidAnswer(f"{_named(path)} is {whole}, which is beyond an int64")
     names = {pa.string(): "a text", pa.bool_(): "true or false", pa.int64(): "an integer", pa.float64(): "a number"}
     raise _wrong(path, names[kind], given)
 
 
+def _whole(given: float) -> Optional[int]:
+    if isinstance(given, ExactNumber):
+        exact = Decimal(given.digits)
+        return int(exact) if exact == exact.to_integral_value() else None
+    return int(given) if given == given // 1 else None
+
+
 def _json_text(given: Any, path: str) -> str:
     try:
-        text = json.dumps(given, ensure_ascii=False, allow_nan=False)
+        text = dumped(given, ensure_ascii=False, allow_nan=False)
     except ValueError:  # of a type's own making
         raise InvalidAnswer(f"{_named(path)} holds a number that JSON does not have, such as NaN") from None
     return _text(text, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -11,11 +12,18 @@ from rayllm_batch.model.folder import read_object
 
 HIDDEN_SIZES = ("hidden_size", "d_model", "n_embd", "dim")  # as one architecture or another calls it
 DENSE = ("sentence_transformers.models.Dense", "pylate.models.Dense.Dense")  # as vLLM's try_get_dense_modules has them
+LATE = re.compile("Col(BERT|Pali|Qwen)")  # in the names of architectures, as vLLM has them
 OWN_HEADS = ("ForSequenceClassification", "ForRanking", "ForRewardModel")
 
 
 def embedding_size(config: Mapping[str, Any], folder: Optional[Path]) -> int:
     """As vLLM's ModelConfig.embedding_size finds it. Raises ConfigError where the files do not say."""
+    if token_by_token := _late_interaction(config, folder):
+        raise ConfigError(
+            f"This model gives a vector for each token, not one a text, and compares texts token by token (ColBERT's way; "
+            f"its files say {token_by_token}), which no task here does. Use an embedding model or a reranker; or vLLM's "
+            "server, whose /pooling gives the vectors."
+        )
     text = config.get("text_config") or {}
     sizes = [config.get("embedding_size"), _dense_size(folder)]
     sizes += [part.get(name) for part in (text, config) for name in HIDDEN_SIZES]
@@ -28,12 +36,25 @@ def embedding_size(config: Mapping[str, Any], folder: Optional[Path]) -> int:
     )
 
 
+def _late_interaction(config: Mapping[str, Any], folder: Optional[Path]) -> str:
+    """What tells that it is such a model; "" of others."""
+    names = [str(name) for name in config.get("architectures") or []]
+    kinds = [str(one.get("type")) for one in _modules(folder)]
+    found = [name for name in names if LATE.search(name)] + [kind for kind in kinds if kind.startswith("pylate.")]
+    return found[0] if found else ""
+
+
+def _modules(folder: Optional[Path]) -> list[dict[str, Any]]:
+    """Of sentence-transformers, and of what is made like it."""
+    listed: Any = None if folder is None else _json_of(folder / "modules.json")
+    modules = listed.get("modules", []) if isinstance(listed, dict) else listed or []
+    return [one for one in modules if isinstance(one, dict)]
+
+
 def _dense_size(folder: Optional[Path]) -> Optional[int]:
     if folder is None:
         return None
-    listed: Any = _json_of(folder / "modules.json")
-    modules = listed.get("modules", []) if isinstance(listed, dict) else listed or []
-    dense = [one for one in modules if isinstance(one, dict) and one.get("type") in DENSE]
+    dense = [one for one in _modules(folder) if one.get("type") in DENSE]
     sizes = [read_object(folder / str(one.get("path", "")) / "config.json").get("out_features") for one in dense]
     return next((size for size in reversed(sizes) if size), None)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 from rayllm_batch.engine.sampling import HALF_OF_A_PAIR
 from rayllm_batch.errors import Interrupted, WorkloadError, is_deep, one_line, shown
 from rayllm_batch.tasks.base import InvalidAnswer
+from rayllm_batch.tasks.exact_number import dumped, number, plain
 from rayllm_batch.tasks.json_arrow import TEXT, below, form_of, referred
 
 WHAT = (
@@ -60,14 +60,17 @@ class OutputSchema:
 
     def parse(self, text: str) -> Any:
         """The answer as a value of `form`. Raises InvalidAnswer, whose text names the field and says why."""
-        return self.form.value(self.value(text))
+        return self.form.value(self._value(text))
 
     def as_json(self, text: str) -> str:
         """The same as JSON text."""
-        return TEXT.value(self.value(text))
+        return TEXT.value(self._value(text))
 
     def value(self, text: str) -> Any:
         """The answer as plain values, whatever column it becomes. Raises as `parse` does."""
+        return plain(self._value(text))
+
+    def _value(self, text: str) -> Any:
         if self.json_schema is None:
             if text.strip() not in self.given:
                 raise InvalidAnswer(f"it is none of {', '.join(map(repr, self.given))[:200]}")
@@ -75,7 +78,7 @@ class OutputSchema:
         value = _loaded(text)
         try:
             if not isinstance(self.given, Mapping):
-                return self._read(json.dumps(value))
+                return self._read(value)
             self._check(value)
         except RecursionError:
             raise InvalidAnswer("its lists and objects hold each other in too many levels") from None
@@ -96,12 +99,14 @@ class OutputSchema:
             said = said if len(said) <= 200 else f"{said[:90]} ... {said[-100:]}"
             raise InvalidAnswer(f"{_at(error.absolute_path)}{said}")
 
-    def _read(self, text: str) -> Any:
+    def _read(self, value: Any) -> Any:
         """By the type's own validators, which may change it, and back to what JSON has."""
         from pydantic import TypeAdapter, ValidationError
 
         if self._adapter is None:
             self._adapter = TypeAdapter(self.given)
+        # Of a number pydantic makes a Decimal by way of a float64; of a text it does not.
+        text = dumped(value, quoted=_has_decimal(self._adapter.core_schema))
         try:
             return self._adapter.dump_python(self._adapter.validate_json(text), mode="json", by_alias=True)
         except ValidationError as problem:
@@ -180,17 +185,26 @@ def _schemas_of_type(given: Any, where: str) -> tuple[dict[str, Any], dict[str, 
         raise WorkloadError(f"{where} must be {WHAT}, but is {shown(given)}: {one_line(problem, 200)}") from None
 
 
+def _has_decimal(core_schema: Any) -> bool:
+    if isinstance(core_schema, dict):
+        return core_schema.get("type") == "decimal" or any(map(_has_decimal, core_schema.values()))
+    return isinstance(core_schema, (list, tuple)) and any(map(_has_decimal, core_schema))
+
+
 def _loaded(text: str) -> Any:
     def refuse(name: str) -> None:
         raise ValueError(f"it holds {name}, which JSON does not have")
 
-    def finite(number: str) -> float:
-        if math.isinf(value := float(number)):
-            raise ValueError(f"it holds {number[:50]}, which is beyond a float64")
-        return value
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"one of its objects has the key {key[:50]!r} twice")
+            found[key] = value
+        return found
 
     try:  # engines let a tab in a string pass
-        return json.loads(text, strict=False, parse_constant=refuse, parse_float=finite)
+        return json.loads(text, strict=False, parse_constant=refuse, parse_float=number, object_pairs_hook=unique)
     except (ValueError, RecursionError) as problem:
         raise InvalidAnswer(f"it is no JSON: {one_line(problem, 200, named=False)}") from None
 

@@ -21,7 +21,10 @@ PROMPTS = ("messages", "prompt", "prompt_token_ids")  # of which a row has one
 NOT_TAKEN = {
     **dict.fromkeys(("text", "input", "sentence"), 'a text goes into "prompt"'),
     **dict.fromkeys(pooling.SETTINGS, "a setting goes into its pooling_params"),
-    **dict.fromkeys(("image", "images", "audio", "video", "multi_modal_data"), "only text is taken"),
+    **dict.fromkeys(
+        ("image", "images", "audio", "video", "multi_modal_data"),
+        "only text is taken: pictures, sound and film are for task: generate",
+    ),
     "sampling_params": "nothing is generated; settings of these tasks are pooling_params",
 }
 OF_GENERATE = ("output_schema", "reask", "rollout")  # of a workload; each would have no effect

@@ -137,7 +137,7 @@ class Call(Generate):
     def read_reply(self, request: Request, reply: Reply) -> dict[str, Any]:
         if self._output is None:
             return super().read_reply(request, reply)
-        check_parts(reply)
+        check_parts(request, reply)
         values, complaint = [], ""
         for text in reply.texts or (reply.text,):
             try:

@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, cast
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 from rayllm_batch.engine.base import BadRequest, Engine, EngineDied, EngineUnavailable, Reply, Request
 from rayllm_batch.errors import RolloutError, WorkloadError, one_line, shown
 from rayllm_batch.output.run_columns import (
+    MEDIA,
     MESSAGES,
     REQUEST,
     STAGE_ERROR,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 PROMPT_KEYS = ("messages", "prompt", "prompt_token_ids", "model", "sampling_params")  # of what `parse_row` returns
 READ_S = 60.0  # seconds for an answer to be read by the validators of output_schema's type
+MEDIA_CALLS, MEDIA_BYTES = 4, 2 << 30  # of rollouts: whose media are read at once, and that wait for their answers
 KEPT_CALLS = 256  # of a rollout's output_schemas
 KEPT = 20_000  # finished answers to equal requests, the latest: some 10 MB
 KEPT_NUMBERS = 8_000_000  # of vectors in them: some 32 MB
@@ -55,6 +57,8 @@ class Answering:
         self._readers = Rollouts(_values_of, READ_S)
         self.ended: Optional[str] = None  # why nothing is answered any more, where no row is to blame
         self._prompts = ThreadPoolExecutor(1, "prompts")
+        self._readers_of_media = ThreadPoolExecutor(MEDIA_CALLS, "media")
+        self._room = _Room(MEDIA_BYTES)
         self._kept_calls: dict[Any, tuple[Any, Task]] = {}
         kept = min(KEPT, KEPT_NUMBERS // max(1, self._task.numbers))
         self._duplicates = Duplicates(kept) if job.deduplicate else None
@@ -65,6 +69,7 @@ class Answering:
     def end(self) -> None:
         """After its run's last row; inside the loop."""
         self._prompts.shutdown(wait=False)
+        self._readers_of_media.shutdown(wait=False, cancel_futures=True)
         self._readers.end()
         if self._rollouts is not None:
             self._rollouts.end()
@@ -149,15 +154,15 @@ class Answering:
         calls, taken = itertools.count(1), {*values, *task.schema.names}
 
         def generate(
-            prompt: Any, *, output_schema: Any = None, tools: Any = None, **settings: Any
+            prompt: Any, *, output_schema: Any = None, tools: Any = None, tool_choice: Any = None, **settings: Any
         ) -> Coroutine[Any, Any, Any]:
             """In the rollout's thread: what that does to its messages from now on is not what it has asked."""
-            asked = prompt, tools, settings
+            asked = prompt, {"tools": tools, "tool_choice": tool_choice}, settings
             with contextlib.suppress(Exception):  # what cannot be copied is no prompt, and refused as such
                 asked = copy.deepcopy(asked)
             return one_call(*asked, output_schema)
 
-        async def one_call(prompt: Any, tools: Any, settings: dict[str, Any], output_schema: Any) -> Any:
+        async def one_call(prompt: Any, tools: dict[str, Any], settings: dict[str, Any], output_schema: Any) -> Any:
             if next(calls) > limits.calls:
                 raise RolloutError(f"it called generate more than {limits.calls} times (max_calls)")
             if limits.tokens is not None and answer.num_generated_tokens >= limits.tokens:
@@ -179,7 +184,7 @@ class Answering:
             answer.error = f"rollout: {one_line(error, named=not isinstance(error, (RolloutError, NoColumns)))}"
         return answer
 
-    async def _call(self, prompt: Any, output_schema: Any, tools: Any, settings: dict[str, Any]) -> Answer:
+    async def _call(self, prompt: Any, output_schema: Any, tools: dict[str, Any], settings: dict[str, Any]) -> Answer:
         """One `generate` of a rollout, as a row of its own. Raises RolloutError for what it does not take."""
         if prompt is None or isinstance(prompt, str):
             takes = 'a chat, such as [{"role": "user", "content": ...}], or a dict as parse_row returns it'
@@ -188,8 +193,7 @@ class Answering:
             how = f'generate({{"messages": ..., {beside!r}: ...}})'
             raise RolloutError(f"generate: {beside!r} is no setting of the request: give it as {how}")
         given: dict[str, Any] = dict(prompt) if isinstance(prompt, dict) else {"messages": prompt}
-        if tools is not None:
-            given["tools"] = tools
+        given |= {key: value for key, value in tools.items() if value is not None}
         output_schema = given.pop("output_schema", None) if output_schema is None else output_schema
         try:
             task = self._calls(output_schema, bool(given.get("tools")))
@@ -198,15 +202,30 @@ class Answering:
             parsed = task.parse(lambda row: given, {})
         except (TypeError, WorkloadError) as error:
             raise RolloutError(f"generate: {one_line(error, named=False)}") from None
-        row = {TOKEN_IDS: parsed.get("prompt_token_ids"), STAGE_ERROR: None, REQUEST: task.own_text(parsed)}
+        row: dict[str, Any] = {
+            TOKEN_IDS: parsed.get("prompt_token_ids"),
+            STAGE_ERROR: None,
+            REQUEST: task.own_text(parsed),
+        }
         text = parsed.get("messages") or parsed.get("prompt")
-        if "media" in parsed:
-            raise RolloutError("generate: its messages are text alone; pictures, sound and film come from parse_row")
         if text is not None:
             row |= await self._prompt_of(text, parsed.get("tools"))
+        if "media" in parsed and row[STAGE_ERROR] is None:
+            row |= await self._with_media(parsed, task)
         is_needed = text is not None and (self._prompt.as_text or isinstance(text, list) and task.reask)
         row[MESSAGES] = json.dumps(text) if is_needed else None
-        return await self.answer(row, task)
+        media: list[dict[str, Any]] = row.get(MEDIA) or []
+        async with self._room.of(sum(len(one["data"] or b"") for one in media)):
+            return await self.answer(row, task)
+
+    async def _with_media(self, parsed: dict[str, Any], task: Task) -> dict[str, Any]:
+        """What the CPU stage's columns would have of a call's media. They are read in threads, a few calls' at once."""
+        of_media, run = self._prompt.media, asyncio.get_running_loop().run_in_executor
+        found = await run(self._readers_of_media, of_media.found, parsed["media"])
+        media = await run(self._prompts, of_media.of_row, found, self._prompt)
+        if isinstance(media, str):
+            return {STAGE_ERROR: media}
+        return {MEDIA: media, REQUEST: task.own_text({**parsed, "digests": [one["digest"] for one in media]})}
 
     def _calls(self, output_schema: Any, has_tools: bool) -> Task:
         """Of each schema once: the types in a rollout's code are the same objects for every row. Two that are made for
@@ -315,6 +334,25 @@ class _Reading:
 
 async def _values_of(reading: Any, generate: Any) -> dict[str, Any]:
     return reading.values()
+
+
+class _Room:
+    """For so many bytes at once, inside one event loop; larger ones are there alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held, self._changed = most, 0, asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def of(self, size: int) -> AsyncIterator[None]:
+        while size and self._held and self._held + size > self._most:
+            await self._changed.wait()
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+            self._changed.set()
+            self._changed = asyncio.Event()
 
 
 class RowError(Exception):

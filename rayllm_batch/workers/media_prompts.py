@@ -16,7 +16,7 @@ import numpy as np
 
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.errors import EngineError, one_line
-from rayllm_batch.media.media_error import MediaError
+from rayllm_batch.media.media_error import MediaError, NotAllowed
 from rayllm_batch.media.medium import Medium
 from rayllm_batch.media.reader import MediaReader
 from rayllm_batch.media.rules import MediaRules
@@ -27,6 +27,12 @@ from rayllm_batch.workers.tokenizer import model_folder
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 READ_IO = {"video.num_frames"}  # of media_io_kwargs
 READ_AT_ONCE, READ_BYTES = 32, 2 << 30  # media, and what they may have at most: those of whole rows
+
+
+class Gone(str):
+    """The error of a row whose media cannot be had, though the workload allows them and the model takes such."""
+
+
 KINDS = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}  # what reads each
 
 
@@ -77,7 +83,11 @@ class MediaPrompts:
         for some in self._together(rows):
             found = iter(reader.read_all([one for _, its in some for one in its]))
             for number, its in some:
-                yield number, self._of_row([next(found) for _ in its], job)
+                yield number, self.of_row([next(found) for _ in its], job)
+
+    def found(self, sources: Sequence[tuple[str, Any]]) -> list[Any]:
+        """One row's alone, each a Medium or a MediaError."""
+        return MediaReader(self.rules).read_all(sources)
 
     def _together(self, rows: Sequence[tuple[int, list[Any]]]) -> Iterator[list[tuple[int, list[Any]]]]:
         """Rows of so few media that none of them meets the reader's bound on all that it gives at once; those of one
@@ -93,10 +103,12 @@ class MediaPrompts:
         if some:
             yield some
 
-    def _of_row(self, found: list[Any], job: PromptJob) -> Any:
+    def of_row(self, found: list[Any], job: PromptJob) -> Any:
+        """As the column has them, or the row's error."""
         if error := next((one for one in found if isinstance(one, MediaError)), None):
             which = f"{found.index(error) + 1} of {len(found)}: " if len(found) > 1 else ""
-            return f"{OF_MEDIA}{which}{one_line(error, named=False)}"
+            text = f"{OF_MEDIA}{which}{one_line(error, named=False)}"
+            return text if isinstance(error, NotAllowed) else Gone(text)
         try:
             tokens = [0] * len(found) if self.as_text else _tokens(self._processor(job), found, self.processor_kwargs)
         except Exception as problem:  # a picture that is too narrow for the model, say

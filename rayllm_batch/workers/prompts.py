@@ -287,7 +287,7 @@ def loaded(job: PromptJob, has_chats: bool) -> Any:
     """The tokenizer. What is wrong with it ends the run, with the driver told."""
     try:
         tokenizer = tokenizer_of(job)
-        if has_chats and not getattr(tokenizer, "chat_template", None):
+        if has_chats and not getattr(tokenizer, "chat_template", None) and not job.task.rows_may_all_fail:
             raise no_chat_template(job.tokenizer)
         return tokenizer
     except RayLLMBatchError as error:

@@ -156,9 +156,9 @@ class ChatWorkloadBase:
         once. Or `{"prompt_token_ids": [...]}`, a prompt that is tokenized already: the model gets these ids and
         nothing else, no chat template, no special tokens. A `sampling_params` dict beside either goes over the
         workload's own for this row alone (a None in it is not given), `model` names a LoRA adapter, and `tools` is the
-        OpenAI API's list of tools that the model may call, which needs a `tool_parser` in engine_kwargs. Any other key
-        is that row's error,
-        and so is an exception here: both end up in its `error` column.
+        OpenAI API's list of tools that the model may call, which needs a `tool_parser` in engine_kwargs; `tool_choice`
+        ("required", {"type": "function", "function": {"name": ...}}, "none") forces a call, or forbids it. Any other
+        key is that row's error, and so is an exception here: both end up in its `error` column.
 
         A message's content is text, or a list of parts as the OpenAI API has them: `text`, `image_url`, `input_audio`,
         `video_url`, or {"type": "image", "image": ...} with bytes, a path, a PIL image or Hugging Face's {"bytes":

@@ -205,14 +205,11 @@ def _tools(body: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
         if choice not in (None, "none"):
             raise InvalidRequest("tool_choice needs tools", "tool_choice")
         return {}
-    if choice not in (None, "auto", "none"):
-        what = 'only "auto" and "none" are done: a call cannot be forced'
-        raise InvalidRequest(f"tool_choice is {shown(choice)}, but {what}", "tool_choice")
     if choice == "none":  # a server gives them to the chat template all the same
         response["calls"] = 0
     elif not _flag(body, "parallel_tool_calls", True):
         response["calls"] = 1
-    return {"tools": tools}
+    return {"tools": tools, **({} if choice in (None, "auto", "none") else {"tool_choice": choice})}
 
 
 def _template(body: dict[str, Any], last: Any) -> dict[str, Any]:

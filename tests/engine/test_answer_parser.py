@@ -162,6 +162,47 @@ def test_a_form_waits_for_the_end_of_the_thoughts(said: Said, prompt: str, ended
     assert more == {"reasoning_ended": ended, "reasoning_parser_kwargs": {"chat_template_kwargs": how}}
 
 
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+BARE = {"type": "function", "function": {"name": "now"}}
+
+
+def form(said: Said, parser: str, **request: Any) -> dict[str, Any]:
+    settings, _ = said.parser(None, parser).prepare(said.request(**request))
+    return settings.get("structured_outputs") or {}
+
+
+def test_a_call_that_is_forced(said: Said) -> None:
+    """As vLLM's server has it: the grammar is that of the tools, and what comes is read as such."""
+    assert form(said, "pythonic", tools=TOOLS, tool_choice=NAMED) == {"json": CITY}
+    bare = form(said, "pythonic", tools=[BARE], tool_choice={**NAMED, "function": {"name": "now"}})
+    assert bare == {"json": answer_parser.NO_PARAMETERS}
+    several = form(said, "pythonic", tools=TOOLS, tool_choice="required")["json"]
+    assert several["type"] == "array" and several["minItems"] == 1 and "get_weather" in json.dumps(several)
+    for choice in (None, "none"):
+        assert not form(said, "pythonic", tools=TOOLS, tool_choice=choice)
+    named = said(None, "pythonic", '{"city": "Bern"}', tools=TOOLS, tool_choice=NAMED)
+    both = '[{"name": "get_weather", "parameters": {"city": "Bern"}}]'
+    required = said(None, "pythonic", both, tools=TOOLS, tool_choice="required")
+    assert calls(named) == calls(required) == [BERN] and named.content is required.content is None
+    assert not said(None, "pythonic", both[:-2], tools=TOOLS, tool_choice="required").tool_calls
+
+
+def test_a_forced_call_as_the_model_writes_it(said: Said) -> None:
+    for choice in ("required", NAMED):
+        assert "<tool_call>" in form(said, "hermes", tools=TOOLS, tool_choice=choice)["structural_tag"]
+        assert calls(said(None, "hermes", CALL, tools=TOOLS, tool_choice=choice)) == [BERN]
+    forbidden = said(None, "hermes", "No. " + CALL, tools=TOOLS, tool_choice="none")
+    assert not forbidden.tool_calls and (forbidden.content or "").startswith("No.")
+
+
+def test_a_forced_call_waits_for_the_end_of_the_thoughts(said: Said) -> None:
+    asked = said.request("user: Hi <think>\n", tools=TOOLS, tool_choice=NAMED)
+    settings, more = said.parser("qwen3", "pythonic").prepare(asked)
+    assert settings["structured_outputs"]["json"] == CITY and more["reasoning_ended"] is False
+    answer = said("qwen3", "pythonic", '<think>Where?</think>{"city": "Bern"}', tools=TOOLS, tool_choice=NAMED)
+    assert calls(answer) == [BERN] and (answer.reasoning or "").strip() == "Where?"
+
+
 def test_a_parser_that_raises(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
 

@@ -53,6 +53,13 @@ def test_an_assistants_last_message_is_continued() -> None:
     assert said["continue_final_message"] is True and said["add_generation_prompt"] is False
 
 
+def test_a_forced_call_is_asked_for_in_the_apis_words() -> None:
+    tools, named = [{"type": "function", "function": {"name": "f"}}], {"type": "function", "function": {"name": "f"}}
+    for choice, wanted in ((named, {"tool_choice": named}), ("none", {"tool_choice": "none"}), (None, {})):
+        _, said = body_of(Request([], {}, tools=tools, tool_choice=choice, messages=CHATS), "tiny", {})
+        assert said == {"model": "tiny", "messages": CHATS, "tools": tools, **wanted}
+
+
 def test_calls_in_messages_have_arguments_as_text() -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
     messages = [*CHATS, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "2"}]

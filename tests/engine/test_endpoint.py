@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from rayllm_batch import init_engine_from_config
 from rayllm_batch.config import EngineConfig
-from rayllm_batch.engine.endpoint import Endpoint, api_key
+from rayllm_batch.engine.endpoint import Endpoint, api_key, of, secrets
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.report.page import shown
@@ -70,6 +71,55 @@ def test_where_the_key_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     assert api_key({"api_key_env": "my_key"}, {"MY_KEY": "sk-mine"}) == "sk-mine", "a config's names are in upper case"
 
 
+GATEWAY = "0123-gateway-secret"
+
+
+def test_further_headers_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("GATEWAY", f"{GATEWAY}\n")
+    kwargs = {"base_url": URL, "default_headers_env": {"x-api-key": "GATEWAY"}}
+    where = of(kwargs, {})
+    assert where.headers == {"Authorization": f"Bearer {KEY}", "x-api-key": GATEWAY}
+    assert GATEWAY not in repr(where) + repr(vars(where)) + where.redacted(f"no: {GATEWAY}")
+    assert secrets(kwargs, {}) == {"OPENAI_API_KEY": KEY, "GATEWAY": GATEWAY} and GATEWAY not in repr(
+        secrets(kwargs, {})
+    )
+    assert of(kwargs, {"GATEWAY": "of-the-config"}).headers["x-api-key"] == "of-the-config"
+    own = of({**kwargs, "default_headers_env": {"authorization": "GATEWAY"}}, {})
+    assert own.headers == {"authorization": GATEWAY}, "in place of the key"
+    monkeypatch.setenv("GATEWAY", "two\nlines")
+    with pytest.raises(ConfigError, match="GATEWAY holds what is no header") as raised:
+        of(kwargs, {})
+    assert "two" not in str(raised.value)
+    monkeypatch.delenv("GATEWAY")
+    with pytest.raises(ConfigError, match="names GATEWAY for the header x-api-key, but there is no such environment"):
+        of(kwargs, {})
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ("x-api-key: hunter22", "must be a mapping of names to values, given text"),
+        (["hunter22"], "must be a mapping of names to values, given a list"),
+        ({"x-api-key": "hunter-22"}, "x-api-key in default_headers_env in the config dict must be the name of an env"),
+        ({"x-api-key": 22}, "must be the name of an environment variable"),
+        ({"x-api-key": None}, "must be the name of an environment variable"),
+        ({"x api": "A"}, "has 'x api', which is no name of a header"),
+        ({"x-a\r\nHost": "A"}, "which is no name of a header"),
+        ({7: "A", "x": "B", "X": "B"}, "has 'x', which comes twice"),
+        ({"Host": "A"}, "has 'host', which is not to be set"),
+        ({"Authorization": "A"}, "and there is api_key_env"),
+    ],
+)
+def test_headers_that_cannot_be(headers: Any, words: str) -> None:
+    said = refusal(default_headers_env=headers, api_key_env="MY_KEY")
+    assert words in said and "hunter" not in said
+
+
+def test_a_key_in_place_of_its_variable_is_not_shown() -> None:
+    assert KEY not in refusal(api_key_env=KEY)
+
+
 def test_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(max_concurrency=8, timeout_s=60, requests_per_minute=None)
     assert config.accelerator_type == "CPU" and config.gpus_per_replica == 0
@@ -119,7 +169,10 @@ def test_what_decides_answers() -> None:
     def settings(config: EngineConfig) -> dict[str, str]:
         return describe_job(config, ChatWorkloadBase(), None).settings
 
-    same = load(base_url="http://elsewhere/v1", max_concurrency=3, max_retries=9, api_key_env="X", max_total_tokens=7)
+    same = load(base_url="http://elsewhere/v1", max_concurrency=3, max_retries=9, max_total_tokens=7)
+    same = dataclasses.replace(
+        same, engine_kwargs={**same.engine_kwargs, "api_key_env": "X", "default_headers_env": {"a": "B"}}
+    )
     assert settings(load()) == settings(same)
     assert settings(load()) != settings(load(extra_body={"reasoning_effort": "low"}))
 

@@ -177,6 +177,16 @@ def test_the_key_is_sent_and_never_said(monkeypatch: pytest.MonkeyPatch) -> None
     assert headers["Authorization"] == f"Bearer {KEY}"
 
 
+def test_headers_of_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY", "0123-gateway-secret")
+    how = {"default_headers_env": {"x-api-key": "GATEWAY"}}
+    with RudeServer(lambda text, times: {"bad": "400", "late": "401"}.get(text)) as server:
+        found = answers(server, [ask("row"), ask("bad"), ask("late")], max_concurrency=1, **how)
+    assert [type(one) for one in found] == [Reply, BadRequest, EngineUnavailable]
+    assert all(headers["x-api-key"] == "0123-gateway-secret" for _, headers, _ in server.seen)
+    assert "0123" not in str(found) and "variables OPENAI_API_KEY or GATEWAY" in str(found[2])
+
+
 def test_retry_after_is_waited_for_by_all_requests() -> None:
     """The first is refused for 1.2 s, and none is sent in that time."""
     times: list[float] = []

@@ -9,6 +9,7 @@ import pytest
 
 from rayllm_batch import ChatWorkloadBase, init_engine_from_config
 from rayllm_batch.errors import ConfigError, RayLLMBatchError
+from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.run.first_prompts import check_first_prompts
 from rayllm_batch.run.model_check import ModelFacts
 from rayllm_batch.run.rows import Rows
@@ -71,6 +72,40 @@ def test_media_are_read_before_where_an_endpoint_renders() -> None:
     rows = Rows(None, [{}], 1, chats=({"messages": [part], "media": [("image", "http://a.example/b.png")]}, chat()))
     [error] = check_first_prompts(given, ModelFacts(), rows)
     assert error.startswith("media: ") and "media_hosts" in error
+
+
+def looking(sources: list[Any], rules: MediaRules, others: Any = lambda: ([], [])) -> list[str]:
+    given = init_engine_from_config(
+        {"model_id": "m", "llm_engine": "openai", "engine_kwargs": {"base_url": "http://a"}}
+    )
+    part = {"role": "user", "content": [{"type": "image"}]}
+    chats = tuple({"messages": [part], "media": [("image", source)]} for source in sources)
+    return check_first_prompts(given, ModelFacts(), Rows(None, [{}], 1, chats=chats, others=others), rules=rules)
+
+
+def test_media_that_are_gone_refuse_no_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rules, there = MediaRules(folder=str(tmp_path)), {"messages": [{"role": "user", "content": "a text"}]}
+    assert len(looking(["gone.png", b"no picture"], rules, lambda: ([there], []))) == 2
+    [record] = caplog.records
+    said = "2 of the first 2 row(s) are without their media, and so are 0 of 1 further ones. The first: media: the file"
+    assert record.getMessage().startswith(said) and "No such file" in record.getMessage()
+    assert record.getMessage().endswith("directory. Each gets its error, and the run goes on.")
+
+
+@pytest.mark.parametrize(
+    ("source", "has_folder", "said"),
+    [
+        ("gone.png", False, "set the workload's media_folder"),
+        ("../gone.png", True, "it is not below media_folder"),
+        ("https://a.example/b.png", True, "to the workload's media_hosts"),
+        ("http://169.254.169.254/b.png", True, "no row may reach"),
+    ],
+)
+def test_media_that_the_workload_does_not_allow_do(source: str, has_folder: bool, said: str, tmp_path: Path) -> None:
+    rules = MediaRules(folder=str(tmp_path) if has_folder else None)
+    with pytest.raises(ConfigError, match=f"None of the first 3 .*{said}"):
+        looking([source] * 3, rules)
+    assert len(looking([source, source, b"no picture"], rules)) == 3, "rows of another kind may be answered"
 
 
 def test_rows_that_parse_row_fails_on_count_too() -> None:

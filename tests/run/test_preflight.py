@@ -23,6 +23,7 @@ from rayllm_batch.errors import (
 from rayllm_batch.run import preflight
 from rayllm_batch.run.model_check import ModelFacts
 from rayllm_batch.run.rows import Rows
+from rayllm_batch.tasks.completions import Completions
 from rayllm_batch.tasks.generate import Generate
 
 FACTS = ModelFacts({"model_type": "llama"}, 1000, True)
@@ -128,6 +129,15 @@ def test_an_empty_token_is_a_token(checks: Checks) -> None:
 )
 def test_token_ids_need_no_chat_template(chats: list, checked: bool, checks: Checks) -> None:
     checks.results["rows"] = Rows(None, [{}], 1, chats=tuple(chats))
+    checks.run()
+    assert ("template" in checks.done) == checked
+
+
+@pytest.mark.parametrize(
+    ("chats", "checked"), [([], False), ([{"prompt": "a"}, {"messages": ["a"]}], False), ([{"messages": ["a"]}], True)]
+)
+def test_where_each_error_is_a_result_one_chat_needs_no_template(chats: list, checked: bool, checks: Checks) -> None:
+    checks.results["rows"] = Rows(None, [{}], 1, chats=tuple(chats), task=Completions())
     checks.run()
     assert ("template" in checks.done) == checked
 

@@ -6,14 +6,22 @@ import copy
 import logging
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray.data
 from ray.data.dataset import MaterializedDataset
 
 from rayllm_batch.cluster import resources
-from rayllm_batch.data import columns
+from rayllm_batch.data import columns, dataset_file
+from rayllm_batch.data.dataset_file import Room
+from rayllm_batch.data.file_part import Reader
+from rayllm_batch.data.read_options import ReadOptions
 from rayllm_batch.errors import DatasetError, WorkloadError
 from rayllm_batch.run import rows
 from rayllm_batch.run.rows import COUNTED_ROWS, PARSED_ROWS, SAMPLE_ROWS, explain_read, read_rows
@@ -32,16 +40,19 @@ class Lazy(ray.data.Dataset):
         self.counted = 0
 
     def limit(self, limit: int) -> Lazy:
-        assert self.context.execution_options.preserve_order, "the first rows, not whichever come first"
+        assert self.context.execution_options.preserve_order or limit == SAMPLE_ROWS, "not whichever come first"
         limited = Lazy(self._rows[:limit], self._error)
+        limited.taken = self.taken
         limited._context, limited.limited = self._context, limit
         return limited
 
-    def take(self, limit: int) -> list[dict[str, Any]]:
-        self.taken.append(limit)
-        if self._error:
-            raise self._error
-        return self._rows[:limit]
+    def iter_rows(self) -> Any:
+        self.taken.append(0)
+        for row in self._rows:
+            if self._error:
+                raise self._error
+            self.taken[-1] += 1
+            yield row
 
     def count(self) -> int:
         self.counted += 1
@@ -84,6 +95,35 @@ def test_a_long_dataset_is_read_only_at_its_beginning() -> None:
     assert found.dataset is work.data and found.sample == some(SAMPLE_ROWS) and found.total is None
     assert work.data.taken == [SAMPLE_ROWS] and not work.data.counted and work.parsed == some(PARSED_ROWS)
     assert not found.dataset.context.execution_options.preserve_order
+
+
+@pytest.mark.parametrize("picture", [bytes(1000), [bytes(10)] * 100, np.zeros(500, np.uint16)], ids=type)
+def test_a_sample_of_large_rows_has_fewer(picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "SAMPLE_BYTES", 20_500)
+    lazy = Lazy([{**row, "picture": picture} for row in some(100)])
+    found = read(lazy)
+    assert 15 < len(found.sample) <= 20 and lazy.taken[0] < 22, "the others are not read"
+    assert found.total is None and str(found) == f"more than {len(found.sample)} rows", "there are more, by whatever"
+    monkeypatch.setattr(rows, "SAMPLE_BYTES", 1)
+    assert len(read(lazy).sample) == 1
+    monkeypatch.setattr(rows, "SAMPLE_BYTES", 200_000)
+    assert read(lazy).total == 100
+
+
+def test_large_rows_of_files_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"text": [f"text {n}" for n in range(100)], "picture": [bytes([n]) * 10_000 for n in range(100)]})
+    pq.write_table(table, tmp_path / "rows.parquet", compression="none")
+    monkeypatch.setattr(dataset_file, "HEAD_BYTES", 50_000)
+    files = dataset_file.find_files(str(tmp_path / "rows.parquet"))
+    dataset: Any = SimpleNamespace(_rayllm_batch_files=(files, Reader(files.fs, "parquet", ReadOptions())))
+    room = Room(300_000)
+    assert dataset_file.first_rows(dataset, 256, room) == table.to_pylist()[:29] and room.is_spent
+    room = Room(300_000)
+    assert room.fitting(table).num_rows == 29 and room.is_spent and not room.fitting(table).num_rows
+    room = Room(3_000_000)
+    assert len(dataset_file.first_rows(dataset, 256, room) or ()) == 100 and not room.is_spent
+    room = Room(5)
+    assert room.fitting(table).num_rows == 1, "the first has room, whatever its size"
 
 
 @pytest.mark.parametrize(
@@ -245,9 +285,7 @@ def test_a_value_that_python_has_no_object_for_is_its_rows_error() -> None:
 
 @pytest.mark.ray
 def test_rows_in_memory_are_read_without_a_task(ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow as pa
-
-    monkeypatch.setattr(ray.data.Dataset, "take", lambda *_: pytest.fail("Ray Data has a task for this"))
+    monkeypatch.setattr(ray.data.Dataset, "iter_rows", lambda *_: pytest.fail("Ray Data has a task for this"))
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # with which Ray refuses types that it otherwise pickles
     table = pa.table({"id": range(600), "text": pa.array([f"text {n}" for n in range(600)], pa.string_view())})
     given = {
@@ -336,9 +374,13 @@ def test_a_long_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
             heard.set()
 
     monkeypatch.setattr(rows.log, "handlers", [Handler()])
-    slow = Lazy(some(3))
-    slow.take = lambda limit: heard.wait(60) and some(3)
-    assert read(slow).total == 3
+
+    class Slow(Lazy):
+        def limit(self, limit: int) -> Lazy:
+            heard.wait(60)
+            return super().limit(limit)
+
+    assert read(Slow(some(3))).total == 3
     assert said == [
         "Reading the first rows of Work takes more than 0 s. The cluster has 2 CPUs on 1 node; free: 0 CPUs."
     ]

@@ -73,11 +73,15 @@ def test_a_line_is_mended_and_the_same_command_comes_again(
     assert "2 results and 0 errors are in" in capsys.readouterr().out
 
 
-SERVER = "--served-model-name demo --dtype float32 --max-model-len 512 --max-num-seqs 16 --enforce-eager --generation-config vllm"
+SERVER = "--served-model-name demo --dtype float32 --max-model-len 512 --max-num-seqs 16 --enforce-eager --generation-config vllm "
+FORMS = '{"backend":"xgrammar","disable_any_whitespace":true}'  # else the demo model prints line breaks to its limit
+SERVER += f"--enable-auto-tool-choice --tool-call-parser pythonic --structured-outputs-config {FORMS}"
 TEXT = "Did the council open the library on Monday? Three hundred people came to the harbour, and a storm closed two roads."
 CHAT = [{"role": "user", "content": TEXT}]
 SCHEMA = {"type": "object", "properties": {"open": {"type": "boolean"}}, "required": ["open"]}
-TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {**SCHEMA, "additionalProperties": False}}}
+NOW = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+NAMED = {"type": "function", "function": {"name": "look_up"}}
 # What is asked of both, over a chat at temperature 0; the first two are vLLM's example of a batch file.
 CHATS: dict[str, dict[str, Any]] = {
     "request-1": {
@@ -126,7 +130,16 @@ CHATS: dict[str, dict[str, Any]] = {
     "wrong type": {"temperature": "hot"},
     "out of range": {"top_p": 0},
     "greedy": {"n": 2},
-    "forced": {"tools": [TOOL], "tool_choice": "required"},
+    "tools": {"tools": [TOOL, NOW]},
+    "forced": {"tools": [TOOL, NOW], "tool_choice": "required", "max_tokens": 60},
+    "forced, one": {"tools": [TOOL], "tool_choice": "required", "max_tokens": 60, "parallel_tool_calls": False},
+    "forced, cut": {"tools": [TOOL], "tool_choice": "required", "max_tokens": 4},
+    "named": {"tools": [TOOL, NOW], "tool_choice": NAMED, "max_tokens": 40},
+    "named, several": {"tools": [TOOL], "tool_choice": NAMED, "max_tokens": 40, "n": 2, "temperature": 1, "seed": 3},
+    "named, cut": {"tools": [TOOL], "tool_choice": NAMED, "max_tokens": 2},
+    "named, none such": {"tools": [NOW], "tool_choice": NAMED},
+    "forced, no tools": {"tool_choice": "required"},
+    "forced, no choice": {"tools": [TOOL], "tool_choice": "always"},
     "no tools": {"tools": []},
     "alone": {"top_logprobs": 2},
     "long": {"messages": [{"role": "user", "content": TEXT * 40}]},
@@ -148,7 +161,7 @@ COMPLETIONS: dict[str, dict[str, Any]] = {
     "suffix": {"suffix": "end"},
     "empty": {"prompt": ""},
 }
-OWN = ("id", "created", "system_fingerprint")  # of each response
+OWN = ("id", "created", "system_fingerprint")  # of each response, and of each call
 
 
 def asked() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -159,13 +172,13 @@ def asked() -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 @contextmanager
-def server(log: Path) -> Iterator[str]:
+def server(log: Path, *more: str) -> Iterator[str]:
     """vLLM's, with the demo model; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "assets/demo-model"]
-    command += [*SERVER.split(), "--host", "127.0.0.1", "--port", str(port)]
+    command += [*SERVER.split(), *more, "--host", "127.0.0.1", "--port", str(port)]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("w") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said, start_new_session=True)
@@ -186,12 +199,12 @@ def server(log: Path) -> Iterator[str]:
             process.wait()
 
 
-def of_the_server(log: Path) -> dict[str, tuple[int, Any]]:
+def of_the_server(log: Path, template: Path) -> dict[str, tuple[int, Any]]:
     """What OpenAI's client gets for each request: its status, and the body."""
     import openai
 
     found: dict[str, tuple[int, Any]] = {}
-    with server(log) as address:
+    with server(log, "--chat-template", str(template)) as address:
         client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
         for name, (_, body) in asked().items():
             more = {key: value for key, value in body.items() if key not in ("model", "messages", "prompt")}
@@ -210,7 +223,7 @@ def differences(theirs: Any, ours: Any, where: str) -> Iterator[str]:
         for key in {**theirs, **ours}:
             if key not in theirs or key not in ours:
                 yield f"{where}.{key} is {'ours' if key in ours else 'theirs'} alone"
-            elif where or key not in OWN:
+            elif key not in OWN or where and "tool_calls[" not in where:
                 yield from differences(theirs[key], ours[key], f"{where}.{key}")
     elif isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
         for i, pair in enumerate(zip(theirs, ours, strict=True)):
@@ -225,10 +238,16 @@ def test_it_answers_as_vllms_server_does(ray_cluster: Any, tmp_path: Path, monke
     from vllm.entrypoints.launchers.run_batch import BatchRequestOutput
 
     monkeypatch.setattr("rayllm_batch.termination._is_rays", lambda _: True)
-    theirs = of_the_server(tmp_path / "server.log")
+    own = (ROOT / "assets" / "demo-model" / "chat_template.jinja").read_text()
+    (template := tmp_path / "tools.jinja").write_text(
+        "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {% endfor %}{% endif %}" + own
+    )
+    theirs = of_the_server(tmp_path / "server.log", template)
     requests, out = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
     requests.write_text("".join(request(name, body, url) for name, (url, body) in asked().items()))
-    kwargs = "{dtype: float32, max_model_len: 512, max_num_seqs: 16, enforce_eager: true, served_model_name: demo}"
+    kwargs = "{dtype: float32, max_model_len: 512, max_num_seqs: 16, enforce_eager: true, served_model_name: demo, tool_parser: pythonic"
+    kwargs += f", structured_outputs_config: {FORMS}}}"
+    kwargs += f", chat_template: {json.dumps(template.read_text())}"
     env = "{env_vars: {VLLM_CPU_KVCACHE_SPACE: 1}}"
     config = f"{{model_id: {ROOT}/assets/demo-model, llm_engine: vllm, accelerator_type: CPU, engine_kwargs: {kwargs}, runtime_env: {env}}}"
     (tmp_path / "vllm.yaml").write_text(config)

@@ -38,7 +38,6 @@ def refusal(returned: Any, **task: Any) -> str:
         ("stop", "goes into its sampling_params"),
         ("audio", "make it a part of a message"),
         ("videos", "make it a part of a message"),
-        ("tool_choice", 'it is "auto"'),
         ("functions", 'they are "tools" here'),
         ("text", "write it as a chat"),
         ("zzz", "'zzz'"),

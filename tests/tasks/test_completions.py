@@ -106,6 +106,22 @@ def test_thoughts_and_calls() -> None:
     assert without["message"]["reasoning"] is None
 
 
+@pytest.mark.parametrize(
+    ("choice", "parsed", "why", "said"),
+    [
+        ("required", ParsedAnswer(tool_calls=CALLS), "stop", "tool_calls"),
+        ("required", ParsedAnswer(content=""), "length", "length"),
+        ({"type": "function", "function": {"name": "look_up"}}, ParsedAnswer(tool_calls=CALLS[:1]), "stop", "stop"),
+    ],
+)
+def test_forced_calls(choice: Any, parsed: ParsedAnswer, why: str, said: str) -> None:
+    task = Completions(parsers=frozenset({"tool_parser"}))
+    request = APIRequest([1], tools=[{}], tool_choice=choice, response={"url": CHAT, "model": "m"})
+    given = json.loads(task.read_reply(request, Reply("", 9, why, parsed=(parsed,)))["response"])["choices"][0]
+    assert given["finish_reason"] == said and given["message"]["content"] == ""
+    assert len(given["message"].get("tool_calls", ())) == len(parsed.tool_calls)
+
+
 def test_hidden_thoughts_are_not_spelt_by_log_probabilities() -> None:
     reply = Reply("a", 2, "stop", parsed=(ParsedAnswer("hm", "a"),), logprobs=[STEPS])
     assert body(reply, logprobs=1)["choices"][0]["logprobs"]

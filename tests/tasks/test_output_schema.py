@@ -6,10 +6,12 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import json
 import math
 import pickle
 import re
-from typing import Any, Literal, Optional
+from decimal import Decimal
+from typing import Any, Literal, Optional, Union
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -284,3 +286,43 @@ def test_a_default_that_is_none_in_json_is_not_asked_for() -> None:
 def test_what_a_schema_asks_of_vllm() -> None:
     assert OutputSchema(("a", "b")).constraint == {"choice": ["a", "b"]}
     assert OutputSchema(Part).constraint["json"]["required"] == ["name", "price"]
+
+
+class Priced(BaseModel):
+    price: Decimal
+    share: float = 0.0
+    either: Union[float, str] = ""
+
+
+@pytest.mark.parametrize(
+    ("digits", "is_same"),
+    [("0.1234567890123456789", False), ("12345678901234567.89", False), ("3.10", True), ("1e-400", False), ("7", True)],
+)
+def test_a_number_keeps_its_digits_where_there_is_room_for_them(digits: str, is_same: bool) -> None:
+    parsed = OutputSchema(Priced).parse(f'{{"price": {digits}, "share": {digits}}}')
+    assert Decimal(parsed["price"]) == Decimal(digits) and parsed["share"] == float(digits)
+    assert (Decimal(repr(float(digits))) == Decimal(digits)) is is_same, "else this tries nothing"
+    free = f'{{"a": [{digits}, "{digits}", {{"b": {digits}}}]}}'
+    kept = OutputSchema({}).parse(free)
+    assert kept == free or is_same and json.loads(kept) == json.loads(free)
+    value = OutputSchema({"type": "object", "properties": {"x": {"type": "number"}}}).value(f'{{"x": {digits}}}')
+    assert type(value["x"]) in (int, float) and value["x"] == float(digits), "plain values"
+
+
+@pytest.mark.parametrize(
+    ("digits", "whole"),
+    [("9007199254740993.0", 9007199254740993), ("1e3", 1000), ("0.90071992547409930e16", 9007199254740993)],
+)
+def test_whole_numbers_are_exact_however_they_are_written(digits: str, whole: int) -> None:
+    schema = OutputSchema({"type": "object", "properties": {"i": {"type": "integer"}}})
+    assert schema.parse(f'{{"i": {digits}}}') == {"i": whole}
+    with pytest.raises(InvalidAnswer, match="field 'i'"):
+        schema.parse('{"i": 9007199254740992.5}')
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '{"x": [{"a": 1, "b": 2, "a": 1}]}', '{"a": {"a": 1}, "a": 0}'])
+@pytest.mark.parametrize("given", [{}, dict[str, Any]])
+def test_a_key_that_comes_twice_is_an_error(text: str, given: Any) -> None:
+    with pytest.raises(InvalidAnswer, match="no JSON.*one of its objects has the key 'a' twice"):
+        OutputSchema(given).parse(text)
+    assert OutputSchema(given).parse('{"a": {"a": 1}}') in ('{"a": {"a": 1}}', '{"a":{"a":1}}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,31 @@ def columns_of(task: Any, *vectors: Any, own_text: str | None = None, error: str
     answer = Answer(num_input_tokens=7, reply=reply, error=error, own_text=own_text)
     answer.is_truncated = task.was_truncated(own_text)
     return run_columns.with_answers(pa.table({"id": [1]}), [answer], task).to_pylist()[0]
+
+
+@pytest.mark.parametrize("name", ["embed", "score"])
+@pytest.mark.parametrize("architecture", ["HF_ColBERT", "ColBERTModernBertModel", "ColPaliForRetrieval", "ColQwen3"])
+def test_models_that_compare_token_by_token(name: str, architecture: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"a vector for each token.*its files say {architecture}"):
+        task_of(name, {"architectures": [architecture], "hidden_size": 64})
+    modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": "pylate.models.Dense.Dense"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ConfigError, match="its files say pylate"):
+        task_of(name, ENCODER, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]},
+        {"prompt": "a", "image": b"x"},
+    ],
+)
+def test_pictures_are_for_another_task(row: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="only text is taken: pictures, sound and film are for task: generate"):
+        parsed("embed", row)
+    with pytest.raises(TypeError, match='"documents" must be a text'):
+        parsed("score", {"query": "a", "documents": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]})
 
 
 def test_the_size_of_an_embedding(tmp_path: Path) -> None:

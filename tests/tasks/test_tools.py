@@ -185,6 +185,74 @@ def test_asked_again_with_the_tools_and_what_was_wrong(model: str) -> None:
     assert engine.asked[1].tools == [WEATHER]
 
 
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.mark.parametrize("choice", ["required", "none", NAMED])
+def test_a_call_that_is_forced_or_forbidden(model: str, choice: Any) -> None:
+    engine = Scripted((ParsedAnswer("It may be.", "No." if choice == "none" else None, (CALL,), 3), "stop"))
+    row = answered(model, engine, {"messages": HELLO, "tools": [WEATHER], "tool_choice": choice})
+    assert row["error"] is None and [(one.tools, one.tool_choice) for one in engine.asked] == [([WEATHER], choice)]
+    plain = prompted(model, {"messages": HELLO, "tools": [WEATHER], "tool_choice": "auto"})[1]
+    forced = prompted(model, {"messages": HELLO, "tools": [WEATHER], "tool_choice": choice})[1]
+    asked = [table.column(run_columns.REQUEST)[0].as_py() for table in (plain, forced)]
+    assert "tool_choice" not in asked[0] and asked[0] != asked[1], "auto is as if nothing was said"
+
+
+def test_a_forced_call_that_did_not_come(model: str) -> None:
+    cut, whole = (ParsedAnswer(content=""), "length"), (ParsedAnswer(tool_calls=(CALL,)), "stop")
+    forced = {"messages": HELLO, "tools": [WEATHER], "tool_choice": "required"}
+    row = answered(model, Scripted(cut), forced)
+    assert row["error"].startswith("answer: it has no call of a tool") and "raise max_tokens" in row["error"]
+    half = ParsedAnswer(tool_calls=({**CALL, "arguments": '{"city": '},))
+    assert "are no JSON object" in answered(model, Scripted((half, "length")), forced)["error"]
+    engine = Scripted(cut, whole)
+    row = answered(model, engine, forced, reask=1)
+    assert row["error"] is None and row["tool_calls"] == [CALL] and engine.asked[1].tool_choice == "required"
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "words"),
+    [
+        (None, "required", 'needs "tools"'),
+        ([WEATHER], "always", 'must be "auto", "none", "required" or'),
+        ([WEATHER], {"function": {"name": "get_weather"}}, 'must be "auto"'),
+        ([WEATHER], {"type": "function", "function": "get_weather"}, 'must be "auto"'),
+        ([WEATHER], {"type": "function", "function": {"name": "get_wether"}}, "Did you mean 'get_weather'"),
+        ([WEATHER], {"type": "function", "function": {"name": ["a"]}}, "none of its"),
+        ([WEATHER], 3, 'must be "auto"'),
+    ],
+)
+def test_choices_that_are_none(model: str, tools: Any, choice: Any, words: str) -> None:
+    given = {"messages": HELLO, "tool_choice": choice, **({"tools": tools} if tools else {})}
+    assert words in answered(model, Scripted(), given)["error"]
+
+
+def test_a_rollout_forces_the_first_call_alone(model: str) -> None:
+    class Mine(ChatWorkloadBase):
+        async def rollout(self, row: dict[str, Any], generate: Any) -> dict[str, Any]:
+            called = await generate(HELLO, tools=[WEATHER], tool_choice="required")
+            said = await generate({"messages": HELLO, "tools": [WEATHER], "tool_choice": "none"})
+            return {"called": called.tool_calls[0]["name"], "said": said.text}
+
+    engine = Scripted((ParsedAnswer(tool_calls=(CALL,)), "stop"), (ParsedAnswer(content="Yes."), "stop"))
+    mine = Mine()
+    task = Generate().of(mine, BOTH)
+    prompt = PromptJob(
+        mine.parse_row, model, task=task, rollouts=partial(Rollouts, mine.rollout, 60), chat_template=WITH_TOOLS
+    )
+    config = SimpleNamespace(engine_kwargs={}, gpus_per_replica=0)
+    job: Any = SimpleNamespace(prompt=prompt, deduplicate=False, config=config)
+    [row] = run_columns.stage_rows(build_prompts(pa.table({"id": [1]}), prompt))
+
+    async def run() -> Any:
+        return await Answering(engine, job, Told(), lambda _: None).roll(row, {"id": 1})  # type: ignore[arg-type]
+
+    answer = asyncio.run(run())
+    assert answer.error is None and answer.own_columns == {"called": "get_weather", "said": "Yes."}
+    assert [one.tool_choice for one in engine.asked] == ["required", "none"]
+
+
 def test_a_loop_of_tools_in_a_rollout(model: str) -> None:
     class Agent(ChatWorkloadBase):
         async def rollout(self, row: dict[str, Any], generate: Any) -> dict[str, Any]:

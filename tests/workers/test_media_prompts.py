@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import io
+import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +20,18 @@ import pytest
 import tiny_ears
 import tokenizer_builders
 
-from rayllm_batch import init_engine_from_config
-from rayllm_batch.errors import EngineError
+from rayllm_batch import ChatWorkloadBase, init_engine_from_config
+from rayllm_batch.engine.base import Reply, Request
+from rayllm_batch.errors import EngineError, RolloutError
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.output import run_columns
 from rayllm_batch.output.finished_rows import UNKNOWN
+from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers import prompts
+from rayllm_batch.workers.answering import Answering
 from rayllm_batch.workers.media_prompts import MediaPrompts
+from rayllm_batch.workers.monitor_client import Told
+from rayllm_batch.workers.rollouts import Rollouts
 
 PARTS = (
     "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}"
@@ -369,3 +378,127 @@ def test_settings_of_vllms_own_reading_are_not_ignored(folder: Path) -> None:
     assert row[run_columns.STAGE_ERROR] is None
     [row] = built(folder, [seen(picture(10))], **of(image={"image_mode": None}, video={"num_frames": 8}))
     assert "media_io_kwargs in engine_kwargs has image.image_mode, without effect" in row[run_columns.STAGE_ERROR]
+
+
+OWN_RULES = MediaRules()
+
+
+class Seeing:
+    """Replies with what it sees; the first answer to a question for "yes" is none."""
+
+    max_model_len, vocab_size = 400, None
+
+    def __init__(self) -> None:
+        self.asked = list[Request]()
+
+    async def generate(self, request: Request) -> Reply:
+        self.asked.append(request)
+        widths = " ".join(str(one.width) for one in request.media)
+        is_first = "structured_outputs" in request.settings and len(self.asked) == 1
+        return Reply(widths if is_first or "structured_outputs" not in request.settings else "yes", 1, "stop")
+
+
+def rolled(folder: Path, roll: Any, rules: MediaRules = OWN_RULES, **workload: Any) -> tuple[Any, Any]:
+    class Mine(ChatWorkloadBase):
+        async def rollout(self, row: dict[str, Any], generate: Any) -> Any:
+            return await roll(generate)
+
+    sys.__dict__["_rayllm_batch_processor"] = {repr(("the-model", {})): Processor()}
+    mine = Mine(**workload)
+    task: Any = Generate().of(mine, {})
+    job: Any = prompts.PromptJob(
+        parse_row=dict,
+        tokenizer=str(folder),
+        chat_template=EITHER,
+        task=task,
+        media=MediaPrompts(rules, "the-model"),
+        rollouts=partial(Rollouts, mine.rollout, task.limits.timeout_s),
+    )
+    engine: Any = Seeing()
+    config = SimpleNamespace(engine_kwargs={}, gpus_per_replica=0)
+    replica: Any = SimpleNamespace(prompt=job, deduplicate=True, config=config)
+
+    async def run() -> Any:
+        answering = Answering(engine, replica, Told(), lambda reason: None)
+        [row] = run_columns.stage_rows(prompts.build_prompts(pa.table({"id": [1]}), job))
+        try:
+            return await answering.roll(row, {"id": 1})
+        finally:
+            answering.end()
+
+    return asyncio.run(run()), engine
+
+
+def ask(*contents: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(contents)}]
+
+
+def test_a_rollout_gives_media_as_parse_row_does(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "wide.png").write_bytes(picture(50))
+
+    async def roll(generate: Any) -> dict[str, Any]:
+        given = [seen(picture(30)), seen("wide.png"), seen(picture(30))]
+        first = await generate(ask(*given, said("which?")))
+        same = await asyncio.gather(generate(ask(seen(picture(30)))), generate(ask(seen(picture(40)))))
+        return {"said": [first.text, *(one.text for one in same)], "tokens": first.num_input_tokens}
+
+    answer, engine = rolled(folder, roll, MediaRules(folder=str(tmp_path)), sampling_params={"temperature": 0.0})
+    assert answer.error is None and answer.own_columns["said"] == ["30 50 30", "30", "40"], "equal prompts, others seen"
+    [first, *_] = engine.asked
+    assert first.media_tokens == 2 + 4 + 2 and answer.own_columns["tokens"] == first.num_input_tokens
+    assert [one.data for one in first.media] == [picture(30), picture(50), picture(30)]
+    assert answer.num_input_tokens == sum(one.num_input_tokens for one in engine.asked)
+
+
+def test_an_answer_about_a_picture_is_asked_for_again_with_it(folder: Path) -> None:
+    async def roll(generate: Any) -> dict[str, Any]:
+        return {"said": (await generate(ask(seen(picture(30)), said("big?")), output_schema=["yes", "no"])).text}
+
+    answer, engine = rolled(folder, roll, reask=1)
+    assert answer.own_columns == {"said": "yes"} and answer.num_reasks == 1
+    assert [[one.width for one in request.media] for request in engine.asked] == [[30], [30]]
+
+
+def test_rollouts_hold_few_bytes_of_media_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayllm_batch.workers.answering.MEDIA_BYTES", int(2.5 * len(picture(30))))
+    at_once, most = 0, 0
+
+    async def slowly(self: Any, request: Request) -> Reply:
+        nonlocal at_once, most
+        at_once += len(request.media)
+        most = max(most, at_once)
+        await asyncio.sleep(0.02)
+        at_once -= len(request.media)
+        return Reply("seen", 1, "stop")
+
+    monkeypatch.setattr(Seeing, "generate", slowly)
+
+    async def roll(generate: Any) -> dict[str, Any]:
+        asked = [seen(picture(30, colour=colour)) for colour in ("red", "blue", "green", "white", "black")]
+        found = await asyncio.gather(*(generate(ask(one)) for one in asked), generate(ask(said("text"))))
+        return {"said": [one.text for one in found]}
+
+    answer, _ = rolled(folder, roll)
+    assert answer.own_columns == {"said": ["seen"] * 6} and most == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("https://a.example/b.png", "media: .*add 'a.example' to the workload's media_hosts"),
+        ("../b.png", "media: .*it is not below media_folder"),
+        ("gone.png", "media: 1 of 2: .*No such file"),
+        (b"no picture", "media: .*the bytes are no image"),
+        (object(), "media: .*but a object was given"),
+        (SimpleNamespace(url="https://user:secret@a.example"), "media: .*but a SimpleNamespace was given"),
+    ],
+)
+def test_a_rollouts_medium_that_cannot_be_had(folder: Path, tmp_path: Path, source: Any, wanted: str) -> None:
+    async def roll(generate: Any) -> dict[str, Any]:
+        with contextlib.suppress(RolloutError):
+            await generate(ask(*[seen(source)] * (1 + ("gone" in str(source)))))
+        assert (await generate(ask(said("still there?")))).text == ""
+        return {"said": (await generate(ask(*[seen(source)] * (1 + ("gone" in str(source)))))).text}
+
+    answer, engine = rolled(folder, roll, MediaRules(folder=str(tmp_path)))
+    assert re.match(f"rollout: {wanted}", answer.error) and "secret" not in answer.error and len(engine.asked) == 1

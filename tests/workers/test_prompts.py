@@ -21,6 +21,7 @@ from answers import a_failure, an_answer
 
 from rayllm_batch.errors import ConfigError, DatasetError, EngineError
 from rayllm_batch.output import run_columns
+from rayllm_batch.tasks.completions import Completions
 from rayllm_batch.tasks.generate import Generate
 from rayllm_batch.workers import prompts as prompt
 from rayllm_batch.workers import tokenizer
@@ -445,6 +446,9 @@ def test_a_tokenizer_without_a_template(folders: dict[str, Path], tmp_path: Path
     mine.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"no chat template.*set chat_template in the config"):
         prompt.fill([None], [CHATS[0]], [None], job(tmp_path, from_row))
+    errors: list[Any] = [None, None]
+    prompt.fill([None, None], [CHATS[0], "a text"], errors, job(tmp_path, from_row, task=Completions()))
+    assert errors[0].startswith("chat_template: ValueError: Cannot use chat template") and errors[1] is None
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:

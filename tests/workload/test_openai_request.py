@@ -111,6 +111,9 @@ def test_tools() -> None:
         parsed = any_parser.parse(lambda row: read(tools=[TOOL], tool_choice="none"), {})
         assert parsed["chat_template_kwargs"] == {"tools": [TOOL]}, "the model sees them, as from a server"
         assert any_parser.request([1], any_parser.own_text(parsed)).tools == []
+    for choice in ("required", {"type": "function", "function": {"name": TOOL["function"]["name"]}}):
+        parsed = task.parse(lambda row, choice=choice: read(tools=[TOOL], tool_choice=choice), {})
+        assert task.request([1], task.own_text(parsed)).tool_choice == choice
 
 
 BEGUN = [*HELLO, {"role": "assistant", "content": "Well,"}]
@@ -151,8 +154,6 @@ def test_models() -> None:
         ({"stream": True}, "stream"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "a"}}, "audio"),
-        ({"tool_choice": "required", "tools": [TOOL]}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "look_up"}}, "tools": [TOOL]}, "tool_choice"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tools": []}, "tools"),
         ({"functions": [{"name": "f"}]}, "functions"),
@@ -243,6 +244,7 @@ def test_lines_that_are_no_requests(given: bytes | None, said: str) -> None:
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"href": "http://x"}}]}]},
         {"tools": [TOOL]},
         {"tools": "x", "tool_choice": "none"},
+        {"tools": [TOOL], "tool_choice": "required"},
     ],
 )
 def test_what_the_task_refuses(body: dict[str, Any]) -> None:
