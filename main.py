@@ -170,7 +170,7 @@ engine = init_engine_from_config(config)
 #
 # ![A panel under the cell: why the model asks for a token, where to get one, a masked field, a button](assets/token-prompt.png)
 #
-# (A small Hub on the same machine stands in for huggingface.co here; `scripts/screenshots.py` makes these pictures.)
+# (A small Hub on this machine stands in for huggingface.co; `scripts/screenshots.py` makes the pictures.)
 
 # %%
 token = prompt_for_hugging_face_token(engine.model_id)
@@ -213,7 +213,7 @@ print(batch.estimate(sample_rows=SAMPLE_ROWS, gpu_hour_usd=None))  # a price in 
 # ## Step 4: the run
 #
 # `run()` answers every row once, and returns a Ray Dataset that can be read many times. A bar shows how far it is, how fast, how full the engine is, and
-# when it will be done; **Stop** does what Ctrl-C does. In JupyterLab a saved page can be closed: opened again, it shows the run that goes on. Before a GPU starts, it looks for everything that can be known to be wrong, and lists all of it; `batch.check()` does only that.
+# when it will be done; **Stop** does what Ctrl-C does. In JupyterLab a saved page can be closed: opened again, it shows the run that goes on. Before a GPU starts, it lists everything that can be known to be wrong; `batch.check()` does only that.
 #
 # With `OUTPUT` set, answers are written to that folder as they come, and running this cell again [continues it](docs/resume.md).
 
@@ -253,8 +253,8 @@ if tokens:
     print(f"One million tokens would take {per_million_s:,.0f} s, with the engine ready.")
 
 # %% [markdown]
-# The report is one HTML file, for you or for whoever asks how the job went: whether the engine was full, how fast it was over time, how long prompts and
-# answers were, what failed, the slowest rows, settings and versions. `batch.metrics` has the same numbers as an object, and
+# The report is one HTML file, for whoever asks how the job went: whether the engine was full, how fast, what failed, the slowest rows,
+# settings, versions. `batch.metrics` has the same numbers as an object, and
 # `python -m rayllm_batch report FOLDER` makes the report later, from an output folder alone.
 #
 # ![The report: its verdict, figures and plots](assets/report.png)
