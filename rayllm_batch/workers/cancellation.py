@@ -18,14 +18,17 @@ def obeyed() -> Iterator[None]:
     Ray raises KeyboardInterrupt between two steps of Python, without a signal: code that sleeps, or waits for a network
     or a lock, never sees it, and code that catches everything goes on. Such a task would hold its CPU, and the next
     run, with parse_row mended, would wait for it. Python writes to the wakeup file descriptor at the same moment.
+
+    Where the code within has caught the KeyboardInterrupt, as an error of its row, it is raised at the end: a task that
+    went on would hand over what it made, and wait for ever for a run that is over to take it.
     """
     if threading.current_thread() is not threading.main_thread():  # Ray's tasks run there; only there can it be set
         yield
         return
     read, write = os.pipe()
     os.set_blocking(write, False)
-    over = threading.Event()
-    listener = threading.Thread(target=_listen, args=(read, over), name="rayllm-cancellation", daemon=True)
+    over, told = threading.Event(), threading.Event()
+    listener = threading.Thread(target=_listen, args=(read, over, told), name="rayllm-cancellation", daemon=True)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     listener.start()
     try:
@@ -36,9 +39,14 @@ def obeyed() -> Iterator[None]:
         os.close(write)
         listener.join()
         os.close(read)
+    if told.is_set():
+        raise KeyboardInterrupt
 
 
-def _listen(read: int, over: threading.Event) -> None:
-    while told := os.read(read, 1):
-        if told[0] == signal.SIGINT and not over.wait(GRACE_S):
+def _listen(read: int, over: threading.Event, told: threading.Event) -> None:
+    while number := os.read(read, 1):
+        if number[0] != signal.SIGINT:
+            continue
+        told.set()
+        if not over.wait(GRACE_S):
             os._exit(1)

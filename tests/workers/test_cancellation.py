@@ -21,6 +21,11 @@ def stubborn():
             time.sleep(0.01)
         except BaseException:
             pass
+def once_stubborn():
+    try:
+        time.sleep(0.6)
+    except BaseException:
+        pass
 def waiting():
     ours, theirs = socket.socketpair()
     ours.recv(1)
@@ -50,6 +55,12 @@ def test_code_that_is_cancelled(code: str, ends: bool) -> None:
         assert done.returncode == 1 and "went on" not in done.stdout
     else:
         assert "went on" in done.stdout or "KeyboardInterrupt" in done.stderr
+
+
+def test_code_that_takes_it_for_its_rows_error_does_not_go_on() -> None:
+    command = [sys.executable, "-c", CANCELLED.format(code="once_stubborn()")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert "KeyboardInterrupt" in done.stderr and "went on" not in done.stdout and done.returncode
 
 
 def test_outside_the_main_thread_and_inside_another() -> None:
