@@ -3,7 +3,7 @@
 #
 # An answer of an LLM for every row of your table, by tomorrow: Ray Data moves the rows, vLLM generates, and each row comes back once, with an answer or an error.
 #
-# ![A table: three articles, the answer to each, and its tokens](assets/results.png)
+# ![A table of articles and answers, one row of it opened](assets/results.png)
 #
 # (The CPU demo on two cores, a toy model that copies an article's first sentences. On a GPU it is Llama 3.1 8B, or what your config names.)
 #
