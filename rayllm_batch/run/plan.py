@@ -199,6 +199,8 @@ def lengths_of(chats: Sequence[dict[str, Any]], task: Task, folder: Optional[Pat
     except Exception:  # it is not installed here, or the file not there, or a text is nothing for it
         return None
     inputs += [len(chat["prompt_token_ids"]) for chat in chats if "prompt_token_ids" in chat]
+    if len(inputs) < len(chats):  # of a kind that is not looked into here, such as a batch file's list of texts
+        return None
     return Lengths(sum(inputs) / len(inputs), sum(outputs) / len(outputs))
 
 

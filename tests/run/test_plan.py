@@ -261,6 +261,7 @@ def test_lengths_that_cannot_be_known(tmp_path: Path) -> None:
     assert lengths_of([chat("a")], Generate({"max_tokens": 5}), None) is None
     assert lengths_of([chat("a")], Generate({"max_tokens": 5}), tmp_path) is None
     assert lengths_of([], Generate({"max_tokens": 5}), MODEL) is None
+    assert lengths_of([{"texts": ["a", "b"]}], Generate({"max_tokens": 5}), MODEL) is None  # of a batch file's line
 
 
 def test_lengths_of_texts_that_are_nothing_for_the_tokenizer(tmp_path: Path) -> None:
