@@ -170,7 +170,7 @@ engine = init_engine_from_config(config)
 #
 # ![A panel under the cell: why the model asks for a token, where to get one, a masked field, a button](assets/token-prompt.png)
 #
-# (A small Hub on this machine stands in for huggingface.co; `scripts/screenshots.py` makes the pictures.)
+# (Here a stand-in for huggingface.co; `scripts/screenshots.py` makes the pictures.)
 
 # %%
 token = prompt_for_hugging_face_token(engine.model_id)
@@ -201,6 +201,10 @@ for column, value in sample.items():
 # follows (for ten minutes; `batch.release()` ends it sooner).
 #
 # ![A table with the rendered prompt, the answer and the tokens of two rows](assets/preview.png)
+#
+# Which model is worth it? `RayLLMBatch.compare` [answers the same rows with each config](docs/cost.md):
+#
+# ![Two configs compared: figures of each, and their answers](assets/comparison.png)
 
 # %%
 batch = RayLLMBatch(engine_config=engine, workload=workload, batch_size=None, num_replicas=NUM_REPLICAS)
