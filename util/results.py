@@ -63,7 +63,8 @@ def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 1000) ->
     if (known := failed_of(dataset)) != 0:
         failed = dataset.filter(expr=col("error").is_not_null()).take(n)
         answered = dataset.filter(expr=col("error").is_null())
-    rows = _failed_first(failed, answered.take(n), n)
+    others = answered.take(n)
+    rows = _failed_first(failed, others, n)
     if not rows:
         print("There are no rows.")
         return
@@ -74,7 +75,7 @@ def show_results(dataset: ray.data.Dataset, input_column: str, n: int = 1000) ->
     total = dataset.count()
     many = f"{known or len(failed):,}{'+' if known is None and len(failed) == n else ''}"
     note = f"{total:,} rows, {many} failed{', which come first' if failed else ''}."
-    few = _failed_first(failed, rows[len(failed) :], TEXT_ROWS)
+    few = _failed_first(failed, others, min(n, TEXT_ROWS))
     text = f"{as_text(few, input_column)}\n\n{note} Here are {len(few):,} of them."
     if in_notebook() and find_spec("itables"):
         from util.results_page import results_page

@@ -197,6 +197,9 @@ def test_show_results(capsys: Any) -> None:
     assert "21 rows, 1 failed, which come first. Here are 16 of them." in text
     text = shown(Rows([row()] * 20 + [FAILED] * 30))
     assert text.count("generated_text:") == 8 == text.count("error:") and "50 rows, 30 failed" in text
+    for n, failures in ((3, 1), (2, 1), (5, 2), (1, 0)):  # few rows are not all failures either
+        text = shown(Rows([row()] * 20 + [FAILED] * 3), n=n)
+        assert text.count("error:") == failures and text.count("generated_text:") == n - failures
     assert "4+ failed" in shown(Rows([FAILED] * 30), n=4)
     text = shown(tell_failed(Rows([row()] * 5), 0))
     assert text.count("generated_text:") == 5 and "5 rows, 0 failed. Here are 5 of them." in text
