@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import models
-from bench.in_turn import Contender, compare, connect, keep_engines
+from bench.in_turn import Contender, compare, connect, keep_engines, timed
 from bench.rows import words
 
 RANK = 16
@@ -111,13 +111,9 @@ def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
     work = yield None
     while True:
         batch = RayLLMBatch(config, Rows(rows=rows_of(work)), deduplicate=False)
-        began = time.time()
-        answered = batch.run()
-        seconds = time.time() - began
-        metrics: Any = batch.metrics
+        answered, found = timed(batch)
         rows = sorted(answered.take_all(), key=lambda row: row["id"])
-        found = {"engine_s": metrics.engine_s, "failed": metrics.failed}
-        work = yield {"seconds": seconds, **found, "texts": [row["generated_text"] for row in rows]}
+        work = yield {**found, "texts": [row["generated_text"] for row in rows]}
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.in_turn import compare, connect, keep_engines
+from bench.in_turn import compare, connect, keep_engines, timed
 from bench.models import DEMO_MODEL
 
 QUESTION = "Describe the picture in one sentence."
@@ -166,13 +166,9 @@ def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
     work = yield None
     while True:
         batch = RayLLMBatch(config, Pictures(files=work["files"]), deduplicate=False)
-        began = time.time()
-        answered = batch.run()
-        seconds = time.time() - began
-        metrics: Any = batch.metrics
+        answered, found = timed(batch)
         rows = sorted(answered.take_all(), key=lambda row: row["file"])
-        found = {"engine_s": metrics.engine_s, "failed": metrics.failed}
-        work = yield {"seconds": seconds, **found, "texts": [row["generated_text"] for row in rows]}
+        work = yield {**found, "texts": [row["generated_text"] for row in rows]}
 
 
 def steps(model: str) -> None:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable, Generator
 from typing import Any
@@ -96,6 +97,17 @@ def keep_engines() -> None:
         return Snapshot.of(ray.get(of.monitor.snapshot.remote()))
 
     session.end = kept
+
+
+def timed(batch: Any) -> tuple[Any, Found]:
+    """What RayLLMBatch.run() returns, and what a contender yields of it."""
+    began = time.time()
+    answered = batch.run()
+    return answered, {
+        "seconds": time.time() - began,
+        "engine_s": batch.metrics.engine_s,
+        "failed": batch.metrics.failed,
+    }
 
 
 def connect(accelerator: str) -> str:

@@ -26,7 +26,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from bench.in_turn import Contender, compare, connect, keep_engines
+from bench.in_turn import Contender, compare, connect, keep_engines, timed
 from bench.models import DEMO_MODEL
 from bench.rows import words
 
@@ -150,15 +150,12 @@ def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
     work = yield None
     while True:
         batch = batch_of(work)
-        began = time.time()
-        answered = batch.run()
-        seconds = time.time() - began
-        metrics: Any = batch.metrics
+        answered, found = timed(batch)
         vectors: list[Any] = []
         if job["kept"]:
             rows = answered.filter(lambda row: row["id"] < job["kept"]).take_all()
             vectors = [list(map(float, row["embedding"])) for row in sorted(rows, key=lambda row: row["id"])]
-        work = yield {"seconds": seconds, "engine_s": metrics.engine_s, "failed": metrics.failed, "vectors": vectors}
+        work = yield {**found, "vectors": vectors}
 
 
 def with_sentence_transformers(job: dict[str, Any]) -> Generator[Any, Any, None]:

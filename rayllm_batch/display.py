@@ -81,7 +81,7 @@ def framed(page: str, title: str, scripts: bool = False) -> str:
 
 
 def show(shown: str, text: str) -> None:
-    """`shown`, HTML, as the output of a notebook's cell, with `text` for front ends that show no HTML; else `text`, printed."""
+    """`shown` (HTML) as output of a notebook's cell, with `text` for front ends without HTML; else `text`, printed."""
     if in_notebook():
         sys.modules["IPython"].display.display({"text/html": shown, "text/plain": text}, raw=True)
     else:

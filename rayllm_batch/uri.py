@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 # What is in an error of pyarrow's or of the storage's, and what can be done then.
 ADVICE = {
-    r"EXPIRED|Expired|RequestTimeTooSkewed": "The credentials have expired, or this machine's clock is wrong: renew "
-    "them.",
-    r"NO_SUCH_BUCKET|NoSuchBucket|^Bucket '.*' not found|missing project id": "Make the bucket first, or mend its name.",
+    r"EXPIRED|Expired|RequestTimeTooSkewed": "The credentials have expired, or this machine's clock is wrong: "
+    "renew them.",
+    r"NO_SUCH_BUCKET|NoSuchBucket|^Bucket '.*' not found|missing project id": "Make the bucket first, or mend "
+    "its name.",
     r"HTTP status 30[17]|PermanentRedirect|AuthorizationHeaderMalformed|configured region": "The bucket is in another "
     "region: set AWS_DEFAULT_REGION, or append ?region=... to the URI.",
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID|HTTP status 40[013]": "The "
     "storage does not take these credentials (AWS_ACCESS_KEY_ID, a profile, a role): they are wrong, have expired, or "
-    "have "
-    "no right to this.",
+    "have no right to this.",
     r"HTTP status 411|MissingContentLength|HTTP status 501": "The storage does not know checksums behind the content: "
     "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required.",
     r"PERMISSION_DENIED|UNAUTHENTICATED": "The storage does not take these credentials "

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from rayllm_batch.config import EngineConfig
+from rayllm_batch.engine.parallel import is_placed_by_ray
 from rayllm_batch.errors import ClusterError, did_you_mean
 
 ACCELERATOR = "accelerator_type:"
@@ -77,7 +78,7 @@ def _check_known(wanted: str, nodes: list[dict[str, Any]]) -> None:
 
 def spans_nodes(config: EngineConfig) -> bool:
     """Whether each GPU of an engine may be on another node: Ray starts vLLM's workers, a GPU each."""
-    return config.gpus_per_replica >= 1 and config.engine_kwargs.get("distributed_executor_backend") == "ray"
+    return config.gpus_per_replica >= 1 and is_placed_by_ray(config.engine_kwargs)
 
 
 def alive_nodes() -> list[dict[str, Any]]:

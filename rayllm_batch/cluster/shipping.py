@@ -18,8 +18,8 @@ def _keep_missing_one() -> Any:
     """Pickle dataclasses.MISSING by reference, here and in each process that gets it, and return it.
 
     A copy of it, which pickle makes, comes with the fields of each dataclass that travels by value, and with an answer
-    also back: cloudpickle hands its attributes to the class that is there. The fields then have a default and a factory, as
-    it seems, and nobody can make a further dataclass of them.
+    also back: cloudpickle hands its attributes to the class that is there. The fields then have a default and a
+    factory, as it seems, and nobody can make a further dataclass of them.
     """
     import copyreg
     import dataclasses

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictStr, S
 from rayllm_batch.config import legacy
 from rayllm_batch.engine import ENGINES, engine_args
 from rayllm_batch.engine.base import EngineKind
+from rayllm_batch.engine.parallel import is_placed_by_ray
 from rayllm_batch.errors import ConfigError, did_you_mean, is_deep
 from rayllm_batch.secret import Secret
 from rayllm_batch.shape import checked, kind_of
@@ -318,7 +319,7 @@ def _check_sharing(engines: int, engine_kwargs: Mapping[str, Any], source: str) 
                 f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but {key}={parts} splits one "
                 "engine over several. Use one or the other."
             )
-    if engine_kwargs.get("distributed_executor_backend") == "ray":
+    if is_placed_by_ray(engine_kwargs):
         raise ConfigError(
             f"engines_per_gpu={engines} in {source} puts several engines on one GPU, but with "
             "distributed_executor_backend: ray each worker has a GPU of its own. Use one or the other."

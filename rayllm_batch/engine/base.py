@@ -35,10 +35,10 @@ class Request:
     PoolingParams where there is a pooling. model: a LoRA adapter's name. cache_salt: prompts share a prefix cache only
     with those of the same salt. tools, chat_template_kwargs: that the prompt was made with, for the parsers of what
     comes back. tool_choice: the OpenAI API's "required", "none" or {"type": "function", "function": {"name": ...}};
-    None where the model chooses. raw: the answer's text is wanted as it is, though the engine has parsers. pooling: None where text is
-    wanted. messages, prompt: one of them for an engine that tokenizes, in place of token ids. media: in the order of
-    their placeholders in the prompt, or of their parts in the messages. media_tokens: that they take in the prompt
-    beside these, as far as is known before.
+    None where the model chooses. raw: the answer's text is wanted as it is, though the engine has parsers. pooling:
+    None where text is wanted. messages, prompt: one of them for an engine that tokenizes, in place of token ids. media:
+    in the order of their placeholders in the prompt, or of their parts in the messages. media_tokens: that they take in
+    the prompt beside these, as far as is known before.
     """
 
     prompt_token_ids: list[int]

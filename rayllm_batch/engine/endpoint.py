@@ -71,16 +71,15 @@ class Endpoint:
 
 def of(engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str]) -> Endpoint:
     """Raises ConfigError where what is named is not in the environment, or is none. env_vars: the config's."""
-    headers = {
-        header: _of_environment(name, env_vars) for header, name in (engine_kwargs.get(HEADERS_ENV) or {}).items()
-    }
+    headers = {}
     for header, name in (engine_kwargs.get(HEADERS_ENV) or {}).items():
-        if not headers[header]:
+        headers[header] = value = _of_environment(name, env_vars)
+        if not value:
             raise ConfigError(
-                f"{HEADERS_ENV} names {name} for the header {header}, but there is no such environment variable. Set it "
-                "where this runs."
+                f"{HEADERS_ENV} names {name} for the header {header}, but there is no such environment variable. Set "
+                "it where this runs."
             )
-        if not (headers[header].isascii() and headers[header].isprintable()):
+        if not (value.isascii() and value.isprintable()):
             raise ConfigError(
                 f"The environment variable {name} holds what is no header: it has line breaks or other characters."
             )

@@ -95,8 +95,8 @@ def _check_names(given: EndpointSettings, source: str) -> None:
     for key, name in names.items():
         if not (isinstance(name, str) and VARIABLE.fullmatch(name)):
             raise ConfigError(
-                f"{key} in {source} must be the name of an environment variable, such as MY_KEY: what that holds stands "
-                "in no file."
+                f"{key} in {source} must be the name of an environment variable, such as MY_KEY: what that holds "
+                "stands in no file."
             )
     lower = [str(header).lower() for header in headers]
     for header in lower:

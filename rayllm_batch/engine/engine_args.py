@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt
 
 from rayllm_batch.engine import parser_names
+from rayllm_batch.engine.parallel import copies, is_placed_by_ray
 from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS, RELEASE
 from rayllm_batch.engine.vllm_newest_fields import MORE_ENGINE_FIELDS, NEWEST_RELEASE
 from rayllm_batch.errors import ConfigError, did_you_mean
@@ -102,10 +103,8 @@ def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None
             raise ConfigError(f"{key} in {source} leaves the tokenizer out, and with it the answers' text. Remove it.")
     parser_names.check(engine_kwargs, source, model)
     checked(_Sizes, engine_kwargs, source)
-    if (engine_kwargs.get("data_parallel_size") or 1) > 1 and (
-        engine_kwargs.get("distributed_executor_backend") == "ray"
-        or engine_kwargs.get("data_parallel_backend") not in (None, "mp")
-    ):
+    on_one_node = not is_placed_by_ray(engine_kwargs) and engine_kwargs.get("data_parallel_backend") in (None, "mp")
+    if copies(engine_kwargs) > 1 and not on_one_node:
         raise ConfigError(
             f"data_parallel_size in {source} is for the GPUs of one node here: remove distributed_executor_backend and "
             "data_parallel_backend. Over nodes, raise num_replicas."

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from typing import Any, Optional
 
+from rayllm_batch.engine.parallel import copies, is_placed_by_ray
 from rayllm_batch.engine.vllm_versions import IMPORTED_BY_ENGINES, starter_of_engines
 
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
@@ -42,8 +43,7 @@ class Forkserver:
 
         # numa_bind takes a spawned process; Ray's executor starts more actors from there. Of data parallel copies each
         # has a process.
-        own = kwargs.get("numa_bind") or (kwargs.get("data_parallel_size") or 1) > 1
-        if METHOD in os.environ or own or kwargs.get("distributed_executor_backend") == "ray":
+        if METHOD in os.environ or kwargs.get("numa_bind") or copies(kwargs) > 1 or is_placed_by_ray(kwargs):
             return None
         if "microsoft" in platform.release().lower():  # NVML does not survive a fork in WSL
             return None

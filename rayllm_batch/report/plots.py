@@ -25,7 +25,7 @@ TITLES = {"titlesize": 10.5, "titlelocation": "left", "titleweight": "bold", "ti
 
 
 def timeline(history: History, at_once: str = "max_num_seqs") -> str:
-    """Plots of tokens a second, requests, KV cache and GPU use over the time of the run; "" where there is nothing to draw.
+    """Plots of tokens a second, requests, KV cache and GPU use over the time of the run; "" where nothing is drawn.
 
     at_once: the setting that bounds an engine's requests.
     """

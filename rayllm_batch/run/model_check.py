@@ -11,6 +11,7 @@ from typing import Any, Optional
 from rayllm_batch.cluster.versions import only_here
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.engine_args import UTILIZATION
+from rayllm_batch.engine.parallel import copies
 from rayllm_batch.errors import ClusterError, ConfigError, HubUnavailableError, ModelNotFoundError
 from rayllm_batch.model.files import WEIGHTS, download_model, files_to_skip
 from rayllm_batch.model.folder import INDEX, check_folder, odd_fields, read_object, shards_in
@@ -111,11 +112,11 @@ def check_parallel(config: EngineConfig, facts: ModelFacts) -> None:
     kwargs, inner = config.engine_kwargs, text_config(facts.config)
     if not facts.config or any(inner.get(name) for name in EXPERTS):
         return
-    if (copies := kwargs.get("data_parallel_size") or 1) > 1:
+    if (many := copies(kwargs)) > 1:
         raise ConfigError(
-            f"data_parallel_size={copies} is for models of experts (mixture of experts), and {config.model_id} is none: "
-            f"its copies would wait for each other at every step. Replicas are right: remove it, and give RayLLMBatch "
-            f"num_replicas={copies}. Each takes rows as it has room."
+            f"data_parallel_size={many} is for models of experts (mixture of experts), and {config.model_id} is none: "
+            "its copies would wait for each other at every step. Replicas are right: remove it, and give RayLLMBatch "
+            f"num_replicas={many}. Each takes rows as it has room."
         )
     if kwargs.get("enable_expert_parallel"):
         raise ConfigError(
@@ -165,7 +166,7 @@ def weights_gib(config: EngineConfig, facts: ModelFacts) -> float:
 
 def kv_bytes_per_token(config: EngineConfig, facts: ModelFacts) -> float:
     """Of the KV cache, on each GPU of an engine; 0 where that is not known."""
-    split = _split(config) / (config.engine_kwargs.get("data_parallel_size") or 1)  # each copy keeps its own requests'
+    split = _split(config) / copies(config.engine_kwargs)  # each copy keeps its own requests'
     return kv_values_per_token(facts.config) * _kv_bytes(config.engine_kwargs) / split
 
 

@@ -15,6 +15,7 @@ from typing import Any, Optional
 from rayllm_batch.cluster.resources import spans_nodes
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.engine.engine_args import UTILIZATION
+from rayllm_batch.engine.parallel import copies
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.run.adapters import NO_ADAPTERS, Found, with_places
 from rayllm_batch.run.model_check import (
@@ -120,8 +121,7 @@ class Plan:
     @property
     def _max_num_seqs(self) -> int:
         at_once = self.config.engine_kind.at_once(self.config.engine_kwargs)
-        copies = self.config.engine_kwargs.get("data_parallel_size") or 1
-        return copies * (at_once or own_max_num_seqs(self.config.accelerator_type))
+        return copies(self.config.engine_kwargs) * (at_once or own_max_num_seqs(self.config.accelerator_type))
 
     def chosen(self, total: Optional[int]) -> str:
         """The line that says it; "" where the user has left nothing to choose."""

@@ -47,7 +47,8 @@ log = logging.getLogger("rayllm_batch")
 
 @dataclass(frozen=True)
 class Rows:
-    """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS and SAMPLE_BYTES; total: their number where it is known for free.
+    """dataset: lazy; sample: its first rows, up to SAMPLE_ROWS and SAMPLE_BYTES; total: their number where it is known
+    for free.
 
     chats: what parse_row makes of the first PARSED_ROWS, without those for which it fails. failed: the errors of these.
     known: the types that the first rows' columns have. others: chats and errors of as many rows, all over the sample.
@@ -90,7 +91,10 @@ class Rows:
         return columns.carry(rows, self.known, self.task.schema.names)
 
     def at_hand(self, most: int) -> list[pa.Table]:
-        """The first `most` rows as they travel, of a dataset in memory: without Ray Data, whose executor takes seconds."""
+        """The first `most` rows as they travel, of a dataset in memory, without Ray Data, whose executor takes seconds.
+
+        Else none.
+        """
         left, tables = min(most, self.total or most), []
         for block in _blocks(self.whole):
             tables.append(columns.carried(block.slice(0, left), self.known, self.task.schema.names))

@@ -84,8 +84,9 @@ def survey(
 
 
 def are_asked_the_same(tables: Sequence[pa.Table], asked: Asked, job: PromptJob) -> bool:
-    """Whether the finished ones of these rows are, found out in this process, whose user's code may do otherwise than in
-    a task: where it is not so, a task has to say it.
+    """Whether the finished ones of these rows are, found out in this process.
+
+    The user's code may do otherwise here than in a task: where it is not so, a task has to say it.
     """
     # In a thread: on the main one, an interrupt is an error of a row, and one that lasts ends the process.
     pool = ThreadPoolExecutor(1)

@@ -333,7 +333,8 @@ def check_parts(request: Request, reply: Reply) -> None:
     where one was forced.
     """
     reasons, forced = reply.finish_reasons or (reply.finish_reason,), request.forces_a_call
-    problems = [_no_answer(parsed, why, forced) for parsed, why in zip(reply.parsed, reasons)]  # noqa: B905 (none, or all)
+    pairs = zip(reply.parsed, reasons)  # noqa: B905 (none, or all)
+    problems = [_no_answer(parsed, why, forced) for parsed, why in pairs]
     if problems and all(problems):
         raise InvalidAnswer(f"{problems[0]} (it has {reply.num_generated_tokens} tokens)")
 

@@ -20,9 +20,9 @@ def embedding_size(config: Mapping[str, Any], folder: Optional[Path]) -> int:
     """As vLLM's ModelConfig.embedding_size finds it. Raises ConfigError where the files do not say."""
     if token_by_token := _late_interaction(config, folder):
         raise ConfigError(
-            f"This model gives a vector for each token, not one a text, and compares texts token by token (ColBERT's way; "
-            f"its files say {token_by_token}), which no task here does. Use an embedding model or a reranker; or vLLM's "
-            "server, whose /pooling gives the vectors."
+            "This model gives a vector for each token, not one a text, and compares texts token by token (ColBERT's "
+            f"way; its files say {token_by_token}), which no task here does. Use an embedding model or a reranker; or "
+            "vLLM's server, whose /pooling gives the vectors."
         )
     text = config.get("text_config") or {}
     sizes = [config.get("embedding_size"), _dense_size(folder)]
