@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import models
-from bench.in_turn import Contender, compare, connect, keep_engines, timed
+from bench.in_turn import BESIDE_OTHERS, Contender, compare, connect, keep_engines, timed
 from bench.rows import words
 
 RANK = 16
@@ -133,8 +133,8 @@ def main() -> None:
     kwargs |= {} if args.shape == "demo" else {"load_format": "dummy"}
     if args.accelerator == "CPU":
         kwargs |= {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16}
-    else:  # three engines stand beside each other
-        kwargs |= {"max_num_seqs": 512, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.27}
+    else:
+        kwargs |= {"max_num_seqs": 512, "max_num_batched_tokens": 8192, **BESIDE_OTHERS}
     params = {"temperature": 0.0, "max_tokens": args.output_tokens, "ignore_eos": True}
     job = {"model": str(model), "adapters": str(adapters.resolve()), "words": 90, "engine_kwargs": kwargs}
     job |= {"sampling_params": params, "accelerator": args.accelerator}
@@ -147,7 +147,8 @@ def main() -> None:
     job["first"] = {**job, "rows": args.rows}
     works = {f"{args.adapters} adapters": job["first"]}
     print(f"engine settings {json.dumps(kwargs)}", flush=True)
-    for _, roomy, ours in compare(contenders, job, works, args.pairs).values():
+    together = args.accelerator == "GPU"
+    for _, roomy, ours in compare(contenders, job, works, args.pairs, together=together).values():
         same = sum(one == other for one, other in zip(roomy["texts"], ours["texts"], strict=True))
         print(f"the same texts as with room for all, in the last pair: {same} of {args.rows}")
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.in_turn import compare, connect, keep_engines, timed
+from bench.in_turn import BESIDE_OTHERS, compare, connect, keep_engines, timed
 from bench.models import DEMO_MODEL
 
 QUESTION = "Describe the picture in one sentence."
@@ -246,8 +246,9 @@ def main() -> None:
             kwargs["limit_mm_per_prompt"]["video"] = 0
         if args.accelerator == "CPU":
             kwargs |= {"enforce_eager": True, "max_num_seqs": 16}
-        else:  # two engines stand beside each other
-            kwargs |= {"max_model_len": 4096, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.4}
+        else:
+            kwargs |= {"max_model_len": 4096, "max_num_batched_tokens": 8192, **BESIDE_OTHERS}
+            kwargs |= {"kv_cache_memory_bytes": 24 << 30}  # of some 600 pictures
         kwargs |= {"enable_prefix_caching": False, **args.engine_kwargs}
         files = make_files(pictures, args.rows, args.side)
         params = {"temperature": 0.0, "max_tokens": MAX_TOKENS, "ignore_eos": True}
@@ -255,7 +256,9 @@ def main() -> None:
         job |= {"sampling_params": params, "accelerator": args.accelerator}
         print(f"{args.rows} pictures of {args.side} pixels: engine settings {json.dumps(kwargs)}", flush=True)
         works = {f"{args.side} pixels": {"files": files, "rows": args.rows}}
-        for theirs, ours in compare({"LLM.chat": with_llm, "RayLLMBatch": with_ours}, job, works, args.pairs).values():
+        contenders = {"LLM.chat": with_llm, "RayLLMBatch": with_ours}
+        together = args.accelerator == "GPU"
+        for theirs, ours in compare(contenders, job, works, args.pairs, together=together).values():
             same = sum(one == other for one, other in zip(theirs["texts"], ours["texts"], strict=True))
             print(f"the same texts in the last pair: {same} of {args.rows}")
 

@@ -17,6 +17,9 @@ from typing import Any
 
 from bench.contenders import kind_of_gpu
 
+# Of each contender on a GPU. The cache's size is given, so that none measures what the others take.
+BESIDE_OTHERS = {"gpu_memory_utilization": 0.2, "kv_cache_memory_bytes": 6 << 30}
+
 Work = Found = dict[str, Any]
 Contender = Callable[[Work], Generator[Any, Any, None]]
 
@@ -30,6 +33,8 @@ class Running:
         self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=(contender, job, theirs))
         self._process.start()
         theirs.close()
+
+    def wait_until_ready(self) -> None:
         self._taken()
 
     def run(self, work: Work) -> Found:
@@ -51,11 +56,14 @@ class Running:
         return found
 
 
-def compare(contenders: dict[str, Contender], job: Work, works: dict[str, Work], pairs: int) -> dict[str, list[Any]]:
+def compare(
+    contenders: dict[str, Contender], job: Work, works: dict[str, Work], pairs: int, *, together: bool = False
+) -> dict[str, list[Any]]:
     """Print a table of all works and pairs, and for each work the median ratios to the first contender. Returns what was
     found, in the contenders' order, for each work of the last pair.
 
-    `rows` is what a work counts.
+    `rows` is what a work counts. together: the engines start at once, where the host has cores for it and no engine
+    measures its memory (BESIDE_OTHERS).
     """
     running: list[Running] = []
     last: dict[str, list[Any]] = {}
@@ -63,6 +71,10 @@ def compare(contenders: dict[str, Contender], job: Work, works: dict[str, Work],
     try:
         for name, contender in contenders.items():
             running.append(Running(name, contender, job))
+            if not together:
+                running[-1].wait_until_ready()
+        for one in running if together else ():
+            one.wait_until_ready()
         print("| work | pair | contender | rows/s | engine rows/s | ratio |\n|---|---|---|---|---|---|", flush=True)
         for pair in range(1, pairs + 1):
             for of, work in works.items():

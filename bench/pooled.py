@@ -3,7 +3,7 @@ where it is installed.
 
     python -m bench.pooled --shape demo --rows 512                         tries it, on two cores
     python -m bench.pooled --shape bert --accelerator GPU --pairs 3        texts of 128 and of 500 tokens
-    python -m bench.pooled --shape qwen3 --accelerator GPU --pairs 3
+    python -m bench.pooled --shape qwen3 --accelerator GPU --pairs 3 --engines 3
     python -m bench.pooled --task score --shape bert --accelerator GPU --pairs 3
 
 The same texts, model, settings and host, in turn (bench.in_turn). Weights are random (`load_format: dummy`): the speed is real,
@@ -23,10 +23,11 @@ import random
 import tempfile
 import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.in_turn import Contender, compare, connect, keep_engines, timed
+from bench.in_turn import BESIDE_OTHERS, Contender, compare, connect, keep_engines, timed
 from bench.models import DEMO_MODEL
 from bench.rows import words
 
@@ -67,7 +68,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 MAX_TOKENS = 500  # of a text; both shapes take them
-MEMORY = {"gpu_memory_utilization": 0.3}  # of each engine: two stand beside each other
 WORDS = {"128 tokens": 95, "500 tokens": 400}  # of a text; the longer ones are cut at MAX_TOKENS
 QUERY_WORDS = 10  # of a pair; the text is its document
 
@@ -118,7 +118,8 @@ def with_llm(job: dict[str, Any]) -> Generator[Any, Any, None]:
         work = yield {"seconds": seconds, "vectors": kept}
 
 
-def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
+def with_ours(job: dict[str, Any], engines: int = 1) -> Generator[Any, Any, None]:
+    """engines: on the GPU, which share the memory of one; on CPUs, replicas."""
     import pandas as pd
     import ray.data
 
@@ -136,15 +137,21 @@ def with_ours(job: dict[str, Any]) -> Generator[Any, Any, None]:
                 return {"query": row["query"], "document": row["text"]}
             return {"prompt": row["text"]}
 
+    on_gpu = job["accelerator"] == "GPU"
     given = {"model_id": job["model"], "llm_engine": "vllm", "accelerator_type": connect(job["accelerator"])}
-    config = init_engine_from_config({**given, "task": job["task"], "engine_kwargs": job["engine_kwargs"]})
+    given |= {"task": job["task"], "engine_kwargs": dict(job["engine_kwargs"])}
+    if on_gpu:
+        given["engines_per_gpu"] = engines
+        given["engine_kwargs"]["gpu_memory_utilization"] /= engines
+    config = init_engine_from_config(given)
     keep_engines()
 
     def batch_of(work: dict[str, Any]) -> RayLLMBatch:
         columns = {"id": range(work["rows"]), "text": texts(work)}
         if job["task"] == "score":
             columns["query"] = queries(work)
-        return RayLLMBatch(config, Texts(table=pd.DataFrame(columns)), deduplicate=False)
+        replicas = 1 if on_gpu else engines
+        return RayLLMBatch(config, Texts(table=pd.DataFrame(columns)), num_replicas=replicas, deduplicate=False)
 
     batch_of(job["first"]).preview(2)  # from here on the engine is ready, and fits all works
     work = yield None
@@ -189,6 +196,7 @@ def main() -> None:
     parser.add_argument("--task", choices=["embed", "score"], default="embed")
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
     parser.add_argument("--rows", type=int, help="of 128 tokens; a third of them of 500")
+    parser.add_argument("--engines", type=int, default=1, help="more than 1: RayLLMBatch with so many, too")
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--accelerator", choices=["CPU", "GPU"], default="CPU")
     parser.add_argument("--engine-kwargs", type=json.loads, default={}, metavar="JSON", help="for both that run vLLM")
@@ -197,8 +205,10 @@ def main() -> None:
     kwargs: dict[str, Any] = {"max_model_len": 512, "runner": "pooling", "enable_prefix_caching": False}
     kwargs |= {"convert": "embed"} if args.task == "embed" else {}
     kwargs |= {"load_format": "dummy"} if args.shape != "demo" else {}
-    kwargs |= {"dtype": "float32", "enforce_eager": True} if args.accelerator == "CPU" else MEMORY
+    kwargs |= {"dtype": "float32", "enforce_eager": True} if args.accelerator == "CPU" else BESIDE_OTHERS
     contenders: dict[str, Contender] = {f"LLM.{args.task}": with_llm, "RayLLMBatch": with_ours}
+    if args.engines > 1:
+        contenders[f"RayLLMBatch, {args.engines} engines"] = partial(with_ours, engines=args.engines)
     if args.task == "embed" and importlib.util.find_spec("sentence_transformers"):
         contenders["sentence-transformers"] = with_sentence_transformers
     rows = args.rows or (512 if args.accelerator == "CPU" else 30_000)
@@ -214,7 +224,8 @@ def main() -> None:
             "kept": 64 if args.shape == "demo" and args.task == "embed" else 0,
         }
         print(f"{args.task}, {args.shape}: engine settings {json.dumps(job['engine_kwargs'])}", flush=True)
-        for name, (theirs, ours, *_) in compare(contenders, job, works, args.pairs).items():
+        together = args.accelerator == "GPU"
+        for name, (theirs, ours, *_) in compare(contenders, job, works, args.pairs, together=together).items():
             if job["kept"]:
                 print(f"{name}: largest difference of a number: {differ(theirs['vectors'], ours['vectors']):.1e}")
 

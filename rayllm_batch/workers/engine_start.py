@@ -48,7 +48,9 @@ class EngineStart:
 
     async def start(self, model: str) -> Engine:
         """Raises what the engine raises, or EngineError where it does not fit."""
-        with await asyncio.to_thread(gpu.gpu_to_itself) if self._config.engines_per_replica > 1 else nullcontext():
+        # With a cache whose size is given vLLM measures nothing, and nothing that starts beside it can be in the measure.
+        alone = self._config.engines_per_replica > 1 and not self._config.engine_kwargs.get("kv_cache_memory_bytes")
+        with await asyncio.to_thread(gpu.gpu_to_itself) if alone else nullcontext():
             unchanged = 0
             while True:
                 began_at = self._log.size

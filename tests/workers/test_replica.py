@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from rayllm_batch.measures.row_stats import Counts
 from rayllm_batch.measures.snapshot import ReplicaState
 from rayllm_batch.output import run_columns
 from rayllm_batch.tasks.generate import Generate
+from rayllm_batch.workers import gpu
 from rayllm_batch.workers.monitor_client import Told
 from rayllm_batch.workers.prompts import PromptJob
 from rayllm_batch.workers.replica import Replica, ReplicaJob
@@ -202,6 +204,18 @@ def test_what_is_loaded_when_the_engine_has_started_is_not_looked_through_for_ga
     made, loaded = Made(), gc.get_freeze_count()
     gc.unfreeze()
     assert made.replica.engine is made.engine and loaded > 10_000
+
+
+@pytest.mark.parametrize(
+    "engines, settings, waits", [(1, {}, 0), (3, {}, 1), (3, {"kv_cache_memory_bytes": 1 << 30}, 0)]
+)
+def test_engines_of_one_gpu_start_in_turn_where_each_measures_its_memory(
+    engines: int, settings: dict[str, Any], waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(gpu, "gpu_to_itself", lambda: waited.append("waited") or nullcontext())
+    monkeypatch.setattr(EngineConfig, "engines_per_replica", engines)
+    assert Made(**settings).replica.engine and len(waited) == waits
 
 
 def test_the_rows_own_settings_go_over_the_workloads() -> None:
