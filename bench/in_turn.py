@@ -41,8 +41,12 @@ class Running:
         self._pipe.send(work)
         return self._taken()
 
-    def close(self) -> None:
+    def let_go(self) -> None:
+        """It ends by itself; `close` waits for that."""
         self._pipe.close()
+
+    def close(self) -> None:
+        self.let_go()
         self._process.join(20)
         self._process.kill()
 
@@ -92,6 +96,8 @@ def compare(
         for of in works:
             found = [(one.name, ratios[of, one.name]) for one in running if (of, one.name) in ratios]
             print(f"{of}, median ratios: {', '.join(f'{name} {statistics.median(all):.3f}' for name, all in found)}")
+        for one in running:
+            one.let_go()
         for one in running:
             one.close()
     return last

@@ -49,6 +49,9 @@ LARGE_GPU_GIB = 70  # from here on vLLM's own max_num_seqs for LLM() is 1,024, b
 # over by then.
 SMALL_WEIGHTS_GIB = 3.0
 ROWS_FOR_ENGINES = {3: 60_000, 2: 20_000}  # on a GPU
+# Of embeddings three engines gave 3.2 (BERT-base) and 1.8 times (Qwen3's 0.6B) what one gives on an H200, which answers
+# 2,000 rows of 128 tokens a second: rows are so short that the job must be longer. Two were not measured.
+POOLED_ROWS_FOR_ENGINES = {3: 300_000, 2: 100_000}
 # Of max_num_seqs, where more fit: 2,048 gave 1.15 times what 1,024 gives for 1B on an H100 (bench/RESULTS.md); 4,096
 # gave no more. Half of that on smaller GPUs, since the engine keeps memory free for so many rows of logits.
 MOST_SEQS = 2048
@@ -150,14 +153,14 @@ def make_plan(
     at_least: of rows whose number is not known, so many there are.
     """
     why = []
-    if batch_size is None and config.gpus_per_replica and not config.task_kind.pools:  # of which that was measured
+    if batch_size is None and config.gpus_per_replica:
         if sharing := _engines_that_gain(config, facts, total, num_replicas[1]):
             config = dataclasses.replace(config, engines_per_gpu=sharing)
             why.append(
                 f"{sharing} engines on each GPU, since one leaves an {config.accelerator_type} idle half of the time "
                 f"with a model of {weights_gib(config, facts):.1f} GiB (engines_per_gpu: 1 in the config for one)"
             )
-        elif seqs := _more_seqs(config, facts, total, lengths):
+        elif not config.task_kind.pools and (seqs := _more_seqs(config, facts, total, lengths)):
             own = own_max_num_seqs(config.accelerator_type)
             config = dataclasses.replace(config, engine_kwargs={**config.engine_kwargs, "max_num_seqs": seqs})
             why.append(f"max_num_seqs={seqs:,} (vLLM's own: {own:,}), since the KV cache holds more of these rows")
@@ -211,13 +214,14 @@ def _engines_that_gain(config: EngineConfig, facts: ModelFacts, total: Optional[
         return None
     if config.accelerator_type not in GPU_MEMORY_GIB or own_max_num_seqs(config.accelerator_type) < 1024:
         return None
-    weights = weights_gib(config, facts)
-    if not weights or weights > SMALL_WEIGHTS_GIB or not kv_bytes_per_token(config, facts):
-        return None
-    rows = min(ROWS_FOR_ENGINES.values()) if total is None else total // gpus
+    weights, pools = weights_gib(config, facts), config.task_kind.pools
+    if not weights or weights > SMALL_WEIGHTS_GIB or not (pools or kv_bytes_per_token(config, facts)):
+        return None  # of what pools, an encoder has no cache, and a request takes no more than its prompt
+    for_engines = POOLED_ROWS_FOR_ENGINES if pools else ROWS_FOR_ENGINES
+    rows = min(for_engines.values()) if total is None else total // gpus
     longest = config.engine_kwargs.get("max_model_len") or facts.config.get("max_position_embeddings")
     kwargs = {**config.engine_kwargs, "max_model_len": longest}
-    for engines, needed in ROWS_FOR_ENGINES.items():
+    for engines, needed in for_engines.items():
         if rows < needed:
             continue
         try:

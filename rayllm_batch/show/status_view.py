@@ -19,8 +19,8 @@ from typing import Any, Optional, Protocol, TextIO, Union
 from rayllm_batch.display import client_answers, in_notebook, ipython_shell
 from rayllm_batch.show.status import Status
 
-# Where a line cannot be written over: a log file, a CI. Between two go 20 s, and in a long run half of its time so far, an
-# hour at most: that of an hour has 14, of eight 21, of a day 37.
+# Where a line cannot be written over: a log file, a CI. Between two go 20 s, and in a long run half of its time so far,
+# an hour at most: that of an hour has 14, of eight 21, of a day 37.
 LINE_EVERY_S, SHARE, LONGEST_S = 20.0, 0.5, 3600.0
 WIDE, MEDIUM = 100, 60  # columns of a terminal in which a bar of 20, or 10, leaves room for words
 

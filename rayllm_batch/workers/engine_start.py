@@ -48,7 +48,7 @@ class EngineStart:
 
     async def start(self, model: str) -> Engine:
         """Raises what the engine raises, or EngineError where it does not fit."""
-        # With a cache whose size is given vLLM measures nothing, and nothing that starts beside it can be in the measure.
+        # Where the cache's size is given vLLM measures nothing, so what starts beside it cannot be in its measure.
         alone = self._config.engines_per_replica > 1 and not self._config.engine_kwargs.get("kv_cache_memory_bytes")
         with await asyncio.to_thread(gpu.gpu_to_itself) if alone else nullcontext():
             unchanged = 0

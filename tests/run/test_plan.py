@@ -53,11 +53,13 @@ def plan(
     lengths: Optional[Lengths] = SHORT,
     replicas: int = 1,
     engines_per_gpu: Optional[int] = None,
+    task: str = "generate",
     **engine_kwargs: Any,
 ) -> Plan:
     config = init_engine_from_config(
         {
             "model_id": "org/model",
+            "task": task,
             "llm_engine": "vllm",
             "accelerator_type": accelerator,
             "engine_kwargs": engine_kwargs,
@@ -124,6 +126,29 @@ def test_one_engine_elsewhere(accelerator: str, facts: ModelFacts, more: dict[st
     one = plan(accelerator, facts, **more)
     assert one.engines == (1, 1)
     assert one.config.engines_per_gpu in (None, 1)
+
+
+MINILM = ModelFacts(  # sentence-transformers/all-MiniLM-L6-v2
+    {"model_type": "bert", "architectures": ["BertModel"], "num_hidden_layers": 6, "num_attention_heads": 12}
+    | {"hidden_size": 384, "max_position_embeddings": 512},
+    91 << 20,
+)
+
+
+@pytest.mark.parametrize(
+    ("total", "engines"), [(None, 2), (99_999, None), (100_000, 2), (299_999, 2), (300_000, 3), (50_000_000, 3)]
+)
+@pytest.mark.parametrize("task", ["embed", "classify", "score"])
+def test_a_small_model_that_pools_shares_a_large_gpu_in_longer_jobs(
+    task: str, total: Optional[int], engines: Optional[int]
+) -> None:
+    assert plan("H200", MINILM, task=task, total=total, lengths=None).config.engines_per_gpu == engines
+    assert plan("L4", MINILM, task=task, total=total, lengths=None).config.engines_per_gpu is None
+
+
+def test_a_task_that_pools_keeps_the_engines_own_number_of_sequences() -> None:
+    made = plan("H100", LLAMA_1B, task="embed", total=50_000, lengths=Lengths(145, 0))
+    assert "max_num_seqs" not in made.config.engine_kwargs
 
 
 def test_as_many_engines_as_the_config_says() -> None:
