@@ -16,6 +16,9 @@ from rayllm_batch.errors import WorkloadError
 if TYPE_CHECKING:
     import ray.data
 
+FEW_BLOCKS = 8
+SPREAD_BYTES = 1 << 30  # which are copied, in the object store
+
 # How a Dataset is made of what is not in this process's memory, or no table.
 MADE_BY = {
     **{name: f"ray.data.from_{name}(...) makes one." for name in ("dask", "modin", "daft", "numpy", "torch")},
@@ -37,7 +40,7 @@ def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
 
     kind, library = type(given).__name__, type(given).__module__.partition(".")[0].lstrip("_")
     if isinstance(given, ray.data.Dataset):
-        return given
+        return _spread(given)
     if library == "pandas" and kind == "DataFrame":
         given = _of_pandas(given)
     elif library == "polars" and kind in ("DataFrame", "LazyFrame"):
@@ -60,6 +63,22 @@ def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
     if isinstance(given, (list, tuple)) and given and all(isinstance(row, dict) for row in given):
         return ray.data.from_items(list(given))
     raise WorkloadError(f"{whose} must return a ray.data.Dataset, but returned {_described(given, kind, library)}")
+
+
+def _spread(given: ray.data.Dataset) -> ray.data.Dataset:
+    """Of one in memory that is one large block, as ray.data.from_pandas makes, several: a block is one task's work."""
+    import ray.data
+
+    if not isinstance(given, ray.data.dataset.MaterializedDataset):
+        return given
+    references = given.get_internal_block_refs()
+    if len(references) >= FEW_BLOCKS or given.size_bytes() > SPREAD_BYTES:
+        return given
+    blocks = [ray.get(reference) for reference in references]
+    if any(not isinstance(block, pa.Table) or block.schema != blocks[0].schema for block in blocks):
+        return given  # of values that Arrow has no type for, or not one for all
+    spread = in_blocks(pa.concat_tables(blocks))
+    return spread if spread.num_blocks() > len(references) else given
 
 
 def _of_pandas(frame: Any) -> pa.Table:

@@ -49,7 +49,7 @@ LARGE_GPU_GIB = 70  # from here on vLLM's own max_num_seqs for LLM() is 1,024, b
 # over by then.
 SMALL_WEIGHTS_GIB = 3.0
 ROWS_FOR_ENGINES = {3: 60_000, 2: 20_000}  # on a GPU
-# Of embeddings three engines gave 3.2 (BERT-base) and 1.8 times (Qwen3's 0.6B) what one gives on an H200, which answers
+# Of embeddings three engines gave 3.3 (BERT-base) and 1.8 times (Qwen3's 0.6B) what one gives on an H200, which answers
 # 2,000 rows of 128 tokens a second: rows are so short that the job must be longer. Two were not measured.
 POOLED_ROWS_FOR_ENGINES = {3: 300_000, 2: 100_000}
 # Of max_num_seqs, where more fit: 2,048 gave 1.15 times what 1,024 gives for 1B on an H100 (bench/RESULTS.md); 4,096

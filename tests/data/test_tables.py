@@ -55,6 +55,20 @@ def test_tables_of_other_libraries_become_one(ray_cluster: Any) -> None:
         assert made.columns() == ["id", "text"], type(given)
 
 
+@pytest.mark.ray
+def test_one_large_block_is_shared_by_several_tasks(ray_cluster: Any) -> None:
+    frame = pd.DataFrame({"n": range(3000), "text": ["long"] * 3000})
+    given = ray.data.from_pandas(frame)
+    assert given.num_blocks() == 1
+    spread = as_dataset(given, "Work.load_dataset")
+    assert spread.num_blocks() == 23 and [row["n"] for row in spread.take_all()] == list(range(3000))
+
+    for small in (ray.data.from_pandas(frame[:200]), ray.data.range(3000), ray.data.range(3000).materialize()):
+        assert as_dataset(small, "Work.load_dataset") is small
+    mixed = ray.data.from_pandas([frame, pd.DataFrame({"n": ["a"] * 3000, "text": [1] * 3000})])
+    assert as_dataset(mixed, "Work.load_dataset") is mixed  # no one type for all
+
+
 def test_a_named_index_is_a_column(table_of: Any) -> None:
     frame = pd.DataFrame({"text": ["a", "b"]}, index=pd.Index([7, 8], name="id"))
     assert rows(table_of(frame)) == [{"id": 7, "text": "a"}, {"id": 8, "text": "b"}]
