@@ -5,7 +5,7 @@
 #
 # ![A table of articles and answers, one row of it opened](assets/results.png)
 #
-# (The CPU demo on two cores, a toy model that copies an article's first sentences. On a GPU it is Llama 3.1 8B, or what your config names.)
+# (The CPU demo, a toy model that copies an article's first sentences. On a GPU: Llama 3.1 8B, or what your config names.)
 #
 # `./run.sh` makes the environment, once. Then, with its Python (`.venv.gpu/bin/python`, or `.venv.cpu/bin/python` without a GPU), your table:
 #
@@ -30,14 +30,22 @@
 #
 # batch = RayLLMBatch("configs/demo-cpu.yaml", Summaries())
 # answers = batch.run("answers/", id_column="id").to_pandas()
-# table = tickets.merge(answers[["id", "generated_text", "error"]], on="id")
+# table = tickets.merge(answers[["id", "generated_text", "error"]], on="id", how="left")
 # ```
 #
-# Or from a shell, here into the same folder, where it finds all rows answered. The files there are parquet, with your columns and the answer's:
+# Or from a shell, here into the same folder, where all rows are answered. Its parquet files have your columns and the answer's:
 #
 # ```bash
 # python -m rayllm_batch run --config configs/demo-cpu.yaml --output answers/ --id-column id \
 #     --input assets/support_tickets.jsonl --prompt "Summarise: {text}" -s max_tokens=60
+# ```
+#
+# Labels of yours, in the column `parsed`:
+#
+# ```bash
+# python -m rayllm_batch run --config configs/demo-cpu.yaml --output labels/ --id-column id \
+#     --input assets/support_tickets.jsonl --prompt "Is this refund, damage or question? {text}" \
+#     -w "output_schema=[refund, damage, question]"
 # ```
 #
 # For your GPU, another of `configs/`: `llama-3.1-8b-a10g.yaml`, `llama-3.1-8b-l4.yaml`, `llama-3.1-8b-h100-fp8.yaml`, ... What one GPU does in an hour, and a million rows cost:
@@ -79,6 +87,8 @@
 #
 # ## Pages
 #
+# `python -m rayllm_batch init my-job --task label` makes a folder to begin with.
+#
 # | | |
 # |---|---|
 # | [Your own data](docs/your-data.md) | what is read, what `parse_row` returns, which columns come out |
@@ -91,7 +101,7 @@
 #
 # ## The walk through
 #
-# From here on this page is a notebook, `README.ipynb`, for JupyterLab or VS Code: `.venv.cpu/bin/jupyter lab README.ipynb`. `main.py` is the same code.
+# From here on this page is a notebook: `.venv.cpu/bin/jupyter lab README.ipynb`. `main.py` is the same code.
 
 # %% [markdown]
 # ## Parameters

@@ -176,7 +176,12 @@ def in_blocks(table: pa.Table) -> ray.data.Dataset:
     """A table as a Dataset of several blocks, so that the tasks before the engine share the work."""
     import ray.data
 
-    return ray.data.from_arrow(table, override_num_blocks=max(1, min(200, table.num_rows // ROWS_A_BLOCK)))
+    return ray.data.from_arrow(table, override_num_blocks=blocks_of(table.num_rows))
+
+
+def blocks_of(rows: int) -> int:
+    """Into how many blocks such a table is cut."""
+    return max(1, min(200, rows // ROWS_A_BLOCK))
 
 
 def _read_local(files: DatasetFiles, reader: Reader, sizes: Sequence[int]) -> Optional[pa.Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from rayllm_batch.data import columns
 from rayllm_batch.data.column_values import objects
-from rayllm_batch.data.dataset_file import in_blocks
+from rayllm_batch.data.dataset_file import blocks_of, in_blocks
 from rayllm_batch.data.streamed_dataset import streamed
 from rayllm_batch.errors import WorkloadError
 
@@ -68,17 +69,19 @@ def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
 def _spread(given: ray.data.Dataset) -> ray.data.Dataset:
     """Of one in memory that is one large block, as ray.data.from_pandas makes, several: a block is one task's work."""
     import ray.data
+    from ray.data.block import BlockAccessor
 
     if not isinstance(given, ray.data.dataset.MaterializedDataset):
         return given
     references = given.get_internal_block_refs()
-    if len(references) >= FEW_BLOCKS or given.size_bytes() > SPREAD_BYTES:
+    wanted = blocks_of(given.count())
+    if not 0 < len(references) < min(FEW_BLOCKS, wanted) or given.size_bytes() > SPREAD_BYTES:
         return given
-    blocks = [ray.get(reference) for reference in references]
-    if any(not isinstance(block, pa.Table) or block.schema != blocks[0].schema for block in blocks):
-        return given  # of values that Arrow has no type for, or not one for all
-    spread = in_blocks(pa.concat_tables(blocks))
-    return spread if spread.num_blocks() > len(references) else given
+    rows, parts = math.ceil(given.count() / wanted), []
+    for block in (BlockAccessor.for_block(ray.get(reference)) for reference in references):
+        count = block.num_rows()
+        parts += [block.slice(begin, min(begin + rows, count)) for begin in range(0, count, rows)]
+    return ray.data.from_blocks(parts)
 
 
 def _of_pandas(frame: Any) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
@@ -176,7 +177,9 @@ class FolderRun:
         self._say_last(self._execution.metrics if folder.rows > already else "there was nothing to run.")
 
     def _say_last(self, took: object) -> None:
-        folder = self._folder
+        folder, config = self._folder, self._execution.config
+        typed = "parsed" in (folder.schema.names if folder.schema else ())
+        files = getattr(self._execution.workload, "dataset_file", None)
         print(
             last_words.of_folder(
                 folder.rows,
@@ -187,8 +190,9 @@ class FolderRun:
                 output_format=folder.format,
                 alike=folder.alike,
                 id_column=folder.has_as_is(self._id_column),
-                answer_column=self._execution.config.task_kind.answer_column,
+                answer_column="parsed" if typed else config.task_kind.answer_column,
                 invalid=_invalid(took),
+                of_csv=isinstance(files, str) and bool(re.search(r"\.[ct]sv(\.\w+)?$", files)),
                 nested_integers=any(has_nested_integers(field.type) for field in folder.schema or ()),
             )
         )

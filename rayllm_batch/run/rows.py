@@ -24,6 +24,7 @@ from rayllm_batch.data.row_id import row_id
 from rayllm_batch.data.tables import as_dataset
 from rayllm_batch.errors import DatasetError, RayLLMBatchError, WorkloadError, causes, did_you_mean
 from rayllm_batch.output import run_columns
+from rayllm_batch.run.null_values import warn_of_nulls
 from rayllm_batch.tasks.base import Task
 from rayllm_batch.tasks.chat import describe_error
 from rayllm_batch.tasks.generate import Generate
@@ -146,6 +147,7 @@ def read_rows(
         if not task.rows_may_all_fail:
             raise WorkloadError(why)
         log.warning("%s", why)
+    warn_of_nulls(workload, task, sample)
     total, is_a_limit = limit, fraction > 1
     if counted is None and isinstance(whole, ray.data.dataset.MaterializedDataset):
         counted = whole.count()

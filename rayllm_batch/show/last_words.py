@@ -59,10 +59,12 @@ def of_folder(
     answer_column: str = "generated_text",
     nested_integers: bool = False,
     invalid: Sequence[str] = (),
+    of_csv: bool = False,
 ) -> str:
     """alike: all parts have one schema. id_column: whose values stand in the files as they were.
 
-    nested_integers: there are some in structs or lists. invalid: lines of `of_invalid`.
+    nested_integers: there are some in structs or lists. invalid: lines of `of_invalid`. of_csv: the rows' cells are
+    text, for which another reader would guess types.
     """
     lines = [_first(rows, failed, took), *most_frequent(errors), *invalid]
     read = _read(path, output_format, alike, nested_integers)
@@ -70,7 +72,8 @@ def of_folder(
     lines.append(f"The answers are in {path}, each beside the columns of its row: {how}.")
     if id_column and read:
         columns = [id_column, answer_column, "error"]
-        lines.append(f"  With your table: table.merge({read}[{columns!r}], on={id_column!r}, how='left')")
+        table = "table, read with dtype=str and keep_default_na=False" if of_csv else "table"
+        lines.append(f"  With your {table}: table.merge({read}[{columns!r}], on={id_column!r}, how='left')")
     if failed:
         how = "with the same call and retry_failed=True (--retry-failed)"
         lines.append(f"  Failed rows run again, also after a fix, {how}.")

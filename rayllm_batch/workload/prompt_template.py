@@ -17,8 +17,8 @@ class PromptTemplate(ChatWorkloadBase):
     """Each row of `dataset_file` is asked `prompt`, where `{column}` stands for the row's value, and `{{` for a brace.
 
     Only plain names of columns: what else Python's format takes (`{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`) is refused,
-    since it runs code of the value. A null is that row's error, because a model that is asked about nothing makes
-    something up. A list or a dict is written as JSON.
+    since it runs code of the value. A null is that row's error, and so are columns that are all blank (a CSV has no
+    other null), because a model that is asked about nothing makes something up. A list or a dict is written as JSON.
     """
 
     prompt: str
@@ -27,8 +27,12 @@ class PromptTemplate(ChatWorkloadBase):
         pieces(self.prompt)
 
     def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        text = "".join(words if column is None else words + _text(row, column) for words, column in pieces(self.prompt))
-        return {"messages": [{"role": "user", "content": text}]}
+        parts = [(words, column, "" if column is None else _text(row, column)) for words, column in pieces(self.prompt)]
+        names = list(dict.fromkeys(column for _, column, _ in parts if column is not None))
+        if not any(value.strip() for _, _, value in parts):
+            blank = f"the column {names[0]!r} is" if len(names) == 1 else f"the columns {', '.join(names)} are"
+            raise ValueError(f"{blank} empty in this row, so there is nothing to ask about")
+        return {"messages": [{"role": "user", "content": "".join(words + value for words, _, value in parts)}]}
 
 
 class TextTemplate(PromptTemplate):

@@ -140,7 +140,7 @@ def test_the_first_screen_joins_answers_to_a_table(
 def test_the_first_screen_has_both() -> None:
     first = (ROOT / "README.md").read_text(encoding="utf-8").partition(FIRST_SCREEN)
     assert first[1] and "table = " in first[0] and "rayllm_batch run" in first[0]
-    assert [block.kind for block in RUN["README.md"] if not block.why_not] == ["python", "bash"]
+    assert [block.kind for block in RUN["README.md"] if not block.why_not] == ["python", "bash", "bash"]
 
 
 def test_every_block_is_of_a_kind_that_is_looked_at() -> None:

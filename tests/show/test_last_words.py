@@ -68,6 +68,10 @@ def test_of_a_folder() -> None:
     assert text.startswith("20 rows, 14 failed, 6 answered; 5 s\n  7 x tokenize")
     assert "pd.read_parquet('out')[['ticket', 'generated_text', 'error']], on='ticket', how='left')" in text
     assert text.isascii() and "retry_failed=True (--retry-failed)" in text
+    text = last_words.of_folder(
+        20, 0, "5 s", {}, path="out", output_format="parquet", alike=True, id_column="zip", of_csv=True
+    )
+    assert "With your table, read with dtype=str and keep_default_na=False: table.merge(" in text
     text = last_words.of_folder(20, 0, "5 s", {}, path="s3://b/out", output_format="jsonl", alike=True, id_column="id")
     assert (
         "retry" not in text and "merge" not in text and "glob" not in text and "the Dataset that run() returns" in text

@@ -25,7 +25,7 @@ def test_columns_are_put_in() -> None:
     assert asked('{a}{b} {{"x": {c}}}', a=1, b=2.5, c=True) == '12.5 {"x": True}'
     assert asked("{a b}: {ü}", **{"a b": [1, {"é": "x"}], "ü": {"k": None}}) == '[1, {"é": "x"}]: {"k": null}'
     assert asked("{a.b}", **{"a.b": "a column of that name"}) == "a column of that name"
-    assert asked("-{a}-", a="") == "--"
+    assert asked("-{a}-{b}-", a="", b="there") == "--there-"
     assert asked("{a}", a=np.arange(2000)) == json.dumps(list(range(2000))), "NumPy's own text leaves out the middle"
     assert asked("{a} {b} {c}", a=(1, 2), b=[{"x": np.int64(3)}, {4}], c=[Decimal("1.10"), date(2024, 1, 2)]) == (
         '[1, 2] [{"x": 3}, [4]] ["1.10", "2024-01-02"]'
@@ -73,6 +73,14 @@ def test_a_row_that_cannot_be_asked(prompt: str, said: str) -> None:
     assert said in str(caught.value)
     with pytest.raises(ValueError, match="null"):
         asked("{n}", n=float("nan"))
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n\t", "\u00a0"])
+def test_a_row_in_which_all_is_blank_is_asked_nothing(blank: str) -> None:
+    with pytest.raises(ValueError, match="the column 'a' is empty in this row"):
+        asked("Of {a}: {a}", a=blank)
+    with pytest.raises(ValueError, match="the columns a, b are empty"):
+        asked("{a}{b}", a=blank, b="")
 
 
 def test_the_prompt_must_be_given() -> None:
