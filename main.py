@@ -180,7 +180,7 @@ engine = init_engine_from_config(config)
 #
 # ![A panel under the cell: why the model asks for a token, where to get one, a masked field, a button](assets/token-prompt.png)
 #
-# (Here a stand-in for huggingface.co; `scripts/screenshots.py` makes the pictures.)
+# (Here a stand-in for huggingface.co.)
 
 # %%
 token = prompt_for_hugging_face_token(engine.model_id)
