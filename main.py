@@ -267,7 +267,7 @@ if tokens:
     print(f"One million tokens would take {per_million_s:,.0f} s, with the engine ready.")
 
 # %% [markdown]
-# The report is one HTML file, for whoever asks how the job went: whether the engine was full, how fast, what failed, the slowest rows,
+# The report is one HTML file: whether the engine was full, how fast, what failed, the slowest rows,
 # settings, versions. `batch.metrics` has the same numbers as an object, and
 # `python -m rayllm_batch report FOLDER` makes the report later, from an output folder alone.
 #
