@@ -10,14 +10,13 @@ import pyarrow as pa
 
 from rayllm_batch.data import columns
 from rayllm_batch.data.column_values import objects
-from rayllm_batch.data.dataset_file import blocks_of, in_blocks
+from rayllm_batch.data.dataset_file import FEW_BLOCKS, blocks_of, in_blocks
 from rayllm_batch.data.streamed_dataset import streamed
 from rayllm_batch.errors import WorkloadError
 
 if TYPE_CHECKING:
     import ray.data
 
-FEW_BLOCKS = 8
 SPREAD_BYTES = 1 << 30  # which are copied, in the object store
 
 # How a Dataset is made of what is not in this process's memory, or no table.
