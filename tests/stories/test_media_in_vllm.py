@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -61,6 +62,54 @@ if __name__ == "__main__":
     main()
 """
 
+# Two calls of a rollout with a picture each, through Ray, and the same questions as rows.
+ROLLING = """
+import json, sys
+from pathlib import Path
+import media_rows as m
+import ray
+import ray.data
+from rayllm_batch import ChatWorkloadBase, RayLLMBatch
+from scripts import demo_vlm
+
+class Asked(m.Looking):
+    rows: object = None
+
+    def load_dataset(self):
+        return self.rows
+
+class Twice(ChatWorkloadBase):
+    sampling_params = m.Looking.sampling_params
+    rows: object = None
+
+    def load_dataset(self):
+        return self.rows
+
+    async def rollout(self, row, generate):
+        texts = []
+        for one in row["pictures"]:
+            media = [{"type": "image", "image": one}, {"type": "text", "text": row["question"]}]
+            texts.append((await generate([{"role": "user", "content": media}])).text)
+        return {"said": " / ".join(texts)}
+
+def main():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    config = m.config_of(str(demo_vlm.make(Path(sys.argv[1]))))
+    pictures = [m.picture(50 + 30 * i, 40, i) for i in range(6)]
+    single = [{"n": i, "question": "What is it?", "pictures": [one]} for i, one in enumerate(pictures)]
+    double = [{"n": i, "question": "What is it?", "pictures": pictures[i : i + 2]} for i in range(5)]
+    double.append({"n": 5, "question": "What is it?", "pictures": [pictures[0], pictures[1][:-50]]})
+    found = []
+    for workload in (Asked(rows=single), Twice(rows=double)):
+        batch = RayLLMBatch(config, workload)
+        batch.preview(1)  # one start for both
+        found.append(sorted(batch.run().take_all(), key=lambda row: row["n"]))
+    print("FOUND", json.dumps([[(row.get("said", row.get("generated_text")), row["error"]) for row in rows] for rows in found]))
+
+if __name__ == "__main__":
+    main()
+"""
+
 
 def run(program: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = os.pathsep.join([".", "tests/support"])
@@ -109,3 +158,13 @@ def test_sounds_are_heard_as_by_llm_chat(tmp_path_factory: pytest.TempPathFactor
     assert [row["num_input_tokens"] for row in ours[:3]] == [tokens for _, tokens in theirs]
     assert [row["tokens_before"] for row in ours[:3]] == [tokens for _, tokens in theirs]
     assert ours[3]["error"].startswith("media: ") and "it has 2 audio, but limit_mm_per_prompt" in ours[4]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_rollouts_calls_see_their_own_pictures(tmp_path_factory: pytest.TempPathFactory) -> None:
+    single, double = run(ROLLING, tmp_path_factory)
+    texts = [text for text, error in single if error is None]
+    assert len(texts) == len(set(texts)) == 6
+    assert double[:5] == [[f"{a} / {b}", None] for a, b in itertools.pairwise(texts)]
+    assert double[5][0] is None and "does not decode" in double[5][1]
