@@ -79,7 +79,7 @@ class Asked(m.Looking):
         return self.rows
 
 class Twice(ChatWorkloadBase):
-    sampling_params = m.Looking.sampling_params
+    sampling_params = {"temperature": 0.0, "max_tokens": 8}
     rows: object = None
 
     def load_dataset(self):
