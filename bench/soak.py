@@ -82,8 +82,11 @@ class Soak:
 
     def _sample(self) -> None:
         while not self._over.wait(SAMPLE_S):
-            head = {_name(process): process for process in self.cluster.nodes["head"].family()}
-            seen = {f"driver {self.driver.pid}": psutil.Process(self.driver.pid), **head}
+            seen = {_name(process): process for process in self.cluster.nodes["head"].family()}
+            try:
+                seen[f"driver {self.driver.pid}"] = psutil.Process(self.driver.pid)
+            except psutil.Error:  # between one driver and the next
+                pass
             for name, process in seen.items():
                 if name.startswith(("driver", "gcs_server", "raylet")):
                     try:
