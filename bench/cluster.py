@@ -41,6 +41,7 @@ OLD = {"ray 2.58.1": "RAY_OTHER_VERSION", "Python 3.12": "RAY_OTHER_PYTHON"}  # 
 RUN_S = 400.0
 TOKEN, ASKS = "0123456789abcdef" * 4, "a cluster that asks for a token"
 MAX_TOKENS = 12
+PAIR = ("a", "b")  # the nodes beside the head that each scene begins with
 
 
 # --- engines: the echo engine with one more need each --------------------------------------------------------------------
@@ -341,21 +342,16 @@ def download(cluster: Raylets, place: Path, rows: int) -> Outcome:
     with HubServer() as hub:
         hub.add("models", "org/tiny", MODEL)
         env = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-        nodes = [
-            cluster.add(f"cache-{i}", cpus=1, gpus=2, env={**env, "HF_HOME": str(place / f"cache-{i}")}) for i in (1, 2)
-        ]
-        for name in "ab":  # which have no such cache
+        for i in (1, 2):
+            cluster.add(f"cache-{i}", cpus=1, gpus=2, env={**env, "HF_HOME": str(place / f"cache-{i}")})
+        for name in PAIR:  # which have no such cache
             cluster.nodes.pop(name).close()
         job = Job(cluster, place, rows, model="hf://org/tiny", engine="downloads", replicas=4)
         job.finish(job.start(env={**env, "HF_HOME": str(place / "cache-driver")}))
         seen = Counter(
             path.partition("?")[0] for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path
         )
-        for node in nodes:
-            node.close()
-            del cluster.nodes[node.name]
-        for name in "ab":
-            cluster.add(name, cpus=1, gpus=1)
+        as_before(cluster)
     weights = {name: count for name, count in seen.items() if name.endswith("safetensors")}
     files = sorted(set(seen.values()))
     there = Counter(node for node, _, _ in job.replicas())
@@ -503,8 +499,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
         shutil.copytree(MODEL, place / "model")
         with Raylets(place / "n", token=TOKEN if args.token else None) as cluster:
             cluster.add("head", cpus=1)
-            for name in "ab":
-                cluster.add(name, cpus=1, gpus=1)
+            as_before(cluster)
             print(
                 "| what happens | tries | lost | doubled | wrong | recovered after, s | |\n|---|---|---|---|---|---|---|"
             )
@@ -530,6 +525,14 @@ def main(arguments: Optional[list[str]] = None) -> int:
     return 1 if bad else 0
 
 
+def as_before(cluster: Raylets) -> None:
+    """The nodes that each scene begins with, after one that has others, or that failed."""
+    for left in [name for name in cluster.nodes if name not in ("head", *PAIR)]:
+        cluster.nodes.pop(left).close()
+    for missing in [name for name in PAIR if name not in cluster.nodes]:
+        cluster.add(missing, cpus=1, gpus=1)
+
+
 def measure(
     tried: tuple[Callable[[Raylets, Path, int], Outcome], str], cluster: Raylets, place: Path, rows: int, times: int
 ) -> int:
@@ -542,8 +545,7 @@ def measure(
         except Exception as error:
             bad += 1
             notes.append(f"FAILED: {type(error).__name__}: {error}")
-            for left in [node for node in cluster.nodes if node not in ("head", "a", "b")]:
-                cluster.nodes.pop(left).close()
+            as_before(cluster)
             continue
         account = job.account()
         bad += any(account.values())
