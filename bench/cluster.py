@@ -338,20 +338,21 @@ def left_of_groups(cluster: Raylets, place: Path) -> dict[str, float]:
 
 
 def download(cluster: Raylets, place: Path, rows: int) -> Outcome:
-    """A model on a Hub of this machine; each of two nodes has a cache of its own, and two replicas."""
-    with HubServer() as hub:
+    """A model on a Hub of this machine; each of two nodes has a cache of its own, and two replicas.
+
+    In a cluster of their own: rows are tokenised on the head too, which needs the Hub's address from its start.
+    """
+    with HubServer() as hub, Raylets(place / "d", token=cluster.env.get("RAY_AUTH_TOKEN")) as own:
         hub.add("models", "org/tiny", MODEL)
-        env = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        own.env |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(place / "cache-head")}
+        own.add("head", cpus=1)
         for i in (1, 2):
-            cluster.add(f"cache-{i}", cpus=1, gpus=2, env={**env, "HF_HOME": str(place / f"cache-{i}")})
-        for name in PAIR:  # which have no such cache
-            cluster.nodes.pop(name).close()
-        job = Job(cluster, place, rows, model="hf://org/tiny", engine="downloads", replicas=4)
-        job.finish(job.start(env={**env, "HF_HOME": str(place / "cache-driver")}))
+            own.add(f"cache-{i}", cpus=1, gpus=2, env={"HF_HOME": str(place / f"cache-{i}")})
+        job = Job(own, place, rows, model="hf://org/tiny", engine="downloads", replicas=4)
+        job.finish(job.start(env={"HF_HOME": str(place / "cache-driver")}))
         seen = Counter(
             path.partition("?")[0] for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path
         )
-        as_before(cluster)
     weights = {name: count for name, count in seen.items() if name.endswith("safetensors")}
     files = sorted(set(seen.values()))
     there = Counter(node for node, _, _ in job.replicas())
