@@ -41,6 +41,7 @@ OLD = {"ray 2.58.1": "RAY_OTHER_VERSION", "Python 3.12": "RAY_OTHER_PYTHON"}  # 
 RUN_S = 400.0
 TOKEN, ASKS = "0123456789abcdef" * 4, "a cluster that asks for a token"
 MAX_TOKENS = 12
+PAIR = ("a", "b")  # the nodes beside the head that each scene begins with
 
 
 # --- engines: the echo engine with one more need each --------------------------------------------------------------------
@@ -337,25 +338,21 @@ def left_of_groups(cluster: Raylets, place: Path) -> dict[str, float]:
 
 
 def download(cluster: Raylets, place: Path, rows: int) -> Outcome:
-    """A model on a Hub of this machine; each of two nodes has a cache of its own, and two replicas."""
-    with HubServer() as hub:
+    """A model on a Hub of this machine; each of two nodes has a cache of its own, and two replicas.
+
+    In a cluster of their own: rows are tokenised on the head too, which needs the Hub's address from its start.
+    """
+    with HubServer() as hub, Raylets(place / "d", token=cluster.env.get("RAY_AUTH_TOKEN")) as own:
         hub.add("models", "org/tiny", MODEL)
-        env = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-        nodes = [
-            cluster.add(f"cache-{i}", cpus=1, gpus=2, env={**env, "HF_HOME": str(place / f"cache-{i}")}) for i in (1, 2)
-        ]
-        for name in "ab":  # which have no such cache
-            cluster.nodes.pop(name).close()
-        job = Job(cluster, place, rows, model="hf://org/tiny", engine="downloads", replicas=4)
-        job.finish(job.start(env={**env, "HF_HOME": str(place / "cache-driver")}))
+        own.env |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(place / "cache-head")}
+        own.add("head", cpus=1)
+        for i in (1, 2):
+            own.add(f"cache-{i}", cpus=1, gpus=2, env={"HF_HOME": str(place / f"cache-{i}")})
+        job = Job(own, place, rows, model="hf://org/tiny", engine="downloads", replicas=4)
+        job.finish(job.start(env={"HF_HOME": str(place / "cache-driver")}))
         seen = Counter(
             path.partition("?")[0] for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path
         )
-        for node in nodes:
-            node.close()
-            del cluster.nodes[node.name]
-        for name in "ab":
-            cluster.add(name, cpus=1, gpus=1)
     weights = {name: count for name, count in seen.items() if name.endswith("safetensors")}
     files = sorted(set(seen.values()))
     there = Counter(node for node, _, _ in job.replicas())
@@ -503,8 +500,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
         shutil.copytree(MODEL, place / "model")
         with Raylets(place / "n", token=TOKEN if args.token else None) as cluster:
             cluster.add("head", cpus=1)
-            for name in "ab":
-                cluster.add(name, cpus=1, gpus=1)
+            as_before(cluster)
             print(
                 "| what happens | tries | lost | doubled | wrong | recovered after, s | |\n|---|---|---|---|---|---|---|"
             )
@@ -530,6 +526,14 @@ def main(arguments: Optional[list[str]] = None) -> int:
     return 1 if bad else 0
 
 
+def as_before(cluster: Raylets) -> None:
+    """The nodes that each scene begins with, after one that has others, or that failed."""
+    for left in [name for name in cluster.nodes if name not in ("head", *PAIR)]:
+        cluster.nodes.pop(left).close()
+    for missing in [name for name in PAIR if name not in cluster.nodes]:
+        cluster.add(missing, cpus=1, gpus=1)
+
+
 def measure(
     tried: tuple[Callable[[Raylets, Path, int], Outcome], str], cluster: Raylets, place: Path, rows: int, times: int
 ) -> int:
@@ -542,8 +546,7 @@ def measure(
         except Exception as error:
             bad += 1
             notes.append(f"FAILED: {type(error).__name__}: {error}")
-            for left in [node for node in cluster.nodes if node not in ("head", "a", "b")]:
-                cluster.nodes.pop(left).close()
+            as_before(cluster)
             continue
         account = job.account()
         bad += any(account.values())

@@ -150,7 +150,7 @@ def expired(bench: Bench, name: str, rows: int) -> str:
     bench.proxy.fault = lambda _method, _path: None
     said = next(line for line in reversed(bench.said(name).splitlines()) if "Error" in line)
     bench.end(bench.start(name, rows), name)
-    return f"the run ended, and the same command completed it: {said[:400]}"
+    return f"the run ended, and the same command completed it: ... {said[-400:]}"
 
 
 def two_writers(bench: Bench, name: str, rows: int) -> str:

@@ -54,8 +54,12 @@ sleep 3
 U=$(cat /proc/sys/kernel/random/uuid)
 PYTHONPATH=$ROOT/usr/lib/python3/dist-packages /usr/bin/python3 "$ROOT/usr/bin/ceph" osd new "$U" >> "$D/log/out"
 ceph-osd -i 0 --mkfs --osd-uuid "$U" >> "$D/log/out" 2>&1
-ceph-osd -i 0 -f > "$D/log/osd" 2>&1 &
-sleep 4
+for _ in 1 2 3 4 5; do  # one that asks before it has the monitor's map is refused, "wrong fsid", and ends
+    ceph-osd -i 0 -f >> "$D/log/osd" 2>&1 &
+    sleep 4
+    kill -0 $! 2> /dev/null && break
+done
+kill -0 $! 2> /dev/null || { cat "$D/log/osd" >&2; exit 1; }
 radosgw -n client.admin -f > "$D/log/rgw" 2>&1 &
 until radosgw-admin -n client.admin user create --uid=rayllm --display-name=rayllm --access-key=rayllm \
     --secret-key=rayllm-secret >> "$D/log/out" 2>&1; do sleep 1; done

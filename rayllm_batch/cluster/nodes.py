@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from rayllm_batch.cluster.resources import alive_nodes, has_accelerator
@@ -46,6 +46,8 @@ def names_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def ask(nodes: Mapping[str, str], question: Callable[..., T], *arguments: Any, about: str) -> dict[str, T]:
     """What `question(*arguments)` returns on each of these nodes, by its id. Raises ClusterError, with the node's name.
 
+    A node that the cluster has given up meanwhile is left out: Ray counts a silent one as alive for half a minute.
+
     nodes: the name of each, by its id. question: a function of this package. about: `could not say {about}`.
     """
     import ray
@@ -56,17 +58,24 @@ def ask(nodes: Mapping[str, str], question: Callable[..., T], *arguments: Any, a
     there = {node_id: NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in nodes}
     asked = {task.options(scheduling_strategy=where).remote(*arguments): node_id for node_id, where in there.items()}
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ASK_SECONDS) if asked else ([], [])
-    if late:
-        names = ", ".join(nodes[asked[ref]] for ref in late)
+    if late and (there_yet := _alive_of(asked[ref] for ref in late)):
+        names = ", ".join(nodes[node_id] for node_id in there_yet)
         raise ClusterError(f"Node(s) {names} did not answer within {ASK_SECONDS:g} s: lost, or too busy for a process.")
     found = {}
     for ref in done:
         try:
             found[asked[ref]] = ray.get(ref)
         except ray.exceptions.RayError as error:
+            if not _alive_of([asked[ref]]):
+                continue
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise ClusterError(f"Node {nodes[asked[ref]]} could not say {about}: {reason}") from None
     return found
+
+
+def _alive_of(node_ids: Iterable[str]) -> list[str]:
+    alive = {node["NodeID"] for node in alive_nodes()}
+    return [node_id for node_id in node_ids if node_id in alive]
 
 
 def unlike(files: Mapping[str, int]) -> list[str]:

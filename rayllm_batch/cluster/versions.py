@@ -24,6 +24,8 @@ def check_versions(config: EngineConfig) -> None:
     found = {own: vllm_version()} if own in nodes else {}
     others = {node_id: name for node_id, name in names.items() if node_id != own}
     found.update(ask(others, vllm_version, about="which vLLM it has"))
+    if not found:  # all of them have gone meanwhile
+        return
     lacking = [names[node] for node, version in found.items() if not version]
     if lacking:
         needs = "Every node that may run an engine needs one version: requirements/gpu.txt, or requirements/cpu.txt."

@@ -22,13 +22,17 @@ HERE = "a" * 56
 
 
 class Nodes:
-    """The cluster; `vllm` is what each node answers, by its id: a version, an error, or None for no answer in time."""
+    """The cluster; `vllm` is what each node answers, by its id: a version, an error, or None for no answer in time.
+
+    go_when_asked: the id of one that the cluster gives up before it has answered.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.nodes: list[dict[str, Any]] = []
         self.vllm: dict[str, Any] = {}
         self.sent: bytes | None = None
         self.asked: list[str] = []
+        self.go_when_asked = ""
         monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
         monkeypatch.setattr(ray, "__version__", RAY)
         monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: HERE))
@@ -63,6 +67,8 @@ class Nodes:
 
     def wait(self, refs: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
         assert num_returns == len(refs) and 0 < timeout <= 60
+        for node in self.nodes:
+            node["Alive"] &= node["NodeID"] != self.go_when_asked
         return [r for r in refs if self.vllm[r[4:]] is not None], [r for r in refs if self.vllm[r[4:]] is None]
 
     def get(self, ref: str) -> str:
@@ -147,6 +153,23 @@ def test_a_node_that_fails_is_named_and_the_error_is_ours(nodes: Nodes) -> None:
     nodes.add("10.0.0.2", vllm=ray.exceptions.TaskUnschedulableError("the node is gone"), gpus=1)
     message = refusal()
     assert "10.0.0.2 could not say which vLLM it has" in message and "the node is gone" in message
+
+
+@pytest.mark.parametrize("answer", [None, ray.exceptions.RayError("no such node")])
+@pytest.mark.parametrize("own_gpus", [0, 2])
+def test_a_node_that_goes_while_it_is_asked_is_left_out(answer, own_gpus: int, nodes: Nodes) -> None:
+    nodes.add("here", gpus=own_gpus)
+    goes = nodes.add("10.0.0.2", vllm=answer, gpus=1)
+    nodes.go_when_asked = goes
+    check()
+    assert nodes.asked == [goes]
+
+
+def test_of_two_that_are_late_only_the_one_that_is_there_is_named(nodes: Nodes) -> None:
+    nodes.add("here", gpus=1)
+    first, _ = (nodes.add(name, vllm=None, gpus=1) for name in ("10.0.0.2", "10.0.0.3"))
+    nodes.go_when_asked = first
+    assert refusal().startswith("Node(s) 10.0.0.3 did not answer within 60 s")
 
 
 def test_only_nodes_that_an_engine_may_start_on_count(nodes: Nodes) -> None:
