@@ -9,11 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
+from environments import environment, said
 
 from rayllm_batch.cluster.versions import TESTED
 from rayllm_batch.engine.vllm_fields import RELEASE
@@ -73,14 +72,6 @@ def test_what_is_tried_with_the_newest_vllm_is_there() -> None:
     assert len(paths) > 10 and not [path for path in paths if not (ROOT / path).exists()]
 
 
-def environment(folder: Path) -> Path:
-    """One with the dependencies of this one, by a path, and without the package."""
-    venv.create(folder, symlinks=True)
-    (site,) = folder.glob("lib/python3*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return folder
-
-
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A checkout, in a folder of the package's name and below one with a space, with an environment made before."""
@@ -100,13 +91,6 @@ def make_environment(clone: Path) -> None:
     script = "set -euo pipefail; . scripts/environment.sh; make_environment cpu"
     done = subprocess.run(["bash", "-c", script], cwd=clone, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def said(*words: object, cwd: Path) -> str:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    done = subprocess.run([*map(str, words)], cwd=cwd, env=clean, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_environment_has_the_package_and_its_command_everywhere(clone: Path, tmp_path: Path) -> None:
