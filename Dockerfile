@@ -21,6 +21,6 @@ RUN bash -euc '. scripts/environment.sh; make_environment "$1"' build "$KIND" &&
 ENV PATH=/opt/rayllm_batch/.venv.$KIND/bin:$PATH
 WORKDIR /workspace
 COPY --chown=dev:dev . .
-RUN ln -s "/opt/rayllm_batch/.venv.$KIND" .
+RUN ln -s "/opt/rayllm_batch/.venv.$KIND" . && bash -euc '. scripts/environment.sh; add_package "$1"' add ".venv.$KIND"
 EXPOSE 8888
 CMD ["jupyter", "lab", "--ip=0.0.0.0", "--no-browser", "README.ipynb"]

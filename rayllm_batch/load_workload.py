@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,17 @@ from rayllm_batch.errors import RayLLMBatchError, WorkloadError, did_you_mean, o
 from rayllm_batch.installed import is_installed
 
 FORMS = "FILE.py:CLASS or MODULE:CLASS, such as jobs/tickets.py:Triage or rayllm_batch:CNNDailySummary"
+# Names of a workload's fields in other libraries, in earlier vLLMs and in the OpenAI API, or where they are looked for.
+_FORM = "choice choices guided_choice guided_json json_schema labels response_format schema structured_outputs".split()
+_TABLE = "csv data data_file dataset dataset_path file input input_file path rows table".split()
+_ROWS = "dataset_limit fraction head limit max_rows max_samples num_rows num_samples sample".split()
+_SETTINGS = "max_completion_tokens max_new_tokens max_tokens min_p n seed stop temperature top_k top_p".split()
+OTHER_NAMES = {
+    **dict.fromkeys(_FORM, ("output_schema", "output_schema, such as -w 'output_schema=[yes, no]' or a JSON schema")),
+    **dict.fromkeys(_TABLE, ("dataset_file", "dataset_file, or --input")),
+    **dict.fromkeys(_ROWS, ("dataset_fraction", "dataset_fraction: up to 1 a share of the rows, above 1 their number")),
+    **dict.fromkeys(_SETTINGS, ("sampling_params", "one of sampling_params, which -s sets")),
+}
 _folders: set[str] = set()  # of the files that were loaded by their path
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -71,12 +82,17 @@ def made(cls: type, given: dict[str, Any]) -> Any:
     except Exception as error:
         known = getattr(cls, "__dataclass_fields__", {})
         wrong = [key for key in given if key not in known] if isinstance(error, TypeError) else []
-        hint = f" Its fields: {', '.join(known)}.{did_you_mean(wrong[0], known)}" if known and wrong else ""
+        hint = f" Its fields: {', '.join(known)}.{_right_name(wrong[0], known)}" if known and wrong else ""
         said = error if isinstance(error, TypeError) else one_line(error)
         options = [f"{key} ({'--input or ' if key == 'dataset_file' else ''}-w)" for key in given]
         raise WorkloadError(
             f"{cls.__name__} cannot be made with {', '.join(options) or 'nothing'}: {said}{raised_at(error)}.{hint}"
         ) from None
+
+
+def _right_name(name: str, known: Collection[str]) -> str:
+    field, words = OTHER_NAMES.get(name.lower(), ("", ""))
+    return f" {name} is {words}." if field in known else did_you_mean(name, known)
 
 
 def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[str, Any]:

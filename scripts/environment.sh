@@ -2,6 +2,7 @@
 # Sourced by run.sh and test.sh: makes the Python environment, once, and leaves PYTHON set to its interpreter.
 #
 #   make_environment cpu|gpu|newest [LOCK ...]    the base set and, on top, further lock files
+#   add_package FOLDER                            to an environment, the package of this checkout, and its command
 #
 # Every way in which a machine can be unfit ends in one sentence that says what to do.
 
@@ -38,6 +39,7 @@ make_environment() {
   stamp=$(cat "${locks[@]}" scripts/environment.sh | sha256sum | cut -d' ' -f1)
   if [ "$(cat "$folder/.installed.$#" 2>/dev/null)" = "$stamp" ]; then
     PYTHON=$folder/bin/python
+    own_package "$folder"
     return
   fi
   python=$(find_python "$kind") || exit 1
@@ -61,7 +63,42 @@ make_environment() {
   VIRTUAL_ENV=$folder "$folder/bin/uv" pip uninstall --quiet -r requirements/left_out.txt  # that earlier locks brought
   echo "$stamp" >"$folder/.installed.$#"
   PYTHON=$folder/bin/python
+  own_package "$folder"
   echo "The environment is ready ($((SECONDS - began)) s)."
+}
+
+# Each time, and not with the stamp: an environment made before gets it too, and one whose checkout was moved. One that
+# is a link belongs to another checkout, or to an image, which has called add_package.
+own_package() { if [ ! -L "$1" ]; then add_package "$1"; fi; }
+
+# The package, from any folder, and its command. By a link and not by an editable install, which builds, and writes into
+# the checkout. The link has a folder of its own: with the checkout in sys.path, its util/ and bench/ would hide those of
+# a user that have no __init__.py. It lies outside site-packages, where pip would write through it.
+add_package() {
+  local root folder site link
+  root=$(pwd -P)
+  [ -d "$root/rayllm_batch" ] || return 0   # an image's environment is made before the checkout is there
+  folder=$(cd "$1" && pwd -P)
+  link=$folder/checkout/rayllm_batch
+  if [ "$(readlink "$link")" != "$root/rayllm_batch" ]; then
+    mkdir -p "$folder/checkout"
+    ln -sfn "$root/rayllm_batch" "$link"
+  fi
+  for site in "$folder"/lib/python3*/site-packages; do
+    write_once "$site/rayllm_batch_checkout.pth" ../../../checkout   # from where the .pth lies
+  done
+  # For sh and for Python, as pip writes it: an interpreter's path may have spaces, or be longer than #! takes.
+  write_once "$folder/bin/rayllm-batch" "#!/bin/sh
+'''exec' \"$folder/bin/python\" \"\$0\" \"\$@\"
+' '''
+import sys
+from rayllm_batch.cli import main
+sys.exit(main())"
+  [ -x "$folder/bin/rayllm-batch" ] || chmod +x "$folder/bin/rayllm-batch"
+}
+
+write_once() {  # write_once FILE TEXT
+  [ "$(cat "$1" 2>/dev/null)" = "$2" ] || printf '%s\n' "$2" >"$1"
 }
 
 # uv reads neither pip's files nor its variables: hand over the index that pip would use.

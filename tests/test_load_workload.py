@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from rayllm_batch import ChatWorkloadBase
 from rayllm_batch.errors import WorkloadError
-from rayllm_batch.load_workload import load_workload, pairs
+from rayllm_batch.load_workload import OTHER_NAMES, load_workload, pairs
 
 
 @pytest.fixture
@@ -37,6 +38,35 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "exits.py").write_text("raise SystemExit(7)\n")
     (tmp_path / "needs.py").write_text("import a_module_that_is_not_there\n")
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("choices=[spam, ham]", "choices is output_schema, such as -w 'output_schema=[yes, no]'"),
+        ("guided_json={type: object}", "guided_json is output_schema, such as"),
+        ("response_format={type: json_object}", "response_format is output_schema, such as"),
+        ("Schema={}", "Schema is output_schema, such as"),
+        ("data_file=a.csv", "data_file is dataset_file, or --input."),
+        ("limit=7", "limit is dataset_fraction: up to 1 a share of the rows, above 1 their number."),
+        ("max_new_tokens=7", "max_new_tokens is one of sampling_params, which -s sets."),
+        ("dataset_fil=a.csv", "Did you mean 'dataset_file'?"),
+    ],
+)
+def test_another_name_of_a_field_is_told_which_it_is(folder: Path, given: str, said: str) -> None:
+    with pytest.raises(WorkloadError, match="Its fields: ") as error:
+        load_workload("mine:Mine", [given])
+    assert said in str(error.value)
+
+
+def test_every_other_name_stands_for_a_field() -> None:
+    fields = set(ChatWorkloadBase.__dataclass_fields__)
+    assert {field for field, _ in OTHER_NAMES.values()} <= fields and not fields & set(OTHER_NAMES)
+
+
+def test_a_field_of_ones_own_may_have_such_a_name(folder: Path) -> None:
+    (folder / "mine.py").open("a").write("class Chooses(Mine):\n    choices: list\n")
+    assert load_workload("mine:Chooses", ["choices=[spam, ham]"]).choices == ["spam", "ham"]
 
 
 def test_a_workload_of_this_folder_with_its_fields(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import glob
 import os
 import re
 import urllib.parse
@@ -29,6 +30,7 @@ DESCRIPTIONS = {
 }
 # In names of files and folders, as the Hub's datasets have them.
 SPLITS = re.compile(r"(?:^|[/._ -])(train|training|validation|valid|val|dev|test|testing|eval)(?=[/._ -]|$)")
+WILDCARD = re.compile(r"[*?[]")
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -60,29 +62,34 @@ class DatasetFiles:
         return {key: None if value == NO_VALUE else urllib.parse.unquote(value) for key, value in found if key}
 
 
-def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
-    """Resolve a path, a folder, a glob or a URI to the data files it stands for."""
+def find_files(dataset_file: str | os.PathLike, beside: Optional[str] = None) -> DatasetFiles:
+    """Resolve a path, a folder, a glob or a URI to the data files it stands for.
+
+    beside: a file. A relative path of which nothing is in the working folder is looked for in this file's folder too.
+    """
     if not isinstance(dataset_file, (str, os.PathLike)):
         kind = type(dataset_file).__name__
         raise DatasetError(f"dataset_file must be the path or URI of a file, a folder or a glob, given a {kind}.")
     given = os.fspath(dataset_file)
     if not isinstance(given, str):
         raise DatasetError(f"dataset_file must be text, given {given!r}.")
-    fs, path, is_local = _filesystem(given)
+    beside = None if beside is None or _starts_somewhere(given) else os.path.abspath(beside)
+    fs, path, is_local = _filesystem(_looked_for(given, beside))
     given = without_credentials(given)
-    wildcard = bool(re.search(r"[*?[]", path)) and not (is_local and os.path.exists(path))
+    wildcard = bool(WILDCARD.search(path)) and not (is_local and os.path.exists(path))
     import pyarrow.fs
 
     folder = None
     try:
         if wildcard:
-            root = re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0] or ("/" if is_local else ".")
+            root = WILDCARD.split(path, maxsplit=1)[0].rpartition("/")[0] or ("/" if is_local else ".")
             pattern = os.path.normpath(path).split("/")
-            found, folder = [p for p in _visible(_listing(fs, root), root) if _matches(p.split("/"), pattern)], root
+            listed = _listing(fs, root) if not is_local or os.path.isdir(root) else []
+            found, folder = [p for p in _visible(listed, root) if _matches(p.split("/"), pattern)], root
         else:
             info = fs.get_file_info(path)
             if info.type == pyarrow.fs.FileType.NotFound:
-                raise DatasetError(_missing(given, path, is_local))
+                raise DatasetError(_missing(given, path, is_local, beside))
             found = [path]
             if not info.is_file:
                 found, folder = _listing(fs, path), os.path.normpath(path)
@@ -98,7 +105,8 @@ def find_files(dataset_file: str | os.PathLike) -> DatasetFiles:
         _check_splits(given, [os.path.relpath(p, folder) for p in data])
     kinds = sorted({_format_of(p) or os.path.basename(p) for p in data})
     if not data:
-        raise DatasetError(f"dataset_file {given!r} matches no {', '.join(FORMATS)} file. Check the path.")
+        places = f" ({_places(beside)})" if beside and wildcard else ""
+        raise DatasetError(f"dataset_file {given!r} matches no {', '.join(FORMATS)} file{places}. Check the path.")
     endings = {_ending(p) for p in data}
     if not wildcard and kinds == ["json"] and "json" in endings:  # beside rows, one row, or none: settings, statistics
         kinds = sorted(endings)
@@ -157,6 +165,26 @@ def _filesystem(given: str) -> tuple[pyarrow.fs.FileSystem, str, bool]:
         raise DatasetError(f"dataset_file {without_credentials(given)!r} cannot be opened: {why}") from None
 
 
+def _starts_somewhere(given: str) -> bool:
+    """Whether it is a URI or an absolute path: the working folder does not matter then."""
+    return "://" in given or os.path.isabs(os.path.expanduser(given))
+
+
+def _looked_for(given: str, beside: Optional[str]) -> str:
+    """It, or where nothing is there, the path in the folder of `beside`, if something is there."""
+    other = os.path.join(os.path.dirname(beside), given) if beside else given
+    return other if beside and not _is_there(given) and _is_there(other) else given
+
+
+def _is_there(path: str) -> bool:
+    pattern = WILDCARD.search(path)
+    return os.path.exists(path) or bool(pattern and next(glob.iglob(path, recursive=True), None))
+
+
+def _places(beside: Optional[str]) -> str:
+    return f"looked from {os.getcwd()}" + (f", and beside {beside}" if beside else "")
+
+
 def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:
     import pyarrow.fs
 
@@ -180,11 +208,13 @@ def _format_of(path: str) -> Optional[str]:
     return FORMATS.get(_ending(path))
 
 
-def _missing(given: str, path: str, is_local: bool) -> str:
+def _missing(given: str, path: str, is_local: bool, beside: Optional[str]) -> str:
     text = f"dataset_file {given!r} does not exist"
     if not is_local:
         return text + ". Check the URI and the credentials."
-    folder, name = os.path.split(path)
-    near = difflib.get_close_matches(name, os.listdir(folder) if os.path.isdir(folder) else [], n=1)
+    name = os.path.basename(path)
+    paths = [path, os.path.join(os.path.dirname(beside), given)] if beside else [path]
+    names = [found for folder in map(os.path.dirname, paths) if os.path.isdir(folder) for found in os.listdir(folder)]
+    near = difflib.get_close_matches(name, names, n=1)
     advice = f"Did you mean {os.path.join(os.path.dirname(given), near[0])!r}?" if near else "Check the path."
-    return f"{text} (looked from {os.getcwd()}). {advice}"
+    return f"{text} ({_places(beside)}). {advice}"

@@ -42,6 +42,7 @@ def read_dataset_file(
     bad_lines: str = RAISE,
     encoding: Optional[str] = None,
     column_types: Optional[Mapping[str, Any]] = None,
+    beside: Optional[str] = None,
 ) -> ray.data.Dataset:
     """The rows of `dataset_file`, the same wherever it is, whatever its size, compressed or not.
 
@@ -61,12 +62,14 @@ def read_dataset_file(
     encoding:     of JSON and CSV; else UTF-8, or what a byte order mark says (UTF-16, UTF-32).
     column_types: of CSV columns that are not text, {"age": "int64"}: Arrow types or their names. An empty cell is
                   then null.
+    beside:       a file, such as __file__: a relative path that is not there from the working folder is looked for
+                  from this file's folder.
 
     Raises DatasetError when nothing is there, when it is empty, or when its first lines are not what its name says; a
     bad line further on is a DatasetError of the task that reads it, with file and line.
     """
     options = ReadOptions(bad_lines, encoding, column_types or {})
-    files = find_files(dataset_file)
+    files = find_files(dataset_file, beside)
     _check_options(files, options)
     return read_files(files, Reader(files.fs, files.format, options))
 

@@ -75,6 +75,7 @@ SPECULATION = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
 REASONING = ("reasoning_parser", "reasoning_config")
 # Names of other libraries and of earlier vLLMs.
 _GUIDED = "guided_json guided_regex guided_choice guided_grammar guided_decoding guided_json_object response_format"
+_GUIDED += " choice choices json_schema schema"
 OTHER_NAMES = {
     **dict.fromkeys(("max_new_tokens", "max_completion_tokens", "max_length"), "max_tokens"),
     **dict.fromkeys(("stop_sequences", "stop_strings"), "stop"),

@@ -16,6 +16,7 @@ from typing import Any, Optional
 from rayllm_batch.config import EngineConfig
 from rayllm_batch.data.dataset_file import find_files
 from rayllm_batch.output.code_text import as_text, code_of_class, digest, home_of, is_of_a_package, opaque
+from rayllm_batch.workload.own_file import own_file
 
 # Of vLLM's settings those that decide where and how fast the work is done, or how long a prompt may be; any other
 # counts as deciding answers. The tests have these, and all others of the vLLMs that were tried, so that a new one has
@@ -149,7 +150,7 @@ def describe_job(config: EngineConfig, workload: Any, id_column: Optional[str]) 
             hints[key] = digest(hints.get(key, "") + code_of_class(cls, home_of(workload)))
     dataset_file, loads = getattr(workload, "dataset_file", None), getattr(type(workload), "load_dataset", None)
     is_ours = getattr(loads, "__module__", "").startswith("rayllm_batch.")
-    rows = {**rows, FILES: _files(dataset_file)} if dataset_file and is_ours else {}
+    rows = {**rows, FILES: _files(dataset_file, own_file(workload))} if dataset_file and is_ours else {}
     return Job(settings, hints, rows, _adapters(config.dynamic_lora_loading_path))
 
 
@@ -203,10 +204,9 @@ def _sample(path: Path) -> str:
     return f"{size} {hashlib.sha256(b''.join(pieces)).hexdigest()}"
 
 
-def _files(dataset_file: str) -> str:
+def _files(dataset_file: str, beside: Optional[str]) -> str:
     """Names, sizes and times. A copy has other times, and is then read to see that it has the same rows."""
-
-    files = find_files(dataset_file)
+    files = find_files(dataset_file, beside)
     infos = files.fs.get_file_info(files.paths)
     listed = digest(json.dumps(sorted((info.base_name, info.size, info.mtime_ns) for info in infos)))
     return f"{len(infos)} file(s), {sum(info.size for info in infos):,} bytes, {listed[:12]}"

@@ -49,7 +49,8 @@ class ChatWorkloadBase:
     """Subclass it, write `parse_row`, and hand an instance to `RayLLMBatch`.
 
     dataset_file:     what `load_dataset` reads: a jsonl, json, csv or parquet file, a folder or a glob of them;
-                      local, `s3://...`, `gs://...` or `hf://datasets/...`.
+                      local, `s3://...`, `gs://...` or `hf://datasets/...`. A relative path begins at the working
+                      folder; one that stands in the class, and is not there, beside the class's file.
     dataset_fraction: up to 1 the share of the rows to run, above 1 their number. The first rows are taken, so
                       that no more is read than needed and a second run gets the same ones. The runner applies
                       it, whatever `load_dataset` does.
@@ -131,7 +132,7 @@ class ChatWorkloadBase:
         """The rows to run, as a Ray Dataset. Override it to read from anywhere else, or otherwise.
 
         CSV columns are text unless you return, with what is in rayllm_batch.workload,
-        `read_dataset_file(self.dataset_file, column_types={"age": "int64"})`.
+        `read_dataset_file(self.dataset_file, column_types={"age": "int64"}, beside=__file__)`.
         """
         if not self.dataset_file:
             raise WorkloadError(
@@ -140,8 +141,11 @@ class ChatWorkloadBase:
             )
         # Here: parse_row's class travels to every task, and would take all of the reader along.
         from rayllm_batch.data.dataset_file import read_dataset_file
+        from rayllm_batch.workload.own_file import own_file
 
-        return read_dataset_file(self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding)
+        return read_dataset_file(
+            self.dataset_file, bad_lines=self.bad_lines, encoding=self.dataset_encoding, beside=own_file(self)
+        )
 
     # `def parse_answer(self, row, answer)` makes further columns of a row and its answer, a dict of the output's
     # columns, and returns them as a dict; what it raises is that row's error. Rows that failed before are not given to

@@ -328,6 +328,8 @@ def test_forms_by_the_names_of_others(given: dict[str, Any], is_here: Optional[d
     "given",
     [
         {"guided_regex": 5},
+        {"choices": ["a", "b"]},
+        {"json_schema": SCHEMA},
         {"guided_decoding": 5},
         {"response_format": "json"},
         {"response_format": {"type": "grammar"}},

@@ -1,14 +1,18 @@
-"""`pip install -r requirements.txt` on a Linux host with GPUs: resolved here, not installed."""
+"""`pip install -r requirements.txt` on a Linux host with GPUs: resolved here, not installed. What ./run.sh makes: the
+package and its command, from any folder."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from environments import environment, said
 
 from rayllm_batch.cluster.versions import TESTED
 from rayllm_batch.engine.vllm_fields import RELEASE
@@ -66,3 +70,84 @@ def test_what_is_tried_with_the_newest_vllm_is_there() -> None:
     )
     paths = [word for word in done.stdout.split() if word.startswith("tests/")]
     assert len(paths) > 10 and not [path for path in paths if not (ROOT / path).exists()]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A checkout, in a folder of the package's name and below one with a space, with an environment made before."""
+    folder = tmp_path / "my work" / "rayllm_batch"
+    for name in ("rayllm_batch", "util", "scripts"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "requirements").mkdir()
+    (folder / "requirements" / "cpu.txt").write_text("")
+    environment(folder / ".venv.cpu")
+    return folder
+
+
+def make_environment(clone: Path) -> None:
+    """As ./run.sh does where the environment is complete by its stamp: nothing is installed."""
+    text = (clone / "requirements" / "cpu.txt").read_bytes() + (clone / "scripts" / "environment.sh").read_bytes()
+    (clone / ".venv.cpu" / ".installed.0").write_text(hashlib.sha256(text).hexdigest() + "\n")
+    script = "set -euo pipefail; . scripts/environment.sh; make_environment cpu"
+    done = subprocess.run(["bash", "-c", script], cwd=clone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_environment_has_the_package_and_its_command_everywhere(clone: Path, tmp_path: Path) -> None:
+    make_environment(clone)
+    made = {path: path.lstat().st_mtime_ns for path in (clone / ".venv.cpu").rglob("*checkout*")}
+    assert len(made) == 2
+    make_environment(clone)
+    assert made == {path: path.lstat().st_mtime_ns for path in made}, "once"
+    bin = clone / ".venv.cpu" / "bin"
+    where = "import rayllm_batch, pathlib; print(pathlib.Path(rayllm_batch.__file__).resolve().parent)"
+    for cwd in (tmp_path, clone, clone.parent):  # in the last, the checkout itself looks like a package of the name
+        assert said(bin / "python", "-c", where, cwd=cwd).strip() == str(clone / "rayllm_batch")
+        assert said(bin / "python", "-m", "rayllm_batch", "--version", cwd=cwd).startswith("rayllm-batch ")
+    assert said(bin / "rayllm-batch", "--version", cwd=tmp_path).startswith("rayllm-batch ")
+    activated = f"source {str(clone).replace(' ', chr(92) + ' ')}/.venv.cpu/bin/activate && rayllm-batch --help"
+    assert said("bash", "-c", activated, cwd=tmp_path).startswith("usage: rayllm-batch ")
+
+
+def test_the_rest_of_the_checkout_hides_nothing_of_a_users(clone: Path, tmp_path: Path) -> None:
+    make_environment(clone)
+    (tmp_path / "util").mkdir()
+    (tmp_path / "util" / "mine.py").write_text("")
+    asked = "import util.mine, rayllm_batch, importlib.util; print(importlib.util.find_spec('scripts'))"
+    assert said(clone / ".venv.cpu" / "bin" / "python", "-c", asked, cwd=tmp_path) == "None\n"
+
+
+def test_the_package_that_the_environment_has_is_no_installed_one(clone: Path, tmp_path: Path) -> None:
+    """Workers elsewhere are taken to have what is installed; this travels by value, and so does what lies beside it."""
+    make_environment(clone)
+    (tmp_path / "beside.py").write_text("word = 'beside'\n")
+    (tmp_path / "mine.py").write_text(
+        "import beside\nfrom rayllm_batch import ChatWorkloadBase\n\n\nclass Mine(ChatWorkloadBase):\n"
+        "    def parse_row(self, row):\n        return {'prompt': beside.word}\n"
+    )
+    ask = (
+        "import sys, rayllm_batch; from rayllm_batch.installed import is_installed; from ray import cloudpickle\n"
+        "from rayllm_batch.load_workload import load_workload; from rayllm_batch.run.pipeline import ship_by_value\n"
+        "assert not is_installed(rayllm_batch.__file__)\n"
+        "ship_by_value(made := load_workload('mine.py:Mine', []))\n"
+        "open('sent', 'wb').write(cloudpickle.dumps(made.parse_row))"
+    )
+    said(clone / ".venv.cpu" / "bin" / "python", "-c", ask, cwd=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    read = "import pickle, sys; print(pickle.load(open('../sent', 'rb'))({})); print('rayllm_batch' in sys.modules)"
+    other = environment(tmp_path / "other") / "bin" / "python"
+    assert said(other, "-c", read, cwd=elsewhere) == "{'prompt': 'beside'}\nFalse\n"
+
+
+def test_an_environment_of_another_checkout_is_left_alone(clone: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(clone, other, ignore=shutil.ignore_patterns(".venv.cpu"))
+    (other / ".venv.cpu").symlink_to(clone / ".venv.cpu")
+    make_environment(other)
+    assert not (clone / ".venv.cpu" / "bin" / "rayllm-batch").exists()
+    said("bash", "-c", ". scripts/environment.sh; add_package .venv.cpu", cwd=other)  # as an image does
+    assert (clone / ".venv.cpu" / "checkout" / "rayllm_batch").resolve() == other / "rayllm_batch"
+    shutil.rmtree(clone / "rayllm_batch")
+    said("bash", "-c", ". scripts/environment.sh; add_package .venv.cpu", cwd=clone)  # before the checkout is there
+    assert (clone / ".venv.cpu" / "checkout" / "rayllm_batch").resolve() == other / "rayllm_batch"

@@ -15,7 +15,10 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 def test_what_it_copies_and_calls_is_there() -> None:
     for sources in re.findall(r"^COPY --chown=\S+ (\S+) \S+$", DOCKERFILE, re.MULTILINE):
         assert (ROOT / sources).exists(), sources
-    assert "make_environment() {" in (ROOT / "scripts" / "environment.sh").read_text()
+    steps = (ROOT / "scripts" / "environment.sh").read_text()
+    assert "make_environment() {" in steps and "add_package() {" in steps
+    made, added = DOCKERFILE.index("make_environment"), DOCKERFILE.index("add_package")
+    assert made < DOCKERFILE.index("COPY --chown=dev:dev . .") < added, "the package comes with the checkout"
     notebook = re.search(r'"jupyter", "lab", .* "(\S+)"\]$', DOCKERFILE.strip())
     assert notebook and (ROOT / notebook[1]).exists()
     assert "bookworm" in DOCKERFILE, "whose Python is 3.11: requirements/ has 3.10 to 3.12"
@@ -36,6 +39,11 @@ def test_a_devcontainer_of_each_kind(kind: str) -> None:
     assert ("--gpus=all" in found["runArgs"]) == (kind == "gpu")
     assert f"useradd --create-home --uid 1000 {found['remoteUser']}" in DOCKERFILE
     environment = re.search(r"^WORKDIR (/opt/\S+)$", DOCKERFILE, re.MULTILINE)
-    assert environment and found["postCreateCommand"] == f"ln -sfn {environment[1]}/.venv.{kind} .venv.{kind}"
+    assert environment
+    link, add = (
+        f"ln -sfn {environment[1]}/.venv.{kind} .venv.{kind}",
+        f". scripts/environment.sh; add_package .venv.{kind}",
+    )
+    assert found["postCreateCommand"] == f"{link} && bash -euc '{add}'"
     interpreter = found["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
     assert interpreter == f"{environment[1]}/.venv.{kind}/bin/python"
