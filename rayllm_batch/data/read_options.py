@@ -11,6 +11,7 @@ from rayllm_batch.errors import DatasetError, did_you_mean
 
 # Why a line is bad, in the row that stands for it, else null; it becomes the `error` of the output's row.
 BAD_LINE = "_rayllm_bad_line"
+OF_FILE = "dataset_file"  # the stage that this error begins with there
 RESERVED = "_rayllm_"  # names of columns that begin so are ours
 RAISE, KEEP = "raise", "keep"
 UTF8 = "utf-8"
