@@ -144,8 +144,9 @@ class FolderRun:
             print(f"{folder.rows:,} rows are in {folder.given}. Run the same again to continue from there.", flush=True)
             raise
         finally:
-            folder.write_metrics(execution.measure().to_dict())
-            self._keep_report()
+            if (metrics := execution.measure()).rows:  # else an earlier run's say more
+                folder.write_metrics(metrics.to_dict())
+                self._keep_report()
         self._complete(order, before, already)
 
     def _keep_report(self) -> None:

@@ -486,6 +486,110 @@ def test_a_folder_on_storage_without_locks(remote: Path) -> None:
         pass
 
 
+def everything(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
+
+
+def look(path: Any) -> None:
+    """As a check does, and a run that is refused before anything is computed."""
+    with opened(path):
+        pass
+    with pytest.raises(ValueError, match="a typo"), opened(path) as folder:
+        folder.write_manifest("unfinished")
+        raise ValueError("a typo in the prompt")
+
+
+@pytest.mark.parametrize("there", [[], ["a"], ["a/b/out"], ["a/b/out", "a/b/out/.DS_Store"], ["a/b/out", "a/b/more"]])
+def test_nothing_is_left_of_a_folder_in_which_nothing_was_computed(tmp_path: Path, there: list[str]) -> None:
+    for name in there:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    before = everything(tmp_path)
+    look(tmp_path / "a/b/out")
+    assert everything(tmp_path) == before
+
+
+def test_what_a_killed_driver_has_left_without_rows_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "_rayllm_batch" / "rows").mkdir(parents=True)
+    (tmp_path / "_rayllm_batch" / "manifest.json").write_text(
+        '{"format": 2, "fingerprint": "of a job that has no rows"}'
+    )
+    look(tmp_path)
+    assert not everything(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "rows/part-000001-aaaaaaaa.parquet.ids.unfinished", "set_aside/x", "y"]
+)
+def test_what_says_something_is_left(tmp_path: Path, name: str) -> None:
+    with opened(tmp_path) as folder:
+        Path(folder.place.inside(name)).touch()
+    assert (tmp_path / "_rayllm_batch" / name).exists()
+
+
+def test_rows_are_left_and_all_that_belongs_to_them(tmp_path: Path) -> None:
+    before = everything(begun(tmp_path / "out"))
+    look(tmp_path / "out")
+    assert everything(tmp_path / "out") == before
+
+
+def test_of_a_folder_that_another_driver_holds_nothing_is_removed(tmp_path: Path) -> None:
+    with opened(tmp_path / "out") as folder:
+        before = everything(tmp_path)
+        for job in (JOB, Job({"x": "y"})):
+            with pytest.raises(OutputError, match="Another run"):
+                opened(tmp_path / "out", job=job).__enter__()
+        assert everything(tmp_path) == before
+        store(folder, NAMES[0], [1])
+    assert (tmp_path / "out" / NAMES[0]).exists()
+
+
+def test_on_storage_nothing_is_left_but_the_name(remote: Path) -> None:
+    look("s3://bucket/out")
+    assert not everything(remote)
+    with opened("s3://bucket/out") as folder:
+        store(folder, NAMES[0], [1])
+        lease = remote / "_rayllm_batch" / "lock"
+        other = {**json.loads(lease.read_text()), "pid": 1, "start": 1.0}
+        del folder.parts[NAMES[0]]
+        (remote / NAMES[0]).unlink()
+        (remote / "_rayllm_batch" / "rows" / f"{NAMES[0]}.ids").unlink()
+        lease.write_text(json.dumps(other))  # this one slept for longer than its lease
+    assert json.loads(lease.read_text()) == other
+
+
+def test_drivers_that_come_and_go_are_never_two_and_lose_no_row(tmp_path: Path) -> None:
+    path, inside, problems = tmp_path / "a" / "out", list[int](), list[str]()
+    end = time.monotonic() + 2
+
+    def come_and_go(number: int) -> None:
+        while time.monotonic() < end and not problems:
+            try:
+                with opened(path) as folder:
+                    inside.append(number)
+                    if inside != [number]:
+                        problems.append("two at once")
+                    if number == 0 and time.monotonic() > end - 0.2 and not folder.rows:
+                        store(folder, NAMES[0], [1, 2])
+                    inside.remove(number)
+            except OutputError as error:
+                if "Another run" not in str(error):
+                    problems.append(str(error))
+            except Exception as error:
+                problems.append(repr(error))
+
+    threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    with opened(path) as folder:
+        if not folder.rows:
+            store(folder, NAMES[0], [1, 2])
+    with opened(path) as folder:
+        assert folder.rows == 2
+
+
 def many(path: Path, output_format: str = "parquet", parts: int = 20) -> list[int]:
     """As many parts of two rows each, of a job that is over, and two with failed rows."""
     with opened(path, output_format=output_format) as folder:
