@@ -139,8 +139,8 @@ class RayLLMBatch:
                        read from there, so that memory does not grow with the job. The same call on a folder that is
                        not complete continues: finished rows are not computed again. On a complete one no engine starts.
                        Rows that are new, of further files or a larger dataset_fraction, are answered; those that are
-                       not in the data any more keep their answers. The settings that decide answers must be those of
-                       before.
+                       not in the data any more keep their answers, or are set aside where they failed. The settings
+                       that decide answers must be those of before.
                        Or hf://datasets/owner/name[@branch][/folder]: the run works in work_folder, and its files are
                        pushed when it is complete; the dataset is made, private, where there is none. The same call
                        continues, also a push, and on another machine from what was pushed.

@@ -23,7 +23,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -194,13 +194,30 @@ class OutputFolder:
             if stay.all():
                 continue
             out.add(part.name)
-            if stay.any():  # the others go into a part of the same number: once it is there, this one does not count
-                content = some_rows(self.place.read(self._path(part.name)), self.format, stay)
-                newer = f"{part.name[: part.name.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
-                self._store(content, part.some(stay, newer, len(content), self._fingerprint))
+            self._store_some(part, stay)
         for name in sorted(out):
             self._put_aside(name)
             del self.parts[name]
+
+    def forget_failed(self, take_out: Callable[[bytes], np.ndarray]) -> int:
+        """Put those failed rows aside that it says of, given ids, as FinishedRows.take_out; returns how many."""
+        found = {part.name: take_out(part.ids) for part in self.parts.values() if part.failed}
+        out = {name: gone for name, gone in found.items() if gone.any()}
+        if out:
+            self.complete = False
+            self.write_manifest("unfinished")
+        for name, gone in out.items():
+            self._store_some(self.parts[name], ~gone)
+            self._put_aside(name)
+            del self.parts[name]
+        return sum(int(gone.sum()) for gone in out.values())
+
+    def _store_some(self, part: PartRecord, stay: np.ndarray) -> None:
+        """These of its rows, if any, in a part of the same number: once that is there, this one does not count."""
+        if stay.any():
+            content = some_rows(self.place.read(self._path(part.name)), self.format, stay)
+            newer = f"{part.name[: part.name.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
+            self._store(content, part.some(stay, newer, len(content), self._fingerprint))
 
     def next_number(self) -> int:
         return 1 + max(map(number_of, self.parts), default=0)

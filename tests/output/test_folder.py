@@ -264,6 +264,21 @@ def test_retry_failed_takes_failed_parts_away_and_no_others(tmp_path: Path) -> N
         assert not folder.complete and finished(folder) == in_files(folder) == Counter([1, 2, 3, 6, 6])
 
 
+def test_failed_rows_that_are_gone_are_put_aside_and_no_others(tmp_path: Path) -> None:
+    with opened(begun(tmp_path, "complete")) as folder:
+        store(folder, "failed-000004-aaaaaaaa.parquet", [7])
+        before = FinishedRows(folder.asked().rows)
+        before.saw(row_id({"a": 1}) + row_id({"a": 5}) + row_id({"a": 6}))
+        assert folder.forget_failed(before.take_out) == 2  # 4 and 7
+        assert before.missing().sum() == 3, "2, 3 and one of 6 have answers"
+        assert folder.failed_rows == 1 and not folder.complete
+        assert folder.forget_failed(before.take_out) == 0
+    with opened(tmp_path) as folder:
+        assert in_files(folder) == finished(folder) == Counter([1, 2, 3, 5, 6, 6])
+        aside = Path(folder.place.inside("set_aside"))
+        assert sorted(path.name for path in aside.iterdir()) == [NAMES[1], "failed-000004-aaaaaaaa.parquet"]
+
+
 def test_retry_failed_of_a_folder_without_failed_rows_has_nothing_to_do(tmp_path: Path) -> None:
     with opened(tmp_path) as folder:
         store(folder, NAMES[0], [1])
@@ -829,6 +844,16 @@ def test_finished_rows_against_a_counter(seed: int) -> None:
     rows.saw(b"")
     assert rows.owed() == {ids[v]: n - done[v] for v, n in read.items() if v in done and n > done[v]}
     assert rows.missing().sum() == sum((done - read).values())
+    failed = [v for v in done.elements() if choose.random() < 0.5] + [50]  # the last, of this run
+    ids[50], gone = row_id({"a": 50}), Counter[int]()
+    while failed:
+        some, failed = failed[: (k := choose.randint(1, 7))], failed[k:]
+        found = rows.take_out(b"".join(ids[v] for v in some))
+        expected = Counter({v: min(n, (done - read - gone)[v]) for v, n in Counter(some).items()})
+        assert Counter(v for v, is_gone in zip(some, found, strict=True) if is_gone) == +expected
+        gone += expected
+    assert rows.missing().sum() == sum((done - read - gone).values())
+    assert not len(rows.take_out(b""))
 
 
 def test_a_row_that_was_left_out_wrongly_is_noticed() -> None:
