@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any, Optional, Union, cast
 from rayllm_batch.cluster import connect, resources
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import show
-from rayllm_batch.errors import ConfigError, DatasetError, RayLLMBatchError, WorkloadError
+from rayllm_batch.errors import ConfigError, DatasetError, OutputError, RayLLMBatchError, WorkloadError
 from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.output import dataset_card
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.output.folder import OutputFolder
+from rayllm_batch.output.folder_view import FolderView
 from rayllm_batch.output.hub_folder import HubFolder, files_of, is_hub, replaced_in, write_shards
 from rayllm_batch.output.run_columns import failed_of
 from rayllm_batch.report.comparison import Compared, Comparison
 from rayllm_batch.report.estimate import Estimate, estimate
+from rayllm_batch.report.folder_page import folder_page
 from rayllm_batch.report.html_file import save
 from rayllm_batch.report.page import page
 from rayllm_batch.run import pipeline, warm
@@ -104,6 +106,7 @@ class RayLLMBatch:
         self._execution = Execution(self.engine_config, workload, self.options)
         self._estimate: Optional[Estimate] = None  # the latest
         self._answers: Any = None  # of the last run: its Dataset, or _folder's arguments
+        self._written: Union[str, os.PathLike, None] = None  # the folder of the last run, also of one that failed
 
     @property
     def metrics(self) -> Optional[RunMetrics]:
@@ -139,8 +142,8 @@ class RayLLMBatch:
                        read from there, so that memory does not grow with the job. The same call on a folder that is
                        not complete continues: finished rows are not computed again. On a complete one no engine starts.
                        Rows that are new, of further files or a larger dataset_fraction, are answered; those that are
-                       not in the data any more keep their answers. The settings that decide answers must be those of
-                       before.
+                       not in the data any more keep their answers, or are set aside where they failed. The settings
+                       that decide answers must be those of before.
                        Or hf://datasets/owner/name[@branch][/folder]: the run works in work_folder, and its files are
                        pushed when it is complete; the dataset is made, private, where there is none. The same call
                        continues, also a push, and on another machine from what was pushed.
@@ -163,7 +166,7 @@ class RayLLMBatch:
             )
         if changed not in CHANGED:
             raise ConfigError(f"changed= must be one of {', '.join(map(repr, CHANGED))}, given {changed!r}.")
-        self._answers = None
+        self._answers = self._written = None
         if output_path is None:
             if work_folder is not None:
                 raise ConfigError("work_folder= is for an output_path on the Hugging Face Hub: give output_path= too.")
@@ -171,7 +174,7 @@ class RayLLMBatch:
             result = self._answers = run_in_memory(self._execution)
         else:
             hub = self._on_hub(output_path, id_column, work_folder)
-            output_path = output_path if hub is None else hub.folder
+            output_path = self._written = output_path if hub is None else hub.folder
             with self._folder(output_path, output_format, id_column) as folder:
                 for name in folder.set_aside:
                     aside = folder.place.inside("set_aside")
@@ -409,11 +412,15 @@ class RayLLMBatch:
 
         Were the engines full, what failed and why, tokens/s over time, lengths, the slowest rows, settings and
         versions; also of a run that failed or was interrupted. path: the file, replaced if it is there. Returns its
-        whole path.
+        whole path. Of a run into a folder that had rows already, the figures are the folder's, as of `rayllm-batch
+        report`, and it says what of them is this run's.
 
-        Raises RayLLMBatchError before any run, and when the file cannot be written.
+        Raises RayLLMBatchError before any run, when the file cannot be written, and when the folder cannot be read.
         """
-        return save(page(**vars(self._execution.report())), path, "report")
+        run = self._execution.report()
+        is_done = not run.metrics.rows and not run.history.ended  # so all rows are in the folder
+        view = None if self._written is None else _with_rows(self._written, is_done)
+        return save(page(**vars(run)) if view is None else folder_page(view, run), path, "report")
 
     def _on_hub(
         self, path: Any, id_column: Optional[str], work_folder: Union[str, os.PathLike, None], make: bool = True
@@ -429,6 +436,17 @@ class RayLLMBatch:
 
     def _folder(self, path: Union[str, os.PathLike], output_format: str, id_column: Optional[str]) -> OutputFolder:
         return OutputFolder(path, describe_job(self.engine_config, self.workload, id_column), output_format)
+
+
+def _with_rows(folder: Union[str, os.PathLike], must: bool) -> Optional[FolderView]:
+    """None for one without: of a run that failed before it wrote any. must: it has some, or OutputError is raised."""
+    try:
+        view = FolderView(folder)
+    except OutputError:
+        if must:
+            raise
+        return None
+    return view if view.rows else None
 
 
 def _said(page: str) -> str:

@@ -25,7 +25,15 @@ from rayllm_batch.arguments import (
 from rayllm_batch.batch import RayLLMBatch
 from rayllm_batch.config import EngineConfig, init_engine_from_config
 from rayllm_batch.display import let_all_print
-from rayllm_batch.errors import EngineError, HubUnavailableError, RayLLMBatchError, WorkloadError, causes, one_line
+from rayllm_batch.errors import (
+    EngineError,
+    HubUnavailableError,
+    PreflightError,
+    RayLLMBatchError,
+    WorkloadError,
+    causes,
+    one_line,
+)
 from rayllm_batch.load_workload import load_workload, made, pairs, raised_at
 from rayllm_batch.output.hub_folder import HubPlace, is_hub
 from rayllm_batch.output.run_columns import failed_of
@@ -114,6 +122,8 @@ def _failed(error: BaseException, args: argparse.Namespace, began: bool) -> int:
         if "\n" in last:
             print(last, file=sys.stderr)
             last = f"{one_line(error)}{raised_at(error)}"
+        if isinstance(error, PreflightError):  # a list, which needs no second saying as the words in an engine's log do
+            last = f"{type(error).__name__}: {len(error.problems)} things are to be mended, see above"
     else:
         if args.verbose:
             traceback.print_exception(error, file=sys.stderr)

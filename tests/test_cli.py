@@ -244,8 +244,21 @@ def test_an_error_of_many_lines_ends_with_what_it_is(
     assert cli.main(["check", *GIVEN]) == cli.WRONG_INPUT
     *above, last = capsys.readouterr().err.splitlines()
     assert len(above) == 3 and above[0].startswith("PreflightError: 2 things")
-    for words in ("PreflightError", "no parse_row", "FileNotFoundError: tickets of may", "CNNDailySummary"):
-        assert words in last
+    assert [line[:5] for line in above[1:]] == ["  1. ", "  2. "] and "FileNotFoundError: tickets of may" in above[2]
+    whose = "(workload rayllm_batch:CNNDailySummary)"
+    assert last == f"PreflightError: 2 things are to be mended, see above {whose}", "and nothing is said twice"
+
+
+def test_an_engine_s_log_is_followed_by_what_it_says_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(*_: Any, **__: Any) -> None:
+        raise EngineError("It does not start. Its last words:\nINFO loading\nno such kernel")
+
+    monkeypatch.setattr(RayLLMBatch, "check", check)
+    assert cli.main(["check", *GIVEN]) == cli.FAILED
+    *above, last = capsys.readouterr().err.splitlines()
+    assert above[-1] == "no such kernel" and last.startswith("EngineError: It does not start") and "no such" in last
 
 
 def test_a_wrong_config_is_one_line_and_no_traceback() -> None:

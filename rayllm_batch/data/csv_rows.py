@@ -17,9 +17,10 @@ from rayllm_batch.data.file_text import BLOCK_BYTES, LONE_SURROGATE, FileText, i
 from rayllm_batch.data.read_options import BAD_LINE, RESERVED, shown
 from rayllm_batch.errors import DatasetError, did_you_mean
 
-Row = tuple[int, list[str], str]  # its first line's number, its cells, and why they cannot be read: " is not CSV"
+Row = tuple[int, list[str], str]  # its first line's number, its cells, and why they are no row: " is not CSV"
 LONGEST_CELL = 1 << 28
 TRIED_ROWS = 20  # to find the separator
+SHOWN = 200  # characters of a bad line, in which the cell that breaks it is mostly seen
 _NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # the first line of what Excel is to read
 
 
@@ -46,9 +47,9 @@ def csv_tables(text: FileText, size: int = BLOCK_BYTES) -> Iterator[pa.Table]:
 
 
 def _rows(text: FileText, lines: Iterator[str]) -> Iterator[Row]:
-    """After a row that cannot be read it goes on at the next line."""
+    """After a row that cannot be read it goes on at the next line. The first says how many cells each must have."""
     again = deque(islice(lines, TRIED_ROWS))
-    number, tried = 0, 0
+    number, tried, width = 0, 0, 0
     row: list[str] = []  # the lines of the row at hand
     if named := _NAMED_SEPARATOR.fullmatch(again[0]) if again else None:
         again.popleft()
@@ -79,10 +80,15 @@ def _rows(text: FileText, lines: Iterator[str]) -> Iterator[Row]:
             except csv.Error as error:
                 is_open = "unexpected end" in str(error) or "limit" in str(error)
                 why = "a quote is opened and not closed" if is_open else str(error)
-                cells, problem = [], f" is not CSV ({why}): {shown(row[0])}."
+                cells, problem = [], f" is not CSV ({why}): {shown(row[0], SHOWN)}."
                 again.extendleft(reversed(row[1:]))
                 number, tried = first, max(number, tried)
-            if cells or problem:
+            width = width or len(cells)
+            if cells and len(cells) != width:
+                problem = _other_width(len(cells), width, separator, "".join(row))
+                yield first, cells, problem
+                problem = ""  # of the row, not of the reader
+            elif cells or problem:
                 yield first, cells, problem
             elif not row:
                 return
@@ -94,15 +100,11 @@ def _table(
     cells: list[Sequence[Optional[str]]] = []
     errors: list[Optional[str]] = []
     for row, number, problem in zip(rows, numbers, problems, strict=True):
-        if not problem and len(row) == len(names):
+        if not problem:
             errors.append(None)
             cells.append(row)
             continue
-        why = problem or (
-            f" has {len(row)} cell(s) where the header has {len(names)}: {shown(','.join(row))}. A cell with the "
-            "separator, a quote or a line break in it must be quoted."
-        )
-        errors.append(text.options.bad_row(f"Line {number} of {text.path!r}{why}")[BAD_LINE])
+        errors.append(text.options.bad_row(f"Line {number} of {text.path!r}{problem}")[BAD_LINE])
         cells.append([None] * len(names))
     columns = {}
     for name, column in zip(names, zip(*cells, strict=True), strict=True):
@@ -121,6 +123,19 @@ def _table(
     if text.options.keeps:
         columns[BAD_LINE] = pa.array(errors, pa.string())
     return pa.table(columns)
+
+
+def _other_width(found: int, wanted: int, separator: str, line: str) -> str:
+    """Why a row with so many cells is none. line: as it stands in the file, of several lines where a cell has some."""
+    if found > wanted:
+        advice = f"A cell with {separator!r} in it must stand in quotes, and a quote in it must be doubled."
+    else:
+        advice = (
+            "An empty cell needs its separator too; or a line break in a cell, which must then stand in quotes, has "
+            "cut the row in two."
+        )
+    has = f" has {found} cell(s) where the header has {wanted}, with the separator {separator!r}"
+    return f"{has}: {shown(line, SHOWN)}. {advice}"
 
 
 def _problem(value: str, name: str, kind: pa.DataType, text: FileText) -> str:

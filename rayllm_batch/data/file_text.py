@@ -174,7 +174,7 @@ class FileText:
     def _misread(self, what: str, why: str, example: str) -> str:
         return (
             f"{what} is not {self.encoding.upper()}{why}. Save it as UTF-8, or name its encoding in the workload, such "
-            f"as dataset_encoding={example!r}."
+            f"as dataset_encoding={example!r} (on the command line: -w dataset_encoding={example})."
         )
 
 

@@ -11,6 +11,7 @@ from rayllm_batch.errors import DatasetError, did_you_mean
 
 # Why a line is bad, in the row that stands for it, else null; it becomes the `error` of the output's row.
 BAD_LINE = "_rayllm_bad_line"
+OF_FILE = "dataset_file"  # the stage that this error begins with there
 RESERVED = "_rayllm_"  # names of columns that begin so are ours
 RAISE, KEEP = "raise", "keep"
 UTF8 = "utf-8"
@@ -64,11 +65,12 @@ class ReadOptions:
     def bad_row(self, why: str) -> dict[str, Any]:
         """What stands for a bad line. Raises DatasetError where bad lines end the reading."""
         if not self.keeps:
-            raise DatasetError(f"{why} Mend or remove it, or set bad_lines={KEEP!r}: then it is a failed row.")
+            keep = f"bad_lines={KEEP!r} (on the command line: -w bad_lines={KEEP})"
+            raise DatasetError(f"{why} Mend or remove it, or set {keep}: then it is a failed row.")
         return {BAD_LINE: why}
 
 
 def shown(line: str, most: int = 80) -> str:
-    """A line as a message may quote it."""
-    text = line.strip().encode("utf-8", "replace").decode()
+    """A line as a message may quote it: as it stands in the file, without the line break at its end."""
+    text = line[: most + 2].rstrip("\r\n").encode("utf-8", "replace").decode()
     return repr(text if len(text) <= most else text[:most] + "...")

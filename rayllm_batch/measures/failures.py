@@ -8,10 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from rayllm_batch.data.read_options import OF_FILE
+
 MAX_KINDS = 100  # kept; rows of others count together, by their stage
 MAX_STAGES = 20
+MOST_OF_STAGE = 40  # characters
 CHARACTERS = 200
 OTHERS = "other errors"
+OTHER = "other"  # the stage of errors that name none
+STAGE = re.compile(r"[^\W\d]+([ .-][^\W\d]+)*")  # words, by which errors are shown together
+PLACE, LINE = re.compile(r" of (?P<quote>['\"]).*?(?P=quote)", re.DOTALL), re.compile(r"(?:: | is )['\"]")
 GIVEN = re.compile(r", given |, but is ")  # what follows is the value: so write pydantic's errors and our own
 VALUE = re.compile(
     r"""^(?:'.*'|".*"|[\[{].*[\]}]|-?\d\S*|True|False|None) (?=is |are |does |has |should )""", re.DOTALL
@@ -21,10 +27,18 @@ Errors = dict[str, tuple[int, str]]  # by `kind_of`: rows, and one of their erro
 
 
 def kind_of(error: str) -> str:
-    """Errors that differ in numbers alone, such as lengths, are of one kind; so are answers by their reason."""
+    """Errors that differ in numbers alone, such as lengths, are of one kind; so are answers by their reason, and lines
+    that could not be read by theirs, whatever file they are of.
+
+    To tell kinds apart, and not to be shown: an example of the kind is.
+    """
     error = error[:CHARACTERS]
     stage, colon, said = error.partition(": ")
-    return re.sub(r"\d+", "0", f"{stage}{colon}{reason_of(said)}" if stage == "answer" else error)
+    if stage == "answer":
+        error = f"{stage}{colon}{reason_of(said)}"
+    if stage == OF_FILE:
+        error = f"{stage}{colon}{LINE.split(PLACE.sub('', said, count=1))[0]}"
+    return re.sub(r"\d+", "0", error)
 
 
 def reason_of(complaint: str) -> str:
@@ -36,13 +50,15 @@ def reason_of(complaint: str) -> str:
 
 
 def stage_of(error: str) -> str:
-    return kind_of(error.partition(":")[0][:40])
+    """What its text begins with, such as parse_row; OTHER where that is no name."""
+    stage = error.partition(":")[0]
+    return stage if len(stage) <= MOST_OF_STAGE and STAGE.fullmatch(stage) else OTHER
 
 
 def count(errors: Errors, error: str, rows: int = 1) -> None:
     """Add rows with an error; or, below 0, take them out."""
     kind = kind_of(error)
-    for other in (f"{stage_of(error)}: {OTHERS}", f"other: {OTHERS}"):
+    for other in (f"{stage_of(error)}: {OTHERS}", f"{OTHER}: {OTHERS}"):
         if kind not in errors and len(errors) >= MAX_KINDS + (MAX_STAGES if kind.endswith(OTHERS) else 0):
             kind = error = other
     known, example = errors.get(kind, (0, error[: CHARACTERS + 1]))

@@ -44,7 +44,7 @@ class RunMetrics:
     start_s:              seconds until the slowest engine was ready.
     engine_s:             seconds during which an engine had work, averaged over the replicas.
     num_replicas:         replicas that answered rows; a restarted one is the same one.
-    failed_by_kind:       failed rows by their stage: parse_row, chat_template, tokenize, sampling_params, engine.
+    failed_by_kind:       failed rows by their stage: dataset_file, parse_row, chat_template, tokenize, engine, ...
     errors:               failed rows by what their errors say: how many, and one of them.
     finish_reasons:       rows by finish reason, "error" among them.
     invalid_answers:      answers that did not have the form asked for, by the reason: how many, and one of the reasons.

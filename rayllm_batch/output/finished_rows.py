@@ -55,6 +55,7 @@ class FinishedRows:
     def __init__(self, counts: RowCounts) -> None:
         self.counts = counts
         self._seen = np.zeros(len(counts), dtype=np.int64)
+        self._taken_out = np.zeros(len(counts), dtype=np.int64)
 
     def saw(self, ids: bytes) -> None:
         places = self.counts.find(as_pairs(ids))
@@ -69,8 +70,23 @@ class FinishedRows:
         return {pairs[i].tobytes(): int(more[i]) for i in np.flatnonzero(more > 0)}
 
     def missing(self) -> np.ndarray:
-        """Of each id, how many finished rows are not in the data any more."""
-        return np.maximum(self.counts.counts - self._seen, 0)
+        """Of each id, how many finished rows are not in the data any more, those left out that were taken out."""
+        return np.maximum(self.counts.counts - self._seen - self._taken_out, 0)
+
+    def take_out(self, ids: bytes) -> np.ndarray:
+        """Of rows with these ids, the finished ones that are missing, shape (n,) of bool; of equal rows no more than
+        are.
+        """
+        places = self.counts.find(as_pairs(ids))
+        if not len(self.counts):
+            return places >= 0
+        order = np.argsort(places, kind="stable")
+        alike = places[order]
+        turn = np.empty(len(places), dtype=np.int64)  # of each row, how many before it have its id
+        turn[order] = np.arange(len(alike)) - np.searchsorted(alike, alike)
+        gone = (places >= 0) & (turn < self.missing()[places])
+        np.add.at(self._taken_out, places[gone], 1)
+        return gone
 
     def missing_ids(self) -> bytes:
         return np.repeat(self.counts.pairs(), self.missing(), axis=0).astype(">u8").tobytes()

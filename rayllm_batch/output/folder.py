@@ -12,6 +12,8 @@
 
 A part counts when its ids are there and its size is what they say. Ids are written first, so whatever is killed at
 whatever moment leaves a part that counts or one that does not, and rows that do not count are computed again.
+
+Where nothing was computed, nothing of this is left: a folder that was not there is not there again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     import ray.data
 
 FORMATS = ("parquet", "jsonl")
+SCAFFOLD = ("rows", "set_aside")  # folders in INSIDE
 MERGED_BYTES, FEW_PARTS = 64 << 20, 16  # of files; so many small ones are no trouble
 
 log = logging.getLogger("rayllm_batch")
@@ -74,19 +77,26 @@ class OutputFolder:
         self.complete = False
         self.set_aside: list[str] = []
         self._lock = FolderLock(self.place, self.place.inside("lock"))
+        self._made: list[str] = []  # folders that were not there, the innermost first; on a disk
+        self._is_ours = False  # what stands in INSIDE is of this class, and of a format that it knows
         self._manifest_at = 0.0
 
     def __enter__(self) -> OutputFolder:
         cannot_be, mend = "written", "Choose another output_path."
         try:
             self._refuse_foreign()
-            for name in ("rows", "set_aside"):
-                self.place.fs.create_dir(self.place.inside(name), recursive=True)
+            self._made = _missing(self.place.root) if self.place.is_local else []
+            if not self.place.is_local:
+                self.place.fs.create_dir(self.place.inside(), recursive=True)
             self._lock.acquire()
+            # Only now: who held the lock before may have removed what was empty.
+            for name in SCAFFOLD:
+                self.place.fs.create_dir(self.place.inside(name), recursive=True)
             cannot_be, mend = "used", "Make room, or mend the folder, and run the same again."
             self._open()
+            self._is_ours = True
         except BaseException as error:
-            self._lock.release()
+            self._release()
             if isinstance(error, (OSError, pa.ArrowInvalid)):  # the latter for gs:// where there is no such bucket
                 said = str(error).partition(" error_info=")[0]
                 why = f"{said.rstrip('.')}. {advice(error, mend)}"
@@ -95,7 +105,42 @@ class OutputFolder:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._lock.release()
+        self._release()
+
+    def _release(self) -> None:
+        self._lock.release(self._clear)
+        for folder in self._made:  # only what is empty; another driver may have begun there
+            try:
+                os.rmdir(folder)
+            except OSError:
+                break
+
+    def _clear(self) -> bool:
+        """While the lock is held: remove what was written about a job that has no rows. Returns whether that was so.
+
+        On object storage the empty folder may stay, as a name: to remove it is to remove what comes into it meanwhile.
+        """
+        if not self._is_ours:
+            return False
+        place, inside = self.place, self.place.inside()
+        listed = [info.base_name for info in place.listed(inside)]
+        if {*listed} - {*SCAFFOLD, "lock", "manifest.json"} or any(
+            place.listed(place.inside(name)) for name in SCAFFOLD
+        ):
+            return False
+        if any(NAME.fullmatch(info.base_name) for info in place.listed(place.root)):
+            return False
+        if not place.is_local:
+            place.fs.delete_dir(inside)
+            return True
+        for name in SCAFFOLD:
+            if name in listed:
+                os.rmdir(place.inside(name))
+        for name in ("manifest.json", "lock"):  # the lock last: what comes behind it may be another driver's
+            if name in listed:
+                os.unlink(place.inside(name))
+        os.rmdir(inside)
+        return True
 
     @property
     def job(self) -> Job:
@@ -149,13 +194,30 @@ class OutputFolder:
             if stay.all():
                 continue
             out.add(part.name)
-            if stay.any():  # the others go into a part of the same number: once it is there, this one does not count
-                content = some_rows(self.place.read(self._path(part.name)), self.format, stay)
-                newer = f"{part.name[: part.name.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
-                self._store(content, part.some(stay, newer, len(content), self._fingerprint))
+            self._store_some(part, stay)
         for name in sorted(out):
             self._put_aside(name)
             del self.parts[name]
+
+    def forget_failed(self, take_out: Callable[[bytes], np.ndarray]) -> int:
+        """Put those failed rows aside that it says of, given ids, as FinishedRows.take_out; returns how many."""
+        found = {part.name: take_out(part.ids) for part in self.parts.values() if part.failed}
+        out = {name: gone for name, gone in found.items() if gone.any()}
+        if out:
+            self.complete = False
+            self.write_manifest("unfinished")
+        for name, gone in out.items():
+            self._store_some(self.parts[name], ~gone)
+            self._put_aside(name)
+            del self.parts[name]
+        return sum(int(gone.sum()) for gone in out.values())
+
+    def _store_some(self, part: PartRecord, stay: np.ndarray) -> None:
+        """These of its rows, if any, in a part of the same number: once that is there, this one does not count."""
+        if stay.any():
+            content = some_rows(self.place.read(self._path(part.name)), self.format, stay)
+            newer = f"{part.name[: part.name.rindex('-')]}-{uuid.uuid4().hex[:8]}.{self.format}"
+            self._store(content, part.some(stay, newer, len(content), self._fingerprint))
 
     def next_number(self) -> int:
         return 1 + max(map(number_of, self.parts), default=0)
@@ -291,6 +353,7 @@ class OutputFolder:
         names = [info.base_name for info in self.place.listed(self.place.root)]
         if INSIDE not in names and not all(map(_is_ignored, names)):
             raise self._foreign(names)
+        self._is_ours = INSIDE not in names
 
     def _foreign(self, names: list[str]) -> OutputError:
         shown = [name for name in sorted(names) if name != INSIDE and not _is_ignored(name)]
@@ -383,6 +446,15 @@ class OutputFolder:
 
     def _ids_path(self, name: str) -> str:
         return self.place.inside("rows", f"{name}.ids")
+
+
+def _missing(folder: str) -> list[str]:
+    """Of a folder and those that it is in, those that are not there, it first."""
+    found = []
+    while not os.path.lexists(folder):
+        found.append(folder)
+        folder = os.path.dirname(folder)
+    return found
 
 
 def _first(names: list[str]) -> str:

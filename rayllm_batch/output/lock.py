@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import IO, Any, Optional
 
 from rayllm_batch.errors import OutputError
@@ -16,6 +17,7 @@ from rayllm_batch.output.place import OutputPlace
 HEARTBEAT_S = 10.0  # on storage that has no locks, a driver signs this often; one that has not for LEASE_S is dead
 LEASE_S = 30.0
 READ_TRIES = 3
+OPEN_TRIES = 20  # each fails where another driver has removed the file in the last microseconds
 LOOK_EVERY_S = 1.0  # at the lease of another, until it is signed again or has run out
 SETTLE_S = 2.0  # of two that came at once, and wrote within half of it, the second to write holds it
 
@@ -26,7 +28,8 @@ os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
 
 
 class FolderLock:
-    """Held from `acquire` to `release`; the end of the process releases it, however it ends.
+    """Held from `acquire` to `release`; the end of the process releases it, however it ends. Locally the folder of
+    its file is made too: who held the lock last may have removed both.
 
     On a local (or NFS) folder it is the operating system's lock on a file. On object storage, which has none, it is
     a file that its holder signs every HEARTBEAT_S seconds.
@@ -61,33 +64,51 @@ class FolderLock:
         if self._lost_to:
             raise self._held(self._lost_to)
 
-    def release(self) -> None:
+    def release(self, clear: Callable[[], bool] = lambda: False) -> None:
+        """clear: called while nobody else can hold it; True where it has removed the lock's file too. Its OSError is
+        no error.
+        """
         if self._file is not None:
-            _held.discard(self._file)
-            self._file.close()
-            self._file = None
+            try:
+                _done(clear)
+            finally:
+                _held.discard(self._file)
+                self._file.close()
+                self._file = None
         elif self._thread is not None:
             self._stop.set()
             self._thread.join()
             self._thread = None
             try:
-                if not self._is_other(self._read()):
+                if not self._is_other(self._read()) and (self._lost_to or not _done(clear)):
                     self._write({**self._me, "beat": 0})
             except OSError:  # the lease runs out by itself
                 pass
 
     def _acquire_local(self) -> None:
-        file = open(self._path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (open while the lock is held)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with file:
-                file.seek(0)
-                raise self._held(_loads(file.read())) from None
-        except OSError as error:  # a file system without locks
-            file.close()
-            text = f"The output folder {self._place.given!r} cannot be locked: {error}. Use a local folder."
-            raise OutputError(text) from None
+        failed: Optional[OSError] = None
+        for _ in range(OPEN_TRIES):
+            try:
+                os.makedirs(os.path.dirname(self._path), exist_ok=True)
+                file = open(self._path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (open while held)
+            except (FileNotFoundError, FileExistsError) as error:  # the folder was removed in between
+                failed = error
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with file:
+                    file.seek(0)
+                    raise self._held(_loads(file.read())) from None
+            except OSError as error:  # a file system without locks
+                file.close()
+                text = f"The output folder {self._place.given!r} cannot be locked: {error}. Use a local folder."
+                raise OutputError(text) from None
+            if _is_at(file, self._path):
+                break
+            file.close()  # removed between the two steps: another driver may lock the file that is there now
+        else:
+            raise failed or self._held({})
         _held.add(file)
         self._file = file
         file.truncate(0)
@@ -150,6 +171,20 @@ class FolderLock:
 
     def _write(self, content: dict[str, Any]) -> None:
         self._place.write(self._path, json.dumps(content).encode())
+
+
+def _done(clear: Callable[[], bool]) -> bool:
+    try:
+        return clear()
+    except OSError:
+        return False
+
+
+def _is_at(file: IO[str], path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _loads(text: str) -> dict[str, Any]:

@@ -26,7 +26,10 @@ class OutputPlace:
         return "/".join((self.root, INSIDE, *names))
 
     def listed(self, folder: str) -> list[pyarrow.fs.FileInfo]:
-        return self.fs.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+        try:
+            return self.fs.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+        except FileNotFoundError:  # it is removed just now
+            return []
 
     def read(self, path: str) -> bytes:
         with self.fs.open_input_stream(path) as file:

@@ -17,15 +17,23 @@ from rayllm_batch.report.run_report import RunReport, metrics_of
 NOT_KEPT = "how full the engines were over time, the slowest rows and the engine's resolved settings"
 
 
-def folder_page(view: FolderView) -> str:
-    """Raises OutputError where there are no rows, or some cannot be read."""
+def folder_page(view: FolderView, run: Optional[RunReport] = None) -> str:
+    """run: one that has just ended, into this folder; else its last one is told of, as far as it was kept. So it is
+    beside one that computed nothing.
+
+    Raises OutputError where there are no rows, or some cannot be read.
+    """
     if not view.rows:
         raise OutputError(f"There are no answers in {view.given!r} yet: its report can be made once a part is written.")
     state = f"{view.state}, last written {view.updated}" if view.updated else view.state
     figures = FolderFigures(view.given, view.rows, view.failed_rows, state, None)
-    run = _kept(view)
-    if run is None:
-        run, figures.left_out = _without(view)
+    if run is not None:
+        figures.this_run, figures.is_this_run = _of_this_run(view, run), run.metrics.rows > 0
+    if run is None or not run.metrics.rows:
+        kept = _kept(view, is_needed=run is None)
+        run, figures.left_out = (kept, "") if kept else _without(view)
+    elif run.metrics.rows > view.rows:  # it was cut short: some of its rows were not written
+        return page(**vars(run), folder=figures)
     if figures.left_out or (run.metrics.rows, run.metrics.failed) != (view.rows, view.failed_rows):
         figures.stats = stats_of(view)
     try:
@@ -34,11 +42,29 @@ def folder_page(view: FolderView) -> str:
         raise _unreadable(view, error) from None
 
 
-def _kept(view: FolderView) -> Optional[RunReport]:
+def _of_this_run(view: FolderView, run: RunReport) -> str:
+    """What it did beside what was there already; "" of one that answered all rows of the folder."""
+    rows, failed, ended = run.metrics.rows, run.metrics.failed, run.history.ended
+    if rows >= view.rows:
+        return ""
+    did = f"This run computed {rows:,} of the {view.rows:,} rows in the folder, and {failed:,} of these failed."
+    if not rows:
+        why = f"it did not finish ({ended})" if ended else "all rows were in the folder before it"
+        did = f"This run computed nothing: {why}."
+    elif ended:
+        did = f"This run did not finish ({ended}). {did}"
+    if (earlier := view.failed_rows - failed) > 0:
+        did += f" {earlier:,} row(s) failed in earlier runs; retry_failed=True (--retry-failed) runs them again."
+    return did
+
+
+def _kept(view: FolderView, is_needed: bool) -> Optional[RunReport]:
     content = view.beside("report.json")
     try:
         return RunReport.from_json(content) if content else None
     except ValueError as error:
+        if not is_needed:
+            return None
         raise _unreadable(view, error) from None
 
 

@@ -33,7 +33,8 @@ class FolderFigures:
     """What the page says of the folder. given: its path. state: "complete" or "unfinished", and when it was written.
 
     stats: of all its rows; None where these are the last run's, and so the page's own.
-    left_out: what is not in the folder, in words.
+    left_out: what is not in the folder, in words. this_run: likewise, what the run did that has just ended; "" where
+    there is none, or it answered all rows. is_this_run: whether the run that the page tells of is that one.
     """
 
     given: str
@@ -42,6 +43,8 @@ class FolderFigures:
     state: str
     stats: Optional[RowStats]
     left_out: str = ""
+    this_run: str = ""
+    is_this_run: bool = False
 
 
 def run_report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rayllm_batch.measures.failures import OTHER
 from rayllm_batch.measures.history import NEARLY, History, Point, mean_over
 from rayllm_batch.measures.metrics import RunMetrics
 
@@ -42,6 +43,8 @@ def _failures(metrics: RunMetrics, history: History) -> str:
     if not metrics.failed_by_kind:
         return f"{share}."
     kind, rows = max(metrics.failed_by_kind.items(), key=lambda item: item[1])
+    if kind == OTHER:
+        return f"{share}."
     return f"{share}, {'all' if rows == metrics.failed else f'{rows:,} of them'} in {kind}."
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.data import columns
 from rayllm_batch.data.column_types import has_nested_integers
-from rayllm_batch.data.row_id import ID_BYTES
+from rayllm_batch.data.row_id import ID_BYTES, RowCounts
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.measures import failures
 from rayllm_batch.measures.metrics import RunMetrics
@@ -21,6 +21,7 @@ from rayllm_batch.output.part_writer import PartWriter
 from rayllm_batch.run import pipeline
 from rayllm_batch.run.execution import Execution
 from rayllm_batch.run.monitor import start_monitor
+from rayllm_batch.run.plan import Plan
 from rayllm_batch.run.preflight import Ready
 from rayllm_batch.run.session import explained
 from rayllm_batch.run.survey import Survey, are_asked_the_same, survey
@@ -74,6 +75,7 @@ class FolderRun:
         self._execution, self._folder, self._id_column = execution, folder, id_column
         self._retry_failed, self._changed = retry_failed and bool(folder.failed_rows), changed
         self._keep_order = execution.options.preserve_order
+        self._forgotten = 0  # failed rows that are not in the data any more
 
     def run(self) -> ray.data.Dataset:
         folder = self._folder
@@ -100,9 +102,13 @@ class FolderRun:
         # Whether anything is left to do, before an engine starts for it, where that is not known.
         redo, kept, asked = b"", None, folder.asked()
         maybe_done = not folder.same_rows if folder.complete else total is not None and total <= folder.rows
-        if found := self._survey(ready, asked, maybe_done and not self._retry_failed, **folder_job):
+        # Those that failed may be gone, and then there is nothing to retry.
+        maybe_done |= self._retry_failed and total is not None and total < folder.rows
+        if found := self._survey(ready, asked, maybe_done, **folder_job):
             redo = bytes(found.changed) if self._changed == "redo" else redo
             kept = bool(found.changed) and not redo if found.compared else None
+            self._forgotten = folder.forget_failed(found.known.take_out)
+            self._retry_failed = self._retry_failed and bool(folder.failed_rows)
             if not found.new and not redo and not self._retry_failed:
                 folder.accept(kept)
                 execution.metrics = RunMetrics()
@@ -110,28 +116,45 @@ class FolderRun:
             total = found.new + folder.rows  # of the whole folder
         if self._retry_failed or redo:
             folder.run_again(failed=self._retry_failed, ids=redo)
+        if self._retry_failed or redo or self._forgotten:
             asked = folder.asked()
         folder.accept(kept)
         before = FinishedRows(asked.rows)
-        already, order = folder.rows, bytearray()
+        already = folder.rows
         del asked, found  # eight bytes a row and more
         if already:
             print(f"{already:,} rows are in {folder.given} already: continuing with the rest.")
             total = None if total is None else max(total - already, 0)
         say(plan.chosen(total))
         say(ready.rows.task.legend)
+        finished = before.counts if already else None
+        order = self._compute(plan, rows, total, token, before=before, finished=finished, **folder_job)
+        self._complete(order, before, already)
+
+    def _compute(
+        self,
+        plan: Plan,
+        rows: ray.data.Dataset,
+        total: Optional[int],
+        token: str,
+        *,
+        before: FinishedRows,
+        finished: Optional[RowCounts],
+        **folder_job: Any,
+    ) -> bytearray:
+        """Every row that is not finished, into the folder. Returns the ids of all in their order, if that is kept."""
+        execution, folder, order = self._execution, self._folder, bytearray()
         try:
             with PartWriter(folder, self._id_column) as writer:
 
                 def write(answers: ray.data.Dataset) -> None:
                     for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
-                        finished = table.column(run_columns.FINISHED_IDS)
-                        before.saw(b"".join(finished.drop_null().to_pylist()))
+                        seen = table.column(run_columns.FINISHED_IDS)
+                        before.saw(b"".join(seen.drop_null().to_pylist()))
                         if run_columns.ORDER in table.column_names:
                             order.extend(b"".join(table.column(run_columns.ORDER).drop_null().to_pylist()))
                         writer.add(run_columns.without_markers(table))
 
-                finished = before.counts if already else None
                 execution.execute(
                     plan, rows, total, token, write, finished=finished, keep_order=self._keep_order, **folder_job
                 )
@@ -145,9 +168,10 @@ class FolderRun:
             print(f"{folder.rows:,} rows are in {folder.given}. Run the same again to continue from there.", flush=True)
             raise
         finally:
-            folder.write_metrics(execution.measure().to_dict())
-            self._keep_report()
-        self._complete(order, before, already)
+            if (metrics := execution.measure()).rows:  # else an earlier run's say more
+                folder.write_metrics(metrics.to_dict())
+                self._keep_report()
+        return order
 
     def _keep_report(self) -> None:
         """So that `rayllm-batch report` can make the page later. The answers are good without: it only warns."""
@@ -160,6 +184,7 @@ class FolderRun:
         """Every row of the data is in the folder. order: their ids, if they are to keep it."""
         folder = self._folder
         try:
+            forgotten = folder.forget_failed(before.take_out)
             if order:
                 folder.write_order(memoryview(order + before.missing_ids()))
             folder.merge_small()
@@ -169,11 +194,12 @@ class FolderRun:
                 f"All {folder.rows:,} rows are in {folder.given!r}, but its manifest cannot be written: {error}. Make "
                 "room, and run the same again."
             ) from None
-        if already:
+        already, self._forgotten = already - forgotten, self._forgotten + forgotten
+        if already or self._forgotten:
             gone = int(before.missing().sum())
-            stay = " from the data and keep their answers (or does load_dataset read other rows each time?)"
-            new, known = folder.rows - already, already - gone
-            print(f"{new:,} rows are new, {known:,} were known, {gone:,} are gone{stay if gone else ''}.")
+            rows = folder.rows - already, already - gone, gone
+            by_us = bool(folder.job.rows)
+            print("\n".join(last_words.of_known(*rows, failed_and_gone=self._forgotten, from_file=by_us)))
         self._say_last(self._execution.metrics if folder.rows > already else "there was nothing to run.")
 
     def _say_last(self, took: object) -> None:

@@ -36,6 +36,22 @@ def of_truncated(rows: int) -> list[str]:
     return [f"{rows:,} row(s) had a text that was cut to truncate_prompt_tokens; the column `truncated` says which."]
 
 
+def of_known(new: int, known: int, gone: int, failed_and_gone: int = 0, from_file: bool = False) -> list[str]:
+    """Lines of a run that went on in a folder. gone: from the data, with answers. from_file: a dataset_file's rows."""
+    why = "or does load_dataset read other rows each time?"
+    if from_file:
+        why = "or is it another dataset_file (--input), or a smaller dataset_fraction?"
+    stay = f" from the data and keep their answers ({why})" if gone else ""
+    lines = [f"{new:,} rows are new, {known:,} were known, {gone:,} are gone{stay}."]
+    if failed_and_gone:
+        are, they = ("row", "is") if failed_and_gone == 1 else ("rows", "are"), "It" if failed_and_gone == 1 else "They"
+        lines.append(
+            f"{failed_and_gone:,} {are[0]} in the folder {are[1]} no longer in the input. {they} had failed, and "
+            f"{are[1]} set aside."
+        )
+    return lines
+
+
 def of_memory(
     rows: int, failed: int, took: object, errors: Mapping[str, tuple[int, str]], invalid: Sequence[str] = ()
 ) -> str:

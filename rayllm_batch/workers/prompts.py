@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.data import columns
-from rayllm_batch.data.read_options import BAD_LINE
+from rayllm_batch.data.read_options import BAD_LINE, OF_FILE
 from rayllm_batch.data.row_id import as_pairs, row_ids
 from rayllm_batch.errors import EngineError, RayLLMBatchError, one_line
 from rayllm_batch.output import finished_rows, run_columns
@@ -110,7 +110,8 @@ def _prompt_tables(table: pa.Table, job: PromptJob) -> Iterator[pa.Table]:
     rows: list[dict[str, Any]] = []  # as the task has read them
     own_columns = [name for name in table.column_names if name not in run_columns.RUN_COLUMNS]
     for row in columns.rows(table.select(own_columns)):
-        parsed, request, error = {}, None, row.pop(BAD_LINE, None)
+        parsed, request, why = {}, None, row.pop(BAD_LINE, None)
+        error = None if why is None else f"{OF_FILE}: {why}"
         try:
             if isinstance(row, columns.UnreadableRow):
                 raise row.error

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,30 @@ def test_bad_lines(content: bytes, number: int, word: str, others: list[str], pu
     assert bad["a"] is bad["b"] is None and bad[BAD_LINE].startswith(f"Line {number} of ") and word in bad[BAD_LINE]
 
 
+@pytest.mark.parametrize(
+    ("content", "quoted", "separator", "advice"),
+    [
+        (b"id;text;stars\n1;a;2\n2;good, but; dear;1\n", "'2;good, but; dear;1'", ";", "A cell with ';' in it must"),
+        (b"id\ttext\n1\ta\n\tb\t\r\n", repr("\tb\t"), "\t", "A cell with '\\t' in it must"),
+        (b"a|b|c\n1|2|3\n 4, 5|6 \n", "' 4, 5|6 '", "|", "a line break in a cell, which must then stand in quotes"),
+        (b'a,b\n1,2\n"x, ""y""\nz"\n', repr('"x, ""y""\nz"'), ",", "An empty cell needs its separator too"),
+        (b"sep=;\na;b\n1;2\n3;%s\n" % (b"x;" * 300), "'3;" + "x;" * 99 + "...'", ";", "A cell with ';'"),
+    ],
+)
+def test_a_row_of_another_width_is_shown_as_it_stands_in_the_file(
+    content: bytes, quoted: str, separator: str, advice: str, put: Any
+) -> None:
+    message = refusal(put("rows.csv", content))
+    assert f"with the separator {separator!r}: {quoted}. " in message and advice in message
+    assert "bad_lines='keep' (on the command line: -w bad_lines=keep)" in message
+
+
+def test_rows_of_another_width_do_not_hide_those_between(put: Any) -> None:
+    rows = read(put("rows.csv", b'a,b\n1\n2,2\n3,3,3\n4,"4\n5,5\n6\n'), bad_lines="keep")
+    assert [row["a"] for row in rows] == [None, "2", None, None, "5", None]
+    assert [row[BAD_LINE].split()[1] for row in rows if row[BAD_LINE]] == ["2", "4", "5", "7"]
+
+
 def test_lines_far_down_are_numbered_in_small_blocks(put: Any) -> None:
     path = put("rows.csv", b"a,b\n" + b'1,"x\ny"\n' * 50_000 + b"bad\n")
     with pytest.raises(DatasetError, match="^Line 100002 of "):
@@ -257,6 +282,7 @@ def test_encodings(encoding: str, text: str, put: Any) -> None:
     if not known:
         message = refusal(put("rows.csv", content))
         assert "UTF-8" in message and "dataset_encoding=" in message
+        assert re.search(r"dataset_encoding='([\w-]+)' \(on the command line: -w dataset_encoding=\1\)", message)
 
 
 def test_a_byte_order_mark_goes_before_the_encoding_that_is_asked_for(put: Any, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayllm_batch.measures.failures import MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted, reason_of
+from rayllm_batch.measures.failures import MAX_KINDS, MAX_STAGES, OTHERS, by_stage, count, counted, reason_of, stage_of
 from rayllm_batch.tasks.base import InvalidAnswer
 from rayllm_batch.tasks.output_schema import OutputSchema
 
@@ -36,6 +36,43 @@ def test_what_is_taken_out_again_was_never_there() -> None:
     count(errors, "engine: x", -1)
     count(errors, "tokenize: the prompt has 1004 tokens", -3)
     assert [rows for rows, _ in errors.values()] == [4, 3]
+
+
+def test_lines_that_could_not_be_read_are_of_one_kind_whatever_stands_in_them() -> None:
+    width = "dataset_file: Line {} of '{}' has 8 cell(s) where the header has 6, with the separator ';': '{}'. A cell"
+    jsonl = "dataset_file: Line {} of {} is not JSON (Expecting value: line 1 column {} (char 4)): '{}'. Each"
+    errors = counted(
+        [
+            *(width.format(n, f"/data/{'ab'[n % 2]}.csv", "x" * n) for n in range(150)),
+            *(jsonl.format(n, repr(f"it's {n % 3}.jsonl"), n, chr(97 + n % 26) * 9) for n in range(150)),
+            *(
+                f"dataset_file: Line {n} of 'a.csv': column 'age' is 'x{chr(97 + n)}', which is no int64."
+                for n in range(9)
+            ),
+        ]
+    )
+    assert list(errors.values()) == [
+        (150, width.format(0, "/data/a.csv", "")),
+        (150, jsonl.format(0, repr("it's 0.jsonl"), 0, "a" * 9)),
+        (9, "dataset_file: Line 0 of 'a.csv': column 'age' is 'xa', which is no int64."),
+    ]
+    assert by_stage(errors) == {"dataset_file": 309}
+
+
+@pytest.mark.parametrize(
+    ("error", "stage"),
+    [
+        ("parse_row: KeyError: 'a'", "parse_row"),
+        ("sampling params: no", "sampling params"),
+        ("prompt 7 of '/a/long/path: x", "other"),
+        ("Line 14 of '/tmp/broken.csv' has 8 cells: 'a'", "other"),
+        ("HTTP 503: busy", "other"),
+        (f"{'long ' * 9}words: x", "other"),
+        ("", "other"),
+    ],
+)
+def test_a_stage_is_a_name_and_never_a_part_of_what_is_said(error: str, stage: str) -> None:
+    assert stage_of(error) == stage and by_stage(counted([error, error])) == {stage: 2}
 
 
 def test_many_kinds_take_no_more_room_and_stay_in_their_stage() -> None:

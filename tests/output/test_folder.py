@@ -264,6 +264,21 @@ def test_retry_failed_takes_failed_parts_away_and_no_others(tmp_path: Path) -> N
         assert not folder.complete and finished(folder) == in_files(folder) == Counter([1, 2, 3, 6, 6])
 
 
+def test_failed_rows_that_are_gone_are_put_aside_and_no_others(tmp_path: Path) -> None:
+    with opened(begun(tmp_path, "complete")) as folder:
+        store(folder, "failed-000004-aaaaaaaa.parquet", [7])
+        before = FinishedRows(folder.asked().rows)
+        before.saw(row_id({"a": 1}) + row_id({"a": 5}) + row_id({"a": 6}))
+        assert folder.forget_failed(before.take_out) == 2  # 4 and 7
+        assert before.missing().sum() == 3, "2, 3 and one of 6 have answers"
+        assert folder.failed_rows == 1 and not folder.complete
+        assert folder.forget_failed(before.take_out) == 0
+    with opened(tmp_path) as folder:
+        assert in_files(folder) == finished(folder) == Counter([1, 2, 3, 5, 6, 6])
+        aside = Path(folder.place.inside("set_aside"))
+        assert sorted(path.name for path in aside.iterdir()) == [NAMES[1], "failed-000004-aaaaaaaa.parquet"]
+
+
 def test_retry_failed_of_a_folder_without_failed_rows_has_nothing_to_do(tmp_path: Path) -> None:
     with opened(tmp_path) as folder:
         store(folder, NAMES[0], [1])
@@ -484,6 +499,110 @@ def test_a_folder_on_storage_without_locks(remote: Path) -> None:
         assert folder.set_aside == [NAMES[0]] and finished(folder) == Counter([6, 6])
     with pytest.raises(OutputError, match="holds another job"), opened("s3://bucket/out", job=Job({"x": "y"})):
         pass
+
+
+def everything(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
+
+
+def look(path: Any) -> None:
+    """As a check does, and a run that is refused before anything is computed."""
+    with opened(path):
+        pass
+    with pytest.raises(ValueError, match="a typo"), opened(path) as folder:
+        folder.write_manifest("unfinished")
+        raise ValueError("a typo in the prompt")
+
+
+@pytest.mark.parametrize("there", [[], ["a"], ["a/b/out"], ["a/b/out", "a/b/out/.DS_Store"], ["a/b/out", "a/b/more"]])
+def test_nothing_is_left_of_a_folder_in_which_nothing_was_computed(tmp_path: Path, there: list[str]) -> None:
+    for name in there:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    before = everything(tmp_path)
+    look(tmp_path / "a/b/out")
+    assert everything(tmp_path) == before
+
+
+def test_what_a_killed_driver_has_left_without_rows_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "_rayllm_batch" / "rows").mkdir(parents=True)
+    (tmp_path / "_rayllm_batch" / "manifest.json").write_text(
+        '{"format": 2, "fingerprint": "of a job that has no rows"}'
+    )
+    look(tmp_path)
+    assert not everything(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "rows/part-000001-aaaaaaaa.parquet.ids.unfinished", "set_aside/x", "y"]
+)
+def test_what_says_something_is_left(tmp_path: Path, name: str) -> None:
+    with opened(tmp_path) as folder:
+        Path(folder.place.inside(name)).touch()
+    assert (tmp_path / "_rayllm_batch" / name).exists()
+
+
+def test_rows_are_left_and_all_that_belongs_to_them(tmp_path: Path) -> None:
+    before = everything(begun(tmp_path / "out"))
+    look(tmp_path / "out")
+    assert everything(tmp_path / "out") == before
+
+
+def test_of_a_folder_that_another_driver_holds_nothing_is_removed(tmp_path: Path) -> None:
+    with opened(tmp_path / "out") as folder:
+        before = everything(tmp_path)
+        for job in (JOB, Job({"x": "y"})):
+            with pytest.raises(OutputError, match="Another run"):
+                opened(tmp_path / "out", job=job).__enter__()
+        assert everything(tmp_path) == before
+        store(folder, NAMES[0], [1])
+    assert (tmp_path / "out" / NAMES[0]).exists()
+
+
+def test_on_storage_nothing_is_left_but_the_name(remote: Path) -> None:
+    look("s3://bucket/out")
+    assert not everything(remote)
+    with opened("s3://bucket/out") as folder:
+        store(folder, NAMES[0], [1])
+        lease = remote / "_rayllm_batch" / "lock"
+        other = {**json.loads(lease.read_text()), "pid": 1, "start": 1.0}
+        del folder.parts[NAMES[0]]
+        (remote / NAMES[0]).unlink()
+        (remote / "_rayllm_batch" / "rows" / f"{NAMES[0]}.ids").unlink()
+        lease.write_text(json.dumps(other))  # this one slept for longer than its lease
+    assert json.loads(lease.read_text()) == other
+
+
+def test_drivers_that_come_and_go_are_never_two_and_lose_no_row(tmp_path: Path) -> None:
+    path, inside, problems = tmp_path / "a" / "out", list[int](), list[str]()
+    end = time.monotonic() + 2
+
+    def come_and_go(number: int) -> None:
+        while time.monotonic() < end and not problems:
+            try:
+                with opened(path) as folder:
+                    inside.append(number)
+                    if inside != [number]:
+                        problems.append("two at once")
+                    if number == 0 and time.monotonic() > end - 0.2 and not folder.rows:
+                        store(folder, NAMES[0], [1, 2])
+                    inside.remove(number)
+            except OutputError as error:
+                if "Another run" not in str(error):
+                    problems.append(str(error))
+            except Exception as error:
+                problems.append(repr(error))
+
+    threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    with opened(path) as folder:
+        if not folder.rows:
+            store(folder, NAMES[0], [1, 2])
+    with opened(path) as folder:
+        assert folder.rows == 2
 
 
 def many(path: Path, output_format: str = "parquet", parts: int = 20) -> list[int]:
@@ -725,6 +844,16 @@ def test_finished_rows_against_a_counter(seed: int) -> None:
     rows.saw(b"")
     assert rows.owed() == {ids[v]: n - done[v] for v, n in read.items() if v in done and n > done[v]}
     assert rows.missing().sum() == sum((done - read).values())
+    failed = [v for v in done.elements() if choose.random() < 0.5] + [50]  # the last, of this run
+    ids[50], gone = row_id({"a": 50}), Counter[int]()
+    while failed:
+        some, failed = failed[: (k := choose.randint(1, 7))], failed[k:]
+        found = rows.take_out(b"".join(ids[v] for v in some))
+        expected = Counter({v: min(n, (done - read - gone)[v]) for v, n in Counter(some).items()})
+        assert Counter(v for v, is_gone in zip(some, found, strict=True) if is_gone) == +expected
+        gone += expected
+    assert rows.missing().sum() == sum((done - read - gone).values())
+    assert not len(rows.take_out(b""))
 
 
 def test_a_row_that_was_left_out_wrongly_is_noticed() -> None:

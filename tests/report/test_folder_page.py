@@ -16,6 +16,8 @@ from test_page import Page, finished
 from rayllm_batch import cli
 from rayllm_batch.data.row_id import ID_BYTES
 from rayllm_batch.errors import OutputError
+from rayllm_batch.measures.history import History
+from rayllm_batch.measures.metrics import RunMetrics
 from rayllm_batch.output.fingerprint import Job
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.output.folder_view import FolderView
@@ -109,6 +111,96 @@ def test_a_folder_of_several_runs_says_what_is_whose(tmp_path: Path) -> None:
     assert NASTY in shown.under("Failures") and not {"script", "img"} & {tag for tag, _ in shown.tags}
     ((heading, last),) = [one for one in shown.sections.items() if one[0].startswith("The last run")]
     assert heading.endswith("of the 5 rows") and "The GPUs were full" in last
+
+
+def reported(folder: Path, run: SampleRun | None, ended: BaseException | None = None) -> Page:
+    """The page that a batch makes after a run into this folder. run: None for one that had nothing to compute."""
+    batch = finished()
+    of = batch._execution
+    batch._written, of.history = folder, History(began=0.0) if run is None else run.history
+    of.replicas, of.metrics = ({}, RunMetrics()) if run is None else (run.replicas, run.metrics)
+    if ended:
+        of.history.end(ended)
+    return Page(Path(batch.report(folder.parent / "report.html")).read_text(encoding="utf-8"))
+
+
+def first_run(folder: Path, rows: int, failed: int) -> Path:
+    """What it kept."""
+    run = SampleRun(seconds=30).fail(*FAILURES["error"][:failed])
+    run.replicas["a"].delivered.counts.rows = rows - failed
+    (folder / "_rayllm_batch" / "report.json").write_bytes(kept(run))
+    return folder
+
+
+def small(rows: int, *errors: str) -> SampleRun:
+    run = SampleRun(seconds=30).fail(*errors)
+    run.replicas["a"].delivered.counts.rows = rows - len(errors)
+    return run
+
+
+def test_a_run_with_nothing_to_compute_reports_on_the_folder(tmp_path: Path) -> None:
+    folder = first_run(wrote(tmp_path / "out", failed=FAILURES), 5, 2)
+    shown = reported(folder, None)
+    assert shown.under("").startswith(Page(folder_page(FolderView(folder))).under("").partition(" The GPUs")[0])
+    assert "This run computed nothing: all rows were in the folder before it. 2 row(s) failed in" in shown.under("")
+    assert (
+        "rows 5 " in shown.under("")
+        and "failed 2 " in shown.under("")
+        and "Output tokens/s" in shown.under("Over time")
+    )
+    assert "parse_row: 1 row" in shown.under("Failures") and "No row failed" not in shown.under("Failures")
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[]"])
+def test_so_it_does_where_nothing_is_known_of_the_run_before(tmp_path: Path, content: bytes | None) -> None:
+    folder = wrote(tmp_path / "out", failed=FAILURES)
+    if content is not None:
+        (folder / "_rayllm_batch" / "report.json").write_bytes(content)
+    shown = reported(folder, None)
+    text = " ".join(" ".join(shown.sections.values()).split())
+    assert "rows 5 in the folder failed 2 of these" in shown.under("") and "engine: 1 row" in shown.under("Failures")
+    assert "Not in this folder, and so not here:" in text and "too short" not in text and "Nothing was" not in text
+
+
+def test_a_run_that_failed_before_a_row_hides_nothing_of_the_folder(tmp_path: Path) -> None:
+    folder = first_run(wrote(tmp_path / "out"), 3, 0)
+    shown = reported(folder, None, ended=ValueError(NASTY))
+    assert f"This run computed nothing: it did not finish (ValueError: {NASTY})." in shown.under("")
+    assert "rows 3 " in shown.under("") and "retry_failed" not in shown.under("")
+
+
+@pytest.mark.parametrize(
+    ("rows", "errors", "said"),
+    [
+        (1, (), "This run computed 1 of the 5 rows in the folder, and 0 of these failed. 2 row(s) failed in earlier"),
+        (4, (f"engine: {NASTY}",), "This run computed 4 of the 5 rows in the folder, and 1 of these failed. 1 row(s)"),
+        (3, tuple(FAILURES["error"]), "This run computed 3 of the 5 rows in the folder, and 2 of these failed. Batch"),
+    ],
+)
+def test_failures_are_the_folder_s_and_it_is_said_which_are_this_run_s(
+    tmp_path: Path, rows: int, errors: tuple[str, ...], said: str
+) -> None:
+    folder = first_run(wrote(tmp_path / "out", failed=FAILURES), 4, 2)
+    shown = reported(folder, small(rows, *errors))
+    assert said.removesuffix(" Batch") in shown.under("") and ("earlier runs" in shown.under("")) == (len(errors) < 2)
+    assert "rows 5 in the folder failed 2 of these" in shown.under("")
+    assert shown.under("Failures").count(": 1 row ") == 2
+    ((heading, last),) = [one for one in shown.sections.items() if one[0].startswith("This run: ")]
+    assert heading == f"This run: {rows} of the 5 rows" and f"failed {len(errors)} " in " ".join(last.split())
+
+
+def test_a_run_that_answered_all_rows_or_was_cut_short_reports_on_itself(tmp_path: Path) -> None:
+    folder = wrote(tmp_path / "out")
+    for run, ended in ((small(3), None), (small(40), KeyboardInterrupt())):
+        shown = reported(folder, run, ended)
+        assert "This run" not in " ".join([*shown.sections, shown.under("")]) and "3 rows, 0 of them" in shown.under("")
+        assert f"rows {run.metrics.rows} " in shown.under("")
+
+
+def test_without_rows_in_the_folder_the_report_is_the_run_s(tmp_path: Path) -> None:
+    assert "did not finish (ValueError: no GPU)" in reported(tmp_path / "out", None, ValueError("no GPU")).under("")
+    with pytest.raises(OutputError, match="nothing there"):  # it was said that all rows are there
+        reported(tmp_path / "out", None)
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])

@@ -144,6 +144,16 @@ def test_failures_and_their_main_kind() -> None:
     run.fail(*["parse_row: KeyError: 'text'"] * 3, "engine: ValueError: x")
     assert told(run).sentence.endswith(f"4 of {rows:,} rows failed (under 1%), 3 of them in parse_row.")
     assert told(SampleRun().fail("engine: x")).sentence.endswith("all in engine.")
+    assert told(SampleRun().fail("Line 14 of '/tmp/a.csv' has 8 cells")).sentence.endswith("rows failed (under 1%).")
+
+
+def test_a_failure_is_shown_by_the_text_of_one_row_and_not_by_what_its_kind_has_in_common() -> None:
+    one = "Line 14 of '/data/2024/broken.csv' has 8 cell(s)"
+    run = SampleRun(seconds=30).fail(
+        *[f"dataset_file: {one}: 'a'", f"dataset_file: {one.replace('14', '27')}: 'b'"], one
+    )
+    said = Page(page(**run.report())).under("Failures")
+    assert said == f"dataset_file: 2 rows dataset_file: {one}: 'a' other: 1 row {one}"
 
 
 def test_runs_that_did_not_end_well() -> None:

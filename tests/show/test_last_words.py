@@ -163,3 +163,35 @@ def test_no_join_by_values_that_a_file_does_not_have(
 
 def test_of_memory() -> None:
     assert "in memory only" in last_words.of_memory(2, 0, "1 s", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((3, 4, 0), ["3 rows are new, 4 were known, 0 are gone."]),
+        (
+            (0, 4, 2),
+            [
+                "0 rows are new, 4 were known, 2 are gone from the data and keep their answers (or does load_dataset read "
+                "other rows each time?)."
+            ],
+        ),
+        (
+            (1, 399, 0, 1, True),
+            [
+                "1 rows are new, 399 were known, 0 are gone.",
+                "1 row in the folder is no longer in the input. It had failed, and is set aside.",
+            ],
+        ),
+        (
+            (0, 1000, 1, 1200, True),
+            [
+                "0 rows are new, 1,000 were known, 1 are gone from the data and keep their answers (or is it another "
+                "dataset_file (--input), or a smaller dataset_fraction?).",
+                "1,200 rows in the folder are no longer in the input. They had failed, and are set aside.",
+            ],
+        ),
+    ],
+)
+def test_rows_that_are_gone_are_said_as_they_are_read(given: tuple[Any, ...], said: list[str]) -> None:
+    assert last_words.of_known(*given) == said
