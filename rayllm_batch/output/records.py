@@ -83,7 +83,7 @@ class Manifest:
         if differing := differences(self.job.settings, job.settings):
             raise OutputError(
                 f"The output folder {given!r} holds another job: {'; '.join(differing)}. "
-                "Run it as it was to continue it, or give this job another output_path."
+                f"Run it as it was to continue it, or give this job another output_path.{_for_some(differing)}"
             )
         both = self.job.adapters.keys() & job.adapters
         if others := [name for name in sorted(both) if self.job.adapters[name] != job.adapters[name]]:
@@ -94,6 +94,16 @@ class Manifest:
             )
         if self.output_format != output_format:
             raise other_format(given, self.output_format, output_format)
+
+
+def _for_some(differing: list[str]) -> str:
+    """How the rows that failed, alone, are asked with other settings."""
+    if not all(line.startswith("workload.sampling_params ") for line in differing):
+        return ""
+    return (
+        " For its failed rows alone, return these settings from parse_row, as 'sampling_params', with "
+        "retry_failed=True and changed='keep'."
+    )
 
 
 def other_format(given: str, begun_with: Any, output_format: str) -> OutputError:

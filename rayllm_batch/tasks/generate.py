@@ -246,7 +246,11 @@ class Generate(Task):
             try:
                 parsed.append(output.parse(text) if output is self._output else output.as_json(text))
             except InvalidAnswer as invalid:
-                limit = " (the answer reached its token limit: raise max_tokens)" if why == "length" else ""
+                limit = (
+                    " (the answer reached its token limit: raise max_tokens, or bound the form's texts)"
+                    if why == "length"
+                    else ""
+                )
                 complaints.append(f"{invalid}{limit}")
                 parsed.append(None)
         if len(complaints) == len(texts):

@@ -74,6 +74,7 @@ def run(
     monkeypatch.setattr(OutputFolder, "dataset", lambda self: SimpleNamespace())
     rows = SimpleNamespace(carried=lambda: None, exact_total=len(data), task=SimpleNamespace(legend=""))
     execution: Any = SimpleNamespace(
+        workload=SimpleNamespace(),
         options=SimpleNamespace(preserve_order=False, replica_range=(1, 1)),
         config=SimpleNamespace(task_kind=Generate()),
         preflight=lambda *_: (SimpleNamespace(token="", rows=rows), SimpleNamespace(engines=(1, 1), chosen=str)),

@@ -249,6 +249,7 @@ open(sys.argv[2], "wb").write(cloudpickle.dumps([workload.parse_row, workload, W
 """
 RECEIVER = """
 import sys
+sys.path = [entry for entry in sys.path if not entry.endswith("checkout")]  # where the environment has it
 try:
     import rayllm_batch
 except ImportError:
