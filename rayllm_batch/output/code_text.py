@@ -26,16 +26,15 @@ from typing import Any, Optional
 from rayllm_batch.installed import is_installed
 
 Seen = dict[Any, Any]  # by their ids, what is in the text already; kept, or another could get its id
-OTHERS = re.compile(
-    r"(site|dist)-packages|/rayllm_batch/"
-)  # this library's own, where it runs from a clone, among them
+OTHERS = re.compile(r"(site|dist)-packages")
+OWN = "rayllm_batch"  # this library's, also where it runs from a clone, whose folder may have that name too
 HOME = "home"  # in it, the module or the package of the workload's class: the user's, also where it is installed
 
 
 def home_of(workload: Any) -> Seen:
     module = type(workload).__module__
     package = module.partition(".")[0]
-    return {HOME: module if package == "rayllm_batch" else package}
+    return {HOME: module if package == OWN else package}
 
 
 def code_of_class(cls: type, seen: Seen) -> str:
@@ -138,14 +137,15 @@ def _is_users(thing: Any, seen: Seen) -> bool:
     if name == "__main__" or name not in sys.modules:
         return name.partition(".")[0] not in sys.stdlib_module_names
     file = getattr(sys.modules[name], "__file__", None)
-    return file is not None and not is_installed(file) and not OTHERS.search(file)
+    return name.partition(".")[0] != OWN and file is not None and not is_installed(file) and not OTHERS.search(file)
 
 
 def _source_of(name: str) -> str:
     """Of a module that a function imports when called, and which may not be here yet; "" where it is not the user's."""
     try:
-        spec = importlib.util.find_spec(name.partition(".")[0])
-        if spec is None or not spec.origin or is_installed(spec.origin) or OTHERS.search(spec.origin):
+        package = name.partition(".")[0]
+        spec = importlib.util.find_spec(package)
+        if spec is None or package == OWN or not spec.origin or is_installed(spec.origin) or OTHERS.search(spec.origin):
             return ""
         if not spec.origin.endswith(".py"):
             return ""

@@ -330,8 +330,8 @@ def hints_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
     """Of the code of a class Mine, with the modules beside it. As another process would have them."""
 
     def described(code: str, beside: str) -> dict[str, str]:
-        folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        (folder / "pack").mkdir()
+        folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "rayllm_batch" / "job"  # inside a clone of that name
+        (folder / "pack").mkdir(parents=True)
         for file, text in (
             ("prompts.py", beside),
             ("pack/__init__.py", ""),
