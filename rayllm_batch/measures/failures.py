@@ -38,7 +38,7 @@ def kind_of(error: str) -> str:
         error = f"{stage}{colon}{reason_of(said)}"
     if stage == OF_FILE:
         error = f"{stage}{colon}{LINE.split(PLACE.sub('', said, count=1))[0]}"
-    return re.sub(r"\d+", "0", error)
+    return re.sub(r"\d+(,\d{3})*", "0", error)
 
 
 def reason_of(complaint: str) -> str:

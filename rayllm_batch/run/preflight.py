@@ -96,7 +96,7 @@ def preflight(
     rows = None
     if resources.can_read():  # else `check` has said so, and to read would be to wait for ever
         rows = attempt(lambda: read_rows(workload, preserve_order, id_column, task))
-    if facts is not None and _needs_a_template(rows):
+    if facts is not None and _needs_a_template(rows, task):
         sound &= passes(lambda: check_chat_template(config, facts))
     if facts is not None and not task.pools:
         hint_at_parsers(config, facts, rows.failed if rows else [str(error) for error in found])
@@ -119,12 +119,12 @@ def preflight(
     return Ready(token, rows, facts, tuple(unanswered or ()), told, adapters)
 
 
-def _needs_a_template(rows: Optional[Rows]) -> bool:
+def _needs_a_template(rows: Optional[Rows], task: Task) -> bool:
     """Whether its lack would be the job's error, as far as is known, and not that of some rows."""
     chats = ["messages" in chat for chat in rows.chats] if rows else []
     if rows and rows.task.rows_may_all_fail:
         return bool(chats) and all(chats)
-    return not chats or any(chats)
+    return any(chats) if chats else not task.pools  # most of what pools gets a plain text
 
 
 def _model_of(

@@ -212,11 +212,23 @@ def media_rules(workload: Any) -> MediaRules:
     return MediaRules(**given)
 
 
+def _refuse_late_settings(workload: Any) -> None:
+    """A field that was set on a class after its body: an instance has the value from the body, and nobody would see."""
+    for cls in type(workload).__mro__:
+        for name, spec in vars(cls).get("__dataclass_fields__", {}).items():
+            if name in vars(cls) and vars(cls)[name] is not spec.default:
+                raise WorkloadError(
+                    f"{cls.__name__}.{name} was set after the class was made, which nothing reads. Set {name} in the "
+                    f"class's body, or for one workload: {type(workload).__name__}({name}=...)."
+                )
+
+
 def check_workload(workload: Any) -> None:
     """Raise WorkloadError for an instance that cannot run, before anything is started."""
     if isinstance(workload, type):
         raise WorkloadError(f"workload= needs an instance: write {workload.__name__}() with parentheses.")
     name = type(workload).__name__
+    _refuse_late_settings(workload)
     has_rollout = callable(getattr(workload, "rollout", None))
     if has_rollout and not (inspect.iscoroutinefunction(workload.rollout) and _takes_two(workload.rollout)):
         raise WorkloadError(f"{name}.rollout must be a coroutine: write async def rollout(self, row, generate).")

@@ -112,3 +112,8 @@ def test_answers_that_are_wrong_in_the_same_way_count_together(
         complaints.append(str(caught.value))
     ((many, said),) = counted(map(reason_of, complaints)).values()
     assert many == len(answers) and said.startswith(reason) and "given" not in said
+
+
+def test_a_number_may_have_commas() -> None:
+    found = counted(f"tokenize: the text has {tokens} tokens, but it may have 512" for tokens in ("622", "12,341"))
+    assert [rows for rows, _ in found.values()] == [2]

@@ -82,14 +82,10 @@ class Checks:
 
         return check
 
-    def run(self, llm_engine: str = "vllm", folder: Any = "folder") -> preflight.Ready:
+    def run(self, llm_engine: str = "vllm", folder: Any = "folder", task: str = "generate") -> preflight.Ready:
+        given = {"model_id": "org/model", "llm_engine": llm_engine, "accelerator_type": "A10G", "task": task}
         return preflight.preflight(
-            init_engine_from_config({"model_id": "org/model", "llm_engine": llm_engine, "accelerator_type": "A10G"}),
-            "workload",
-            2,
-            preserve_order=True,
-            id_column="id",
-            folder=folder,
+            init_engine_from_config(given), "workload", 2, preserve_order=True, id_column="id", folder=folder
         )
 
     def refusal(self) -> BaseException:
@@ -131,6 +127,14 @@ def test_token_ids_need_no_chat_template(chats: list, checked: bool, checks: Che
     checks.results["rows"] = Rows(None, [{}], 1, chats=tuple(chats))
     checks.run()
     assert ("template" in checks.done) == checked
+
+
+@pytest.mark.parametrize("task", ["embed", "classify"])
+def test_rows_of_which_nothing_is_known_need_no_template_where_texts_are_usual(task: str, checks: Checks) -> None:
+    checks.errors["rows"] = WorkloadError("parse_row fails on each of the first 8 row(s).")
+    with pytest.raises(RayLLMBatchError, match="parse_row fails"):
+        checks.run(task=task)
+    assert "template" not in checks.done
 
 
 @pytest.mark.parametrize(

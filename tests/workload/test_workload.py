@@ -281,6 +281,25 @@ def test_a_class_of_a_notebook_cell_travels_by_value(tmp_path: Path) -> None:
 # --- refused before the run
 
 
+def test_a_setting_of_a_class_that_comes_too_late() -> None:
+    class Body(ChatWorkloadBase):
+        pooling_params = {"dimensions": 64}  # noqa: RUF012
+        dataset_file = "rows.jsonl"
+
+        def parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+            return {"prompt": row["text"]}
+
+    class Late(Body):
+        pass
+
+    check_workload(Late(dataset_fraction=3))  # has been made once
+    Late.pooling_params = {"dimensions": 100_000}
+    for workload in (Late(), Late(pooling_params={"dimensions": 8})):
+        assert "Late.pooling_params was set after the class was made" in refusal(workload)
+    Body.dataset_file = "others.jsonl"
+    assert "Body.dataset_file was set" in refusal(Body()) and "Body(dataset_file=...)" in refusal(Body())
+
+
 def test_a_class_in_place_of_an_instance() -> None:
     assert "Parsing()" in refusal(Parsing)
 
