@@ -24,7 +24,6 @@ MODEL = "assets/demo-model, which copies sentences of its article"
 WALKTHROUGH = {"token-prompt": "", "preview": MODEL, "results": MODEL, "report": MODEL}  # whose answers are seen
 EXAMPLES = {  # the notebook, what its cell contains, the model
     "search": ("embed_and_search", "for question, row in zip", "assets/demo-embedder, a bag of words"),
-    "labels": ("classify", "for row in best.head(3)", "assets/demo-classifier, which knows six topics"),
 }
 COLORS = 32  # black text on white needs no more, and 32 colours make the files a third as large
 
