@@ -23,7 +23,7 @@ TEST = "tests/browser/test_walkthrough_in_jupyterlab.py"
 MODEL = "assets/demo-model, which copies sentences of its article"
 WALKTHROUGH = {"token-prompt": "", "preview": MODEL, "results": MODEL, "report": MODEL}  # whose answers are seen
 EXAMPLES = {  # the notebook, what its cell contains, the model
-    "search": ("embed_and_search", "for question, row in zip", "assets/demo-embedder, a bag of words"),
+    "search": ("embed_and_search", "for question, row in zip", "assets/demo-embedder, a bag of words")
 }
 COLORS = 32  # black text on white needs no more, and 32 colours make the files a third as large
 
