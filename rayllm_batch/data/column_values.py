@@ -24,6 +24,12 @@ from rayllm_batch.errors import is_deep
 
 types = pa.types
 DEEPEST = 32  # lists and dicts in each other; with 64, Arrow cannot send a column to another process
+NULLS = ("NAType", "NaTType")  # of pandas
+
+
+def is_null(value: Any) -> bool:
+    """Of a cell: nothing, or what tables have in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in NULLS
 
 
 def column_of(values: list[Any]) -> pa.Array:

@@ -85,9 +85,7 @@ def _rows(text: FileText, lines: Iterator[str]) -> Iterator[Row]:
                 number, tried = first, max(number, tried)
             width = width or len(cells)
             if cells and len(cells) != width:
-                problem = _other_width(len(cells), width, separator, "".join(row))
-                yield first, cells, problem
-                problem = ""  # of the row, not of the reader
+                yield first, cells, _other_width(len(cells), width, separator, "".join(row))
             elif cells or problem:
                 yield first, cells, problem
             elif not row:

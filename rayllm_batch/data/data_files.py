@@ -99,11 +99,11 @@ def find_files(dataset_file: str | os.PathLike, beside: Optional[str] = None) ->
         how = advice(error) if isinstance(error, OSError) else ""
         why = f"{str(error).rstrip('.')}. {how}".rstrip()
         raise DatasetError(f"dataset_file {given!r} cannot be read: {why}") from None
-    data = sorted(p for p in found if _format_of(p)) if wildcard or len(found) != 1 else found
+    data = sorted(p for p in found if format_of(p)) if wildcard or len(found) != 1 else found
     if folder is not None:
         data = [p for p in data if os.path.basename(p) not in DESCRIPTIONS]
         _check_splits(given, [os.path.relpath(p, folder) for p in data])
-    kinds = sorted({_format_of(p) or os.path.basename(p) for p in data})
+    kinds = sorted({format_of(p) or os.path.basename(p) for p in data})
     if not data:
         places = f" ({_places(beside)})" if beside and wildcard else ""
         raise DatasetError(f"dataset_file {given!r} matches no {', '.join(FORMATS)} file{places}. Check the path.")
@@ -204,7 +204,8 @@ def _ending(path: str) -> str:
     return unpacked.rpartition(".")[2] if "." in unpacked else ""
 
 
-def _format_of(path: str) -> Optional[str]:
+def format_of(path: str) -> Optional[str]:
+    """json, csv or parquet, by the file's name; None of others."""
     return FORMATS.get(_ending(path))
 
 

@@ -37,7 +37,7 @@ class Kind:
 
     @property
     def line(self) -> str:
-        return f"{self.about}{self.versus and ' '}{self.versus}"
+        return f"{self.about} {self.versus}".rstrip()
 
 
 TASKS = {
@@ -99,9 +99,8 @@ def write(folder: str, task: str, model: Optional[str] = None) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConfigError(f"{folder!r} is there already, and not an empty folder. Give the name of a new one.")
     kind, environment = TASKS[task], Environment.of_this_process()
-    demo = (
-        Path(__file__).resolve().parents[2] / "assets" / kind.demo
-    )  # resolved: an environment has a link to the package
+    # resolved: an environment has a link to the package
+    demo = Path(__file__).resolve().parents[2] / "assets" / kind.demo
     if model is None and not demo.is_dir():
         raise ConfigError(
             "The demo's model is in the repository, and not in what pip installs. Name one with --model, such as "

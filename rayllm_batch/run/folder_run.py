@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from rayllm_batch.data import columns
 from rayllm_batch.data.column_types import has_nested_integers
+from rayllm_batch.data.data_files import format_of
 from rayllm_batch.data.row_id import ID_BYTES, RowCounts
 from rayllm_batch.errors import DatasetError, OutputError
 from rayllm_batch.measures import failures
@@ -218,7 +218,7 @@ class FolderRun:
                 id_column=folder.has_as_is(self._id_column),
                 answer_column="parsed" if typed else config.task_kind.answer_column,
                 invalid=_invalid(took),
-                of_csv=isinstance(files, str) and bool(re.search(r"\.[ct]sv(\.\w+)?$", files)),
+                of_csv=isinstance(files, str) and format_of(files) == "csv",
                 nested_integers=any(has_nested_integers(field.type) for field in folder.schema or ()),
             )
         )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from rayllm_batch.data.column_values import is_null
 from rayllm_batch.tasks.base import Task
 
 MARK = "rayllm-batch-null"
-NULLS = ("NAType", "NaTType")  # of pandas
 MOST_COLUMNS = 8  # of those with nulls; parse_row is tried twice for each
 log = logging.getLogger("rayllm_batch")
 
@@ -31,10 +30,6 @@ def warn_of_nulls(workload: Any, task: Task, sample: Sequence[dict[str, Any]]) -
                 len(sample),
                 word,
             )
-
-
-def is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in NULLS
 
 
 def _written(workload: Any, task: Task, row: dict[str, Any], column: str) -> str:

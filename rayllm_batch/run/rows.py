@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from rayllm_batch.cluster import connection, resources
 from rayllm_batch.data import columns
+from rayllm_batch.data.column_values import is_null
 from rayllm_batch.data.dataset_file import Room, bytes_of, count_rows, first_rows, known_rows, local_files
 from rayllm_batch.data.read_options import BAD_LINE
 from rayllm_batch.data.row_id import row_id
@@ -232,7 +233,7 @@ def _check_sample(sample: list[dict[str, Any]], name: str, id_column: Optional[s
         )
     seen: set[bytes] = set()
     for number, row in enumerate(sample, start=1):
-        if (value := row.get(id_column)) is None or isinstance(value, float) and math.isnan(value):
+        if is_null(value := row.get(id_column)):
             raise DatasetError(
                 f"id_column={id_column!r} is null in row {number:,}, so it does not tell rows apart. Name a column "
                 "without gaps."

@@ -44,11 +44,9 @@ def of_known(new: int, known: int, gone: int, failed_and_gone: int = 0, from_fil
     stay = f" from the data and keep their answers ({why})" if gone else ""
     lines = [f"{new:,} rows are new, {known:,} were known, {gone:,} are gone{stay}."]
     if failed_and_gone:
-        are, they = ("row", "is") if failed_and_gone == 1 else ("rows", "are"), "It" if failed_and_gone == 1 else "They"
-        lines.append(
-            f"{failed_and_gone:,} {are[0]} in the folder {are[1]} no longer in the input. {they} had failed, and "
-            f"{are[1]} set aside."
-        )
+        rows, they, are = ("row", "It", "is") if failed_and_gone == 1 else ("rows", "They", "are")
+        there = f"{failed_and_gone:,} {rows} in the folder {are} no longer in the input"
+        lines.append(f"{there}. {they} had failed, and {are} set aside.")
     return lines
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rayllm_batch.tasks.output_schema import OutputSchema
 
 MOST_REASKS = 10
+AT_ITS_LIMIT = " (the answer reached its token limit: raise max_tokens, or bound the form's texts)"
 TOKENS = pa.list_(
     pa.list_(
         pa.struct([("token_id", pa.int32()), ("token", pa.string()), ("logprob", pa.float32()), ("rank", pa.int32())])
@@ -246,12 +247,7 @@ class Generate(Task):
             try:
                 parsed.append(output.parse(text) if output is self._output else output.as_json(text))
             except InvalidAnswer as invalid:
-                limit = (
-                    " (the answer reached its token limit: raise max_tokens, or bound the form's texts)"
-                    if why == "length"
-                    else ""
-                )
-                complaints.append(f"{invalid}{limit}")
+                complaints.append(f"{invalid}{AT_ITS_LIMIT * (why == 'length')}")
                 parsed.append(None)
         if len(complaints) == len(texts):
             raise InvalidAnswer(complaints[0])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from string import Formatter
 from typing import Any
 
+from rayllm_batch.data.column_values import is_null
 from rayllm_batch.data.row_id import TEXT_IS_STABLE
 from rayllm_batch.errors import WorkloadError, did_you_mean
 from rayllm_batch.workload import ChatWorkloadBase
@@ -79,7 +79,7 @@ def _text(row: dict[str, Any], column: str) -> str:
             f"the prompt names {{{column}}}, but the columns are {', '.join(row)}.{only or did_you_mean(column, row)}"
         )
     value = row[column]
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_null(value):
         raise ValueError(f"the column {column!r} is null in this row, so there is nothing to ask about")
     if isinstance(value, (str, int, float, *TEXT_IS_STABLE)):
         return str(value)
