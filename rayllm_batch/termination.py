@@ -8,12 +8,14 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Optional
 
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a process that a shell saw end by it
+AGAIN_S = 0.1  # between looks at whether it was heard
 LEFT_S = 20.0  # to write answers and end engines in; schedulers mostly kill after 30
 SAID = "Terminated; the same command continues it."
 
@@ -30,6 +32,7 @@ class _Handler:
 
     def __init__(self, before: Any, say: Callable[[], str]) -> None:
         self.before, self.told, self._say, self._said = before, False, say, False
+        self._raised: Callable[[], Optional[Terminated]] = lambda: None  # gone once somebody has caught it
 
     def tell(self) -> None:
         if not self._said:
@@ -37,14 +40,28 @@ class _Handler:
             print(self._say(), file=sys.stderr, flush=True)
 
     def __call__(self, _number: int, _frame: Optional[FrameType]) -> None:
-        if not self.told:  # a second one must not break off the ending that the first began
+        if self._raised() is not None:  # a second one must not break off the ending that the first began
+            return
+        if not self.told:
             self.told = True
             threading.Thread(target=self._end_at_last, name="rayllm-termination", daemon=True).start()
-            raise Terminated
+        raise self._next()
+
+    def _next(self) -> Terminated:
+        raised = Terminated()
+        self._raised = weakref.ref(raised)
+        return raised
 
     def _end_at_last(self) -> None:
-        """A scheduler may tell Ray's processes too: without them, Ray waits a minute, and then ends this one with 1."""
-        time.sleep(LEFT_S)
+        """Python drops what is raised in a destructor or a callback of C code, and so does a bare except: again, then.
+
+        A scheduler may tell Ray's processes too: without them, Ray waits a minute, and then ends this one with 1.
+        """
+        end = time.monotonic() + LEFT_S
+        while time.monotonic() < end:
+            time.sleep(AGAIN_S)
+            if self._raised() is None:
+                os.kill(os.getpid(), signal.SIGTERM)  # ignored where all has unwound
         self.tell()
         os._exit(TERMINATED)
 

@@ -50,6 +50,45 @@ with heeded(lambda: "said"):
     assert ends(code) == (termination.TERMINATED, "written\n", "said\n")
 
 
+SWALLOWED = {
+    "a destructor": """
+class Last:
+    def __del__(self):
+        told()
+Last()
+""",
+    "a callback of a weak reference": """
+import weakref
+last = lambda: None
+seen = weakref.ref(last, lambda _: told())
+del last
+""",
+    "a library": """
+try:
+    told()
+except:
+    pass
+""",
+}
+
+
+@pytest.mark.parametrize("code", SWALLOWED.values(), ids=list(SWALLOWED))
+def test_what_is_swallowed_is_raised_again(code: str) -> None:
+    whole = f"""
+with heeded(lambda: "said"):
+    exec({code!r})
+    try:
+        for _ in range(100):
+            time.sleep(0.1)
+        print("not heard")
+    finally:
+        time.sleep(0.5)  # nor does it break this off
+        print("written")
+"""
+    code, out, err = ends(whole)
+    assert (code, out) == (termination.TERMINATED, "written\n") and err.endswith("said\n")
+
+
 def test_a_handler_of_the_users_own_stays() -> None:
     code = """
 def mine(number, frame):
