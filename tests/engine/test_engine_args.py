@@ -36,9 +36,9 @@ def installed() -> str | None:
 def without_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else real(name, *rest))
-    engine_args.installed_fields.cache_clear()
+    engine_args.installed_types.cache_clear()
     yield
-    engine_args.installed_fields.cache_clear()
+    engine_args.installed_types.cache_clear()
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def another_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pa
     source.write_text("class EngineArgs:\n    model: str\n    max_num_seqs: int\n    of_tomorrow: bool\n")
     real, spec = importlib.util.find_spec, SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: spec if name == "vllm" else real(name, *rest))
-    engine_args.installed_fields.cache_clear()
+    engine_args.installed_types.cache_clear()
     yield source
-    engine_args.installed_fields.cache_clear()
+    engine_args.installed_types.cache_clear()
 
 
 def check(llm_engine: str = "vllm", **engine_kwargs: Any) -> None:
@@ -146,8 +146,10 @@ def test_a_share_of_the_memory_is_a_number(value: Any) -> None:
 
 
 def test_max_model_len_also_in_vllms_own_spellings() -> None:
-    for value in (-1, "auto", "8k"):
-        check(max_model_len=value)
+    """Of its command line: its engine takes numbers alone."""
+    for value, number in {-1: -1, "auto": -1, "8k": 8000, "8K": 8192, "512": 512}.items():
+        assert engine_args.check({"max_model_len": value}, None, "the config") == {"max_model_len": number}
+    assert "'32 thousand'" in refusal(max_model_len="32 thousand")
     assert "'many'" in refusal(max_num_seqs="many")
 
 

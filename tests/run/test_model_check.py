@@ -225,7 +225,7 @@ def test_quantizing_while_loading() -> None:
     assert refusal(config(max_model_len=1024), facts(30))
     check_memory(config(max_model_len=1024, quantization="fp8"), facts(30))
     assert refusal(config(max_model_len=1024, quantization="fp8"), facts(45))
-    check_memory(config(max_model_len=1024, quantization="bitsandbytes"), facts(75))
+    check_memory(config(max_model_len=1024, quantization="awq"), facts(75))
 
 
 def test_a_model_that_is_quantized_takes_what_it_takes_on_disk() -> None:
