@@ -560,7 +560,7 @@ def test_settings_that_hold_themselves_or_are_deep(tmp_path: Path) -> None:
             init_engine_from_config(file)
 
 
-@pytest.mark.parametrize("value", ["2024-99-01", "0x_", "!!int x", "!!timestamp yesterday", "9" * 5000])
+@pytest.mark.parametrize("value", ["!!int x", "!!timestamp yesterday", "9" * 5000])
 def test_a_value_that_yaml_takes_for_a_date_or_a_number_that_it_is_not(tmp_path: Path, value: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"model_id: {value}\n")
