@@ -119,6 +119,16 @@ def check(
     for key, value in engine_kwargs.items():
         if key in types and key not in _Sizes.model_fields:
             setting_values.check(key, value, types[key], source)
+    tokens, length = engine_kwargs.get("max_num_batched_tokens"), engine_kwargs.get("max_model_len") or 0
+    at_least = {"max_num_seqs": engine_kwargs.get("max_num_seqs") or 0}
+    if engine_kwargs.get("enable_chunked_prefill") is False:  # a prompt is then one step
+        at_least["max_model_len"] = length
+    for key, least in at_least.items():
+        if tokens is not None and tokens < least:
+            raise ConfigError(
+                f"max_num_batched_tokens={tokens:,} in {source} is less than {key}={least:,}, and vLLM takes it for at "
+                "least as many. Raise it, or leave it out."
+            )
     on_one_node = not is_placed_by_ray(engine_kwargs) and engine_kwargs.get("data_parallel_backend") in (None, "mp")
     if copies(engine_kwargs) > 1 and not on_one_node:
         raise ConfigError(

@@ -26,6 +26,7 @@ from rayllm_batch.run.model_check import (
     check_parallel,
     look_at,
 )
+from rayllm_batch.run.model_limits import check_limits
 from rayllm_batch.run.node_files import missing_on_nodes
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.parser_hints import hint_at_parsers
@@ -87,6 +88,7 @@ def preflight(
     attempt(lambda: config.engine_kind.check_before_start(*of_kind))
     if facts is not None and config.engine_kind.needs_model:
         attempt(lambda: check_parallel(config, facts))
+        attempt(lambda: check_limits(config, facts))
         attempt(lambda: check_memory(config, facts))
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
             attempt(lambda: check_disk(config, facts))

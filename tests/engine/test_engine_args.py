@@ -138,6 +138,14 @@ def test_sizes_are_whole_numbers_of_at_least_one(key: str, value: Any) -> None:
     check(**{key: None})
 
 
+def test_a_step_holds_a_token_of_each_sequence_and_without_chunks_a_whole_prompt() -> None:
+    assert "max_num_seqs=64" in refusal(max_num_batched_tokens=32, max_num_seqs=64)
+    unchunked = {"max_num_batched_tokens": 512, "max_model_len": 2048, "enable_chunked_prefill": False}
+    assert "max_model_len=2,048" in refusal(**unchunked)
+    check(**{**unchunked, "enable_chunked_prefill": None})
+    check(max_num_batched_tokens=64, max_num_seqs=64)
+
+
 @pytest.mark.parametrize("value", ["0.9", 0, 1.2, 90, True])
 def test_a_share_of_the_memory_is_a_number(value: Any) -> None:
     message = refusal(gpu_memory_utilization=value)
