@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt, StrictStr
 
-from rayllm_batch.engine.endpoint import Endpoint
+from rayllm_batch.engine.endpoint import LOOKS_LIKE_A_KEY, Endpoint
 from rayllm_batch.engine.engine_args import Size
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.secret import Secret
@@ -128,5 +128,5 @@ def _base_url(given: str, source: str) -> str:
         )
     ) is not None:
         raise ConfigError(f"{wanted}: leave {path} away, given {endpoint.shown!r}.")
-    is_secret = parts.username or parts.password or parts.query
+    is_secret = parts.username or parts.password or parts.query or LOOKS_LIKE_A_KEY.search(parts.path)
     return Secret(given.strip()) if is_secret else given.strip()

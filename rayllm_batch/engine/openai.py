@@ -6,6 +6,7 @@ It renders and tokenises the prompts; nothing of the model is here.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -326,6 +327,12 @@ async def _check(
     there = [one["id"] for one in models_in(listed)]
     asked = smallest(model, engine_kwargs.get("extra_body") or {}, settings)
     given = await connection.ask("POST", *asked, max(PROBE_TIMEOUT_S, engine_kwargs.get("timeout_s") or 0.0))
+    if given.status == 200 if isinstance(given, Failure) else not (isinstance(given, dict) and "choices" in given):
+        said = given.text if isinstance(given, Failure) else json.dumps(given)[:200]
+        raise ConfigError(
+            f"The endpoint {where.shown} does not speak the OpenAI API. To the smallest request it says: {said}. Is "
+            "base_url right (it mostly ends in /v1)?"
+        )
     if not isinstance(given, Failure) or given.kind in ("transient", "rate_limited"):  # the run has patience
         return
     if there and model not in there:

@@ -332,7 +332,16 @@ class TestBeforeTheStart:
             with pytest.raises(ConfigError, match=words):
                 self.check(server, settings={"top_k": 4})
 
-    @pytest.mark.parametrize("fault", ["500", "429 after 9", "cut"])
+    @pytest.mark.parametrize(
+        "fault, said", [("page in 200", "HTTP 200: a page in place of JSON: Please log in"), ("wrong json", "choices")]
+    )
+    def test_something_else_listens(self, fault: str, said: str) -> None:
+        with RudeServer(lambda text, times: fault) as server:  # noqa: SIM117
+            with pytest.raises(ConfigError, match="does not speak the OpenAI API.* mostly ends in /v1") as refusal:
+                self.check(server)
+        assert said in str(refusal.value)
+
+    @pytest.mark.parametrize("fault", ["500", "429 after 9", "cut", "error in 200", "no choices"])
     def test_what_may_pass_is_left_to_the_run(self, fault: str) -> None:
         with RudeServer(lambda text, times: fault) as server:
             self.check(server)
