@@ -25,6 +25,7 @@ from rayllm_batch.run.model_check import (
     check_memory,
     check_parallel,
     look_at,
+    text_config,
 )
 from rayllm_batch.run.model_limits import check_limits
 from rayllm_batch.run.node_files import missing_on_nodes
@@ -105,7 +106,8 @@ def preflight(
     unanswered = told = None
     adapters: Found = {}
     if rows is not None and config.engine_kind.needs_model:
-        adapters = attempt(lambda: look_at_adapters(config, rows.chats, token or "")) or {}
+        size = text_config(facts.config).get("hidden_size") if facts else None
+        adapters = attempt(lambda: look_at_adapters(config, rows.chats, token or "", size)) or {}
     if sound and facts is not None and rows is not None:
         unanswered = attempt(lambda: check_first_prompts(config, facts, rows, adapters, media_rules(workload)))
     if rows is not None and not found:  # it takes some seconds, and a node with vLLM
