@@ -64,6 +64,7 @@ class _Given(BaseModel, extra="forbid"):
     batch_invariant: StrictBool | None = Field(None, description="true or false", examples=[True])
 
 
+HOLDING_SECRETS = ("runtime_env", "env_vars", "engine_kwargs", "hf_token", "base_url")
 NOT_FILLED = re.compile(r"\$\{[A-Z_][A-Z0-9_]*\}|^\$[A-Z_][A-Z0-9_]*$")  # as shells and templates write a variable
 NOT_INVARIANT = ("CPU", "T4", "V100", "A10G", "A100", "A100-40G", "A100-80G", "L4", "L40S")
 
@@ -165,7 +166,9 @@ def init_engine_from_config(
         if override:
             raise ConfigError("override= goes with a YAML path or a dict; config= is an EngineConfig already.")
         return config
+    override = _hidden(override)
     source, folder, raw = _read(config)
+    raw = _hidden(raw)
     if is_deep(raw) or is_deep(override):  # YAML can name what holds itself, too
         deep = "holds lists or dicts in more than 100 levels, or one that holds itself"
         raise ConfigError(f"The config {deep}. Make it flatter.")
@@ -187,7 +190,7 @@ def _read(config: Any) -> tuple[str, Path, Mapping[str, Any]]:
         there = f"{path.parent}/ has: {', '.join(beside)}." if beside else f"{path.parent}/ has no YAML file."
         near = did_you_mean(path.name, beside)
         raise ConfigError(f"{file} does not exist (looked from {os.getcwd()}). {there}{near}")
-    text = _text_of(path, "Config file")
+    text = Secret(_text_of(path, "Config file"))
     try:
         raw = yaml_text.read(text)
     except RecursionError:
@@ -201,6 +204,17 @@ def _read(config: Any) -> tuple[str, Path, Mapping[str, Any]]:
         top = f"its top level is {kind_of(raw)}"
         raise ConfigError(f"{file} must hold a mapping of keys to values (model_id: ...), but {top}.")
     return f"config file {str(path)!r}", path.parent, raw
+
+
+def _hidden(given: Any, name: Any = None) -> Any:
+    """With Secrets for the values that may be some: what shows an error may show its frames' variables too. name: the
+    key that it stands under.
+    """
+    if not isinstance(given, Mapping):
+        return Secret(given) if isinstance(given, str) and name in ("hf_token", "base_url") else given
+    if name == "env_vars":
+        return {key: Secret(value) if isinstance(value, str) else value for key, value in given.items()}
+    return {key: _hidden(value, key) if key in HOLDING_SECRETS else value for key, value in given.items()}
 
 
 def _text_of(path: Path, what: str) -> str:
@@ -374,4 +388,6 @@ def _template_text(value: str | None, source: str, folder: Path) -> str | None:
 def _where_in_yaml(error: Exception) -> str:
     """` at line 3, column 5: found a tab`; not the line itself, which PyYAML would quote and which may hold a token."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if re.match("could not determine a constructor|found undefined alias|found duplicate anchor", problem or ""):
+        problem = "text that begins with !, & or * stands in quotes"  # it may be a password, and it is quoted there
     return (f" at line {mark.line + 1}, column {mark.column + 1}" if mark else "") + (f": {problem}" if problem else "")

@@ -43,7 +43,7 @@ OURS = ("model", "messages", "prompt", "tools", "stream", "n", "response_format"
 class EndpointSettings(BaseModel, extra="forbid"):
     """What each means is said in configs/openai-endpoint.yaml."""
 
-    base_url: StrictStr = Field(description="an address", examples=["http://localhost:8000/v1"])
+    base_url: StrictStr = Field(description="an address", examples=["http://localhost:8000/v1"], repr=False)
     api_key_env: _Name = None
     default_headers_env: dict[Any, Any] | None = None  # not described, so that what is given is not shown
     max_concurrency: Size = None
@@ -67,7 +67,7 @@ def check(engine_kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
         )
     given = checked(EndpointSettings, engine_kwargs, f"engine_kwargs of {source}")
     settings = {name: value for name, value in engine_kwargs.items() if value is not None}
-    settings["base_url"] = _base_url(given.base_url, source)
+    settings["base_url"] = _base_url(Secret(given.base_url), source)
     _check_names(given, source)
     for key in OURS:
         if key in (given.extra_body or {}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def test_no_key_comes_twice(tmp_path: Path, text: str, said: str) -> None:
     assert said in str(refused.value) and "hf_secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("mark", "!*")
+def test_a_password_that_yaml_reads_as_its_own_is_not_shown(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{HEAD}runtime_env:\n  env_vars:\n    PASSWORD: {mark}S3cret\n")
+    with pytest.raises(ConfigError, match="line 6, column 15: text that begins with .* stands in quotes") as refused:
+        init_engine_from_config(path)
+    assert "S3cret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("value", ["${HF_TOKEN}", "$HF_TOKEN", "${HOME}/cache"])
 def test_a_variable_that_nobody_fills_in(value: str) -> None:
     given = {"model_id": "a/b", "llm_engine": "echo", "accelerator_type": "CPU"}
@@ -96,3 +106,15 @@ def test_keys_of_a_free_mapping_are_names() -> None:
     kwargs = {"base_url": "http://localhost:8000/v1", "extra_body": {5: 1}}
     with pytest.raises(ConfigError, match="'extra_body' in engine_kwargs of the config dict must be a mapping"):
         init_engine_from_config({"model_id": "m", "llm_engine": "openai", "engine_kwargs": kwargs})
+
+
+@pytest.mark.parametrize("mistake", ["x: [", "model: a/b", "engine_kwargs: {dtypo: half}", "task: embeds"])
+def test_no_frame_of_an_error_shows_a_token(tmp_path: Path, mistake: str) -> None:
+    """Error pages and `%xmode Verbose` show the variables of every frame."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{HEAD}runtime_env:\n  env_vars:\n    HF_TOKEN: hf_verysecret\n{mistake}\n")
+    with pytest.raises(ConfigError) as refused:
+        init_engine_from_config(path, override={"runtime_env": {"env_vars": {"OTHER": "hf_verysecret"}}})
+    frames = traceback.TracebackException.from_exception(refused.value, capture_locals=True).stack
+    shown = [value for frame in frames if "/tests/" not in frame.filename for value in (frame.locals or {}).values()]
+    assert shown and not any("verysecret" in value for value in shown)
