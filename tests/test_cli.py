@@ -132,6 +132,11 @@ def test_a_report_that_cannot_be_written_hides_nothing(
         not isinstance(error, EngineError) or "The engine died" in said.splitlines()[-1]
     )
     assert cli.main(["run", *GIVEN, "--output", str(tmp_path / "out"), "--report", str(tmp_path)]) == cli.WRONG_INPUT
+    rows = str(tmp_path / "rows.jsonl")
+    into = ["--output", str(tmp_path / "out"), "--input", rows]
+    for read in (rows, CONFIG):
+        assert cli.main(["run", *GIVEN, *into, "--report", f"./{os.path.relpath(read)}"]) == cli.WRONG_INPUT
+        assert "would be written over a file that is read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("price", ["-1", "nan", "inf", "-inf"])
