@@ -30,8 +30,13 @@ class RunOptions:
             raise ConfigError(
                 f"num_replicas=(least, most) must not have least above most, given {self.num_replicas!r}."
             )
-        if self.stall_timeout_s is not None and not self.stall_timeout_s > 0:
-            raise ConfigError(f"stall_timeout_s must be above 0 seconds, or None, given {self.stall_timeout_s!r}.")
+        seconds: Any = self.stall_timeout_s
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and seconds > 0):
+            raise ConfigError(f"stall_timeout_s must be above 0 seconds, or None, given {seconds!r}.")
+        for name in ("preserve_order", "deduplicate", "reorder", "verbose"):
+            if (value := getattr(self, name)) not in (True, False):  # "no" counts as true everywhere else
+                raise ConfigError(f"{name} must be True or False, given {value!r}.")
 
     @property
     def replica_range(self) -> tuple[int, int]:
