@@ -294,6 +294,11 @@ class OpenAI(EngineKind):
         self, model: str, engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str], settings: Mapping[str, Any]
     ) -> None:
         where = endpoint.of(engine_kwargs, env_vars)
+        if both := sorted(set(engine_kwargs.get("extra_body") or {}) & set(settings)):
+            raise ConfigError(
+                f"extra_body has {both[0]!r}, and so have the workload's sampling_params, which would count. Remove "
+                "one of them."
+            )
 
         async def ask() -> None:
             connection = Connection(where)

@@ -326,6 +326,12 @@ class TestBeforeTheStart:
                 self.check(server, api_key_env="MY_KEY")
         assert "sk-mine" not in str(refusal.value)
 
+    def test_what_is_said_twice(self) -> None:
+        with RudeServer() as server:
+            self.check(server, settings={"top_k": 4}, extra_body={"seed": 1})
+            with pytest.raises(ConfigError, match="extra_body has 'top_k', and so have the workload's sampling_params"):
+                self.check(server, settings={"top_k": 4}, extra_body={"top_k": 1})
+
     def test_settings_that_it_refuses(self) -> None:
         with RudeServer(lambda text, times: "400") as server:  # noqa: SIM117
             words = r"refuses the smallest request with these settings \(max_tokens, top_k\)"
