@@ -38,10 +38,10 @@ def check(name: str, value: Any, annotation: str, source: str) -> None:
     kinds, words = list[str](), list[Any]()
     for one in _alternatives(ast.parse(annotation, mode="eval").body):
         kind = ast.unparse(one.value if isinstance(one, ast.Subscript) else one)
-        if some := list(_words(one)):
-            words += some
-        elif kind in _KINDS or kind.endswith("Config"):  # which vLLM makes of a mapping
+        if kind in _KINDS or kind.endswith("Config"):  # which vLLM makes of a mapping
             kinds.append(kind if kind in _KINDS else "dict")
+        elif some := list(_words(one)):
+            words += some
         elif kind != "None":
             return
     given = value.lower() if name in _ANY_CASE and isinstance(value, str) else value
