@@ -23,6 +23,7 @@ from rayllm_batch.secret import Secret
 from rayllm_batch.shape import checked, kind_of
 from rayllm_batch.tasks import TASKS
 from rayllm_batch.tasks.base import Task
+from rayllm_batch.uri import without_credentials
 
 SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the config does not say each one's share
 
@@ -373,6 +374,13 @@ def _model(model_id: str, source: str, folder: Path) -> str:
                 "a revision as `revision` under engine_kwargs."
             )
         return name
+    scheme, _, rest = model_id.partition("://")
+    if rest and scheme.lower() in ("http", "https", "file"):
+        name = "/".join(rest.split("/")[1:3]) if scheme.lower() != "file" else f"/{rest.lstrip('/')}"
+        raise ConfigError(
+            f"model_id in {source} is {without_credentials(model_id)!r}, which no engine reads: write a model's id, or "
+            f"the path of its folder, here {name or 'org/model'}."
+        )
     return str(Path(model_id).resolve()) if os.path.isdir(model_id) else model_id
 
 

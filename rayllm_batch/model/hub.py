@@ -24,7 +24,7 @@ def is_local(model_id: str) -> bool:
 
     Anything written as a path counts, there or not: the driver may lack a folder that every worker has.
     """
-    return "://" in model_id or model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
+    return "://" in model_id or model_id.startswith(("/", "./", "../", "~")) or os.path.isdir(model_id)
 
 
 def is_offline() -> bool:

@@ -577,6 +577,21 @@ def test_a_model_may_be_named_as_data_are(given, name):
     assert init_engine_from_config(config).model_id == name
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("https://huggingface.co/org/m/tree/main", "org/m"),
+        ("https://me:secret@hf.co/org/m", "org/m"),
+        ("http://host", "org/model"),
+        ("file:///models/m", "/models/m"),
+    ],
+)
+def test_an_address_is_no_model(given, named):
+    with pytest.raises(ConfigError, match=f"which no engine reads.*, here {named}.$") as refused:
+        init_engine_from_config({"model_id": given, "llm_engine": "vllm", "accelerator_type": "CPU"})
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("given", ["hf://datasets/org/m", "hf://org/m@main", "hf://org/m/file.gguf", "hf://"])
 def test_what_names_no_model(given):
     with pytest.raises(ConfigError, match="names no model: write hf://org/model.*revision"):
