@@ -18,7 +18,11 @@ from rayllm_batch.shape import kind_of
 
 # Where vLLM has lists of words, each a Literal with a name.
 _LISTS = ("config/*.py", "model_executor/layers/quantization/__init__.py", "model_executor/model_loader/__init__.py")
-_ANY_CASE = ("quantization", "tokenizer_mode", "load_format")  # which vLLM reads in small letters
+_BACKENDS, _BACKENDS_FILE = (
+    "AttentionBackendEnum",
+    "v1/attention/backends/registry.py",
+)  # which has its words as members
+_ANY_CASE = ("quantization", "tokenizer_mode", "load_format", "attention_backend")  # as vLLM reads them
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("true or false", (bool,)),
     "int": ("a whole number", (int,)),
@@ -44,8 +48,9 @@ def check(name: str, value: Any, annotation: str, source: str) -> None:
             words += some
         elif kind != "None":
             return
-    given = value.lower() if name in _ANY_CASE and isinstance(value, str) else value
-    is_word = any(given == word and type(given) is type(word) for word in words)
+    is_word = any(value == word and type(value) is type(word) for word in words)
+    if name in _ANY_CASE and isinstance(value, str):
+        is_word = value.lower() in [str(word).lower() for word in words]
     if is_word or any(_is(value, kind) for kind in kinds) and not (words and _must_be_known(value)):
         return
     wanted = f"one of {', '.join(map(str, words))}" if words else " or ".join(_KINDS[kind][0] for kind in kinds)
@@ -105,4 +110,14 @@ def _lists_in(folder: str) -> dict[str, ast.expr]:
                 target = node.targets[0] if isinstance(node, ast.Assign) else node.target
                 if ast.unparse(node.value.value) == "Literal":
                     found[ast.unparse(target)] = node.value
+    members = _members(Path(folder, _BACKENDS_FILE), _BACKENDS)
+    if members:
+        found[_BACKENDS] = ast.parse(f"Literal{['auto', *members]}", mode="eval").body
     return found
+
+
+def _members(path: Path, name: str) -> list[str]:
+    """Of an Enum in a file; none where it is not there."""
+    tree = ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    return [ast.unparse(one.targets[0]) for body in bodies for one in body if isinstance(one, ast.Assign)]

@@ -96,6 +96,7 @@ class TestOfTheInstalledVLLM:
             ("quantization", "fp-8"),
             ("load_format", "safetensor"),
             ("distributed_executor_backend", "Ray"),
+            ("attention_backend", "FLASH"),
             ("enforce_eager", "no"),
             ("max_model_len", "32 k"),
             ("revision", 20240301),
@@ -105,6 +106,12 @@ class TestOfTheInstalledVLLM:
         given = {"model_id": "a/b", "llm_engine": "vllm", "accelerator_type": "H100", "engine_kwargs": {name: value}}
         with pytest.raises(ConfigError, match=f"'{name}'"):
             init_engine_from_config(given)
+
+    def test_words_in_any_case(self) -> None:
+        kwargs = {"attention_backend": "flash_attn", "quantization": "FP8", "load_format": "Dummy"}
+        given = {"model_id": "a/b", "llm_engine": "vllm", "accelerator_type": "H100"}
+        assert init_engine_from_config({**given, "engine_kwargs": kwargs}).engine_kwargs == kwargs
+        init_engine_from_config({**given, "engine_kwargs": {"attention_backend": "auto"}})
 
     def test_its_words_are_found(self) -> None:
         known = setting_values._lists()
