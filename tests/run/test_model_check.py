@@ -363,6 +363,8 @@ def test_a_tokenizer_of_another_folder(tmp_path: Path) -> None:
     check_files(given, look_at(given, ""))
     (other / "tokenizer.json").write_bytes(b"")
     assert "other' cannot be used: tokenizer.json is empty" in files_problem(given)
+    gone = files_problem(config(model=model, tokenizer=str(other / "gone")))
+    assert "tokenizer under engine_kwargs is the folder" in gone and "gone', which does not exist" in gone
 
 
 def in_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

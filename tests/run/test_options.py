@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rayllm_batch import CNNDailySummary, RayLLMBatch
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.run.options import RunOptions
 
@@ -25,6 +26,12 @@ from rayllm_batch.run.options import RunOptions
 def test_what_cannot_be(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(given))} must be "):
         RunOptions(**given)
+
+
+def test_a_switch_of_run() -> None:
+    batch = RayLLMBatch("configs/demo-cpu.yaml", CNNDailySummary())
+    with pytest.raises(ConfigError, match="retry_failed= must be True or False, given 'no'"):
+        batch.run("somewhere", retry_failed="no")  # type: ignore[arg-type]
 
 
 def test_what_can() -> None:
