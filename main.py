@@ -59,7 +59,7 @@
 # | L4 | the same | at most 10,500, estimate | at least 95 hours' price |
 #
 # H100 80GB: measured with vLLM 0.29 and Ray 2.60, random weights of the model's shape, without starting up ([how, and of when the prices are](docs/cost.md#a-million-rows)).
-# A10G and L4: not measured, the first row scaled by the memory's bandwidth. `estimate` says it for your rows and your price.
+# A10G and L4: not measured, the first row scaled by the memory's bandwidth. `estimate` says it for your rows. [Providers](docs/cost.md#beside-a-provider): 21 to 208 for the first row.
 #
 # <!-- not run: tests/stories/test_walkthrough.py runs main.py, and the other one is what runs all tests -->
 #

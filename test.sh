@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the CPU environment with the test tools (once) and runs all tests, on any machine.
-#   ./test.sh           ./test.sh --fast        those that need neither Ray nor vLLM nor a browser
+#   ./test.sh           ./test.sh --fast        the package's, of those that need neither Ray nor vLLM nor a browser
 #   ./test.sh --newest [tests/...]      what depends on vLLM, with the newest one, in an environment of its own
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -9,7 +9,8 @@ if [ "${1:-}" != --newest ]; then
   make_environment cpu requirements/test.txt
   at_once=(--numprocesses auto --dist worksteal)
   if [ "${1:-}" = --fast ]; then
-    exec "$PYTHON" -m pytest -m "not ray and not vllm and not browser" "${at_once[@]}" "${@:2}"
+    beside=(--ignore=tests/scripts --ignore=tests/docs --ignore=tests/bench)  # they train, install, check types
+    exec "$PYTHON" -m pytest -m "not ray and not vllm and not browser" "${beside[@]}" "${at_once[@]}" "${@:2}"
   fi
   for argument in "$@"; do
     case "$argument" in --*) ;; *) exec "$PYTHON" -m pytest "$@" ;; esac  # some tests of the user's choice

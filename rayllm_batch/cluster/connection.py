@@ -98,9 +98,12 @@ def _join(address: str, how: dict[str, Any]) -> None:
                 "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` prints it on the head node), or "
                 "RAY_AUTH_TOKEN_PATH."
             ) from None
+        mend = "Start it again"
+        if "version mismatch" in str(error).lower():
+            mend = "Use the cluster's Python and Ray here, to the last digit"
         raise ClusterError(
-            f"The Ray cluster at {address!r} cannot be used: {one_line(error)}. Start it again, or unset RAY_ADDRESS "
-            "to run on this machine."
+            f"The Ray cluster at {address!r} cannot be used: {one_line(error)}. {mend}, or unset RAY_ADDRESS to run on "
+            "this machine."
         ) from None
     sys.stderr.write("".join(said))
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS, MEDIA_WINDOW_ROWS = 4096, 64
 SPREAD_OVER = 20_000  # rows that an estimate's sample comes from: some 100 MB to read
-QUEUED_BLOCKS = 6
 PARSE_CPUS = 0.25  # it must find room beside the other stages where there are two CPUs
 
 
@@ -58,7 +57,7 @@ def answers(
         fn_constructor_kwargs={"job": job},
         batch_format="pyarrow",
         batch_size=batch_size,
-        **_pool(plan.engines, plan.blocks_in_flight(total), share),
+        **_pool(plan.engines, plan.blocks_in_flight(total), plan.blocks_queued(total), share),
     )
     if job.parse_answer is None:
         return answered
@@ -121,15 +120,13 @@ def ship_by_value(*users: Any) -> None:
         cloudpickle.register_pickle_by_value(module)
 
 
-def _pool(engines: tuple[int, int], in_flight: int, share: dict[str, Any]) -> dict[str, Any]:
-    """What map_batches needs to give every engine its resources and its concurrent blocks."""
+def _pool(engines: tuple[int, int], in_flight: int, queued: int, share: dict[str, Any]) -> dict[str, Any]:
+    """What map_batches needs to give every engine its resources and its concurrent blocks, and those that wait."""
     import ray.data
 
     least, most = engines
     # A fixed size: its actors start together. A range grows one after the other, from the least.
     pool: dict[str, Any] = {"size": most} if least == most else {"min_size": least, "max_size": most}
-    # some more wait in the actor's queue, so that a finished block's place is taken at once
-    queued = min(QUEUED_BLOCKS, (in_flight + 1) // 2)
     if least != most:  # Ray Data adds an actor only where so many are with each, over those that it takes at once
         full = ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold
         queued = max(queued, math.ceil((full - 1) * in_flight))

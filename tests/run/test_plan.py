@@ -10,7 +10,7 @@ import pytest
 
 from rayllm_batch import init_engine_from_config
 from rayllm_batch.run.model_check import ModelFacts
-from rayllm_batch.run.plan import Lengths, Plan, lengths_of, make_plan, own_max_num_seqs
+from rayllm_batch.run.plan import QUEUED_BLOCKS, Lengths, Plan, lengths_of, make_plan, own_max_num_seqs
 from rayllm_batch.tasks.generate import Generate
 
 GENERATE = Generate()
@@ -252,6 +252,15 @@ def test_files_that_are_large_enough_speak_for_large_blocks(at_least: int, repli
 def test_rows_on_their_way(total: Optional[int], more: dict[str, Any], rows: int) -> None:
     made = plan("H100", LLAMA_8B, **more)
     assert made.rows_a_block(total) * made.blocks_in_flight(total) == rows
+
+
+@pytest.mark.parametrize("total", [3, 64, 500, 1800, 5000, 7777, 20_000, 1_000_000])
+@pytest.mark.parametrize("replicas", [2, 3, 8])
+def test_no_engine_is_given_more_than_its_share_to_wait_with_it(total: int, replicas: int) -> None:
+    made = plan("H100", LLAMA_8B, replicas=replicas)
+    blocks = -(-total // made.rows_a_block(total))
+    assert made.blocks_in_flight(total) + made.blocks_queued(total) <= max(2, -(-blocks // replicas))
+    assert made.blocks_queued(None) == made.blocks_queued(100_000_000) == QUEUED_BLOCKS
 
 
 # --- lengths
