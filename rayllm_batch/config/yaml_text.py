@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from rayllm_batch.secret import Secret
+
 _TEXT, _INT = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
 _NUMBERS = (_INT, "tag:yaml.org,2002:float")
 _DATE = "tag:yaml.org,2002:timestamp"
@@ -38,6 +40,8 @@ _Loader.add_implicit_resolver(_INT, re.compile(r"^[-+]?(0|[1-9][0-9_]*)$"), list
 
 def read(text: str) -> Any:
     """What the text holds, the values of env_vars that are numbers as they are written. Raises YAMLError and others."""
+    if text.lstrip().startswith("{"):  # JSON, which may be indented with tabs
+        text = Secret(text.replace("\t", " "))
     loader = _Loader(text)
     try:
         root = loader.get_single_node()

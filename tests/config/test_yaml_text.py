@@ -42,6 +42,10 @@ def test_merge_keys_and_aliases() -> None:
     assert yaml_text.read("# nothing\n") is None
 
 
+def test_json_may_be_indented_with_tabs() -> None:
+    assert yaml_text.read('{\n\t"a": [\n\t\t1,\n\t\t"\\u00e9"\n\t]\n}\n') == {"a": [1, "\u00e9"]}
+
+
 def test_an_environment_has_what_stands_there(tmp_path: Path) -> None:
     written = {
         "V": "1.10",
