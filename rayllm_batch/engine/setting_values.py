@@ -18,10 +18,8 @@ from rayllm_batch.shape import kind_of
 
 # Where vLLM has lists of words, each a Literal with a name.
 _LISTS = ("config/*.py", "model_executor/layers/quantization/__init__.py", "model_executor/model_loader/__init__.py")
-_BACKENDS, _BACKENDS_FILE = (
-    "AttentionBackendEnum",
-    "v1/attention/backends/registry.py",
-)  # which has its words as members
+_BACKENDS = "AttentionBackendEnum"  # which has its words as members
+_BACKENDS_FILE = "v1/attention/backends/registry.py"
 _ANY_CASE = ("quantization", "tokenizer_mode", "load_format", "attention_backend")  # as vLLM reads them
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("true or false", (bool,)),
