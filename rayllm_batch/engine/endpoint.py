@@ -10,11 +10,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.secret import Secret
+from rayllm_batch.uri import text_without_credentials
 
 API_KEY_ENV, HEADERS_ENV = "OPENAI_API_KEY", "default_headers_env"
 # Keys as providers write them, also the starred ones in their complaints ("Incorrect API key provided: sk-ab***yz").
 LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|gsk|pk|rk|hf|nvapi|xai|AIza)[-_][\w*.-]{6,}|(?<=Bearer )\S{6,}", re.IGNORECASE)
-OF_A_URL = re.compile(r"(://)[^/\s]*@")  # user and password, such as a proxy's, which aiohttp names in its errors
 HIDDEN = "***"
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -66,7 +66,7 @@ class Endpoint:
         """What a server or a library says, on one line and without secrets; servers echo the key that they refuse."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
-        text = OF_A_URL.sub(rf"\1{HIDDEN}@", LOOKS_LIKE_A_KEY.sub(HIDDEN, text))
+        text = text_without_credentials(LOOKS_LIKE_A_KEY.sub(HIDDEN, text))
         text = "".join(one if one.isprintable() else " " for one in text)
         text = " ".join(text.split())
         return text if len(text) <= most else text[:most] + "..."

@@ -15,7 +15,7 @@ from rayllm_batch.errors import (
     ModelNotFoundError,
     TokenRequiredError,
 )
-from rayllm_batch.model.hub_client import CHECK_SECONDS, HubClient, call, endpoint, tokens_page
+from rayllm_batch.model.hub_client import CHECK_SECONDS, HubClient, call, site, tokens_page
 from rayllm_batch.secret import Secret
 
 
@@ -113,7 +113,7 @@ def remember_token(token: str) -> None:
     token = Secret(token)
     _, error = call(lambda: login(token=token, add_to_git_credential=False))
     if isinstance(error, TimeoutError):
-        raise HubUnavailableError(f"{endpoint()} did not answer within {CHECK_SECONDS:.0f} s.")
+        raise HubUnavailableError(f"{site()} did not answer within {CHECK_SECONDS:.0f} s.")
     if error is not None:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ModelAccessError(f"The token could not be stored: {reason}.")
