@@ -71,11 +71,12 @@ def parse(given: Optional[Sequence[str]] = None) -> argparse.Namespace:
     top, commands = _parsers()
     # Typos first: what is said to be missing may be what was mistyped.
     if args and args[0] in commands:
-        for name in takewhile("--".__ne__, args):
-            _look_at_an_option(commands[args[0]], name.partition("=")[0])
+        _look_at_options(commands[args[0]], args)
     elif args:
         _look_at_the_command(top, args)
-    found = top.parse_args(args)
+    found, beside = top.parse_known_args(args)
+    if beside:
+        _refuse(commands[found.command], beside)
     if found.command != "openai-batch":
         _look_at_pairs(commands[found.command], found)
     return found
@@ -89,8 +90,7 @@ def _parse_job(args: Sequence[str]) -> argparse.Namespace:
     kinds = job_options.add_to(top, _form())
     own = list(takewhile("--".__ne__, args))
     if own and own[0] in kinds:
-        for name in own:
-            _look_at_an_option(kinds[own[0]], name.partition("=")[0])
+        _look_at_options(kinds[own[0]], own)
     elif own and not own[0].startswith("-"):
         top.error(f"there is no kind {own[0]!r}.{did_you_mean(own[0], kinds)} The kinds: {', '.join(kinds)}.")
     found = top.parse_args(own)
@@ -111,8 +111,7 @@ def _parse_other(command: str, args: Sequence[str]) -> argparse.Namespace:
         parser.add_argument("folder", metavar="FOLDER", help="what --output named: a folder or URI (s3://, gs://)")
         what = "the file (default: report.html); one HTML file, which needs no network"
         parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help=what)
-    for name in takewhile("--".__ne__, args):
-        _look_at_an_option(parser, name.partition("=")[0])
+    _look_at_options(parser, args)
     return parser.parse_args(args)
 
 
@@ -124,6 +123,33 @@ def _look_at_the_command(top: argparse.ArgumentParser, args: Sequence[str]) -> N
     if late and first not in top._option_string_actions:
         top.error(f"the command comes first: {PROGRAM} {late} {first} ...")
     _look_at_an_option(top, first)
+
+
+def _look_at_options(parser: argparse.ArgumentParser, args: Sequence[str]) -> None:
+    """That each is there, comes once and has a value: argparse would take the last, and an empty one for none."""
+    words, seen = list(takewhile("--".__ne__, args)), set[str]()
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        name, equals, value = word.partition("=")
+        _look_at_an_option(parser, name)
+        action = parser._option_string_actions.get(name)
+        if action is None or action.nargs == 0:
+            continue
+        if (value if equals else following) == "":
+            parser.error(f"{name} has no value (a variable of the shell that is empty, perhaps)")
+        if action.dest in seen and not isinstance(action, argparse._AppendAction):
+            parser.error(f"{name} is given twice. Give it once.")
+        seen.add(action.dest)
+
+
+def _refuse(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Words that belong to no option."""
+    if words[0].startswith("-") and words[0] != "--":
+        parser.error(f"there is no option {words[0]}. --help has all.")
+    stray = ", ".join(repr(word) for word in words if word != "--") or "'--'"
+    parser.error(
+        f"an option has one value, and beside them are {stray[:200]}. A glob such as '*.jsonl', and text with spaces, "
+        "stands in quotes; -s and -w come before each KEY=VALUE."
+    )
 
 
 def _look_at_an_option(parser: argparse.ArgumentParser, name: str) -> None:

@@ -32,7 +32,7 @@ from rayllm_batch.report.page import page
 from rayllm_batch.run import pipeline, warm
 from rayllm_batch.run.execution import Execution
 from rayllm_batch.run.folder_run import FolderRun, in_short, run_in_memory, say
-from rayllm_batch.run.options import RunOptions, check_whole
+from rayllm_batch.run.options import RunOptions, check_switch, check_whole
 from rayllm_batch.secret import Secret
 from rayllm_batch.show import preview
 from rayllm_batch.termination import heeding
@@ -164,6 +164,7 @@ class RayLLMBatch:
             raise ConfigError(
                 "id_column=, retry_failed= and changed= say how a folder is continued: give output_path= too."
             )
+        check_switch("retry_failed=", retry_failed)
         if changed not in CHANGED:
             raise ConfigError(f"changed= must be one of {', '.join(map(repr, CHANGED))}, given {changed!r}.")
         self._answers = self._written = None

@@ -173,6 +173,10 @@ def _do(batch: RayLLMBatch, args: argparse.Namespace) -> int:
         return DONE
     if args.report and os.path.isdir(args.report):  # known now, and not after hours
         raise WorkloadError(f"--report must be a file, such as report.html, given the folder {args.report!r}.")
+    code = (vars(args).get("workload") or "").rpartition(":")[0]
+    read = [one for one in (args.config, code, getattr(batch.workload, "dataset_file", None)) if one]
+    if args.report and os.path.realpath(args.report) in map(os.path.realpath, read):
+        raise WorkloadError(f"--report {args.report!r} would be written over a file that is read. Give another path.")
     if isinstance(batch.workload, OpenAIBatchFile) and args.command == "openai-batch":
         check_outputs(args.input, args.output, args.errors)
         folder = f"{args.output}.parts"

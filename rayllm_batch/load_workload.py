@@ -96,7 +96,9 @@ def _right_name(name: str, known: Collection[str]) -> str:
 
 
 def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[str, Any]:
-    """Of KEY=VALUE, the values YAML. kept: keys of text, where 1.10 and true are text too. Raises WorkloadError."""
+    """Of KEY=VALUE, the values YAML. kept: keys of text, where 1.10, true and `To do: this` are text too. Raises
+    WorkloadError.
+    """
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -106,15 +108,15 @@ def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[s
         if key in found:
             raise WorkloadError(f"{option} {key}=... is given twice. Give one of them.")
         try:
-            found[key] = yaml.load(value, _Values)
-            empty = found[key] is None and yaml.compose(value, _Values) is None
+            found[key], node = yaml.load(value, _Values), yaml.compose(value, _Values)
         except Exception:  # not all are YAMLError: `!!timestamp x`
             raise WorkloadError(
                 f"{option} {key}: the value is not valid YAML: {value!r}. Text can stand in quotes: '{key}=\"...\"'."
             ) from None
-        if key in kept and isinstance(found[key], (bool, int, float)):
-            found[key] = value.strip()
-        if empty:
+        is_as_written = not getattr(node, "style", None) and not value.lstrip().startswith(("!", "&"))
+        if is_as_written and (isinstance(found[key], str) or key in kept and found[key] is not None):
+            found[key] = value.strip()  # YAML ends it at ` #`, and makes spaces of line breaks
+        if node is None:
             raise WorkloadError(
                 f"{option} {key}= has no value (a variable of the shell that is empty, perhaps), given {value!r}. "
                 f"Write {key}=null for none, '{key}=\"\"' for empty text, '{key}=\"\\n\"' for a new line."

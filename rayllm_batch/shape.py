@@ -27,8 +27,12 @@ def checked(shape: type[Shape], given: Mapping[Any, Any], source: str) -> Shape:
 
 def _said(shape: Any, loc: tuple[int | str, ...], kind: str, value: Any, source: str) -> str:
     *path, key = loc
-    for name in path:
-        shape = shape.model_fields[name].annotation
+    for at, name in enumerate(path):
+        inner = shape.model_fields[name].annotation
+        if not hasattr(inner, "model_fields"):  # in a mapping that may hold anything, but names for its keys
+            path, key = path[:at], name
+            break
+        shape = inner
     known = shape.model_fields
     where = f"under {'.'.join(map(str, path))} in {source}" if path else f"in {source}"
     if kind in ("extra_forbidden", "invalid_key"):

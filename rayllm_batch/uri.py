@@ -41,6 +41,11 @@ def without_credentials(uri: str) -> str:
     return re.sub(secret, r"\1***", uri) if "://" in uri else uri
 
 
+def text_without_credentials(text: str) -> str:
+    """Of any URL in it, neither user nor password: such as a proxy's, which HTTP clients name in their errors."""
+    return re.sub(r"(://)[^/\s]*@", r"\1***@", text)
+
+
 def advice(error: object, otherwise: str = "") -> str:
     """What can be done about an error of a storage."""
     said = str(error)

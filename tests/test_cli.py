@@ -132,6 +132,11 @@ def test_a_report_that_cannot_be_written_hides_nothing(
         not isinstance(error, EngineError) or "The engine died" in said.splitlines()[-1]
     )
     assert cli.main(["run", *GIVEN, "--output", str(tmp_path / "out"), "--report", str(tmp_path)]) == cli.WRONG_INPUT
+    rows = str(tmp_path / "rows.jsonl")
+    into = ["--output", str(tmp_path / "out"), "--input", rows]
+    for read in (rows, CONFIG):
+        assert cli.main(["run", *GIVEN, *into, "--report", f"./{os.path.relpath(read)}"]) == cli.WRONG_INPUT
+        assert "would be written over a file that is read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("price", ["-1", "nan", "inf", "-inf"])
@@ -193,6 +198,12 @@ def test_check_preview_and_estimate(
         (["check", *GIVEN, "--prompt", "{a}"], "not both"),
         (["check", "--config", CONFIG, "--prompt", "{a}"], "--prompt needs --input"),
         (["check", *GIVEN, "--input", "a", "-w", "dataset_file=b"], "two names of one thing"),
+        (["check", *GIVEN, "--input", "a.jsonl", "--input=b.jsonl"], "--input is given twice"),
+        (["check", *GIVEN, "--input", ""], "--input has no value (a variable of the shell that is empty, perhaps)"),
+        (["check", *GIVEN, "--output="], "--output has no value"),
+        (["check", *GIVEN, "--input", "a.jsonl", "b.jsonl", "c.jsonl"], "beside them are 'b.jsonl', 'c.jsonl'. A glob"),
+        (["check", *GIVEN, "-s", "seed=1", "temperature=0"], "beside them are 'temperature=0'"),
+        (["check", *GIVEN, "-x"], "there is no option -x"),
         (["check", *GIVEN[:2], "--prompt", "{a}", "--input", "a", "-w", "prompt={b}"], "two names of one thing"),
     ],
 )

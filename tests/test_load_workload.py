@@ -190,9 +190,17 @@ def test_values_are_what_they_look_like(text: str, value: Any) -> None:
     assert pairs([f"key={text}"], "-s") == {"key": value} and type(pairs([f"key={text}"], "-s")["key"]) is type(value)
 
 
+def test_text_is_not_cut_at_what_yaml_takes_for_a_comment() -> None:
+    assert pairs(["stop=issue #5", "seed=5 # five"], "-s") == {"stop": "issue #5", "seed": 5}
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1.10", "1.10"), ("true", "true"), ("2024", "2024"), ("1e3", "1e3"), ("'a'", "a"), ("null", None)],
+    [
+        *[(text, text) for text in ("1.10", "true", "2024", "1e3", "To do: this", "{body}", "- a")],
+        *[(text, text) for text in ("Is it issue #5?", "one\n\ntwo")],
+        *[("'a'", "a"), ('"To do: \\n"', "To do: \n"), ("!!str 5", "5"), (" b ", "b"), ("null", None)],
+    ],
 )
 def test_a_field_of_text_gets_the_text(folder: Path, text: str, value: Any) -> None:
     (folder / "texts.py").write_text(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictStr, StringConstraints
 
-from rayllm_batch.config import legacy
+from rayllm_batch.config import legacy, yaml_text
 from rayllm_batch.engine import ENGINES, engine_args
 from rayllm_batch.engine.base import EngineKind
 from rayllm_batch.engine.parallel import is_placed_by_ray
@@ -23,6 +23,7 @@ from rayllm_batch.secret import Secret
 from rayllm_batch.shape import checked, kind_of
 from rayllm_batch.tasks import TASKS
 from rayllm_batch.tasks.base import Task
+from rayllm_batch.uri import without_credentials
 
 SHARED_MEMORY = 0.9  # of a GPU, for the engines on it together, where the config does not say each one's share
 
@@ -45,7 +46,7 @@ class _RuntimeEnv(BaseModel, extra="forbid"):
 
 
 class _LoraConfig(BaseModel, extra="forbid"):
-    dynamic_lora_loading_path: Annotated[StrictStr | None, _PATH] = Field(None, description="a folder or a URI")
+    dynamic_lora_loading_path: Annotated[_Text | None, _PATH] = Field(None, description="a folder or a URI")
 
 
 class _Given(BaseModel, extra="forbid"):
@@ -64,6 +65,8 @@ class _Given(BaseModel, extra="forbid"):
     batch_invariant: StrictBool | None = Field(None, description="true or false", examples=[True])
 
 
+HOLDING_SECRETS = ("runtime_env", "env_vars", "engine_kwargs", "hf_token", "base_url")
+NOT_FILLED = re.compile(r"\$\{[A-Z_][A-Z0-9_]*\}|^\$[A-Z_][A-Z0-9_]*$")  # as shells and templates write a variable
 NOT_INVARIANT = ("CPU", "T4", "V100", "A10G", "A100", "A100-40G", "A100-80G", "L4", "L40S")
 
 
@@ -164,7 +167,9 @@ def init_engine_from_config(
         if override:
             raise ConfigError("override= goes with a YAML path or a dict; config= is an EngineConfig already.")
         return config
+    override = _hidden(override)
     source, folder, raw = _read(config)
+    raw = _hidden(raw)
     if is_deep(raw) or is_deep(override):  # YAML can name what holds itself, too
         deep = "holds lists or dicts in more than 100 levels, or one that holds itself"
         raise ConfigError(f"The config {deep}. Make it flatter.")
@@ -181,17 +186,17 @@ def _read(config: Any) -> tuple[str, Path, Mapping[str, Any]]:
         raise ConfigError(f"config must be the path of a YAML file or a dict, given {kind_of(config)}.")
     path = Path(config).expanduser()
     file = f"Config file {str(path)!r}"
-    if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long, as YAML text in its place is
+        beside = sorted(p.name for p in path.parent.glob("*.y*ml")) if os.path.isdir(path.parent) else []
         there = f"{path.parent}/ has: {', '.join(beside)}." if beside else f"{path.parent}/ has no YAML file."
         near = did_you_mean(path.name, beside)
         raise ConfigError(f"{file} does not exist (looked from {os.getcwd()}). {there}{near}")
-    text = _text_of(path, "Config file")
+    text = Secret(_text_of(path, "Config file"))
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml_text.read(text)
     except RecursionError:
         raise ConfigError(f"{file} has lists or mappings in too many levels: flatten it.") from None
-    except Exception as error:  # no YAMLError is that of a date such as 2024-99-99
+    except Exception as error:  # not all are YAMLError: `!!timestamp x`
         raise ConfigError(f"{file} is not valid YAML{_where_in_yaml(error)}.") from None
     if raw is None:
         needed = ", ".join(name for name, spec in _Given.model_fields.items() if spec.is_required())
@@ -200,6 +205,17 @@ def _read(config: Any) -> tuple[str, Path, Mapping[str, Any]]:
         top = f"its top level is {kind_of(raw)}"
         raise ConfigError(f"{file} must hold a mapping of keys to values (model_id: ...), but {top}.")
     return f"config file {str(path)!r}", path.parent, raw
+
+
+def _hidden(given: Any, name: Any = None) -> Any:
+    """With Secrets for the values that may be some: what shows an error may show its frames' variables too. name: the
+    key that it stands under.
+    """
+    if not isinstance(given, Mapping):
+        return Secret(given) if isinstance(given, str) and name in ("hf_token", "base_url") else given
+    if name == "env_vars":
+        return {key: Secret(value) if isinstance(value, str) else value for key, value in given.items()}
+    return {key: _hidden(value, key) if key in HOLDING_SECRETS else value for key, value in given.items()}
 
 
 def _text_of(path: Path, what: str) -> str:
@@ -241,6 +257,12 @@ def _build(raw: dict[str, Any], source: str, folder: Path) -> EngineConfig:
     task = TASKS.check(given.task or "generate", source)
     env_vars = EnvVars()
     for name, value in given.runtime_env.env_vars.items():
+        if isinstance(value, str) and (left := NOT_FILLED.search(value)):
+            raise ConfigError(
+                f"Environment variable {name!r} in {source} has {left[0]}, and nothing is put in its place. Give it in "
+                f"override={{'runtime_env': {{'env_vars': {{{name!r}: os.environ[...]}}}}}}; HF_TOKEN and keys of "
+                "endpoints are found in this process's environment."
+            )
         if isinstance(value, (str, int, float)):
             env_vars[name] = Secret(int(value) if isinstance(value, bool) else value)
         elif value is not None:
@@ -341,7 +363,7 @@ def _model(model_id: str, source: str, folder: Path) -> str:
     """A folder's path, or a Hub id as it is."""
     if model_id.startswith(("./", "../", "/", "~")):
         path = _path(model_id, folder)
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise ConfigError(f"model_id in {source} is the folder {model_id!r}, which does not exist ({path}).")
         return str(path)
     if model_id.startswith("hf://"):  # as data and output folders are written
@@ -352,7 +374,14 @@ def _model(model_id: str, source: str, folder: Path) -> str:
                 "a revision as `revision` under engine_kwargs."
             )
         return name
-    return str(Path(model_id).resolve()) if Path(model_id).is_dir() else model_id
+    scheme, _, rest = model_id.partition("://")
+    if rest and scheme.lower() in ("http", "https", "file"):
+        name = "/".join(rest.split("/")[1:3]) if scheme.lower() != "file" else f"/{rest.lstrip('/')}"
+        raise ConfigError(
+            f"model_id in {source} is {without_credentials(model_id)!r}, which no engine reads: write a model's id, or "
+            f"the path of its folder, here {name or 'org/model'}."
+        )
+    return str(Path(model_id).resolve()) if os.path.isdir(model_id) else model_id
 
 
 def _template_text(value: str | None, source: str, folder: Path) -> str | None:
@@ -367,4 +396,6 @@ def _template_text(value: str | None, source: str, folder: Path) -> str | None:
 def _where_in_yaml(error: Exception) -> str:
     """` at line 3, column 5: found a tab`; not the line itself, which PyYAML would quote and which may hold a token."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if re.match("could not determine a constructor|found undefined alias|found duplicate anchor", problem or ""):
+        problem = "text that begins with !, & or * stands in quotes"  # it may be a password, and it is quoted there
     return (f" at line {mark.line + 1}, column {mark.column + 1}" if mark else "") + (f": {problem}" if problem else "")

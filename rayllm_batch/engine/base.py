@@ -192,8 +192,7 @@ class EngineKind:
         """engine_kwargs as they are from then on. Raises ConfigError. source: what has them, for its text."""
         from rayllm_batch.engine import engine_args
 
-        engine_args.check(engine_kwargs, self.own_settings, source, model)
-        return dict(engine_kwargs)
+        return engine_args.check(engine_kwargs, self.own_settings, source, model)
 
     def seen_by_tasks(self, engine_kwargs: Mapping[str, Any], accelerator_type: str) -> Mapping[str, Any]:
         """As `Task.of` gets them: with parsers where replies come taken apart; `excluded_settings`: names, and why."""

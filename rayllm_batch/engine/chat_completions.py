@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 from rayllm_batch.engine.base import ParsedAnswer, Reply, Request
+from rayllm_batch.engine.sampling import INT64
+from rayllm_batch.errors import one_line
 from rayllm_batch.media.medium import Medium
 
 CHAT, TEXT = "/chat/completions", "/completions"
@@ -131,6 +133,15 @@ def _medium(medium: Medium) -> dict[str, Any]:
 
 def reply_of(given: Any, request: Request, is_vllm: bool = False) -> Reply:
     """What the server's JSON says. Raises NotAnAnswer."""
+    try:
+        return _reply(given, request, is_vllm)
+    except NotAnAnswer:
+        raise
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # one value is of another kind
+        raise NotAnAnswer(f"an answer of another form ({one_line(error)}): {json.dumps(given)[:200]}") from None
+
+
+def _reply(given: Any, request: Request, is_vllm: bool) -> Reply:
     choices = given.get("choices") if isinstance(given, dict) else None
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise NotAnAnswer(f"an answer without choices: {json.dumps(given)[:200]}")
@@ -147,21 +158,26 @@ def reply_of(given: Any, request: Request, is_vllm: bool = False) -> Reply:
     unwrap = "choice" in (request.settings.get("structured_outputs") or {}) and not is_vllm
     parsed = tuple(_answer(choice, thought if len(choices) == 1 else None, unwrap) for choice in choices)
     texts = tuple(one.content or "" for one in parsed)
-    logprobs = [_logprobs(choice.get("logprobs")) for choice in choices]
+    asked = request.settings.get("logprobs") is not None
     return Reply(
         texts[0],
         _count(usage, "completion_tokens"),
         reasons[0],
         texts=texts if wanted > 1 else (),
         finish_reasons=reasons if wanted > 1 else (),
-        logprobs=logprobs if request.settings.get("logprobs") is not None else None,
+        logprobs=[_logprobs(choice.get("logprobs")) for choice in choices] if asked else None,
         parsed=parsed,
         num_input_tokens=_count(usage, "prompt_tokens"),
     )
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int:
-    return usage[name] if isinstance(usage.get(name), int) else 0
+    """0 where the server does not count."""
+    return usage[name] if _is_count(usage.get(name)) else 0
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= INT64
 
 
 def _answer(choice: dict[str, Any], thought: Any, unwrap: bool) -> ParsedAnswer:
@@ -180,7 +196,7 @@ def _answer(choice: dict[str, Any], thought: Any, unwrap: bool) -> ParsedAnswer:
     if content is None and not calls and not reasoning:
         why = message.get("refusal") or f"finish_reason {choice.get('finish_reason')!r}"
         problem = f"the server's answer has no content: {why}"
-    tokens = thought if isinstance(thought, int) else None if reasoning else 0
+    tokens = thought if _is_count(thought) else None if reasoning else 0
     return ParsedAnswer(reasoning, _unwrapped(content) if unwrap else content, calls, tokens, problem)
 
 
@@ -217,19 +233,16 @@ def _logprobs(given: Any) -> list[list[dict[str, Any]]]:
 
 
 def _position(taken: Mapping[str, Any], others: Any) -> list[dict[str, Any]]:
-    ordered = sorted(others, key=lambda one: -(one.get("logprob") or 0.0))
-    ranks = {one.get("token"): rank for rank, one in reversed(list(enumerate(ordered, start=1)))}
-    first = {"token_id": None, "token": taken.get("token"), "logprob": taken.get("logprob")}
-    rest = [one for one in ordered if one.get("token") != taken.get("token")]
-    return [
-        {**first, "rank": ranks.get(taken.get("token"))},
-        *(
-            {
-                "token_id": None,
-                "token": one.get("token"),
-                "logprob": one.get("logprob"),
-                "rank": ranks[one.get("token")],
-            }
-            for one in rest
-        ),
-    ]
+    first, rest = _token(taken), sorted(map(_token, others), key=lambda one: -(one["logprob"] or 0.0))
+    ranks = {one["token"]: rank for rank, one in reversed(list(enumerate(rest, start=1)))}
+    rest = [one for one in rest if one["token"] != first["token"]]
+    return [{**one, "rank": ranks.get(one["token"])} for one in (first, *rest)]
+
+
+def _token(given: Mapping[str, Any]) -> dict[str, Any]:
+    token, logprob = given.get("token"), given.get("logprob")
+    return {
+        "token_id": None,
+        "token": None if token is None else str(token),
+        "logprob": None if logprob is None else float(logprob),
+    }

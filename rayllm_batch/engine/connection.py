@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any, Optional
 
 from rayllm_batch.engine.endpoint import Endpoint
 from rayllm_batch.engine.failure import Failure, of_exception, of_response
+from rayllm_batch.engine.sampling import HALF_OF_A_PAIR
 
 MOST_BYTES = 64 << 20  # of an answer: 20 log-probabilities for each of 40,000 tokens
 
@@ -65,7 +67,7 @@ class Connection:
         if status != 200:
             return of_response(status, headers, bytes(content))
         try:
-            given = json.loads(content)
+            given = _parsed(bytes(content))
         except (ValueError, RecursionError):
             return of_response(status, headers, bytes(content))
         if isinstance(given, dict) and given.get("error"):
@@ -74,3 +76,13 @@ class Connection:
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _parsed(content: bytes) -> Any:
+    """Halves of surrogate pairs, as servers write them that count or cut text in UTF-16, become U+FFFD: they are no
+    text, and can be stored nowhere.
+    """
+    given = json.loads(content)
+    if re.search(rb"\\u[dD][89a-fA-F]", content):
+        given = json.loads(HALF_OF_A_PAIR.sub("\ufffd", json.dumps(given, ensure_ascii=False)))
+    return given

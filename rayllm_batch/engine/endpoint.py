@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.secret import Secret
+from rayllm_batch.uri import text_without_credentials
 
 API_KEY_ENV, HEADERS_ENV = "OPENAI_API_KEY", "default_headers_env"
 # Keys as providers write them, also the starred ones in their complaints ("Incorrect API key provided: sk-ab***yz").
@@ -28,10 +29,9 @@ class Endpoint:
         netloc = parts.netloc.rpartition("@")[2]
         self.user, self.password = unquote(parts.username or ""), Secret(unquote(parts.password or ""))
         self.api_key, self.host, self.scheme = Secret(api_key), parts.hostname or "", parts.scheme
-        self._base, self._query = (
-            urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")),
-            Secret(parts.query),
-        )
+        path, self._query = parts.path.rstrip("/"), Secret(parts.query)
+        self._base = Secret(urlunsplit((parts.scheme, netloc, path, "", "")))
+        self._shown = urlunsplit((parts.scheme, netloc, LOOKS_LIKE_A_KEY.sub(HIDDEN, path), "", ""))
         values = (value for _, value in parse_qsl(parts.query))
         self._more = {name: Secret(value) for name, value in more.items()}
         secrets = (self.api_key, self.password, parts.password, *values, *self._more.values())
@@ -43,7 +43,7 @@ class Endpoint:
     @property
     def shown(self) -> str:
         """Its address, for people."""
-        return self._base
+        return self._shown
 
     def url(self, path: str) -> str:
         return f"{self._base}{path}{'?' + self._query if self._query else ''}"
@@ -59,13 +59,16 @@ class Endpoint:
         from urllib.request import getproxies, proxy_bypass
 
         is_here = self.host in ("localhost", "::1") or self.host.startswith("127.")
-        return None if is_here or proxy_bypass(self.host) else getproxies().get(self.scheme)
+        found = None if is_here or proxy_bypass(self.host) else getproxies().get(self.scheme)
+        return found if not found or "://" in found else f"http://{found}"  # as others read it
 
     def redacted(self, text: str, most: int = 400) -> str:
         """What a server or a library says, on one line and without secrets; servers echo the key that they refuse."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
-        text = " ".join(LOOKS_LIKE_A_KEY.sub(HIDDEN, text).split())
+        text = text_without_credentials(LOOKS_LIKE_A_KEY.sub(HIDDEN, text))
+        text = "".join(one if one.isprintable() else " " for one in text)
+        text = " ".join(text.split())
         return text if len(text) <= most else text[:most] + "..."
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt, StrictStr
 
-from rayllm_batch.engine.endpoint import Endpoint
+from rayllm_batch.engine.endpoint import LOOKS_LIKE_A_KEY, Endpoint
 from rayllm_batch.engine.engine_args import Size
 from rayllm_batch.errors import ConfigError
 from rayllm_batch.secret import Secret
@@ -43,7 +43,7 @@ OURS = ("model", "messages", "prompt", "tools", "stream", "n", "response_format"
 class EndpointSettings(BaseModel, extra="forbid"):
     """What each means is said in configs/openai-endpoint.yaml."""
 
-    base_url: StrictStr = Field(description="an address", examples=["http://localhost:8000/v1"])
+    base_url: StrictStr = Field(description="an address", examples=["http://localhost:8000/v1"], repr=False)
     api_key_env: _Name = None
     default_headers_env: dict[Any, Any] | None = None  # not described, so that what is given is not shown
     max_concurrency: Size = None
@@ -67,7 +67,7 @@ def check(engine_kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
         )
     given = checked(EndpointSettings, engine_kwargs, f"engine_kwargs of {source}")
     settings = {name: value for name, value in engine_kwargs.items() if value is not None}
-    settings["base_url"] = _base_url(given.base_url, source)
+    settings["base_url"] = _base_url(Secret(given.base_url), source)
     _check_names(given, source)
     for key in OURS:
         if key in (given.extra_body or {}):
@@ -128,5 +128,5 @@ def _base_url(given: str, source: str) -> str:
         )
     ) is not None:
         raise ConfigError(f"{wanted}: leave {path} away, given {endpoint.shown!r}.")
-    is_secret = parts.username or parts.password or parts.query
+    is_secret = parts.username or parts.password or parts.query or LOOKS_LIKE_A_KEY.search(parts.path)
     return Secret(given.strip()) if is_secret else given.strip()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt
 
-from rayllm_batch.engine import parser_names
+from rayllm_batch.engine import parser_names, setting_values
 from rayllm_batch.engine.parallel import copies, is_placed_by_ray
 from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS, RELEASE
 from rayllm_batch.engine.vllm_newest_fields import MORE_ENGINE_FIELDS, NEWEST_RELEASE
@@ -27,8 +27,8 @@ OURS_BESIDE = ("tool_parser",)  # which vLLM's server has as --tool-call-parser,
 UTILIZATION = 0.92  # vLLM's own gpu_memory_utilization
 
 Size = Annotated[StrictInt | None, Field(ge=1, description="a whole number of at least 1")]
-# vLLM's own spellings: -1 or "auto" fits the length to the memory, "8k" is 8,000.
-_Length = Annotated[Size, BeforeValidator(lambda value: None if value == -1 or isinstance(value, str) else value)]
+_Length = Annotated[Size, BeforeValidator(lambda value: None if value == -1 else value)]  # which fits it to the memory
+_UNITS = {"": 1, "k": 1000, "K": 1 << 10, "m": 1_000_000, "M": 1 << 20}
 
 
 class _Sizes(BaseModel):
@@ -64,10 +64,17 @@ def _fields(body: list[ast.stmt]) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=1)
-def installed_fields() -> tuple[str, ...] | None:
-    """The installed vLLM's settings; None where it is not installed, or its source has changed shape."""
+def installed_types() -> dict[str, str]:
+    """The installed vLLM's settings, with their types as text; empty where it is not installed, or its source has
+    changed shape.
+    """
     engine_args, asynchronous = installed_classes("engine/arg_utils.py", "EngineArgs", "AsyncEngineArgs")
-    return (*engine_args, *asynchronous) or None
+    return {**engine_args, **asynchronous}
+
+
+def installed_fields() -> tuple[str, ...] | None:
+    """Their names; None where there are none."""
+    return tuple(installed_types()) or None
 
 
 def known_fields() -> tuple[str, ...]:
@@ -84,8 +91,11 @@ def of_another_vllm(key: str, tested: Collection[str], newer: Collection[str]) -
     return f" vLLM {release} has it, and the installed vLLM does not." if release else ""
 
 
-def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None, source: str, model: str = "") -> None:
-    """Raise ConfigError for a setting that the engine does not have, or a size that cannot be.
+def check(
+    engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None, source: str, model: str = ""
+) -> dict[str, Any]:
+    """As they are from then on, lengths as numbers. Raises ConfigError for a setting that the engine does not have, or
+    a value that cannot be: of the installed vLLM's settings, as far as its source says; without one, of sizes.
 
     own_settings: those of an engine that is not vLLM; vLLM's it ignores, so that a real configuration can be rehearsed.
     model: its id, where a parser that there is not may be one that this model is known to want.
@@ -102,10 +112,33 @@ def check(engine_kwargs: Mapping[str, Any], own_settings: tuple[str, ...] | None
         if engine_kwargs.get(key):
             raise ConfigError(f"{key} in {source} leaves the tokenizer out, and with it the answers' text. Remove it.")
     parser_names.check(engine_kwargs, source, model)
+    if isinstance(length := engine_kwargs.get("max_model_len"), str):
+        engine_kwargs = {**engine_kwargs, "max_model_len": _length(length)}
     checked(_Sizes, engine_kwargs, source)
+    types = installed_types()
+    for key, value in engine_kwargs.items():
+        if key in types and key not in _Sizes.model_fields:
+            setting_values.check(key, value, types[key], source)
+    tokens, length = engine_kwargs.get("max_num_batched_tokens"), engine_kwargs.get("max_model_len") or 0
+    at_least = {"max_num_seqs": engine_kwargs.get("max_num_seqs") or 0}
+    if engine_kwargs.get("enable_chunked_prefill") is False:  # a prompt is then one step
+        at_least["max_model_len"] = length
+    for key, least in at_least.items():
+        if tokens is not None and tokens < least:
+            raise ConfigError(
+                f"max_num_batched_tokens={tokens:,} in {source} is less than {key}={least:,}, and vLLM takes it for at "
+                "least as many. Raise it, or leave it out."
+            )
     on_one_node = not is_placed_by_ray(engine_kwargs) and engine_kwargs.get("data_parallel_backend") in (None, "mp")
     if copies(engine_kwargs) > 1 and not on_one_node:
         raise ConfigError(
             f"data_parallel_size in {source} is for the GPUs of one node here: remove distributed_executor_backend and "
             "data_parallel_backend. Over nodes, raise num_replicas."
         )
+    return dict(engine_kwargs)
+
+
+def _length(text: str) -> int | str:
+    """`auto`, `8k` and `8K` are words of vLLM's command line, which its engine does not take."""
+    number = re.fullmatch(r"([0-9]+)([kKmM]?)", text)
+    return -1 if text == "auto" else int(number[1]) * _UNITS[number[2]] if number else text

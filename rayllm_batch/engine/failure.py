@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Optional
 
+from rayllm_batch.uri import without_credentials
+
 # refused: this request, for what is in it; asking again would not help. transient: it may go well the next time.
 # rate_limited: the server has too much to do, or this key has used up its share for now. unusable: no request will be
 # answered: the key, the model or the account is wrong.
@@ -35,14 +37,14 @@ class Failure:
 def of_response(status: int, headers: Mapping[str, str], body: bytes) -> Failure:  # noqa: PLR0911 (a line a kind)
     """Of an answer that is none: a status other than 200, or an error in place of an answer."""
     said, codes = _error_in(body)
-    code_status = next((code for code in codes if isinstance(code, int) and 400 <= code < 600), None)
-    if status == 200:  # some servers and gateways write the status into the error alone
+    code_status = next((code for code in codes or () if isinstance(code, int) and 400 <= code < 600), None)
+    if status == 200 and codes is not None:  # some servers and gateways write the status into the error alone
         status = code_status or 500
     text = f"HTTP {status}{': ' + said if said else ''}"
-    named = {str(code) for code in codes}
+    named = {str(code) for code in codes or ()}
     wait_s = retry_after(headers)
     if 300 <= status < 400:
-        to = headers.get("Location", "another address")
+        to = without_credentials(headers.get("Location", "another address").partition("?")[0])
         return Failure(
             "unusable", f"HTTP {status}: the server redirects to {to}, which is not followed: set base_url", status
         )
@@ -54,7 +56,7 @@ def of_response(status: int, headers: Mapping[str, str], body: bytes) -> Failure
         return Failure("unusable", text, status)
     if status == 429 or status in (503, 529) and (wait_s is not None or named & set(TOO_BUSY)):
         return Failure("rate_limited", text, status, wait_s)
-    if status in (408, 409, 425) or status >= 500:
+    if status in (200, 408, 409, 425) or status >= 500:
         return Failure("transient", text, status, wait_s)
     return Failure("refused", text, status)
 
@@ -84,15 +86,14 @@ def retry_after(headers: Mapping[str, str]) -> Optional[float]:
     return None
 
 
-def _error_in(body: bytes) -> tuple[str, list[Any]]:
-    """What the body says, and the codes that it gives: of OpenAI's shape, of others', or no JSON at all."""
+def _error_in(body: bytes) -> tuple[str, Optional[list[Any]]]:
+    """What the body says, and the codes that it gives, of OpenAI's shape or of others'; None where it is no JSON."""
     text = body[:4000].decode("utf-8", "replace")
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):
-        return (
-            f"a page in place of JSON: {_without_tags(text)}" if text.lstrip().startswith("<") else text.strip()
-        ), []
+        is_page = text.lstrip().startswith("<")
+        return (f"a page in place of JSON: {_without_tags(text)}" if is_page else text.strip()), None
     if isinstance(given, list) and given:  # Google's
         given = given[0]
     error = given.get("error", given) if isinstance(given, dict) else given

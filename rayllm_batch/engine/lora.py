@@ -21,6 +21,7 @@ from rayllm_batch.secret import Secret
 from rayllm_batch.uri import filesystem_of, without_credentials
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OLDER_WEIGHTS = ("adapter_model.bin", "adapter_model.pt")
 HUB = "hf://"
 _Add = Callable[[Any], Awaitable[None]]
 
@@ -55,20 +56,25 @@ class Adapters:
         from vllm.lora.request import LoRARequest
 
         path = await asyncio.to_thread(find, name, self._root)
-        if problem := await asyncio.to_thread(_problem, Path(path), self._hidden_size):
-            raise ValueError(f"the LoRA adapter {name!r} cannot be used: {problem}")
+        await asyncio.to_thread(check, name, Path(path), self._hidden_size)
         adapter = LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
         await self._add(adapter)
         return adapter
 
 
+def check(name: str, folder: Path, hidden_size: Optional[int]) -> None:
+    """ValueError where the files are no adapter, or another base model's. hidden_size: of this one, if known."""
+    if problem := _problem(folder, hidden_size):
+        raise ValueError(f"the LoRA adapter {name!r} cannot be used: {problem}")
+
+
 def _problem(folder: Path, hidden_size: Optional[int]) -> str:
-    """Of an adapter's files: what an engine would not say as clearly, or not notice: another base model's."""
+    """What an engine would not say as clearly, or not notice."""
     if problem := small_problem(folder / CONFIG):
         return f"{CONFIG} {problem}"
     weights = folder / WEIGHTS
     if not weights.is_file():
-        return ""  # vLLM reads other files too
+        return "" if any((folder / name).is_file() for name in OLDER_WEIGHTS) else f"it has no {WEIGHTS}"
     if problem := weights_problem(weights):
         return f"{WEIGHTS} {problem}"
     tensors = safetensors_header(weights).items()

@@ -6,6 +6,7 @@ It renders and tokenises the prompts; nothing of the model is here.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -293,6 +294,11 @@ class OpenAI(EngineKind):
         self, model: str, engine_kwargs: Mapping[str, Any], env_vars: Mapping[str, str], settings: Mapping[str, Any]
     ) -> None:
         where = endpoint.of(engine_kwargs, env_vars)
+        if both := sorted(set(engine_kwargs.get("extra_body") or {}) & set(settings)):
+            raise ConfigError(
+                f"extra_body has {both[0]!r}, and so have the workload's sampling_params, which would count. Remove "
+                "one of them."
+            )
 
         async def ask() -> None:
             connection = Connection(where)
@@ -326,6 +332,12 @@ async def _check(
     there = [one["id"] for one in models_in(listed)]
     asked = smallest(model, engine_kwargs.get("extra_body") or {}, settings)
     given = await connection.ask("POST", *asked, max(PROBE_TIMEOUT_S, engine_kwargs.get("timeout_s") or 0.0))
+    if given.status == 200 if isinstance(given, Failure) else not (isinstance(given, dict) and "choices" in given):
+        said = given.text if isinstance(given, Failure) else json.dumps(given)[:200]
+        raise ConfigError(
+            f"The endpoint {where.shown} does not speak the OpenAI API. To the smallest request it says: {said}. Is "
+            "base_url right (it mostly ends in /v1)?"
+        )
     if not isinstance(given, Failure) or given.kind in ("transient", "rate_limited"):  # the run has patience
         return
     if there and model not in there:

@@ -220,9 +220,11 @@ def _problem(key: str, value: Any) -> Optional[str]:  # noqa: PLR0911 (a line a 
     if not _fits(value, kinds):
         # A 30.0 is what a table with gaps makes of 30.
         whole = "int" in kinds.split(" | ") and type(value) is float and value.is_integer() and abs(value) <= INT64
-        return _kinds(kinds) + (f" (write {int(value)})" if whole else "")
+        large = type(value) is int and abs(value) > INT64
+        more = f" (write {int(value)})" if whole else " of at most 64 bits" if large else ""
+        return f"{_kinds(kinds)}{more}"
     if key in RANGES and value not in RANGES[key]:
-        return str(RANGES[key])
+        return str(RANGES[key]) if value < INT32 else f"at most {RANGES[key].most:,.0f}"
     if key in ("stop", "bad_words") and not (value if isinstance(value, str) else all(value)):
         return "text that is not empty"
     if key == "detokenize" and not value:

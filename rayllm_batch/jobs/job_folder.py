@@ -96,7 +96,7 @@ def write(folder: str, task: str, model: Optional[str] = None) -> None:
     Raises ConfigError; then nothing was written.
     """
     path = Path(folder).expanduser()
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if os.path.exists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise ConfigError(f"{folder!r} is there already, and not an empty folder. Give the name of a new one.")
     kind, environment = TASKS[task], Environment.of_this_process()
     # resolved: an environment has a link to the package

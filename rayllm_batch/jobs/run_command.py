@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rayllm_batch.config import EngineConfig, init_engine_from_config
-from rayllm_batch.errors import ConfigError, OutputError, WorkloadError
+from rayllm_batch.errors import ConfigError, WorkloadError
 from rayllm_batch.load_workload import FORMS, pairs
 from rayllm_batch.output.fingerprint import SECRET
 from rayllm_batch.uri import without_credentials
 
-A_TOKEN = re.compile(r"\b(hf_|sk-)\w{16}")  # of the Hugging Face Hub, of endpoints
+# Of the Hugging Face Hub, of endpoints; to its end, so that none of it is shown.
+A_TOKEN = re.compile(r"\b(hf_|gsk_|nvapi-|xai-|sk-(?:[a-z]+[0-9]*-)*)\w{16}[\w-]*")
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,6 @@ def run_command(arguments: Sequence[str], given: argparse.Namespace) -> RunComma
         raise WorkloadError(f"--workload must be {FORMS}, given {given.workload!r}.")
     if file.endswith(".py") and not os.path.isfile(os.path.expanduser(file)):
         raise WorkloadError(f"--workload {given.workload}: there is no file {file!r} (looked from {os.getcwd()}).")
-    if not given.output:
-        raise OutputError("--output must be the path or URI of a folder, given ''.")
     return RunCommand(arguments, given, init_engine_from_config(given.config))
 
 

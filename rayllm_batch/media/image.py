@@ -54,10 +54,14 @@ def check_image(data: bytes, rules: MediaRules) -> tuple[int, int]:
         check_size(image.size, rules)
         _load(image)
         check_size(image.size, rules)
-        if image.mode not in MODES:
-            raise MediaError(f"the image's pixels are of Pillow's mode {image.mode}: expected 8 or 16 bits a channel.")
+        check_mode(image)
         width, height = image.size
         return (height, width) if 5 <= _orientation(image) <= 8 else (width, height)
+
+
+def check_mode(image: Image) -> None:
+    if image.mode not in MODES:
+        raise MediaError(f"the image's pixels are of Pillow's mode {image.mode}: expected 8 or 16 bits a channel.")
 
 
 def check_size(size: tuple[int, int], rules: MediaRules) -> None:

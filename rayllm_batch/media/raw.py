@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional
 
-from rayllm_batch.media.image import FORMATS, check_size, plain
+from rayllm_batch.media.image import FORMATS, check_mode, check_size, plain
 from rayllm_batch.media.media_error import MediaError
 from rayllm_batch.media.rules import MediaRules
 from rayllm_batch.media.sound import MOST_RATE
@@ -33,6 +33,7 @@ def image_as_png(source: Any, rules: MediaRules) -> Optional[tuple[bytes, str]]:
         image = _image_of_array(source, rules)
     else:
         return None
+    check_mode(image)
     try:
         image.load()  # a TIFF is turned while it is read
         pixels = plain(image)

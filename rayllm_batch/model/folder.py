@@ -113,7 +113,7 @@ def small_problem(path: Path) -> str:  # noqa: PLR0911 (a line a kind)
         if path.suffix != ".json":
             kind = kind_of(content[:HEAD_BYTES])
             return f"is {kind}" if kind else ""
-        value: Any = json.loads(content)
+        value: Any = json.loads(content.decode())  # of bytes, json.loads takes UTF-16 and a mark of order too
     except (ValueError, RecursionError):
         return f"is {kind_of(content[:HEAD_BYTES]) or 'not JSON, or cut short'}"
     except OSError as error:

@@ -15,7 +15,7 @@ from rayllm_batch.errors import (
     ModelNotFoundError,
     TokenRequiredError,
 )
-from rayllm_batch.model.hub_client import CHECK_SECONDS, HubClient, call, endpoint, tokens_page
+from rayllm_batch.model.hub_client import CHECK_SECONDS, HubClient, call, site, tokens_page
 from rayllm_batch.secret import Secret
 
 
@@ -24,7 +24,7 @@ def is_local(model_id: str) -> bool:
 
     Anything written as a path counts, there or not: the driver may lack a folder that every worker has.
     """
-    return "://" in model_id or model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
+    return "://" in model_id or model_id.startswith(("/", "./", "../", "~")) or os.path.isdir(model_id)
 
 
 def is_offline() -> bool:
@@ -113,7 +113,7 @@ def remember_token(token: str) -> None:
     token = Secret(token)
     _, error = call(lambda: login(token=token, add_to_git_credential=False))
     if isinstance(error, TimeoutError):
-        raise HubUnavailableError(f"{endpoint()} did not answer within {CHECK_SECONDS:.0f} s.")
+        raise HubUnavailableError(f"{site()} did not answer within {CHECK_SECONDS:.0f} s.")
     if error is not None:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ModelAccessError(f"The token could not be stored: {reason}.")

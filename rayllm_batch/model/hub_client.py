@@ -21,6 +21,7 @@ from rayllm_batch.errors import (
     TokenRequiredError,
 )
 from rayllm_batch.secret import Secret
+from rayllm_batch.uri import text_without_credentials, without_credentials
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -41,13 +42,18 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
+def site() -> str:
+    """The same, for people."""
+    return without_credentials(endpoint())
+
+
 def tokens_page() -> str:
-    return f"{endpoint()}/settings/tokens"
+    return f"{site()}/settings/tokens"
 
 
 def model_page(model_id: str, kind: str = "model") -> str:
     """Where a person reads about a model (or a dataset) and requests access to it."""
-    return f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{model_id}"
+    return f"{site()}/{'datasets/' if kind == 'dataset' else ''}{model_id}"
 
 
 @dataclass
@@ -105,17 +111,17 @@ class HubClient:
     def _refused(self, error: Exception, status: int) -> ModelAccessError:
         if status == 429:
             return HubUnavailableError(
-                f"{endpoint()} limits the rate of requests and asks to wait {_retry_after(error):.0f} s, longer than "
+                f"{site()} limits the rate of requests and asks to wait {_retry_after(error):.0f} s, longer than "
                 f"the {RATE_LIMIT_SECONDS:.0f} s this waits in all.",
                 "Run it again later; requests with a token have a higher limit.",
             )
         if status >= 500:
             return HubUnavailableError(
-                f"{endpoint()} answered a question about {self.model_id} with an error of its own ({status})."
+                f"{site()} answered a question about {self.model_id} with an error of its own ({status})."
                 f"{self._server_says(error)}",
                 "The token is not the reason. Run it again in a few minutes.",
             )
-        return ModelAccessError(f"{endpoint()} refused to open {self.model_id} ({status}).{self._server_says(error)}")
+        return ModelAccessError(f"{site()} refused to open {self.model_id} ({status}).{self._server_says(error)}")
 
     def _closed(self, error: Exception, status: int, token_is_valid: Callable[[], bool]) -> ModelAccessError:
         """The Hub answered, and keeps the model closed: 401, 403 or 404."""
@@ -133,7 +139,7 @@ class HubClient:
             )
         if self.token is None:
             return ModelNotFoundError(
-                f"There is no public {kind} {model} on {endpoint()}, and no token was found to look for a private one.",
+                f"There is no public {kind} {model} on {site()}, and no token was found to look for a private one.",
                 f"Check the spelling of the {kind} id. If it is private, set HF_TOKEN to a token that can read it.",
             )
         if status == 401 and (bad_credentials or not token_is_valid()):
@@ -149,7 +155,7 @@ class HubClient:
                 f"Request access at {page}, and run this again once it is granted, or use another account's token.",
             )
         return ModelNotFoundError(
-            f"There is no {kind} {model} on {endpoint()}, or it is private and hidden from {self.source}.",
+            f"There is no {kind} {model} on {site()}, or it is private and hidden from {self.source}.",
             f"Check the spelling of the {kind} id (owner/name), or use a token of an account that can read it.",
         )
 
@@ -164,18 +170,18 @@ class HubClient:
         network = type(error).__module__.split(".")[0] in ("httpx", "httpx2", "requests", "urllib3")
         silent = isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
         if silent and downloading:
-            why = f"{endpoint()} fell silent while {self.model_id} was being downloaded."
+            why = f"{site()} fell silent while {self.model_id} was being downloaded."
         elif silent:
-            why = f"{endpoint()} did not answer a question about {self.model_id} within {CHECK_SECONDS:.0f} s."
+            why = f"{site()} did not answer a question about {self.model_id} within {CHECK_SECONDS:.0f} s."
         elif network or isinstance(error, ConnectionError):
-            why = f"Could not reach {endpoint()} to ask about {self.model_id}: {self._clean(str(error))}."
+            why = f"Could not reach {site()} to ask about {self.model_id}: {self._clean(str(error))}."
         elif isinstance(error, OSError) and error.strerror:
             return ModelAccessError(
                 f"The files of {self.model_id} could not be stored: {error.strerror} ({error.filename}).",
                 "Free some space, or set HF_HOME to another disk.",
             )
         else:
-            why = f"{endpoint()} gave an answer that huggingface_hub cannot read ({type(error).__name__})."
+            why = f"{site()} gave an answer that huggingface_hub cannot read ({type(error).__name__})."
         return HubUnavailableError(
             why,
             "Check the network, its proxy and HF_ENDPOINT. With HF_HUB_OFFLINE=1, a model that is already in the "
@@ -190,7 +196,7 @@ class HubClient:
         """Text from outside, fit for a terminal: one short line, no control characters, never the token."""
         if self.token:
             text = text.replace(self.token, "***")
-        text = "".join(c if c.isprintable() else " " for c in text)
+        text = "".join(c if c.isprintable() else " " for c in text_without_credentials(text))
         return " ".join(text.split())[:300].rstrip(".")
 
 

@@ -34,8 +34,11 @@ class FolderView:
                 )
             self.manifest = Manifest.read(self._place)
             known = read_records(self._place)
-        except OSError as error:
-            raise OutputError(f"The output folder {self.given!r} cannot be read: {error}.") from None
+        except OutputError:
+            raise
+        except Exception as error:  # a storage's are of many kinds: those of the Hub are its HTTP client's own
+            why = one_line(error, named=False)
+            raise OutputError(f"The output folder {self.given!r} cannot be read: {why}.") from None
         sizes = {info.base_name: info.size for info in listing if info.is_file and NAME.fullmatch(info.base_name)}
         gone = replaced(known, sizes)
         self.parts: dict[str, PartRecord] = {

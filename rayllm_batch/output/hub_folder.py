@@ -28,7 +28,7 @@ from rayllm_batch.errors import (
     TokenRequiredError,
 )
 from rayllm_batch.model.hub import is_offline, saved_tokens
-from rayllm_batch.model.hub_client import HubClient, endpoint, model_page, tokens_page
+from rayllm_batch.model.hub_client import HubClient, endpoint, model_page, site, tokens_page
 from rayllm_batch.output import dataset_card
 from rayllm_batch.output.fingerprint import Job
 from rayllm_batch.output.part_file import encoded
@@ -313,7 +313,7 @@ class HubFolder:
         """As far as the token tells beforehand. Raises ModelAccessError."""
         owner, name = self.place.repo.split("/")[0], user.get("name")
         own = [str(one) for one in [name, *(org.get("name") for org in user.get("orgs") or ())]]
-        missing = f"There is no dataset {self.place.repo} on {endpoint()} that {self._client.source} can see"
+        missing = f"There is no dataset {self.place.repo} on {site()} that {self._client.source} can see"
         if owner not in own:
             near = "" if len(own) > 8 else f" It can under {', '.join(own)}."
             raise ModelAccessError(f"{missing}, and under {owner!r} it cannot make one.{near}", "Check the name.")
@@ -454,7 +454,7 @@ class _Writer(HubClient):
                 f"{self._server_says(error)}",
                 _advice(),
             )
-        return ModelAccessError(f"There is no dataset {self.model_id} on {endpoint()}.{self._server_says(error)}")
+        return ModelAccessError(f"There is no dataset {self.model_id} on {site()}.{self._server_says(error)}")
 
     def _refused(self, error: Exception, status: int) -> ModelAccessError:
         if status == 412:
@@ -464,9 +464,9 @@ class _Writer(HubClient):
 
     def _no_answer(self, error: Exception, downloading: bool) -> ModelAccessError:
         if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-            return HubUnavailableError(f"{endpoint()} fell silent.", "Check the network, and run the same again.")
+            return HubUnavailableError(f"{site()} fell silent.", "Check the network, and run the same again.")
         return HubUnavailableError(
-            f"{endpoint()} could not be written to ({type(error).__name__}: {self._clean(str(error))}).",
+            f"{site()} could not be written to ({type(error).__name__}: {self._clean(str(error))}).",
             "Check the network, its proxy and HF_ENDPOINT, and run the same again.",
         )
 

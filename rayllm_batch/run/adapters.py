@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Optional, Union
 
 from rayllm_batch.config import EngineConfig
@@ -24,8 +25,12 @@ Found = Mapping[str, Union[int, str, None]]  # of each adapter its rank, or what
 NO_ADAPTERS: Found = {}
 
 
-def look_at_adapters(config: EngineConfig, chats: Sequence[Mapping[str, Any]], token: str) -> Found:
+def look_at_adapters(
+    config: EngineConfig, chats: Sequence[Mapping[str, Any]], token: str, hidden_size: Optional[int] = None
+) -> Found:
     """Those that the first rows ask for, and others of the same place, which further rows may ask for.
+
+    hidden_size: of the base model, if known.
 
     Raises ConfigError where max_lora_rank is set, and too small for one that the first rows ask for.
     """
@@ -37,7 +42,7 @@ def look_at_adapters(config: EngineConfig, chats: Sequence[Mapping[str, Any]], t
         others = []
     names = list(dict.fromkeys([*asked, *others]))[:MOST_LOOKED_AT]
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:  # each is a request, where they are behind a URI
-        found = dict(zip(names, pool.map(lambda name: _rank(name, root, token), names), strict=True))
+        found = dict(zip(names, pool.map(lambda name: _rank(name, root, token, hidden_size), names), strict=True))
     for name, rank in found.items():
         if not isinstance(rank, int):
             continue
@@ -50,9 +55,12 @@ def look_at_adapters(config: EngineConfig, chats: Sequence[Mapping[str, Any]], t
     return found
 
 
-def _rank(name: str, root: Optional[str], token: str) -> Union[int, str, None]:
+def _rank(name: str, root: Optional[str], token: str, hidden_size: Optional[int]) -> Union[int, str, None]:
     try:
-        return lora.rank_of(name, root, token)
+        rank = lora.rank_of(name, root, token)
+        if "://" not in (uri := lora.address(name, root)):  # else its weights would be downloaded for it
+            lora.check(name, Path(uri), hidden_size)
+        return rank
     except HubUnavailableError:
         return None
     except ValueError as error:

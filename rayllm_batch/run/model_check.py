@@ -97,8 +97,10 @@ def check_files(config: EngineConfig, facts: ModelFacts) -> None:
             own_config=config.engine_kind.needs_model and not kwargs.get("hf_config_path"),
             complete=complete,
         )
-    if (tokenizer := kwargs.get("tokenizer")) and Path(tokenizer).expanduser().is_dir():
-        check_folder(Path(tokenizer).expanduser(), None, own_config=False)
+    if (tokenizer := kwargs.get("tokenizer")) and is_local(tokenizer):
+        if not (folder := Path(tokenizer).expanduser()).is_dir():
+            raise ConfigError(f"tokenizer under engine_kwargs is the folder {tokenizer!r}, which does not exist.")
+        check_folder(folder, None, own_config=False)
 
 
 def check_chat_template(config: EngineConfig, facts: ModelFacts) -> None:

@@ -30,8 +30,12 @@ class RunOptions:
             raise ConfigError(
                 f"num_replicas=(least, most) must not have least above most, given {self.num_replicas!r}."
             )
-        if self.stall_timeout_s is not None and not self.stall_timeout_s > 0:
-            raise ConfigError(f"stall_timeout_s must be above 0 seconds, or None, given {self.stall_timeout_s!r}.")
+        seconds: Any = self.stall_timeout_s
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and seconds > 0):
+            raise ConfigError(f"stall_timeout_s must be above 0 seconds, or None, given {seconds!r}.")
+        for name in ("preserve_order", "deduplicate", "reorder", "verbose"):
+            check_switch(name, getattr(self, name))
 
     @property
     def replica_range(self) -> tuple[int, int]:
@@ -43,3 +47,9 @@ class RunOptions:
 def check_whole(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1, given {value!r}.")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """`"no"` would count as true."""
+    if value not in (True, False):
+        raise ConfigError(f"{name} must be True or False, given {value!r}.")

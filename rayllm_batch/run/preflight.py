@@ -25,7 +25,9 @@ from rayllm_batch.run.model_check import (
     check_memory,
     check_parallel,
     look_at,
+    text_config,
 )
+from rayllm_batch.run.model_limits import check_limits
 from rayllm_batch.run.node_files import missing_on_nodes
 from rayllm_batch.run.output_room import check_output_room
 from rayllm_batch.run.parser_hints import hint_at_parsers
@@ -87,6 +89,7 @@ def preflight(
     attempt(lambda: config.engine_kind.check_before_start(*of_kind))
     if facts is not None and config.engine_kind.needs_model:
         attempt(lambda: check_parallel(config, facts))
+        attempt(lambda: check_limits(config, facts))
         attempt(lambda: check_memory(config, facts))
         if attempt(lambda: runs_here(config)):  # else the download goes to other disks
             attempt(lambda: check_disk(config, facts))
@@ -103,7 +106,8 @@ def preflight(
     unanswered = told = None
     adapters: Found = {}
     if rows is not None and config.engine_kind.needs_model:
-        adapters = attempt(lambda: look_at_adapters(config, rows.chats, token or "")) or {}
+        size = text_config(facts.config).get("hidden_size") if facts else None
+        adapters = attempt(lambda: look_at_adapters(config, rows.chats, token or "", size)) or {}
     if sound and facts is not None and rows is not None:
         unanswered = attempt(lambda: check_first_prompts(config, facts, rows, adapters, media_rules(workload)))
     if rows is not None and not found:  # it takes some seconds, and a node with vLLM

@@ -152,8 +152,9 @@ class Generate(Task):
 
     def parse(self, parse_row: ParseRow, row: dict[str, Any]) -> dict[str, Any]:
         returned = parse_row(row)
-        chat = dict(returned) if isinstance(returned, dict) else {}
-        unknown = next((_no_effect(key) for key in chat if key not in KEYS), "")
+        given = returned if isinstance(returned, dict) else {}
+        unknown = next((_no_effect(key) for key in given if key not in KEYS), "")
+        chat = {key: value for key, value in given.items() if value is not None or key in PROMPTS}
         if len(chat.keys() & set(PROMPTS)) != 1:
             wanted = 'parse_row must return {"messages": [...]}, {"prompt": "..."} or {"prompt_token_ids": [...]}'
             raise TypeError(f"{wanted}, but returned {guarded(returned)}. {unknown}".rstrip(". "))
@@ -172,8 +173,8 @@ class Generate(Task):
             chat |= {"media": media} if media else {}
         if (model := chat.get("model")) is not None and not (isinstance(model, str) and model):
             raise TypeError(f'parse_row\'s "model" must be the name of a LoRA adapter, but is {shown(model)}')
-        if (given := chat.get("sampling_params")) is not None:
-            chat["sampling_params"] = self._own_settings(given)
+        if "sampling_params" in chat:
+            chat["sampling_params"] = self._own_settings(chat["sampling_params"])
         if (schema := chat.pop("output_schema", None)) is not None:
             chat["sampling_params"] = {**chat.get("sampling_params", {}), **self._own_schema(schema)}
         settings = {**self.settings, **chat.get("sampling_params", {})}

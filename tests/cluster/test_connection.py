@@ -122,7 +122,11 @@ def test_something_else_listens_there(
             "asks for a token.*RAY_AUTH_MODE=token",
         ),
         ("", ray.exceptions.AuthenticationError("no token"), "asks for a token"),
-        ("", RuntimeError("Version mismatch: the cluster has 2.9"), "Version mismatch.*Use the cluster's Python and Ray"),
+        (
+            "",
+            RuntimeError("Version mismatch: the cluster has 2.9"),
+            "Version mismatch.*Use the cluster's Python and Ray",
+        ),
         ("", RuntimeError("the GCS is gone"), "cannot be used: RuntimeError: the GCS is gone. Start it again"),
     ],
 )

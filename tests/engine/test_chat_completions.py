@@ -137,7 +137,16 @@ class TestReplies:
         reply = read({**choice("b"), "index": 1}, {**choice("a", "length"), "index": 0}, n=2)
         assert reply.texts == ("a", "b") and reply.finish_reasons == ("length", "stop")
 
-    @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": "many"}, []])
+    @pytest.mark.parametrize(
+        "usage",
+        [
+            None,
+            {},
+            {"prompt_tokens": None, "completion_tokens": "many"},
+            [],
+            {"prompt_tokens": -1, "completion_tokens": 2**64},
+        ],
+    )
     def test_a_server_that_does_not_count(self, usage: Any) -> None:
         reply = read(choice(), usage=usage)
         assert (reply.num_input_tokens, reply.num_generated_tokens) == (0, 0)
@@ -172,8 +181,20 @@ class TestReplies:
             {"choices": [choice(reason="abort")]},
             {"choices": [choice("", "error")]},
             {"choices": [choice(None, tool_calls=[{"function": {}}])]},
+            {"choices": [choice(None, tool_calls=True)]},
+            {"choices": [{**choice(), "index": "1"}, {**choice(), "index": 0}]},
+            {
+                "choices": [
+                    {**choice(), "logprobs": {"content": [{"token": "a", "logprob": "low", "top_logprobs": []}]}}
+                ]
+            },
+            {"choices": [{**choice(), "logprobs": {"content": [{"token": "a", "logprob": 10**400}]}}]},
+            {"choices": [{**choice(), "logprobs": {"tokens": 3}}]},
         ],
     )
     def test_what_is_no_answer(self, given: Any) -> None:
         with pytest.raises(NotAnAnswer):
-            reply_of(given, Request([], {}, messages=CHATS))
+            reply_of(given, Request([], {"logprobs": 1}, messages=CHATS))
+
+    def test_what_was_not_asked_for_may_have_any_form(self) -> None:
+        assert read({**choice(), "logprobs": {"tokens": 3}}).text == "Yes"

@@ -54,6 +54,22 @@ def test_keys_are_not_said() -> None:
         assert "abcd" not in where.redacted(text) and "wxyz" not in where.redacted(text)
     assert where.redacted("the risk-free task-based answer") == "the risk-free task-based answer"
     assert len(where.redacted("x " * 1000)) < 410
+    said = "ClientHttpProxyError: 407, url='http://me:pro@word@10.0.0.1:3128' \x1b[31mred\x1b[0m\x07"
+    assert where.redacted(said) == "ClientHttpProxyError: 407, url='http://***@10.0.0.1:3128' [31mred [0m"
+    in_its_path = Endpoint(f"https://sk-gateway.example/{KEY}/v1/")
+    assert in_its_path.shown == "https://sk-gateway.example/***/v1" and KEY not in repr(vars(in_its_path))
+    assert in_its_path.url("/models") == f"https://sk-gateway.example/{KEY}/v1/models"
+    assert KEY not in repr(load(base_url=f"https://sk-gateway.example/{KEY}/v1"))
+
+
+def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert Endpoint(URL).proxy is None
+    monkeypatch.setenv("https_proxy", "me:password@10.0.0.1:3128")
+    assert Endpoint(URL).proxy == "http://me:password@10.0.0.1:3128", "without a scheme, as curl takes it"
+    assert Endpoint("https://localhost/v1").proxy is None
 
 
 def test_where_the_key_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:

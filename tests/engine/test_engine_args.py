@@ -36,9 +36,9 @@ def installed() -> str | None:
 def without_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else real(name, *rest))
-    engine_args.installed_fields.cache_clear()
+    engine_args.installed_types.cache_clear()
     yield
-    engine_args.installed_fields.cache_clear()
+    engine_args.installed_types.cache_clear()
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def another_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pa
     source.write_text("class EngineArgs:\n    model: str\n    max_num_seqs: int\n    of_tomorrow: bool\n")
     real, spec = importlib.util.find_spec, SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: spec if name == "vllm" else real(name, *rest))
-    engine_args.installed_fields.cache_clear()
+    engine_args.installed_types.cache_clear()
     yield source
-    engine_args.installed_fields.cache_clear()
+    engine_args.installed_types.cache_clear()
 
 
 def check(llm_engine: str = "vllm", **engine_kwargs: Any) -> None:
@@ -138,6 +138,14 @@ def test_sizes_are_whole_numbers_of_at_least_one(key: str, value: Any) -> None:
     check(**{key: None})
 
 
+def test_a_step_holds_a_token_of_each_sequence_and_without_chunks_a_whole_prompt() -> None:
+    assert "max_num_seqs=64" in refusal(max_num_batched_tokens=32, max_num_seqs=64)
+    unchunked = {"max_num_batched_tokens": 512, "max_model_len": 2048, "enable_chunked_prefill": False}
+    assert "max_model_len=2,048" in refusal(**unchunked)
+    check(**{**unchunked, "enable_chunked_prefill": None})
+    check(max_num_batched_tokens=64, max_num_seqs=64)
+
+
 @pytest.mark.parametrize("value", ["0.9", 0, 1.2, 90, True])
 def test_a_share_of_the_memory_is_a_number(value: Any) -> None:
     message = refusal(gpu_memory_utilization=value)
@@ -146,8 +154,10 @@ def test_a_share_of_the_memory_is_a_number(value: Any) -> None:
 
 
 def test_max_model_len_also_in_vllms_own_spellings() -> None:
-    for value in (-1, "auto", "8k"):
-        check(max_model_len=value)
+    """Of its command line: its engine takes numbers alone."""
+    for value, number in {-1: -1, "auto": -1, "8k": 8000, "8K": 8192, "512": 512}.items():
+        assert engine_args.check({"max_model_len": value}, None, "the config") == {"max_model_len": number}
+    assert "'32 thousand'" in refusal(max_model_len="32 thousand")
     assert "'many'" in refusal(max_num_seqs="many")
 
 

@@ -56,7 +56,9 @@ def test_what_it_says() -> None:
     assert of_response(400, {}, b'{"error": {"message": "too long", "code": null}}').text == "HTTP 400: too long"
     page = b"<html><style>p {}</style><body><h1>502</h1>\n<p>Bad gateway</p></body></html>"
     assert of_response(502, {}, page).text == "HTTP 502: a page in place of JSON: 502 Bad gateway"
-    assert "redirects to https://other/v1" in of_response(302, {"Location": "https://other/v1"}, b"").text
+    to = "https://me:password@other/v1?token=abc"
+    assert "redirects to https://***@other/v1, which" in of_response(302, {"Location": to}, b"").text
+    assert of_response(200, {}, b"data: [DONE]").text == "HTTP 200: data: [DONE]"
     assert of_exception(asyncio.TimeoutError(), 9.0).text == "no answer within 9 s (timeout_s)"
     assert of_exception(ConnectionResetError(), 9.0).text == "ConnectionResetError"
 

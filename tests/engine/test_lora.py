@@ -8,7 +8,9 @@ import struct
 import sys
 import threading
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -31,15 +33,14 @@ async def taken(adapter: Any) -> None:
     """An engine that takes any."""
 
 
-def folder(root: Path, *names: str, tensors: dict[str, list[int]] | None = None) -> str:
-    """tensors: the shapes of their weights, by name; else there is no such file."""
+def folder(root: Path, *names: str, tensors: Mapping[str, list[int]] = MappingProxyType({})) -> str:
+    """tensors: the shapes of their weights, by name."""
     for name in names:
         (root / name).mkdir(parents=True)
         (root / name / "adapter_config.json").write_text("{}")
-        if tensors is not None:
-            header = {key: {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]} for key, shape in tensors.items()}
-            said = json.dumps(header).encode()
-            (root / name / lora.WEIGHTS).write_bytes(struct.pack("<Q", len(said)) + said + bytes(4 if tensors else 0))
+        header = {key: {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]} for key, shape in tensors.items()}
+        said = json.dumps(header).encode()
+        (root / name / lora.WEIGHTS).write_bytes(struct.pack("<Q", len(said)) + said + bytes(4 if tensors else 0))
     return str(root)
 
 

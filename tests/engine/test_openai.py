@@ -326,13 +326,28 @@ class TestBeforeTheStart:
                 self.check(server, api_key_env="MY_KEY")
         assert "sk-mine" not in str(refusal.value)
 
+    def test_what_is_said_twice(self) -> None:
+        with RudeServer() as server:
+            self.check(server, settings={"top_k": 4}, extra_body={"seed": 1})
+            with pytest.raises(ConfigError, match="extra_body has 'top_k', and so have the workload's sampling_params"):
+                self.check(server, settings={"top_k": 4}, extra_body={"top_k": 1})
+
     def test_settings_that_it_refuses(self) -> None:
         with RudeServer(lambda text, times: "400") as server:  # noqa: SIM117
             words = r"refuses the smallest request with these settings \(max_tokens, top_k\)"
             with pytest.raises(ConfigError, match=words):
                 self.check(server, settings={"top_k": 4})
 
-    @pytest.mark.parametrize("fault", ["500", "429 after 9", "cut"])
+    @pytest.mark.parametrize(
+        "fault, said", [("page in 200", "HTTP 200: a page in place of JSON: Please log in"), ("wrong json", "choices")]
+    )
+    def test_something_else_listens(self, fault: str, said: str) -> None:
+        with RudeServer(lambda text, times: fault) as server:  # noqa: SIM117
+            with pytest.raises(ConfigError, match="does not speak the OpenAI API.* mostly ends in /v1") as refusal:
+                self.check(server)
+        assert said in str(refusal.value)
+
+    @pytest.mark.parametrize("fault", ["500", "429 after 9", "cut", "error in 200", "no choices"])
     def test_what_may_pass_is_left_to_the_run(self, fault: str) -> None:
         with RudeServer(lambda text, times: fault) as server:
             self.check(server)

@@ -366,3 +366,17 @@ def test_on_a_cpu_nothing_is_sampled_beside_speculation() -> None:
     checked({"max_tokens": 3}, base={"temperature": 0.0}, excluded=excluded)
     for engine_kwargs, accelerator in ((ngram, "H100"), ({}, "CPU")):
         assert kind.seen_by_tasks(engine_kwargs, accelerator) is engine_kwargs
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seed": 2**64}, "seed in .* must be a whole number of at most 64 bits"),
+        ({"ignore_eos": 1}, "ignore_eos in .* must be true or false, given"),
+        ({"max_tokens": 2**31}, "max_tokens in .* must be at most 2,147,483,647"),
+        ({"temperature": 10**9 * 9}, "temperature in .* must be at most 2, "),
+    ],
+)
+def test_too_much_is_said_so(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(WorkloadError, match=said):
+        checked(given)

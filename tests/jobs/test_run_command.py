@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from rayllm_batch.arguments import parse
-from rayllm_batch.errors import ConfigError, OutputError, RayLLMBatchError, WorkloadError
+from rayllm_batch.errors import ConfigError, RayLLMBatchError, WorkloadError
 from rayllm_batch.jobs.run_command import RunCommand, run_command
 
 WORDS = ["run", "--config", "configs/demo-cpu.yaml", "--output", "s3://bucket/answers"]
 NAMED = ["--workload", "rayllm_batch:CNNDailySummary"]
 
 
-def made(*more: str, words: list[str] = WORDS) -> RunCommand:
-    given = [*words, *more]
+def made(*more: str) -> RunCommand:
+    """more: over WORDS, where it has the same option."""
+    kept = [word for name, value in (WORDS[1:3], WORDS[3:]) if name not in more for word in (name, value)]
+    given = ["run", *kept, *more]
     return run_command(given, parse(given))
 
 
@@ -34,8 +36,10 @@ def test_the_most_replicas_count() -> None:
         ([*NAMED, "-w", "api_key=abc"], ConfigError, "-w api_key=... looks like a secret"),
         ([*NAMED, "--output", "s3://KEY:VERYSECRET@bucket/a"], ConfigError, "s3://***@bucket/a"),
         ([*NAMED, "-w", "who=hf_abcdefghijklmnopqrst"], ConfigError, "hf_***"),
-        ([*NAMED, "-w", "who=sk-abcdefghijklmnopqrst"], ConfigError, "sk-***"),
-        ([*NAMED, "--output", ""], OutputError, "--output"),
+        ([*NAMED, "-w", "who=sk-abcdefghijklmnopqrst"], ConfigError, "'who=sk-***'"),
+        ([*NAMED, "-w", "who=sk-proj-abcdefghijklmnop_q-rst"], ConfigError, "'who=sk-proj-***'"),
+        ([*NAMED, "-w", "who=sk-ant-api03-abcdefghijklmnopqrst"], ConfigError, "'who=sk-ant-api03-***'"),
+        ([*NAMED, "-w", "who=gsk_abcdefghijklmnopqrst"], ConfigError, "'who=gsk_***'"),
         ([*NAMED, "--output", "a\udcff"], ConfigError, "not UTF-8"),
         ([*NAMED, "--config", "configs/demo-cpuu.yaml"], ConfigError, "demo-cpu.yaml"),
     ],
@@ -48,6 +52,7 @@ def test_what_is_wrong_is_found(more: list[str], error: type[RayLLMBatchError], 
 
 
 def test_a_prompt_may_speak_of_secrets() -> None:
+    assert made(*NAMED, "--report", "sk-learn-results-2024-11/hf_report.html")
     assert made("--prompt", "Is a password in {body}?", "--input", "rows.jsonl", "-s", "max_tokens=20")
 
 

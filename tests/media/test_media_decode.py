@@ -8,6 +8,7 @@ from typing import Any
 import media_samples as made
 import numpy as np
 import pytest
+from PIL import Image
 
 from rayllm_batch.media import container
 from rayllm_batch.media.decode import audio_of, image_of, video_of
@@ -67,6 +68,8 @@ def test_images_are_turned_as_pillow_turns_them(orientation: int, form: str) -> 
 def test_pixels_whose_range_is_unknown_are_refused(mode: str) -> None:
     with pytest.raises(MediaError, match=f"mode {mode}"):
         READER.read("image", made.image("TIFF", mode=mode, colour=3))
+    with pytest.raises(MediaError, match=f"mode {mode}"):
+        READER.read("image", Image.new(mode, (6, 4), 3))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,13 @@ def test_fine_grained_token_says_which_permission_lacks():
     assert "fine-grained token settings" in str(error)
 
 
+def test_a_mirrors_password_is_not_shown(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("://", "://me:verysecret@"))
+    assert "verysecret" not in str(refusal("org/nope", None)) and "verysecret" not in hub_client.tokens_page()
+    said = hub_client.HubClient("org/m", None)._clean("ProxyError: at http://me:verysecret@10.0.0.1:3128")
+    assert said == "ProxyError: at http://***@10.0.0.1:3128"
+
+
 def test_wrong_token():
     error = refusal("org/gated", "hf_wrong")
     assert type(error) is InvalidTokenError

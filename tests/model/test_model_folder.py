@@ -75,6 +75,7 @@ def test_weights(damage: Callable[[Path], object], words: str, folder: Path) -> 
         (POINTER, "Git LFS pointer"),
         ("[]", "not a JSON object"),
         ("<!DOCTYPE html>", "HTML page"),
+        pytest.param("\ufeff{}", "not JSON, or cut short", id="mark of order, which json.load of a text does not take"),
         pytest.param("[" * 100_000, "not JSON, or cut short", id="deep"),
     ],
 )

@@ -22,6 +22,7 @@ from rayllm_batch.output.fingerprint import Job
 from rayllm_batch.output.folder import OutputFolder
 from rayllm_batch.output.folder_view import FolderView
 from rayllm_batch.output.part_file import encoded
+from rayllm_batch.output.place import OutputPlace
 from rayllm_batch.report.folder_page import folder_page
 from rayllm_batch.report.page import page
 from rayllm_batch.report.run_report import RunReport
@@ -233,6 +234,20 @@ def test_the_folder_stays_as_it_is_and_a_running_one_can_be_read(tmp_path: Path)
     (folder / "part-000009-0123abcd.parquet").unlink()
     assert cli.main(["report", str(folder), "-o", str(tmp_path / "r.html")]) == cli.DONE
     assert {path for path in folder.rglob("*") if path.is_file()} <= before.keys() and (tmp_path / "r.html").exists()
+
+
+def test_a_storage_with_errors_of_its_own_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class ConnectError(Exception):
+        """As that of the Hub's HTTP client, which is no OSError."""
+
+    def fails(*_: object) -> None:
+        raise ConnectError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(OutputPlace, "listed", fails)
+    assert cli.main(["report", "somewhere"]) == cli.WRONG_INPUT
+    assert "The output folder 'somewhere' cannot be read: [Errno -2] Name or" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

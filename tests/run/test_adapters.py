@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any, Optional
 
@@ -31,6 +32,7 @@ def adapters(root: Path, **about: Any) -> str:
     for name, its in about.items():
         (root / name).mkdir(parents=True)
         (root / name / "adapter_config.json").write_text(json.dumps(its if isinstance(its, dict) else {"r": its}))
+        (root / name / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     return str(root)
 
 
@@ -46,12 +48,26 @@ def chosen(found: dict[str, Any], accelerator: str = "CPU", model: Any = LLAMA_8
 
 def test_ranks_are_those_of_their_files(tmp_path: Path) -> None:
     root = adapters(tmp_path, a=8, b={"r": 4, "rank_pattern": {"layers.3.mlp": 48}}, c={"lora_alpha": 1}, d=600)
-    (tmp_path / "deeper" / "in").mkdir(parents=True)
-    (tmp_path / "deeper" / "in" / "adapter_config.json").write_text('{"r": 2}')
+    adapters(tmp_path / "deeper", **{"in": 2})
     found = look_at_adapters(config(root), chats(None, "a", "gone", "../x", "d"), "")
     assert {name: rank for name, rank in found.items() if isinstance(rank, int)} == {"a": 8, "b": 48, "deeper/in": 2}
     assert "no LoRA adapter 'gone'" in str(found["gone"]) and "is not the name" in str(found["../x"])
     assert "names no rank `r`" in str(found["c"]) and "rank 600" in str(found["d"])
+
+
+def test_weights_that_are_none_or_another_models_are_said_before_an_engine(tmp_path: Path) -> None:
+    root = adapters(tmp_path, whole=8, pointer=8, gone=8, older=8, others=8)
+    (tmp_path / "pointer" / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for name in ("gone", "older"):
+        (tmp_path / name / "adapter_model.safetensors").unlink()
+    (tmp_path / "older" / "adapter_model.bin").touch()
+    header = json.dumps({"a.q_proj.lora_A.weight": {"dtype": "F32", "shape": [8, 16], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "others" / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    found = look_at_adapters(config(root), chats("pointer"), "", 64)
+    assert found["whole"] == found["older"] == 8
+    assert "adapter_model.safetensors is a Git LFS pointer" in str(found["pointer"])
+    assert "'gone' cannot be used: it has no adapter_model.safetensors" in str(found["gone"])
+    assert "of another base model, whose hidden size is 16; that of this one is 64" in str(found["others"])
 
 
 def test_a_rank_above_the_configs_is_said_before_an_engine(tmp_path: Path) -> None:

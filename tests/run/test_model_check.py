@@ -225,7 +225,7 @@ def test_quantizing_while_loading() -> None:
     assert refusal(config(max_model_len=1024), facts(30))
     check_memory(config(max_model_len=1024, quantization="fp8"), facts(30))
     assert refusal(config(max_model_len=1024, quantization="fp8"), facts(45))
-    check_memory(config(max_model_len=1024, quantization="bitsandbytes"), facts(75))
+    check_memory(config(max_model_len=1024, quantization="awq"), facts(75))
 
 
 def test_a_model_that_is_quantized_takes_what_it_takes_on_disk() -> None:
@@ -363,6 +363,8 @@ def test_a_tokenizer_of_another_folder(tmp_path: Path) -> None:
     check_files(given, look_at(given, ""))
     (other / "tokenizer.json").write_bytes(b"")
     assert "other' cannot be used: tokenizer.json is empty" in files_problem(given)
+    gone = files_problem(config(model=model, tokenizer=str(other / "gone")))
+    assert "tokenizer under engine_kwargs is the folder" in gone and "gone', which does not exist" in gone
 
 
 def in_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

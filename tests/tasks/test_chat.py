@@ -54,6 +54,11 @@ def test_a_key_that_would_have_no_effect(key: str, words: str) -> None:
     assert repr(key) in refusal({"prompt_token_ids": [1], key: 1})
 
 
+@pytest.mark.parametrize("key", ["sampling_params", "model", "tools", "tool_choice", "output_schema"])
+def test_a_null_is_what_a_table_has_for_not_given(key: str) -> None:
+    assert parsed({"messages": [HELLO], key: None}) == {"messages": [HELLO]}
+
+
 def test_a_prompt_under_another_name() -> None:
     for returned in ({"text": "hello"}, {"message": [HELLO]}, {"inputs": "x"}):
         message = refusal(returned)

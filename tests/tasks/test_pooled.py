@@ -244,7 +244,7 @@ CONFIG = {"model_id": "assets/demo-model", "llm_engine": "vllm", "accelerator_ty
         ),
         ("embed", {"convert": "classify"}, "for which it is auto or none or embed"),
         ("classify", {"convert": "embed"}, "contradicts task: classify"),
-        ("score", {"convert": "reward"}, "for which it is auto or none or embed or classify"),
+        ("score", {"convert": "reward"}, "one of auto, none, embed, classify|for which it is auto or none or embed"),
         ("embed", {"speculative_config": {"method": "ngram"}}, "is for what a model generates"),
         ("embed", {"reasoning_parser": "qwen3"}, "is for what a model generates"),
         ("generate", {"runner": "pooling"}, "Set task: embed, classify or score"),

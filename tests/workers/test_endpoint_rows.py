@@ -73,6 +73,17 @@ def test_each_row_is_asked_as_it_is_and_counted_by_the_server() -> None:
     assert body == {"model": MODEL, "messages": [{"role": "user", "content": "a b"}], "temperature": 0, "top_k": 2}
 
 
+def test_an_answer_that_is_cut_in_a_pair_of_surrogates_is_that_rows_alone() -> None:
+    """As gateways write it that count characters in UTF-16: no text, and no table could hold it."""
+    with RudeServer() as server:
+        original = server.completion
+        cut: dict[str, Any] = {"content": "so \ud83d", "reasoning": "hm \udc00 \U0001f600"}
+        server.completion = lambda body, text: original(body, text, **(cut if text == "cut" else {}))  # type: ignore[method-assign]
+        first, row, last = Made(server, Chats()).rows("first", "cut", "last")
+    assert (row["generated_text"], row["reasoning"], row["error"]) == ("so \ufffd", "hm \ufffd \U0001f600", None)
+    assert [one["generated_text"] for one in (first, last)] == [answer_to("first"), answer_to("last")]
+
+
 def test_rows_that_differ_in_words_alone_are_not_taken_for_equal() -> None:
     with RudeServer() as server:
         made = Made(server, Chats(sampling_params={"temperature": 0}))
