@@ -111,9 +111,11 @@ def find_files(dataset_file: str | os.PathLike, beside: Optional[str] = None) ->
     if not wildcard and kinds == ["json"] and "json" in endings:  # beside rows, one row, or none: settings, statistics
         kinds = sorted(endings)
     if len(kinds) > 1:
+        name = os.path.basename(next(p for p in reversed(data) if kinds[-1] in (format_of(p), _ending(p))))
+        above = WILDCARD.split(given, maxsplit=1)[0].rpartition("/")[0] if wildcard else given.rstrip("/")
         raise DatasetError(
             f"dataset_file {given!r} holds files of different formats ({', '.join(kinds)}). Narrow it with a glob, "
-            f"such as {given.rstrip('/')}/*.{kinds[-1]}."
+            f"such as {above}/**/*{name[name.lower().rindex(f'.{_ending(name)}') :]}."
         )
     if kinds[0] not in FORMATS.values():
         raise DatasetError(

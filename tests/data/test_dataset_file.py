@@ -207,6 +207,19 @@ def test_json_beside_lines_may_be_no_rows(name: str, put: Any, tmp_path: Path) -
     assert read(tmp_path / "data" / "*.jsonl") == ROWS
 
 
+@pytest.mark.parametrize(("given", "others"), [("data", "a.csv"), ("data/*", "a.csv.gz"), ("data/sub*", "sub/a.csv")])
+@pytest.mark.parametrize("name", ["b.jsonl", "b.JSONL", "b.ndjson.gz"])
+def test_the_glob_that_is_proposed_finds_what_it_says(
+    given: str, others: str, name: str, put: Any, tmp_path: Path
+) -> None:
+    put(f"data/{others}", b"a,b\n1,2\n")
+    put(f"data/sub/deep/{name}", gzip.compress(JSONL) if name.endswith("gz") else JSONL)
+    if given == "data/*":
+        put(f"data/{name}", gzip.compress(JSONL) if name.endswith("gz") else JSONL)
+    proposed = refusal(tmp_path / given).partition("such as ")[2].rstrip(".")
+    assert {row["article"] for row in read(proposed)} == {row["article"] for row in ROWS}
+
+
 # --- what cannot be found
 
 
