@@ -404,6 +404,18 @@ def test_a_column_of_the_file_goes_before_the_folders(put: Any, tmp_path: Path) 
     assert read(tmp_path / "lang=de") == [{"lang": "en"}]
 
 
+@pytest.mark.parametrize("name", ["aa", "zz/deep"])
+def test_answers_in_a_folder_of_the_input_are_no_input(name: str, put: Any, tmp_path: Path) -> None:
+    put("data/rows.parquet", parquet_bytes(ROWS))
+    part = put(f"data/{name}/part-000001-0123abcd.parquet", parquet_bytes([{"id": 9, "generated_text": "x"}]))
+    assert len(read(tmp_path / "data")) == 3, "of a folder that is no output"
+    put(f"data/{name}/_rayllm_batch/manifest.json", b"{}")
+    for given in ("data", "data/", "data/**/*.parquet", "da*"):
+        assert read(f"{tmp_path}/{given}") == ROWS, given
+    for asked_for in (part.parent, f"{tmp_path}/data/{name[:2]}*/**/part-*.parquet"):
+        assert read(asked_for) == [{"id": 9, "generated_text": "x"}]
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
