@@ -96,7 +96,10 @@ def _right_name(name: str, known: Collection[str]) -> str:
 
 
 def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[str, Any]:
-    """Of KEY=VALUE, the values YAML. kept: keys of text, where 1.10 and true are text too. Raises WorkloadError."""
+    """Of KEY=VALUE, the values YAML without comments. kept: keys of text, where 1.10, true and [x] are text too.
+
+    Raises WorkloadError.
+    """
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -107,13 +110,15 @@ def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[s
             raise WorkloadError(f"{option} {key}=... is given twice. Give one of them.")
         try:
             found[key] = yaml.load(value, _Values)
-            empty = found[key] is None and yaml.compose(value, _Values) is None
+            node = yaml.compose(value, _Values)
+            empty = node is None and not value.strip()
         except Exception:  # not all are YAMLError: `!!timestamp x`
             raise WorkloadError(
                 f"{option} {key}: the value is not valid YAML: {value!r}. Text can stand in quotes: '{key}=\"...\"'."
             ) from None
-        if key in kept and isinstance(found[key], (bool, int, float)):
-            found[key] = value.strip()
+        is_text = node is None or isinstance(found[key], str) or key in kept and found[key] is not None
+        if is_text and not getattr(node, "style", None) and value.lstrip()[:1] not in ("!", "&"):
+            found[key] = value.strip()  # where YAML would see a comment in "C #", for a text "Note: x" and [x] too
         if empty:
             raise WorkloadError(
                 f"{option} {key}= has no value (a variable of the shell that is empty, perhaps), given {value!r}. "
