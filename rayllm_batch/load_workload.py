@@ -96,8 +96,9 @@ def _right_name(name: str, known: Collection[str]) -> str:
 
 
 def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[str, Any]:
-    """Of KEY=VALUE, the values YAML. kept: keys of text, where 1.10, true and `To do: this` are text too. Raises
-    WorkloadError.
+    """Of KEY=VALUE, the values YAML without comments. kept: keys of text, where 1.10, true and [x] are text too.
+
+    Raises WorkloadError.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -108,15 +109,17 @@ def pairs(texts: Sequence[str], option: str, kept: Sequence[str] = ()) -> dict[s
         if key in found:
             raise WorkloadError(f"{option} {key}=... is given twice. Give one of them.")
         try:
-            found[key], node = yaml.load(value, _Values), yaml.compose(value, _Values)
+            found[key] = yaml.load(value, _Values)
+            node = yaml.compose(value, _Values)
+            empty = node is None and not value.strip()
         except Exception:  # not all are YAMLError: `!!timestamp x`
             raise WorkloadError(
                 f"{option} {key}: the value is not valid YAML: {value!r}. Text can stand in quotes: '{key}=\"...\"'."
             ) from None
-        is_as_written = not getattr(node, "style", None) and not value.lstrip().startswith(("!", "&"))
-        if is_as_written and (isinstance(found[key], str) or key in kept and found[key] is not None):
-            found[key] = value.strip()  # YAML ends it at ` #`, and makes spaces of line breaks
-        if node is None:
+        is_text = node is None or isinstance(found[key], str) or key in kept and found[key] is not None
+        if is_text and not getattr(node, "style", None) and value.lstrip()[:1] not in ("!", "&"):
+            found[key] = value.strip()  # where YAML would see a comment in "C #", for a text "Note: x" and [x] too
+        if empty:
             raise WorkloadError(
                 f"{option} {key}= has no value (a variable of the shell that is empty, perhaps), given {value!r}. "
                 f"Write {key}=null for none, '{key}=\"\"' for empty text, '{key}=\"\\n\"' for a new line."

@@ -183,10 +183,14 @@ open("sent", "wb").write(cloudpickle.dumps(made.parse_row))
         ('""', ""),
         ('"\\n"', "\n"),
         ("{a: [1]}", {"a": [1]}),
+        ("the C # scale", "the C # scale"),
+        ("###", "###"),
+        ('"a #b"', "a #b"),
+        ("one\n  two", "one\n  two"),
     ],
 )
 def test_values_are_what_they_look_like(text: str, value: Any) -> None:
-    """Not `no` false, 010 eight, 12:30 750 and 2024-01-01 a date, as in YAML 1.1."""
+    """Not `no` false, 010 eight, 12:30 750 and 2024-01-01 a date, as in YAML 1.1, nor a comment behind a #."""
     assert pairs([f"key={text}"], "-s") == {"key": value} and type(pairs([f"key={text}"], "-s")["key"]) is type(value)
 
 
@@ -200,6 +204,7 @@ def test_text_is_not_cut_at_what_yaml_takes_for_a_comment() -> None:
         *[(text, text) for text in ("1.10", "true", "2024", "1e3", "To do: this", "{body}", "- a")],
         *[(text, text) for text in ("Is it issue #5?", "one\n\ntwo")],
         *[("'a'", "a"), ('"To do: \\n"', "To do: \n"), ("!!str 5", "5"), (" b ", "b"), ("null", None)],
+        *((text, text) for text in ("Note: be brief", "[INST] #1", "[a, b]", "{a: b}")),
     ],
 )
 def test_a_field_of_text_gets_the_text(folder: Path, text: str, value: Any) -> None:

@@ -182,6 +182,8 @@ def _object_json(value: Any, unknown: Callable[[Any], Any] = _text_of) -> Any:  
         return {KIND: "int", "value": hex(value)}
     if value is None or isinstance(value, (str, int)):
         return value
+    if type(value).__name__ == "NAType":  # of pandas, which is its null
+        return None
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {KIND: "float", "value": _number_json(value)}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Optional
 
 import pyarrow as pa
@@ -120,28 +120,33 @@ def is_list(kind: pa.DataType) -> bool:
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
-def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (a line a kind)
+def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type with which such a column travels."""
+    return objects_type() if _holds(kind, types.is_union) else _plain_type(kind, is_inner=False)
+
+
+def _plain_type(kind: pa.DataType, is_inner: bool = True) -> pa.DataType:  # noqa: PLR0911 (a line a kind)
     if types.is_string_view(kind):
         return pa.string()
     if types.is_binary_view(kind):
         return pa.binary()
     if types.is_run_end_encoded(kind):
-        return plain_type(kind.value_type)
+        return _plain_type(kind.value_type)
     if types.is_dictionary(kind):
-        value = plain_type(kind.value_type)
-        return kind if value == kind.value_type and not types.is_nested(value) else value
+        value = _plain_type(kind.value_type)
+        is_read_back = types.is_string(value) or not is_inner  # in lists and structs, of a file
+        return kind if value == kind.value_type and not types.is_nested(value) and is_read_back else value
     if types.is_list(kind) or types.is_list_view(kind):
-        return pa.list_(plain_type(kind.value_type))
+        return pa.list_(_plain_type(kind.value_type))
     if types.is_large_list(kind) or types.is_large_list_view(kind):
-        return pa.large_list(plain_type(kind.value_type))
+        return pa.large_list(_plain_type(kind.value_type))
     if types.is_fixed_size_list(kind):
         # Parquet fails to read those of size 0.
-        return pa.list_(plain_type(kind.value_type), kind.list_size or -1)
+        return pa.list_(_plain_type(kind.value_type), kind.list_size or -1)
     if types.is_map(kind):
-        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
+        return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type))
     if types.is_struct(kind):
-        return pa.struct([(field.name, plain_type(field.type)) for field in kind])
+        return pa.struct([(field.name, _plain_type(field.type)) for field in kind])
     return kind
 
 
@@ -157,5 +162,10 @@ def common_type(one: Optional[pa.DataType], other: Optional[pa.DataType]) -> Opt
 
 
 def has_nested_integers(kind: pa.DataType) -> bool:
+    return _holds(kind, types.is_integer)
+
+
+def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
+    """Whether a type in it, not itself, is such a one."""
     inner = [kind.field(i).type for i in range(kind.num_fields)]
-    return any(types.is_integer(one) or has_nested_integers(one) for one in inner)
+    return any(test(one) or _holds(one, test) for one in inner)

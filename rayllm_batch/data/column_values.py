@@ -46,11 +46,25 @@ def column_of_any(values: list[Any]) -> pa.Array:
     try:
         if not any(is_deep(value, DEEPEST) for value in values):
             array = pa.array(values)
-            if _is_equal(values, array.to_pylist()):
+            if _has_numbers_alone(array.type) or _is_equal(values, array.to_pylist()):
                 return array
     except Exception:  # of several kinds, or nothing that Arrow has; or its comparison is the user's code
         pass
     return objects(values)
+
+
+def table_of_any(rows: Iterable[Mapping[Any, Any]]) -> pa.Table:
+    """Of any Python objects; what a row lacks is null."""
+    rows = list(rows)
+    names = dict.fromkeys(chain.from_iterable(rows))
+    return pa.table({str(name): column_of_any([row.get(name) for row in rows]) for name in names})
+
+
+def _has_numbers_alone(kind: pa.DataType) -> bool:
+    """Of which Arrow makes no others: vectors need no look at each of their numbers."""
+    if types.is_list(kind):
+        return _has_numbers_alone(kind.value_type)
+    return types.is_integer(kind) or types.is_floating(kind)
 
 
 def _is_equal(given: Any, found: Any) -> bool:
@@ -194,8 +208,11 @@ def _plain(array: pa.Array, kind: pa.DataType) -> pa.Array:  # noqa: PLR0911 (a 
     given = array.type
     if kind == given:
         return array
-    if types.is_run_end_encoded(given):
-        return _plain(pa.compute.run_end_decode(array), kind)
+    if is_objects(kind):
+        return objects(array.to_pylist())
+    if types.is_run_end_encoded(given):  # Arrow's run_end_decode lacks most types
+        at = np.arange(array.offset, array.offset + len(array))
+        return _plain(array.values, kind).take(pa.array(np.searchsorted(array.run_ends.to_numpy(), at, side="right")))
     if types.is_dictionary(given):
         return pa.DictionaryArray.from_arrays(array.indices, _plain(array.dictionary, kind)).dictionary_decode()
     if types.is_struct(given):

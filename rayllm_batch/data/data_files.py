@@ -31,6 +31,7 @@ DESCRIPTIONS = {
 # In names of files and folders, as the Hub's datasets have them.
 SPLITS = re.compile(r"(?:^|[/._ -])(train|training|validation|valid|val|dev|test|testing|eval)(?=[/._ -]|$)")
 WILDCARD = re.compile(r"[*?[]")
+OF_OUTPUT = "/_rayllm_batch/"  # a folder in each output folder
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -86,15 +87,16 @@ def find_files(dataset_file: str | os.PathLike, beside: Optional[str] = None) ->
             pattern = os.path.normpath(path).split("/")
             listed = _listing(fs, root) if not is_local or os.path.isdir(root) else []
             found, folder = [p for p in _visible(listed, root) if _matches(p.split("/"), pattern)], root
+            found = _without_answers(found, listed)
         else:
             info = fs.get_file_info(path)
             if info.type == pyarrow.fs.FileType.NotFound:
                 raise DatasetError(_missing(given, path, is_local, beside))
             found = [path]
             if not info.is_file:
-                found, folder = _listing(fs, path), os.path.normpath(path)
-                check_folder(given, [os.path.relpath(p, path) for p in found])
-                found = _visible(found, path)
+                listed, folder = _listing(fs, path), os.path.normpath(path)
+                check_folder(given, [os.path.relpath(p, path) for p in listed])
+                found = _without_answers(_visible(listed, path), listed)
     except (OSError, ValueError, NotImplementedError) as error:  # the latter two of the Hub's client, for its paths
         how = advice(error) if isinstance(error, OSError) else ""
         why = f"{str(error).rstrip('.')}. {how}".rstrip()
@@ -111,9 +113,11 @@ def find_files(dataset_file: str | os.PathLike, beside: Optional[str] = None) ->
     if not wildcard and kinds == ["json"] and "json" in endings:  # beside rows, one row, or none: settings, statistics
         kinds = sorted(endings)
     if len(kinds) > 1:
+        name = os.path.basename(next(p for p in reversed(data) if kinds[-1] in (format_of(p), _ending(p))))
+        above = WILDCARD.split(given, maxsplit=1)[0].rpartition("/")[0] if wildcard else given.rstrip("/")
         raise DatasetError(
             f"dataset_file {given!r} holds files of different formats ({', '.join(kinds)}). Narrow it with a glob, "
-            f"such as {given.rstrip('/')}/*.{kinds[-1]}."
+            f"such as {above}/**/*{name[name.lower().rindex(f'.{_ending(name)}') :]}."
         )
     if kinds[0] not in FORMATS.values():
         raise DatasetError(
@@ -195,6 +199,12 @@ def _listing(fs: pyarrow.fs.FileSystem, folder: str) -> list[str]:
 def _visible(files: list[str], folder: str) -> list[str]:
     """Not what tools keep beside the data: .ipynb_checkpoints/rows-checkpoint.jsonl, _delta_log/0.json, _SUCCESS."""
     return [path for path in files if not re.search(r"(^|/)[._]", os.path.relpath(path, folder))]
+
+
+def _without_answers(found: list[str], listed: list[str]) -> list[str]:
+    """Without the files of a run's output folder, beside others: a run into a folder of its input is continued."""
+    outputs = tuple(path.partition(OF_OUTPUT)[0] + "/" for path in listed if OF_OUTPUT in path)
+    return [path for path in found if not path.startswith(outputs)] or found
 
 
 def _ending(path: str) -> str:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Optional
 
+from rayllm_batch.data.column_values import steady
 from rayllm_batch.errors import DatasetError, one_line
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def _tables(given: Any) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     schema = None if given.features is None else given.features.arrow_schema.remove_metadata()
+    tables = (table.replace_schema_metadata() for table in given.with_format("arrow").iter(ROWS_AT_ONCE))
     try:
-        for table in given.with_format("arrow").iter(ROWS_AT_ONCE):
-            its = table.replace_schema_metadata()
-            yield its.select(schema.names).cast(schema) if schema is not None else its
-    except (pa.ArrowException, KeyError) as error:
+        # Of a stream that does not say its types, those of the first rows may not be those of later ones.
+        yield from steady(tables) if schema is None else (its.select(schema.names).cast(schema) for its in tables)
+    except (pa.ArrowException, OverflowError) as error:
         raise DatasetError(
-            f"A column of the streamed dataset has values of several types: {one_line(error)}. Say which it has, "
-            "given.cast(features), or load it without streaming=True."
+            f"A column of the streamed dataset has values of several types, or not in all rows: {one_line(error)}. Say "
+            "which it has, given.cast(features), give each row all columns, or load it without streaming=True."
         ) from None

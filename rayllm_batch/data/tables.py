@@ -6,10 +6,11 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from rayllm_batch.data import columns
-from rayllm_batch.data.column_values import objects
+from rayllm_batch.data.column_values import column_of_any, is_null, table_of_any
 from rayllm_batch.data.dataset_file import FEW_BLOCKS, blocks_of, in_blocks
 from rayllm_batch.data.streamed_dataset import streamed
 from rayllm_batch.errors import WorkloadError
@@ -44,11 +45,13 @@ def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
     if library == "pandas" and kind == "DataFrame":
         given = _of_pandas(given)
     elif library == "polars" and kind in ("DataFrame", "LazyFrame"):
-        given = (given.collect() if kind == "LazyFrame" else given).to_arrow()
+        frame = given.collect() if kind == "LazyFrame" else given
+        given = pa.table({series.name: _of_polars(series) for series in frame})
     elif library == "duckdb" and kind == "DuckDBPyRelation":
         given = given.to_arrow_table()
     elif library == "datasets" and kind == "Dataset":
-        given = given.with_format("arrow")[:]
+        # What set_transform makes of the rows is made when they are taken.
+        given = list(given) if given.format["type"] == "custom" else given.with_format("arrow")[:]
     elif library == "datasets" and kind == "IterableDataset":
         return streamed(given)
     elif isinstance(given, pa.RecordBatchReader):
@@ -61,7 +64,9 @@ def as_dataset(given: Any, whose: str) -> ray.data.Dataset:
         columns.check_names(given.column_names)
         return in_blocks(given)
     if isinstance(given, (list, tuple)) and given and all(isinstance(row, dict) for row in given):
-        return ray.data.from_items(list(given))
+        if any(isinstance(value, np.ndarray) for row in given for value in row.values()):
+            return ray.data.from_items(list(given))  # which keeps them arrays
+        return in_blocks(table_of_any(given))
     raise WorkloadError(f"{whose} must return a ray.data.Dataset, but returned {_described(given, kind, library)}")
 
 
@@ -84,26 +89,31 @@ def _spread(given: ray.data.Dataset) -> ray.data.Dataset:
 
 
 def _of_pandas(frame: Any) -> pa.Table:
-    """An index that has a name is data, and becomes a column; one that has none only numbers the rows."""
-    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
-    frame = frame.reset_index(level=named) if named else frame
+    """An index that has a name, or not whole numbers, is data, and becomes a column; else it only numbers the rows."""
+    from pandas.api.types import is_integer_dtype
+
+    levels = zip(frame.index.names, getattr(frame.index, "levels", [frame.index]), strict=True)
+    is_data = [not is_integer_dtype(its) if name is None else name not in frame.columns for name, its in levels]
+    kept = [level for level, is_kept in enumerate(is_data) if is_kept]
+    frame = frame.reset_index(level=kept) if kept else frame
     names = [str(name) for name in frame.columns]
     columns.check_names(names)
     return pa.table({name: _column(frame.iloc[:, i]) for i, name in enumerate(names)})
 
 
 def _column(series: Any) -> pa.Array:
-    try:
-        column = pa.array(series, from_pandas=True)
-        has_text = pa.types.is_binary(column.type) and any(isinstance(value, str) for value in series)
-        if not has_text:  # it would become bytes
-            return column
-    except Exception:  # values of several kinds, or of a kind that Arrow has no type for
-        pass
-    from pandas import isna
-    from pandas.api.types import is_scalar
+    if series.dtype != object:
+        try:
+            return pa.array(series, from_pandas=True)
+        except Exception:  # sparse values, which Arrow has no type for
+            pass
+    return column_of_any([None if is_null(value) else value for value in series])
 
-    return objects(None if is_scalar(value) and isna(value) else value for value in series)
+
+def _of_polars(series: Any) -> pa.Array:
+    """Of its Object columns, polars gives Arrow the addresses of the values; and Arrow has no integers of 128 bits."""
+    unfit = any(word in str(series.dtype) for word in ("Object", "Int128"))
+    return column_of_any(series.to_list()) if unfit else series.to_arrow()
 
 
 def _described(given: Any, kind: str, library: str) -> str:  # noqa: PLR0911 (a line a kind)

@@ -63,7 +63,7 @@ class RunReport:
 
 def metrics_of(content: bytes) -> RunMetrics:
     """Of a metrics.json, which has more than the fields; raises ValueError likewise."""
-    values = json.loads(content)
+    values = _read(dict[str, Any], json.loads(content))
     return _read(RunMetrics, {field.name: values[field.name] for field in fields(RunMetrics) if field.name in values})
 
 

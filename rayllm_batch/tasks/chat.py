@@ -73,6 +73,8 @@ def _checked_call(call: Any) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except ValueError:
             arguments = ()
+    else:
+        arguments = _without_nulls(arguments)
     if not has_name or not isinstance(arguments, (dict, type(None))):
         raise TypeError(
             'each of a message\'s tool_calls must be {"function": {"name": ..., "arguments": ...}}, the arguments a '
@@ -99,9 +101,18 @@ def checked_tools(given: Any) -> list[dict[str, Any]]:
             raise TypeError(f'parse_row\'s "tools" must have different names, but {name!r} comes twice')
         names.add(name)
     try:
-        return json.loads(json.dumps(list(given), allow_nan=False))
+        return _without_nulls(json.loads(json.dumps(list(given), allow_nan=False)))
     except (TypeError, ValueError, RecursionError) as problem:
         raise TypeError(f'parse_row\'s "tools" must be what JSON has: {one_line(problem, named=False)}') from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Where tools, or calls, come from a table, each has a null for each key that only others have."""
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(one) for key, one in value.items() if one is not None or key in ("default", "const")}
 
 
 def checked_tool_choice(given: Any, tools: list[dict[str, Any]]) -> str | dict[str, Any] | None:

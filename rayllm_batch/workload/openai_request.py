@@ -162,11 +162,15 @@ def _settings(body: dict[str, Any], url: str) -> dict[str, Any]:
             )
         if kind == "structural_tag":
             settings["structured_outputs"] = {"structural_tag": json.dumps(form)}
-        elif kind == "json_schema" and not isinstance((form.get("json_schema") or {}).get("schema"), dict):
+        elif kind == "json_schema" and not _has_schema(form.get("json_schema")):
             raise InvalidRequest("response_format.json_schema.schema must be a JSON schema", "response_format")
         else:
             settings["response_format"] = form
     return settings
+
+
+def _has_schema(given: Any) -> bool:
+    return isinstance(given, dict) and isinstance(given.get("schema"), dict)
 
 
 def _chat(body: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

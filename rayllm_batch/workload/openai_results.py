@@ -259,6 +259,8 @@ def _problem(row: dict[str, Any], served: Sequence[str], adapters: bool) -> dict
         read_request(row["request"], served, adapters)
     except InvalidRequest as refusal:
         return api_error(refusal)
+    except Exception:  # which is what the row's error tells; one line must not keep the results of all others
+        return api_error(row["error"])
     error = api_error(row["error"])
     first = error["message"].partition(" ")[0]
     line = read_line(row["request"])

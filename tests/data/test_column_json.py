@@ -148,6 +148,11 @@ def test_objects_of_kinds_derived_from_those_are_of_these() -> None:
     assert back == given and not any(map(foreign, given))
 
 
+def test_what_pandas_has_for_a_null_is_one() -> None:
+    assert to_json(objects([pandas.NA, [pandas.NA, 1], {"a": pandas.NA}])) == [None, [None, 1], {"a": None}]
+    assert foreign([pandas.NA]) is None
+
+
 @pytest.mark.parametrize(
     "value", [object(), [object()], {"a": (1, object())}, {1: object()}, {(object(),)}, np.array([object()])]
 )

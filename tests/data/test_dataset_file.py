@@ -207,6 +207,19 @@ def test_json_beside_lines_may_be_no_rows(name: str, put: Any, tmp_path: Path) -
     assert read(tmp_path / "data" / "*.jsonl") == ROWS
 
 
+@pytest.mark.parametrize(("given", "others"), [("data", "a.csv"), ("data/*", "a.csv.gz"), ("data/sub*", "sub/a.csv")])
+@pytest.mark.parametrize("name", ["b.jsonl", "b.JSONL", "b.ndjson.gz"])
+def test_the_glob_that_is_proposed_finds_what_it_says(
+    given: str, others: str, name: str, put: Any, tmp_path: Path
+) -> None:
+    put(f"data/{others}", b"a,b\n1,2\n")
+    put(f"data/sub/deep/{name}", gzip.compress(JSONL) if name.endswith("gz") else JSONL)
+    if given == "data/*":
+        put(f"data/{name}", gzip.compress(JSONL) if name.endswith("gz") else JSONL)
+    proposed = refusal(tmp_path / given).partition("such as ")[2].rstrip(".")
+    assert {row["article"] for row in read(proposed)} == {row["article"] for row in ROWS}
+
+
 # --- what cannot be found
 
 
@@ -389,6 +402,18 @@ def test_names_of_folders_are_columns_of_text(ending: str, content: bytes, put: 
 def test_a_column_of_the_file_goes_before_the_folders(put: Any, tmp_path: Path) -> None:
     put("lang=de/rows.jsonl", b'{"lang": "en"}\n')
     assert read(tmp_path / "lang=de") == [{"lang": "en"}]
+
+
+@pytest.mark.parametrize("name", ["aa", "zz/deep"])
+def test_answers_in_a_folder_of_the_input_are_no_input(name: str, put: Any, tmp_path: Path) -> None:
+    put("data/rows.parquet", parquet_bytes(ROWS))
+    part = put(f"data/{name}/part-000001-0123abcd.parquet", parquet_bytes([{"id": 9, "generated_text": "x"}]))
+    assert len(read(tmp_path / "data")) == 3, "of a folder that is no output"
+    put(f"data/{name}/_rayllm_batch/manifest.json", b"{}")
+    for given in ("data", "data/", "data/**/*.parquet", "da*"):
+        assert read(f"{tmp_path}/{given}") == ROWS, given
+    for asked_for in (part.parent, f"{tmp_path}/data/{name[:2]}*/**/part-*.parquet"):
+        assert read(asked_for) == [{"id": 9, "generated_text": "x"}]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import uuid
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pyarrow.parquet
 import pytest
 import ray.data
 
-from rayllm_batch.data import columns, tables
+from rayllm_batch.data import columns, streamed_dataset, tables
+from rayllm_batch.data.column_values import together
 from rayllm_batch.data.tables import as_dataset
 from rayllm_batch.errors import DatasetError, WorkloadError
 
@@ -113,6 +115,80 @@ def test_values_of_a_data_frame(table_of: Any) -> None:
                 assert row[name] is None, (name, row[name])
             else:
                 assert row[name] == value and isinstance(row[name], type(value)), (name, row[name])
+
+
+DATE, NOON = datetime.date(2024, 3, 1), datetime.datetime(2024, 3, 1, 12)
+MIXED = {
+    "times": [DATE, NOON],
+    "zones": [NOON, NOON.replace(tzinfo=datetime.timezone.utc)],
+    "texts": ["a", b"b"],
+    "in lists": [[DATE], [NOON]],
+    "in dicts": [{"at": NOON}, {"at": DATE}],
+    "in vectors": [[float("nan"), 0.5], [1.5]],
+    "whole": [2**70, 1],
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_values_of_several_kinds_are_what_they_were(name: str, table_of: Any) -> None:
+    """Arrow alone makes a date of a time beside a date, local time of UTC, text of bytes."""
+    values = MIXED[name]
+    for given in (pd.DataFrame({"x": pd.Series(values, dtype=object)}), [{"x": value} for value in values]):
+        assert repr([row["x"] for row in rows(table_of(given))]) == repr(values), type(given)
+
+
+def test_rows_as_dicts(table_of: Any) -> None:
+    at = NOON.replace(tzinfo=datetime.timezone.utc)
+    found = rows(table_of([{"at": at, 1: "x"}, {"at": None, "late": [1]}]))
+    assert [str(row["at"]) for row in found] == ["2024-03-01 12:00:00+00:00", "None"]
+    assert [row["1"] for row in found] == ["x", None] and [row["late"] for row in found] == [None, [1]]
+
+
+def test_columns_of_polars_that_arrow_has_not(table_of: Any) -> None:
+    pl = pytest.importorskip("polars")
+    ids = [uuid.UUID(int=1), None]
+    frame = pl.DataFrame(
+        {"id": pl.Series(ids, dtype=pl.Object), "n": pl.Series([2**100, None], dtype=pl.Int128), "t": ["a", None]}
+    )
+    for given in (frame, frame.lazy()):
+        assert rows(table_of(given)) == [{"id": ids[0], "n": 2**100, "t": "a"}, {"id": None, "n": None, "t": None}]
+    for dtype, values in ((pl.Object, MIXED["times"]), (pl.List(pl.Int128), [[2**100], []])):
+        assert [row["x"] for row in rows(table_of(pl.DataFrame({"x": pl.Series(values, dtype=dtype)})))] == values
+
+
+def test_an_index_that_is_more_than_numbers_is_a_column(table_of: Any) -> None:
+    by_name = pd.DataFrame.from_dict({"id-1": ["a"], "id-2": ["b"]}, orient="index", columns=["text"])
+    assert rows(table_of(by_name)) == [{"index": "id-1", "text": "a"}, {"index": "id-2", "text": "b"}]
+    by_two = pd.DataFrame({"text": ["a"]}, index=pd.MultiIndex.from_tuples([(7, "x")]))
+    assert rows(table_of(by_two)) == [{"level_1": "x", "text": "a"}]
+    assert rows(table_of(by_name.reset_index(drop=True)[1:])) == [{"text": "b"}], "it numbers the rows"
+
+
+def test_rows_that_a_function_makes_as_they_are_taken(table_of: Any) -> None:
+    import datasets
+
+    given = datasets.Dataset.from_dict({"text": ["a", "b"], "n": [1, 2]})
+    loud = given.with_transform(lambda rows: {"text": [text.upper() for text in rows["text"]]})
+    assert rows(table_of(loud)) == [{"text": "A"}, {"text": "B"}]
+    assert table_of(given.with_format("numpy", columns=["text"])).column("text").to_pylist() == ["a", "b"]
+
+
+def test_a_stream_whose_types_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(streamed_dataset, "ROWS_AT_ONCE", 2)
+
+    def stream(*values: Any) -> Any:
+        return datasets.IterableDataset.from_generator(lambda: iter([{"x": value} for value in values]))
+
+    for values in ([1, 2, "a", "b"], [None, None, "a"], [2**53 + 1, 2, 0.5], [{"a": 1}, {"a": 2}, {"b": 1}]):
+        found = together(list(streamed_dataset._tables(stream(*values))))
+        assert repr([row["x"] for row in rows(found)]) == repr(values)
+    for values in ([2**70], [1, "a"]):
+        with pytest.raises(DatasetError, match=r"values of several types, or not in all rows.*given.cast"):
+            list(streamed_dataset._tables(stream(*values)))
+    with pytest.raises(KeyError):  # of the user's own function
+        list(streamed_dataset._tables(stream(1).map(lambda row: {"y": row["z"]})))
 
 
 def test_names_of_columns_are_text(table_of: Any) -> None:

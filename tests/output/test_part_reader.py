@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from column_samples import PLAIN, rays
+from column_samples import ENCODED, PLAIN, rays
 
-from rayllm_batch.data.columns import merged
+from rayllm_batch.data.column_types import plain_type
+from rayllm_batch.data.columns import carried, merged
 from rayllm_batch.data.row_id import row_id
 from rayllm_batch.output import part_reader
 from rayllm_batch.output.fingerprint import Job
@@ -51,6 +52,23 @@ def test_a_file_has_every_type_and_value(name: str, output_format: str) -> None:
     back = decoded(file.content, output_format, file.schema, file.as_text)
     assert back.schema == file.schema and repr(back.to_pylist()) == repr(table.to_pylist())
     assert "n" not in file.as_text
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *ENCODED])
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_and_so_it_has_as_they_travel_and_in_lists_and_structs(name: str, output_format: str) -> None:
+    its = {**PLAIN, **ENCODED}[name]
+    given = pa.table(
+        {
+            "itself": its,
+            "list": pa.ListArray.from_arrays(pa.array([0, 2, None, 3], pa.int32()), its),
+            "struct": pa.StructArray.from_arrays([its, pa.array([b"\xff", None, b""])], ["its", "bytes"]),
+        }
+    )
+    table = merged(carried(given, pa.schema([(field.name, plain_type(field.type)) for field in given.schema])))
+    file = encoded(table, output_format)
+    back = decoded(file.content, output_format, file.schema, file.as_text)
+    assert repr(back.to_pylist()) == repr(given.to_pylist())
 
 
 def test_a_value_that_parquet_has_not_is_text_where_its_type_is_none_otherwise() -> None:

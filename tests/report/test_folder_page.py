@@ -218,6 +218,14 @@ def test_a_folder_by_a_version_that_kept_less(tmp_path: Path, output_format: str
     assert "hf_token (not shown" in shown.under("Job") and "Prompt length" in shown.under("Lengths")
 
 
+@pytest.mark.parametrize("content", ["null", "7", "[]", '{"rows": "many"}', "{"])
+def test_metrics_that_are_none_are_left_out(tmp_path: Path, content: str) -> None:
+    folder = wrote(tmp_path / "out", failed=FAILURES)
+    (folder / "_rayllm_batch" / "metrics.json").write_text(content)
+    shown = Page(folder_page(FolderView(folder)))
+    assert "when and how fast" in " ".join(" ".join(shown.sections.values()).split())
+
+
 def test_vectors_have_no_finish_reasons_nor_answers(tmp_path: Path) -> None:
     shown = Page(folder_page(FolderView(wrote(tmp_path / "out", answers=VECTORS))))
     assert "Finish reasons" not in shown.sections and "output tokens" not in shown.under("")

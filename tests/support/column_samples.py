@@ -96,6 +96,19 @@ ENCODED: dict[str, pa.Array] = {
     "words of views": pa.DictionaryArray.from_arrays(pa.array([0, None, 1]), WORDS.cast(pa.string_view())),
     "structs of a dictionary": pa.DictionaryArray.from_arrays(pa.array([0, None, 0]), pa.array([{"a": 1}])),
     "runs": pa.compute.run_end_encode(pa.array(["a", "a", None])),
+    "runs of words": pa.RunEndEncodedArray.from_arrays(
+        pa.array([1, 3], pa.int32()), pa.array(["a", "b"]).dictionary_encode()
+    ),
+    "runs of text views": pa.RunEndEncodedArray.from_arrays(
+        pa.array([2, 3], pa.int32()), pa.array(["a", None], pa.string_view())
+    ),
+    "list of a union": pa.ListArray.from_arrays(pa.array([0, 2, None, 3], pa.int32()), PLAIN["union"]),
+    "struct of a list of a union": pa.StructArray.from_arrays(
+        [pa.ListArray.from_arrays([0, 1, 1, 3], PLAIN["dense union"]), PLAIN["bytes"], PLAIN["date"]], ["u", "b", "d"]
+    ),
+    "list of structs of numbers of a dictionary": pa.ListArray.from_arrays(
+        [0, 2, 2, 3], pa.StructArray.from_arrays([PLAIN["numbers of a dictionary"]], ["a"])
+    ),
     "lists of nothing": _array(pa.list_(pa.int64(), 0), [[], None, []]),
 }
 

@@ -207,7 +207,16 @@ CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"), [('{"a": 2}', {"a": 2}), ({"a": 2}, {"a": 2}), ("", {}), (None, {}), ("{}", {})]
+    ("arguments", "wanted"),
+    [
+        ('{"a": 2}', {"a": 2}),
+        ({"a": 2}, {"a": 2}),
+        ("", {}),
+        (None, {}),
+        ("{}", {}),
+        ({"a": 2, "of others": None}, {"a": 2}),
+        ('{"a": null}', {"a": None}),
+    ],
 )
 def test_a_calls_arguments_are_a_dict_as_templates_expect_them(arguments: Any, wanted: dict[str, Any]) -> None:
     function = {"name": "add", "arguments": arguments}

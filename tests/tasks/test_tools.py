@@ -21,6 +21,7 @@ from rayllm_batch.output import run_columns
 from rayllm_batch.output.fingerprint import describe_job
 from rayllm_batch.run.model_check import ModelFacts
 from rayllm_batch.run.parser_hints import hint_at_parsers
+from rayllm_batch.tasks.chat import checked_tools
 from rayllm_batch.tasks.generate import NO_TOOL_PARSER, Generate
 from rayllm_batch.workers.answering import Answering
 from rayllm_batch.workers.monitor_client import Told
@@ -98,6 +99,23 @@ def test_tools_are_in_the_prompt_and_with_the_request(model: str) -> None:
     job, table = prompted(model, {"messages": HELLO, "tools": np.array([WEATHER])})
     text = decode(table.column(run_columns.TOKEN_IDS)[0].as_py(), job)
     assert text == json.dumps([WEATHER]) + "Is it cold in Bern?\n", "in their own order"
+
+
+def test_tools_of_a_table_have_no_keys_of_others(model: str) -> None:
+    """Arrow gives each struct the keys of all, null where it has them not: a model would be told of other tools'."""
+    fields = {"city": {"type": "string"}, "day": {"type": "integer", "enum": [1, 2]}}
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {name: field}}}}
+        for name, field in fields.items()
+    ]
+    of_table = pa.table({"tools": [[tool] for tool in tools]}).column("tools").to_pylist()
+    for given, tool in zip(of_table, tools, strict=True):
+        assert given != [tool]
+        found, expected = (prompted(model, {"messages": HELLO, "tools": its})[1] for its in (given, [tool]))
+        assert found.column(run_columns.TOKEN_IDS) == expected.column(run_columns.TOKEN_IDS)
+    none = {"type": ["string", "null"], "default": None, "enum": ["a", None]}
+    asked = {"type": "function", "function": {"name": "x", "parameters": {"properties": {"a": none}}}}
+    assert checked_tools([asked]) == [asked], "where a schema says null, it stays"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,18 @@ def test_results_and_errors(tmp_path: Path) -> None:
     assert len({line["id"] for line in [*results, *errors]}) == 4
 
 
+def test_a_line_that_is_read_with_an_error_of_pythons_keeps_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [request("a"), request("b"), request("c")]
+    answers = Answers(*lines)
+    answers.rows[1] |= {"error": "parse_row: AttributeError: it has no x", "response": None}
+    monkeypatch.setattr(openai_results, "read_request", lambda *_: {}["x"])
+    results, errors = written(tmp_path, lines, answers)
+    assert [line["custom_id"] for line in results] == ["a", "c"]
+    assert errors[0]["error"]["error"]["message"] == "it has no x"
+
+
 def test_without_a_second_file_all_are_in_one(tmp_path: Path) -> None:
     lines = [request("a"), request("b", stream=True)]
     results, _ = written(tmp_path, lines, Answers(*lines), apart=False)

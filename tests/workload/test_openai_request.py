@@ -167,6 +167,8 @@ def test_models() -> None:
         ({"top_logprobs": "3", "logprobs": True}, "top_logprobs"),
         ({"response_format": "json"}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": "open"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": [{"schema": {}}]}}, "response_format"),
         ({"chat_template_kwargs": []}, "chat_template_kwargs"),
         ({"reasoning_effort": "huge"}, "reasoning_effort"),
         ({"documents": ["a"]}, "documents"),
