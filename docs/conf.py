@@ -21,6 +21,7 @@ exclude_patterns = ["_build", "README.md"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3  # as GitHub makes them, so that links to sections work in both
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # where names are not underlined as links are
 html_title = f"rayllm_batch {release}"
 html_static_path = ["site"]
 html_css_files = ["wide.css"]

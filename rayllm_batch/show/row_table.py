@@ -19,6 +19,8 @@ TOLD = (
     *("logprobs", "prompt_logprobs", "media"),
 )
 _CELL = "text-align:left;vertical-align:top;padding:6px 10px;white-space:pre-wrap"
+_TEXT = "overflow-wrap:anywhere;min-width:7em"  # compact JSON has few spaces, and pushed the next column off the page
+_FIELD = "padding:2px 8px 2px 0"
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -27,7 +29,9 @@ def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     shown = [i for i, heading in enumerate(headings) if heading != FIELDS or any(row[i] for row in all_rows)]
 
     def line(tag: str, cells: Iterable[str]) -> str:
-        return "<tr>" + "".join(f"<{tag} style='{_CELL}'>{cell}</{tag}>" for cell in cells) + "</tr>"
+        number, *texts = cells
+        told = "".join(f"<{tag} style='{_CELL};{_TEXT}'>{text}</{tag}>" for text in texts)
+        return f"<tr><{tag} style='{_CELL}'>{number}</{tag}>{told}</tr>"
 
     head = line("th", ("", *(html.escape(headings[i]) for i in shown)))
     body = "".join(line("td", (str(number), *(row[i] for i in shown))) for number, row in enumerate(all_rows, start=1))
@@ -57,8 +61,8 @@ def answers(row: dict[str, Any], column: str = "generated_text") -> list[tuple[s
 def html_fields(row: dict[str, Any], column: str = "generated_text") -> str:
     """A small table; "" of a row that has no fields."""
     lines = [
-        "<tr>"
-        + "".join(f"<td style='{_CELL};padding:2px 8px 2px 0'>{html.escape(text)}</td>" for text in (name, *told))
+        f"<tr><td style='{_CELL};{_FIELD};overflow-wrap:normal'>{html.escape(name)}</td>"
+        + "".join(f"<td style='{_CELL};{_FIELD};{_TEXT}'>{html.escape(text)}</td>" for text in told)
         for name, told in fields(row, column).items()
     ]
     return f"<table style='font-size:90%'>{'</tr>'.join(lines)}</tr></table>" if lines else ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_samples import SampleRun
 
+from rayllm_batch.measures.metrics import RunMetrics
+from rayllm_batch.report.comparison import Compared, Comparison
 from rayllm_batch.report.page import page
 
 PICTURES = Path(__file__).parents[2] / "test-results"
@@ -87,4 +90,23 @@ def test_the_report_can_be_read(browser: Any, saved: Path, scheme: str) -> None:
     PICTURES.mkdir(exist_ok=True)
     shown.screenshot(path=PICTURES / f"report-{scheme}.png", full_page=True)
     assert asked == [saved.as_uri()] and not problems
+    shown.close()
+
+
+@pytest.mark.parametrize("width", [390, 1000])
+def test_what_is_compared_stands_on_the_page(browser: Any, tmp_path: Path, width: int) -> None:
+    """Typed answers of two configs, whose JSON has no spaces: beside each other at a desk, scrolled on a telephone."""
+    form = {"summary": "arrived with a cracked lid", "products": [{"name": "kettle" * 9, "is_broken": False}] * 2}
+    row = {"generated_text": json.dumps(form, separators=(",", ":")), "parsed": form, "error": None}
+    both = [Compared(name, [row], RunMetrics(rows=1), None) for name in ("gemma-3-270m", "smollm2-135m-instruct")]
+    Comparison([{"id": "T-1", "text": "a kettle " * 20}], both, "generated_text").save(tmp_path / "comparison.html")
+    shown = browser.new_page(viewport={"width": width, "height": 900})
+    shown.goto((tmp_path / "comparison.html").as_uri())
+    answers = shown.locator(".wide").last
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    assert answers.evaluate("e => e.scrollWidth - e.clientWidth") <= (0 if width == 1000 else 400)
+    lines = "all => all.map(e => { const r = new Range(); r.selectNodeContents(e); return r.getClientRects().length })"
+    assert answers.locator("td td:first-child").evaluate_all(lines) == [1] * 4, "names of fields are not broken"
+    narrowest = answers.evaluate("e => Math.min(...[...e.querySelectorAll('td + td')].map(t => t.clientWidth))")
+    assert narrowest > 60, "no cell is a letter wide"
     shown.close()
