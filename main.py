@@ -5,7 +5,7 @@
 #
 # ![Support tickets, and the forms filled in](assets/tickets.png)
 #
-# (Gemma 3 270M on two CPU cores: a small model, which errs in places. [How](docs/structured-output.md).)
+# (Gemma 3 270M on two CPU cores: small, it errs in places. [How](docs/structured-output.md).)
 #
 # `./run.sh` makes the environment, once. Then, with its Python (`.venv.gpu/bin/python`, or `.venv.cpu/bin/python` without a GPU), your table:
 #
@@ -245,7 +245,7 @@ elapsed_s = time.time() - began
 # The output has the input's columns and [five more](docs/your-data.md#what-comes-out): the answer, its tokens, why it ended, and `error`. The table is
 # searched, sorted and filtered in place; a click opens a row, and rows that failed come first.
 #
-# ![A table of articles and answers, one row of it opened](assets/results.png)
+# ![Articles and answers, one row opened](assets/results.png)
 #
 # (The toy model copies first sentences.)
 
