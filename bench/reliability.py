@@ -154,7 +154,7 @@ def drive(args: argparse.Namespace) -> None:
     print(f"DONE, at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", flush=True)
     if args.nodes > 1:
         ray.shutdown()
-        cluster.shutdown()  # else the next Ray on this machine would look for it
+        cluster.shutdown()
         os._exit(0)  # this process would end with 1, since a node was killed
 
 
@@ -166,6 +166,8 @@ def start_ray(nodes: int) -> Any:
     if nodes == 1:
         ray.init("local", num_cpus=2, include_dashboard=False, **quiet)
         return None
+    # In a folder of its own: where it is killed, it leaves an address behind that the next Ray here would wait for.
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="r-")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -327,8 +329,6 @@ def kill_raylet_and_driver(job: Job, rng: random.Random) -> str:
     driver = run_and_lose_a_node(job, rng, 0.3)
     time.sleep(rng.uniform(0, 3))
     end(driver)
-    # The killed cluster left its address behind, where a plain ray.init() of anybody on this machine would wait for it.
-    (Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster").unlink(missing_ok=True)
     job.finish()
     return ""
 
