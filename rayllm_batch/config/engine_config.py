@@ -207,15 +207,17 @@ def _read(config: Any) -> tuple[str, Path, Mapping[str, Any]]:
     return f"config file {str(path)!r}", path.parent, raw
 
 
-def _hidden(given: Any, name: Any = None) -> Any:
+def _hidden(given: Any, name: Any = None, levels: int = 2) -> Any:
     """With Secrets for the values that may be some: what shows an error may show its frames' variables too. name: the
-    key that it stands under.
+    key that it stands under. levels: of sections below it, none of which needs to end by itself.
     """
     if not isinstance(given, Mapping):
         return Secret(given) if isinstance(given, str) and name in ("hf_token", "base_url") else given
     if name == "env_vars":
         return {key: Secret(value) if isinstance(value, str) else value for key, value in given.items()}
-    return {key: _hidden(value, key) if key in HOLDING_SECRETS else value for key, value in given.items()}
+    if not levels:
+        return given
+    return {key: _hidden(value, key, levels - 1) if key in HOLDING_SECRETS else value for key, value in given.items()}
 
 
 def _text_of(path: Path, what: str) -> str:

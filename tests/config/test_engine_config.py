@@ -544,8 +544,10 @@ def test_settings_that_hold_themselves_or_are_deep(tmp_path: Path) -> None:
     deep: dict = {}
     for _ in range(3000):
         deep = {"a": deep}
+    section: dict = {}
+    section["engine_kwargs"] = section
     base = {"model_id": "org/model", "llm_engine": "echo", "accelerator_type": "CPU"}
-    for inner in (ring, deep):
+    for inner in (ring, deep, section):
         for config, override in (
             ({**base, "engine_kwargs": inner}, None),
             (base, {"engine_kwargs": {"hf_overrides": [inner]}}),
@@ -554,7 +556,8 @@ def test_settings_that_hold_themselves_or_are_deep(tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match="more than 100 levels, or one that holds itself"):
                 init_engine_from_config(config, override=override)
     file = tmp_path / "config.yaml"
-    for text in ("engine_kwargs: &a\n  b: *a\n", "a: " + "[" * 5000 + "]" * 5000):
+    its_own_section = "runtime_env: &a\n  runtime_env: *a\n"  # on the way to what may be a secret
+    for text in ("engine_kwargs: &a\n  b: *a\n", its_own_section, "a: " + "[" * 5000 + "]" * 5000):
         file.write_text(text)
         with pytest.raises(ConfigError, match="levels"):
             init_engine_from_config(file)
