@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, StrictFloat, StrictInt
@@ -16,6 +14,7 @@ from rayllm_batch.engine import parser_names, setting_values
 from rayllm_batch.engine.parallel import copies, is_placed_by_ray
 from rayllm_batch.engine.vllm_fields import ENGINE_FIELDS, RELEASE
 from rayllm_batch.engine.vllm_newest_fields import MORE_ENGINE_FIELDS, NEWEST_RELEASE
+from rayllm_batch.engine.vllm_versions import source_of
 from rayllm_batch.errors import ConfigError, did_you_mean
 from rayllm_batch.shape import checked
 
@@ -43,9 +42,7 @@ class _Sizes(BaseModel):
 
 def installed_classes(path: str, *names: str) -> list[dict[str, str]]:
     """Of these classes in a file of the installed vLLM: fields, with their types as text. Empty: there is none."""
-    spec = importlib.util.find_spec("vllm")
-    folders = list((spec and spec.submodule_search_locations) or ())
-    if not folders or not (source := Path(folders[0], path)).is_file():
+    if not (source := source_of(path)):
         return [{} for _ in names]
     tree = ast.parse(source.read_text(encoding="utf-8"))
     bodies = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}

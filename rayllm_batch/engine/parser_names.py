@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from rayllm_batch.engine.vllm_versions import source_of
 from rayllm_batch.errors import ConfigError, did_you_mean
 
 # Settings of the engine. vLLM's engine has the first among its arguments; the second, its server alone.
@@ -49,18 +48,11 @@ _OF_MODELS = {
 
 def registered(setting: str) -> tuple[str, ...]:
     """The names that the installed vLLM has for one of PARSERS; empty where it has none, or another shape."""
-    spec = importlib.util.find_spec("vllm")
     path, name = _LISTS[setting]
-    for folder in (spec and spec.submodule_search_locations) or ():
-        source = Path(folder, path)
-        tree = ast.parse(source.read_text(encoding="utf-8") if source.is_file() else "")
-        for node in tree.body:
-            if (
-                isinstance(node, ast.Assign)
-                and name in map(ast.unparse, node.targets)
-                and isinstance(node.value, ast.Dict)
-            ):
-                return tuple(sorted(ast.literal_eval(key) for key in node.value.keys if key is not None))
+    source = source_of(path)
+    for node in ast.parse(source.read_text(encoding="utf-8") if source else "").body:
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets) and isinstance(node.value, ast.Dict):
+            return tuple(sorted(ast.literal_eval(key) for key in node.value.keys if key is not None))
     return ()
 
 

