@@ -12,13 +12,13 @@ N engines over N times that of one with its share of the rows. "Queue of 6" is t
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Optional
 
 from rayllm_batch import init_engine_from_config
 from rayllm_batch.run.plan import QUEUED_BLOCKS, Plan
@@ -96,16 +96,17 @@ def mixed(draw: random.Random) -> int:
     return min(4000, max(32, int(draw.lognormvariate(5.5, 1.0))))
 
 
-def row(engines: int, total: int, length: str, apart_s: float, queue: Optional[int]) -> tuple[float, float, float]:
+def plan_of(engines: int) -> Plan:
+    override = {"engine_kwargs": {"max_num_seqs": SEQS}}
+    return Plan(init_engine_from_config("configs/llama-3.1-8b-h100-fp8.yaml", override=override), (engines, engines))
+
+
+@functools.cache  # most rows have the queue that they had before
+def row(engines: int, total: int, length: str, apart_s: float, queued: int) -> tuple[float, float, float]:
     """Seconds, idle share, rate of N."""
     draw = random.Random(1)
     rows = [{"32 to 480": even, "32 to 4,000": mixed}[length](draw) for _ in range(total)]
-    config = init_engine_from_config(
-        "configs/llama-3.1-8b-h100-fp8.yaml", override={"engine_kwargs": {"max_num_seqs": SEQS}}
-    )
-    plan = Plan(config, (engines, engines))
-    layout = plan.rows_a_block(total), plan.blocks_in_flight(total)
-    queued = plan.blocks_queued(total) if queue is None else min(queue, (layout[1] + 1) // 2)
+    layout = plan_of(engines).rows_a_block(total), plan_of(engines).blocks_in_flight(total)
     ready = [apart_s * i / max(1, engines - 1) for i in range(engines)]
     ends = simulate(rows, *layout, queued, ready)
     alone = simulate(rows[: total // engines], *layout, queued, [0.0])[0]
@@ -131,8 +132,10 @@ def main() -> int:
         (64, 3_800_000, "32 to 4,000"),
     ):
         for apart_s in (0.5, 5.0):
-            now, before = (row(engines, total, length, apart_s, queue) for queue in (None, QUEUED_BLOCKS))
-            cells = (f"{seconds:.1f} | {idle:.1%} | {of_n:.2f}" for seconds, idle, of_n in (now, before))
+            plan = plan_of(engines)
+            before = min(QUEUED_BLOCKS, (plan.blocks_in_flight(total) + 1) // 2)
+            found = [row(engines, total, length, apart_s, queued) for queued in (plan.blocks_queued(total), before)]
+            cells = (f"{seconds:.1f} | {idle:.1%} | {of_n:.2f}" for seconds, idle, of_n in found)
             print(f"| {engines} | {total:,} | {length} | {apart_s:g} | {' | '.join(cells)} |", flush=True)
     return 0
 
